@@ -1,0 +1,7 @@
+//! Decisions of the node agent: what should run, what to do next, what to report.
+//!
+//! Everything here is a value or a pure function. Time, randomness and the state of the world come in as
+//! arguments; nothing here reads a clock, does I/O or starts a task. The traits in [`ports`] say what the
+//! loops need of the world; adapters in other rooms implement them.
+
+pub mod ports;

@@ -1,0 +1,7 @@
+//! Ports: what the loops need of the world, as object-safe traits held behind `Arc<dyn …>`.
+//!
+//! A port says what is asked and what an answer means; it must not know who answers. Adapters implement
+//! them, the fakes in `tests/` implement them in memory, and nobody adds a type parameter for one.
+
+pub mod exec;
+pub mod probes;
