@@ -4,4 +4,16 @@
 //! arguments; nothing here reads a clock, does I/O or starts a task. The traits in [`ports`] say what the
 //! loops need of the world; adapters in other rooms implement them.
 
+pub mod backoff;
+pub mod cgroup;
+pub mod container;
+pub mod event;
+pub mod labels;
+pub mod node;
+pub mod observed;
+pub mod pod;
 pub mod ports;
+pub mod quantity;
+pub mod record;
+pub mod view;
+pub mod volume;

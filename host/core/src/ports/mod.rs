@@ -3,5 +3,10 @@
 //! A port says what is asked and what an answer means; it must not know who answers. Adapters implement
 //! them, the fakes in `tests/` implement them in memory, and nobody adds a type parameter for one.
 
+pub mod events;
 pub mod exec;
+pub mod files;
+pub mod objects;
 pub mod probes;
+pub mod runtime;
+pub mod sources;

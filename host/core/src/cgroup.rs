@@ -1,0 +1,101 @@
+//! Cgroups of pods: their names under both drivers, and their limits.
+//!
+//! As `pkg/kubelet/cm/{pod_container_manager_linux,cgroup_manager_linux,helpers_linux}.go`.
+
+use k8s_openapi::api::core::v1;
+
+/// Quality of service of a pod (`pkg/apis/core/v1/helper/qos`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qos {
+    /// Every container has limits for CPU and memory, and requests equal to them.
+    Guaranteed,
+    /// Something is requested or limited.
+    Burstable,
+    /// Nothing is.
+    BestEffort,
+}
+
+impl Qos {
+    /// `status.qosClass`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Qos::Guaranteed => "Guaranteed",
+            Qos::Burstable => "Burstable",
+            Qos::BestEffort => "BestEffort",
+        }
+    }
+}
+
+/// The cgroup of a pod, with its limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodCgroup {
+    /// The pod's UID.
+    pub uid: String,
+    /// The pod's class; decides the parent.
+    pub qos: Qos,
+    /// Relative CPU weight (v1 shares).
+    pub cpu_shares: i64,
+    /// CFS quota in µs per 100 ms; `None` for no limit.
+    pub cpu_quota: Option<i64>,
+    /// Memory limit in bytes; `None` for no limit.
+    pub memory: Option<i64>,
+    /// Process limit; `None` for none.
+    pub pids: Option<i64>,
+}
+
+impl PodCgroup {
+    /// Path of cgroup names from the root: `["kubepods", "burstable", "pod<uid>"]`.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = vec!["kubepods".to_owned()];
+        match self.qos {
+            Qos::Guaranteed => {}
+            Qos::Burstable => names.push("burstable".to_owned()),
+            Qos::BestEffort => names.push("besteffort".to_owned()),
+        }
+        names.push(format!("pod{}", self.uid));
+        names
+    }
+
+    /// Path under the cgroupfs driver: `/kubepods/burstable/pod<uid>`.
+    pub fn cgroupfs_path(&self) -> String {
+        format!("/{}", self.names().join("/"))
+    }
+
+    /// Slice under the systemd driver: `kubepods-burstable-pod<uid with _>.slice`.
+    pub fn systemd_slice(&self) -> String {
+        let names: Vec<String> = self.names().iter().map(|name| name.replace('-', "_")).collect();
+        format!("{}.slice", names.join("-"))
+    }
+
+    /// Path under the systemd driver: `/kubepods.slice/kubepods-burstable.slice/….slice`.
+    pub fn systemd_path(&self) -> String {
+        let names: Vec<String> = self.names().iter().map(|name| name.replace('-', "_")).collect();
+        let slices = (1..=names.len()).map(|n| format!("/{}.slice", names[..n].join("-")));
+        slices.collect()
+    }
+}
+
+/// The class of a pod.
+pub fn qos(spec: &v1::PodSpec) -> Qos {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut any = false;
+    let mut all = true;
+    for container in containers {
+        let resources = container.resources.as_ref();
+        let limits = resources.and_then(|resources| resources.limits.as_ref());
+        let requests = resources.and_then(|resources| resources.requests.as_ref());
+        for name in ["cpu", "memory"] {
+            let value = |list: Option<&std::collections::BTreeMap<String, _>>| {
+                list.and_then(|list| list.get(name)).and_then(crate::quantity::milli).filter(|value| *value > 0)
+            };
+            let (limit, request) = (value(limits), value(requests));
+            any |= limit.is_some() || request.is_some();
+            all &= limit.is_some() && (request.is_none() || request == limit);
+        }
+    }
+    match (any, all) {
+        (false, _) => Qos::BestEffort,
+        (true, true) => Qos::Guaranteed,
+        (true, false) => Qos::Burstable,
+    }
+}

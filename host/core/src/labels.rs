@@ -1,0 +1,203 @@
+//! Names and labels of what we make in the runtime: dockershim's, so that existing tools know them, and ours.
+//!
+//! As `pkg/kubelet/dockershim/{naming,helpers}.go` and `pkg/kubelet/kuberuntime/labels.go` of Kubernetes 1.20.
+//! What is ours is told by [`ROOT`] alone, never by a name or by dockershim's labels.
+
+use std::collections::BTreeMap;
+
+use crate::pod::{ContainerKind, Pod, PodId};
+
+/// ID of the root folder whose agent made it. Nothing without it is ever touched.
+pub const ROOT: &str = "dev.longshore.root";
+/// Number of the hash rules that [`HASH`] was made with.
+pub const HASH_VERSION: &str = "dev.longshore.hash-version";
+/// Hash of the sandbox's or container's configuration.
+pub const HASH: &str = "dev.longshore.hash";
+/// How many of the same name came before.
+pub const ATTEMPT: &str = "dev.longshore.attempt";
+/// `init`, `sidecar` or `app`.
+pub const KIND: &str = "dev.longshore.kind";
+/// The image as the pod named it.
+pub const IMAGE: &str = "dev.longshore.image";
+/// Path on the node of the file behind the container's termination message.
+pub const TERMINATION_FILE: &str = "dev.longshore.termination-file";
+
+/// `podsandbox` or `container`.
+pub const TYPE: &str = "io.kubernetes.docker.type";
+/// ID of the container's sandbox.
+pub const SANDBOX_ID: &str = "io.kubernetes.sandbox.id";
+/// Path below `/var/log/pods` that the container's log is linked from.
+pub const LOG_PATH: &str = "io.kubernetes.container.logpath";
+/// Name of the pod.
+pub const POD_NAME: &str = "io.kubernetes.pod.name";
+/// Namespace of the pod.
+pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+/// UID of the pod.
+pub const POD_UID: &str = "io.kubernetes.pod.uid";
+/// Name of the container, `POD` for a sandbox.
+pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// dockershim's annotations, which are labels in Docker, carry this before their key.
+pub const ANNOTATION_PREFIX: &str = "annotation.";
+
+/// Version of the hash rules in use, see [`crate::hash`].
+pub const CURRENT_HASH_VERSION: &str = "1";
+
+/// Name of a pod's sandbox: `k8s_POD_<pod>_<ns>_<uid>_<attempt>`.
+pub fn sandbox_name(pod: &PodId, attempt: u32) -> String {
+    container_name(pod, "POD", attempt)
+}
+
+/// Name of a container: `k8s_<container>_<pod>_<ns>_<uid>_<attempt>`.
+pub fn container_name(pod: &PodId, container: &str, attempt: u32) -> String {
+    format!("k8s_{container}_{}_{}_{}_{attempt}", pod.name, pod.namespace, pod.uid)
+}
+
+fn identity(
+    pod: &PodId,
+    container: &str,
+    kind: &str,
+    root: &str,
+    hash: &str,
+    attempt: u32,
+) -> BTreeMap<String, String> {
+    [
+        (ROOT, root.to_owned()),
+        (HASH_VERSION, CURRENT_HASH_VERSION.to_owned()),
+        (HASH, hash.to_owned()),
+        (ATTEMPT, attempt.to_string()),
+        (TYPE, kind.to_owned()),
+        (POD_NAME, pod.name.clone()),
+        (POD_NAMESPACE, pod.namespace.clone()),
+        (POD_UID, pod.uid.clone()),
+        (CONTAINER_NAME, container.to_owned()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+fn annotate(labels: &mut BTreeMap<String, String>, key: &str, value: String) {
+    labels.insert(format!("{ANNOTATION_PREFIX}{key}"), value);
+}
+
+/// All labels of a pod's sandbox: the pod's own, its annotations, and those that tell who it is.
+pub fn for_sandbox(pod: &Pod, root: &str, attempt: u32) -> BTreeMap<String, String> {
+    let mut labels = pod.labels().clone();
+    for (key, value) in pod.annotations() {
+        annotate(&mut labels, key, value.clone());
+    }
+    labels.extend(identity(&pod.id, "POD", "podsandbox", root, &pod.sandbox_hash, attempt));
+    labels
+}
+
+/// What [`for_container`] needs to know beside the pod.
+#[derive(Clone, Debug)]
+pub struct ContainerFacts<'a> {
+    /// ID of the root folder.
+    pub root: &'a str,
+    /// ID of the sandbox.
+    pub sandbox_id: &'a str,
+    /// How many of the same name came before.
+    pub attempt: u32,
+    /// Path of the log link, absolute.
+    pub log_path: &'a str,
+    /// Path on the node of the termination message's file, where one is mounted.
+    pub termination_file: Option<&'a str>,
+}
+
+/// All labels of a container.
+pub fn for_container(
+    pod: &Pod,
+    container: crate::pod::ContainerOf<'_>,
+    facts: &ContainerFacts<'_>,
+) -> BTreeMap<String, String> {
+    let spec = container.spec;
+    let hash = pod.hashes.get(&spec.name).map_or("", String::as_str);
+    let mut labels = identity(&pod.id, &spec.name, "container", facts.root, hash, facts.attempt);
+    labels.insert(KIND.to_owned(), kind_word(container.kind).to_owned());
+    labels.insert(IMAGE.to_owned(), spec.image.clone().unwrap_or_default());
+    labels.insert(SANDBOX_ID.to_owned(), facts.sandbox_id.to_owned());
+    labels.insert(LOG_PATH.to_owned(), facts.log_path.to_owned());
+    if let Some(file) = facts.termination_file {
+        labels.insert(TERMINATION_FILE.to_owned(), file.to_owned());
+    }
+    annotate(&mut labels, "io.kubernetes.container.hash", hash.to_owned());
+    annotate(&mut labels, "io.kubernetes.container.restartCount", facts.attempt.to_string());
+    let path = spec.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    annotate(&mut labels, "io.kubernetes.container.terminationMessagePath", path.to_owned());
+    let policy = spec.termination_message_policy.as_deref().unwrap_or("File");
+    annotate(&mut labels, "io.kubernetes.container.terminationMessagePolicy", policy.to_owned());
+    if let Some(hook) = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) {
+        annotate(
+            &mut labels,
+            "io.kubernetes.container.preStopHandler",
+            serde_json::to_string(hook).unwrap_or_default(),
+        );
+    }
+    if let Some(ports) = spec.ports.as_ref().filter(|ports| !ports.is_empty()) {
+        annotate(&mut labels, "io.kubernetes.container.ports", serde_json::to_string(ports).unwrap_or_default());
+    }
+    let grace = pod.spec().termination_grace_period_seconds.unwrap_or(30);
+    annotate(&mut labels, "io.kubernetes.pod.terminationGracePeriod", grace.to_string());
+    labels
+}
+
+/// The word for a container's part in [`KIND`].
+pub fn kind_word(kind: ContainerKind) -> &'static str {
+    match kind {
+        ContainerKind::Init => "init",
+        ContainerKind::Sidecar => "sidecar",
+        ContainerKind::App => "app",
+    }
+}
+
+/// The identity that labels give: the pod, the container's name (`POD` for a sandbox), and what is needed to
+/// observe it. `None` when the labels are not those of a thing that the agent of `root` made.
+pub fn parse(labels: &BTreeMap<String, String>, root: &str) -> Option<Parsed> {
+    if labels.get(ROOT).map(String::as_str) != Some(root) {
+        return None;
+    }
+    let text = |key: &str| labels.get(key).cloned();
+    let annotation = |key: &str| labels.get(&format!("{ANNOTATION_PREFIX}{key}")).cloned();
+    Some(Parsed {
+        pod: PodId { namespace: text(POD_NAMESPACE)?, name: text(POD_NAME)?, uid: text(POD_UID)? },
+        is_sandbox: text(TYPE)? == "podsandbox",
+        container: text(CONTAINER_NAME)?,
+        kind: match labels.get(KIND).map(String::as_str) {
+            Some("init") => ContainerKind::Init,
+            Some("sidecar") => ContainerKind::Sidecar,
+            _ => ContainerKind::App,
+        },
+        attempt: text(ATTEMPT)?.parse().ok()?,
+        hash: text(HASH).unwrap_or_default(),
+        sandbox_id: text(SANDBOX_ID).unwrap_or_default(),
+        image: text(IMAGE).unwrap_or_default(),
+        termination_file: text(TERMINATION_FILE),
+        grace_seconds: annotation("io.kubernetes.pod.terminationGracePeriod").and_then(|grace| grace.parse().ok()),
+    })
+}
+
+/// What [`parse`] reads from labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The pod that it belongs to.
+    pub pod: PodId,
+    /// Whether it is a sandbox.
+    pub is_sandbox: bool,
+    /// Name of the container, `POD` for a sandbox.
+    pub container: String,
+    /// The part that the container plays.
+    pub kind: ContainerKind,
+    /// How many of the same name came before.
+    pub attempt: u32,
+    /// Hash when it was made.
+    pub hash: String,
+    /// ID of the container's sandbox, empty for a sandbox.
+    pub sandbox_id: String,
+    /// The image as the pod named it.
+    pub image: String,
+    /// File on the node behind the termination message.
+    pub termination_file: Option<String>,
+    /// Grace period in seconds of the pod when it was made.
+    pub grace_seconds: Option<i64>,
+}

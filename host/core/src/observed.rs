@@ -1,0 +1,207 @@
+//! What the container runtime says about our pods.
+//!
+//! Plain values that an adapter fills in from labels and inspects. Decisions read them; nothing here decides.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::pod::{ContainerKind, PodId};
+
+/// All that exists of one pod, dead things included.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ObservedPod {
+    /// Sandboxes, newest first (by attempt, then by creation).
+    pub sandboxes: Vec<Sandbox>,
+    /// Containers, newest first (by attempt, then by creation).
+    pub containers: Vec<Container>,
+}
+
+/// A pause container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sandbox {
+    /// ID in the runtime.
+    pub id: String,
+    /// The pod that it belongs to.
+    pub pod: PodId,
+    /// How many sandboxes the pod had before this one.
+    pub attempt: u32,
+    /// [`crate::pod::Pod::sandbox_hash`] when it was made.
+    pub hash: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Whether it runs; a sandbox that was made and not started does not.
+    pub state: SandboxState,
+    /// Addresses of the pod, the primary one first; empty on the node's network or before the start.
+    pub ips: Vec<IpAddr>,
+    /// Process ID on the node while it runs.
+    pub pid: Option<u32>,
+}
+
+/// Whether a sandbox runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxState {
+    /// Made, never started.
+    Created,
+    /// Runs.
+    Running,
+    /// Ended, by itself or by us.
+    Exited,
+}
+
+/// A container that is not a pause container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Container {
+    /// ID in the runtime.
+    pub id: String,
+    /// The pod that it belongs to.
+    pub pod: PodId,
+    /// Its name in the pod's spec.
+    pub name: String,
+    /// The part that it plays.
+    pub kind: ContainerKind,
+    /// How many containers of this name the pod had before this one.
+    pub attempt: u32,
+    /// [`crate::pod::Pod::hashes`] when it was made.
+    pub hash: String,
+    /// ID of the sandbox that it was made in.
+    pub sandbox_id: String,
+    /// The image's name as the pod gave it.
+    pub image: String,
+    /// The image as kubelet reports it: `docker-pullable://repo@sha256:…` or `docker://sha256:…`.
+    pub image_id: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Where in its life it is.
+    pub state: ContainerState,
+    /// The runtime's own log file of it, when it has one.
+    pub runtime_log: Option<String>,
+    /// File on the node that the container writes its termination message to, when it was given one.
+    pub termination_message_file: Option<String>,
+    /// Grace period in seconds of the pod when the container was made; used when the pod's spec is lost.
+    pub grace_seconds: Option<i64>,
+}
+
+/// Where in its life a container is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ContainerState {
+    /// Made, never started.
+    Created,
+    /// Runs.
+    Running {
+        /// When it was started.
+        started_at: Timestamp,
+        /// Process ID on the node.
+        pid: u32,
+    },
+    /// Ended.
+    Exited(Exit),
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code; 128 + signal for a signal.
+    pub code: i32,
+    /// `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun`, `StartError` or `ContainerStatusUnknown`.
+    pub reason: String,
+    /// What the runtime said, empty most of the time; the termination message is read apart.
+    pub message: String,
+    /// When it was started, if it ever was.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
+impl ObservedPod {
+    /// The newest sandbox.
+    pub fn sandbox(&self) -> Option<&Sandbox> {
+        self.sandboxes.first()
+    }
+
+    /// The newest container of that name.
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// All containers of that name, newest first.
+    pub fn containers_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Container> {
+        self.containers.iter().filter(move |container| container.name == name)
+    }
+
+    /// Whether anything of the pod runs, its sandbox included.
+    pub fn is_running(&self) -> bool {
+        self.sandboxes.iter().any(|sandbox| sandbox.state == SandboxState::Running)
+            || self.containers.iter().any(Container::is_running)
+    }
+
+    /// Puts things in the order that the other methods rely on.
+    pub fn sort(&mut self) {
+        self.sandboxes.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+        self.containers.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+    }
+
+    /// Takes in a fresh look at one sandbox or container, in place of what was known of it.
+    pub fn update(&mut self, seen: Observation) {
+        match seen {
+            Observation::Sandbox(sandbox) => {
+                self.sandboxes.retain(|known| known.id != sandbox.id);
+                self.sandboxes.push(sandbox);
+            }
+            Observation::Container(container) => {
+                self.containers.retain(|known| known.id != container.id);
+                self.containers.push(container);
+            }
+        }
+        self.sort();
+    }
+
+    /// Forgets what has that ID.
+    pub fn forget(&mut self, id: &str) {
+        self.sandboxes.retain(|sandbox| sandbox.id != id);
+        self.containers.retain(|container| container.id != id);
+    }
+}
+
+impl Container {
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, ContainerState::Running { .. })
+    }
+
+    /// How it ended, if it did.
+    pub fn exit(&self) -> Option<&Exit> {
+        match &self.state {
+            ContainerState::Exited(exit) => Some(exit),
+            _ => None,
+        }
+    }
+}
+
+/// A fresh look at one thing in the runtime.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// It is a pod's sandbox.
+    Sandbox(Sandbox),
+    /// It is a container.
+    Container(Container),
+}
+
+impl Observation {
+    /// ID in the runtime.
+    pub fn id(&self) -> &str {
+        match self {
+            Observation::Sandbox(sandbox) => &sandbox.id,
+            Observation::Container(container) => &container.id,
+        }
+    }
+
+    /// The pod that it belongs to.
+    pub fn pod(&self) -> &PodId {
+        match self {
+            Observation::Sandbox(sandbox) => &sandbox.pod,
+            Observation::Container(container) => &container.pod,
+        }
+    }
+}

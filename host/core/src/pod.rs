@@ -1,0 +1,154 @@
+//! A pod that should run, whatever source it came from.
+//!
+//! Owns the identity and the narrow questions that the other decisions ask of a v1.Pod. It must not parse
+//! manifests ([`crate::manifest`]) and holds nothing that was observed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use serde::{Deserialize, Serialize};
+
+/// Who a pod is. Two pods are the same pod when their UIDs are equal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PodId {
+    /// Namespace, never empty.
+    pub namespace: String,
+    /// Name, never empty.
+    pub name: String,
+    /// UID, never empty; unique over time.
+    pub uid: String,
+}
+
+impl fmt::Display for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where a pod came from: the value of the annotation `kubernetes.io/config.source`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The manifest folder.
+    File,
+    /// The manifest URL.
+    Http,
+    /// The API server.
+    Api,
+    /// A source plugin, by its name.
+    Plugin(String),
+}
+
+impl Source {
+    /// The word that stands in `kubernetes.io/config.source`.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Source::File => "file",
+            Source::Http => "http",
+            Source::Api => "api",
+            Source::Plugin(name) => name,
+        }
+    }
+}
+
+/// What part a container plays in its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ContainerKind {
+    /// An init container that runs to its end before the next one starts.
+    Init,
+    /// An init container with `restartPolicy: Always`, which keeps running beside the app containers.
+    Sidecar,
+    /// A container of `spec.containers`.
+    App,
+}
+
+/// One container of a pod's spec, with the part that it plays.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerOf<'a> {
+    /// The part that it plays.
+    pub kind: ContainerKind,
+    /// Its spec.
+    pub spec: &'a v1::Container,
+}
+
+/// A request that a pod ends, as the API server or a source that dropped the pod makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deletion {
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// Grace period in seconds; it may only shrink. 0 kills at once and runs no preStop hook.
+    pub grace_seconds: i64,
+}
+
+/// A pod that should run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Who it is.
+    pub id: PodId,
+    /// Where it came from.
+    pub source: Source,
+    /// The object, defaults applied, annotations of the source added.
+    pub object: Arc<v1::Pod>,
+    /// Hash of each container by name: a running container with another hash is replaced.
+    pub hashes: BTreeMap<String, String>,
+    /// Hash of all that needs a new sandbox (namespaces, host ports, sysctls, hostname …).
+    pub sandbox_hash: String,
+    /// Set once the pod should end.
+    pub deletion: Option<Deletion>,
+}
+
+impl Pod {
+    /// The spec. A pod without one cannot be built by [`crate::manifest`]; an empty one stands in for it.
+    pub fn spec(&self) -> &v1::PodSpec {
+        static EMPTY: std::sync::LazyLock<v1::PodSpec> = std::sync::LazyLock::new(v1::PodSpec::default);
+        self.object.spec.as_ref().unwrap_or(&EMPTY)
+    }
+
+    /// Init containers and sidecars in the order of the spec, then the app containers.
+    pub fn containers(&self) -> impl Iterator<Item = ContainerOf<'_>> {
+        let spec = self.spec();
+        let init = spec.init_containers.iter().flatten().map(|spec| ContainerOf { kind: init_kind(spec), spec });
+        init.chain(spec.containers.iter().map(|spec| ContainerOf { kind: ContainerKind::App, spec }))
+    }
+
+    /// The container of that name.
+    pub fn container(&self, name: &str) -> Option<ContainerOf<'_>> {
+        self.containers().find(|container| container.spec.name == name)
+    }
+
+    /// `spec.restartPolicy`, `Always` where absent.
+    pub fn restart_policy(&self) -> &str {
+        self.spec().restart_policy.as_deref().unwrap_or("Always")
+    }
+
+    /// Whether the pod shares the node's network namespace.
+    pub fn host_network(&self) -> bool {
+        self.spec().host_network.unwrap_or(false)
+    }
+
+    /// Annotations, empty where absent.
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        static EMPTY: BTreeMap<String, String> = BTreeMap::new();
+        self.object.metadata.annotations.as_ref().unwrap_or(&EMPTY)
+    }
+
+    /// Labels, empty where absent.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        static EMPTY: BTreeMap<String, String> = BTreeMap::new();
+        self.object.metadata.labels.as_ref().unwrap_or(&EMPTY)
+    }
+
+    /// The grace period in seconds that ends the pod: the deletion's, else the spec's, else 30.
+    pub fn grace_seconds(&self) -> i64 {
+        let own = self.spec().termination_grace_period_seconds.unwrap_or(30);
+        self.deletion.map_or(own, |deletion| deletion.grace_seconds).max(0)
+    }
+}
+
+/// What part an init container plays.
+pub fn init_kind(spec: &v1::Container) -> ContainerKind {
+    if spec.restart_policy.as_deref() == Some("Always") { ContainerKind::Sidecar } else { ContainerKind::Init }
+}

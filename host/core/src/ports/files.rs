@@ -1,0 +1,132 @@
+//! What pods have on the node's disk: folders, volumes, records, log links, cgroups.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use crate::cgroup::PodCgroup;
+use crate::pod::PodId;
+use crate::record::StoredPod;
+use crate::volume::{FsGroup, VolumeSpec};
+
+/// Why something on the disk could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilesError {
+    /// A volume cannot be set up; the event is `FailedMount`.
+    #[error("volume {volume:?}: {message}")]
+    Volume {
+        /// Name of the volume in the pod's spec.
+        volume: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A file or folder cannot be read or written.
+    #[error("{path}: {message}", path = .path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What went wrong.
+        message: String,
+    },
+}
+
+/// What a pod needs on the disk before its sandbox starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodFilesSpec {
+    /// The pod.
+    pub pod: PodId,
+    /// Its volumes.
+    pub volumes: Vec<VolumeSpec>,
+    /// Group that volumes are handed to.
+    pub fs_group: Option<FsGroup>,
+    /// Content of its /etc/resolv.conf.
+    pub resolv_conf: String,
+}
+
+/// Where things of a pod are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFiles {
+    /// Folder or file of each volume, by name.
+    pub volumes: BTreeMap<String, PathBuf>,
+    /// Its resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// Its hosts file (see [`FileStore::write_hosts`]).
+    pub hosts: PathBuf,
+}
+
+/// A part of a volume that is mounted in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubPath {
+    /// Name of the volume.
+    pub volume: String,
+    /// Where the volume is.
+    pub root: PathBuf,
+    /// `subPath`, expanded; relative, without `..`.
+    pub path: String,
+    /// Container that mounts it.
+    pub container: String,
+    /// Index of the mount in the container's `volumeMounts`.
+    pub index: usize,
+}
+
+/// What pods have on the node's disk. Every method may be called again and finishes what was half done.
+#[async_trait]
+pub trait FileStore: Send + Sync {
+    /// Makes a pod's folder, sets up its volumes and brings payloads up to date.
+    async fn prepare(&self, spec: &PodFilesSpec) -> Result<PodFiles, FilesError>;
+
+    /// Writes the pod's hosts file, when its content differs.
+    async fn write_hosts(&self, pod: &PodId, content: &str) -> Result<(), FilesError>;
+
+    /// A path on the node that is the sub-path of a volume and cannot be led out of it by a link, now or later
+    /// (as `pkg/volume/util/subpath`). A missing one is made as a folder.
+    async fn sub_path(&self, pod: &PodId, sub_path: &SubPath) -> Result<PathBuf, FilesError>;
+
+    /// An empty file for a container's termination message.
+    async fn termination_file(&self, pod: &PodId, container: &str, attempt: u32) -> Result<PathBuf, FilesError>;
+
+    /// What a container wrote there, at most `limit` bytes; empty when there is nothing or no file.
+    async fn read_termination_message(&self, file: &Path, limit: usize) -> String;
+
+    /// Links a container's log to `/var/log/pods/…` and `/var/log/containers/…` (kubelet.md §1.8). `runtime_log` is
+    /// the runtime's own file; the links' paths come from [`FileStore::log_path`].
+    async fn link_log(
+        &self,
+        pod: &PodId,
+        container: &str,
+        attempt: u32,
+        id: &str,
+        runtime_log: &Path,
+    ) -> Result<(), FilesError>;
+
+    /// Takes a container's log links away.
+    async fn unlink_log(&self, pod: &PodId, container: &str, attempt: u32, id: &str);
+
+    /// Path of a container's log link below the pods' log folder.
+    fn log_path(&self, pod: &PodId, container: &str, attempt: u32) -> PathBuf;
+
+    /// Makes the pod's cgroup and those above it, with these limits; nothing where cgroups may not be written.
+    async fn prepare_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError>;
+
+    /// Takes the pod's cgroup away, when nothing is in it.
+    async fn remove_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError>;
+
+    /// Unmounts and removes all that a pod has on the disk but its record and logs of containers that still exist.
+    async fn release(&self, pod: &PodId) -> Result<(), FilesError>;
+
+    /// Reads all stored pods. A record that cannot be read is reported with its path and left where it is.
+    async fn load_all(&self) -> (Vec<StoredPod>, Vec<FilesError>);
+
+    /// Stores a pod, in one atomic step.
+    async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError>;
+
+    /// Forgets a pod: its record and its folder.
+    async fn forget(&self, uid: &str) -> Result<(), FilesError>;
+
+    /// UIDs of all pods that have a folder.
+    async fn pod_folders(&self) -> Vec<String>;
+
+    /// Bytes that a folder's files take, hard links counted once; `None` when it takes too long to say.
+    async fn usage(&self, path: &Path) -> Option<u64>;
+}

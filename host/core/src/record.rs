@@ -1,0 +1,96 @@
+//! What neither the runtime's labels nor the sources can hold about a pod, kept in the pod's folder.
+//!
+//! Labels are fixed when a container is made, and containers can be pruned; this small record survives both,
+//! and the agent's end. It is replaced as a whole, atomically. A missing record is an empty one.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use serde::{Deserialize, Serialize};
+
+use crate::backoff::Backoff;
+use crate::observed::Exit;
+use crate::pod::{Deletion, Source};
+
+/// The record of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodRecord {
+    /// When this agent first took the pod on: `status.startTime`.
+    pub start_time: Option<Timestamp>,
+    /// Set once the pod ended for good; never changed afterwards.
+    pub terminal: Option<Terminal>,
+    /// Whether the init containers were once all done: they do not run again in the same sandbox.
+    pub initialized: bool,
+    /// The end that the pod was asked for, so that a restart of the agent continues it.
+    pub deletion: Option<Deletion>,
+    /// What is remembered of each container, by name.
+    pub containers: BTreeMap<String, ContainerRecord>,
+    /// What failed lately and must wait, by what it is (`sandbox`, `volumes`, `pull/<image>`, `container/<name>`).
+    pub backoffs: BTreeMap<String, Backoff>,
+    /// When each condition of the status last changed, with its value then.
+    pub conditions: BTreeMap<String, ConditionRecord>,
+}
+
+/// How a pod ended for good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// `Succeeded` or `Failed`.
+    pub phase: String,
+    /// `status.reason`, e.g. `Evicted`, `DeadlineExceeded` or an admission reason.
+    pub reason: Option<String>,
+    /// `status.message`.
+    pub message: Option<String>,
+}
+
+/// What is remembered of one container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerRecord {
+    /// `restartCount`: never falls, whatever becomes of the containers.
+    pub restarts: u32,
+    /// The newest container's ID, once it was started.
+    pub id: Option<String>,
+    /// Whether its startup probe (if any) has succeeded.
+    pub started: bool,
+    /// Whether its readiness probe (if any) says ready.
+    pub ready: bool,
+    /// How the newest container ended, if it did, termination message included.
+    pub exit: Option<Exit>,
+    /// How the one before ended: `lastState`.
+    pub last_exit: Option<EndedContainer>,
+}
+
+/// A container that ended, as `lastState` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndedContainer {
+    /// Its ID in the runtime.
+    pub id: String,
+    /// How it ended.
+    pub exit: Exit,
+}
+
+/// A condition's value and when it took it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConditionRecord {
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// When it last changed.
+    pub since: Timestamp,
+}
+
+/// All that is stored of a pod: enough to end it gracefully when its manifest is gone, and to go on after a restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredPod {
+    /// Where the pod came from.
+    pub source: Source,
+    /// The object that was run last, defaults applied.
+    pub object: v1::Pod,
+    /// The hashes of its containers, by name.
+    pub hashes: BTreeMap<String, String>,
+    /// Hash of all that needs a new sandbox.
+    pub sandbox_hash: String,
+    /// What is remembered of it.
+    pub record: PodRecord,
+}

@@ -1,0 +1,94 @@
+//! Volumes: from a pod's spec and its objects to what must be on the node's disk.
+//!
+//! [`VolumeSpec`] says what a volume holds, completely; making it so is the filesystem's work.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1;
+
+/// A volume that a pod needs on the node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeSpec {
+    /// Its name in the pod's spec.
+    pub name: String,
+    /// What it holds.
+    pub kind: VolumeKind,
+}
+
+/// What a volume holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VolumeKind {
+    /// `emptyDir`.
+    EmptyDir {
+        /// On tmpfs (`medium: Memory`).
+        memory: bool,
+        /// `sizeLimit` in bytes: the tmpfs's size; on disk it is watched, not enforced.
+        size_limit: Option<u64>,
+    },
+    /// `hostPath`.
+    HostPath {
+        /// Path on the node.
+        path: PathBuf,
+        /// What must be, or is made, there.
+        kind: HostPathKind,
+    },
+    /// `configMap`, `secret`, `downwardAPI`, `projected`: files, replaced together when they change.
+    Payload {
+        /// Content by relative path (`a/b`, never absolute, never with `..`).
+        files: BTreeMap<String, PayloadFile>,
+        /// Kept on tmpfs: what holds secrets never touches a disk.
+        memory: bool,
+        /// kubelet's folder name for the plugin: `kubernetes.io~configmap`, `~secret`, `~downward-api`, `~projected`.
+        plugin: &'static str,
+    },
+}
+
+/// A file of a payload volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadFile {
+    /// Content.
+    pub data: Vec<u8>,
+    /// Mode bits.
+    pub mode: u32,
+}
+
+/// `hostPath.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostPathKind {
+    /// No check.
+    Unset,
+    /// A folder, made with 0755 when absent.
+    DirectoryOrCreate,
+    /// A folder that exists.
+    Directory,
+    /// A file, made with 0644 when absent.
+    FileOrCreate,
+    /// A file that exists.
+    File,
+    /// A Unix socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+/// `securityContext.fsGroup` and its change policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FsGroup {
+    /// Group ID that volumes belong to.
+    pub gid: u32,
+    /// `OnRootMismatch`: nothing is done when the volume's root already fits.
+    pub on_root_mismatch: bool,
+}
+
+/// ConfigMaps and Secrets of one namespace that a pod refers to, as far as they exist.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// ConfigMaps by name.
+    pub config_maps: BTreeMap<String, Arc<v1::ConfigMap>>,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, Arc<v1::Secret>>,
+}

@@ -1,0 +1,78 @@
+//! The published state of all pods: one writer per pod, many readers.
+//!
+//! Workers put views in; the local socket (and later the API server's status writer and the pages) read them.
+//! Nothing here decides or waits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use longshore_core::ports::sources::SourceProblem;
+use longshore_core::view::PodView;
+use tokio::sync::watch;
+
+/// The published state of the node's pods.
+#[derive(Debug)]
+pub struct Views {
+    pods: Mutex<BTreeMap<String, Arc<PodView>>>,
+    problems: Mutex<BTreeMap<String, Vec<SourceProblem>>>,
+    version: watch::Sender<u64>,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Views { pods: Mutex::default(), problems: Mutex::default(), version: watch::channel(0).0 }
+    }
+}
+
+impl Views {
+    /// All pods, ordered by namespace and name.
+    pub fn pods(&self) -> Vec<Arc<PodView>> {
+        let mut pods: Vec<_> = lock(&self.pods).values().cloned().collect();
+        pods.sort_by(|a, b| a.id.cmp(&b.id));
+        pods
+    }
+
+    /// The pod of that UID.
+    pub fn pod(&self, uid: &str) -> Option<Arc<PodView>> {
+        lock(&self.pods).get(uid).cloned()
+    }
+
+    /// What is wrong with the sources, by source.
+    pub fn problems(&self) -> Vec<SourceProblem> {
+        lock(&self.problems).values().flatten().cloned().collect()
+    }
+
+    /// A number that grows with every change.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Publishes a pod's state.
+    pub fn publish(&self, view: PodView) {
+        let mut pods = lock(&self.pods);
+        if pods.get(&view.id.uid).is_some_and(|known| **known == view) {
+            return;
+        }
+        pods.insert(view.id.uid.clone(), Arc::new(view));
+        drop(pods);
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Takes a pod that is gone off the list.
+    pub fn remove(&self, uid: &str) {
+        if lock(&self.pods).remove(uid).is_some() {
+            self.version.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Publishes what is wrong with a source.
+    pub fn set_problems(&self, source: &str, problems: Vec<SourceProblem>) {
+        lock(&self.problems).insert(source.to_owned(), problems);
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+/// A poisoned lock still holds whole values here: every write is one insert or remove.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
