@@ -1,2 +1,70 @@
-//! xtask
-fn main() {}
+//! What developers run: `cargo xtask demo | test | bench | plugins | vm`. Owns set-up, so that nobody needs a
+//! second command. Must not depend on any room of the host: it builds and runs them as a user would.
+
+mod apt;
+mod docker;
+mod guests;
+mod http;
+mod images;
+mod place;
+mod process;
+mod report;
+mod say;
+mod test;
+mod vm;
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::place::Place;
+
+/// Tasks of longshore's developers.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the built-in plugins (WebAssembly components).
+    Plugins,
+    /// Do all set-up and run every test.
+    Test(test::Test),
+    /// Run a command with a private Docker, registry and images, all gone when it ends.
+    World(world::Open),
+    #[command(hide = true)]
+    Inside(world::Inside),
+}
+
+fn main() -> ExitCode {
+    let task = Xtask::parse().task;
+    match process::hear_signals().and_then(|()| run(&task)) {
+        Ok(code) => code,
+        Err(error) => {
+            say!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<ExitCode> {
+    let place = Place::find()?;
+    let green = match task {
+        Task::Plugins => {
+            guests::build(&place.root)?;
+            true
+        }
+        Task::Test(args) => test::run(&place, args)?,
+        Task::World(args) => world::open(&place, args)?,
+        Task::Inside(args) => {
+            let code = world::inside(args)?;
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+        }
+    };
+    Ok(if green { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,246 @@
+//! Dockers to test against: the system's (Debian's when there is none) and 29, built from Go modules into the
+//! cache; and a private daemon of either. Must not touch a daemon that it did not start.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    apt,
+    http::Client,
+    place::Place,
+    process::{self, Running},
+    say,
+};
+
+/// moby v2.0.0-beta.24 speaks API 1.56 and calls itself Docker 29; Debian's runc is too old for it.
+const DOCKERD_29: &str = "v2.0.0-beta.24";
+const DOCKERD_29_VERSION: &str = "29.0.0-beta.24";
+const CONTAINERD_29: &str = "v2.3.5";
+const RUNC_29: &str = "v1.4.3";
+
+/// A Docker that can be started: where its programs are, and its name in our output.
+#[derive(Clone, Debug)]
+pub(crate) struct Flavor {
+    /// `docker-20.10.24`, for instance.
+    pub name: String,
+    /// The folder that goes first on the daemon's PATH; none for the system's own.
+    pub programs: Option<PathBuf>,
+}
+
+impl Flavor {
+    /// The PATH for this Docker's daemon.
+    pub(crate) fn path(&self) -> String {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{path}:/usr/local/sbin:/usr/sbin:/sbin");
+        match &self.programs {
+            Some(programs) => format!("{}:{path}", programs.display()),
+            None => path,
+        }
+    }
+}
+
+/// The system's Docker, whatever its version; Debian's is installed when there is none.
+///
+/// # Errors
+/// When there is none and it cannot be installed.
+pub(crate) fn system() -> Result<Flavor> {
+    if process::on_path("dockerd").is_none() {
+        apt::install(&["docker.io"], "Docker")?;
+    }
+    let dockerd = process::on_path("dockerd").context("apt-get installed docker.io, but dockerd is not on the PATH")?;
+    let version =
+        process::output("dockerd --version", Command::new(dockerd).arg("--version"), Duration::from_secs(20))?;
+    // "Docker version 20.10.24+dfsg1, build 5d6db84"
+    let version = version.split([' ', ',', '+']).nth(2).unwrap_or("unknown").to_owned();
+    Ok(Flavor { name: format!("docker-{version}"), programs: None })
+}
+
+/// The Docker that a flag names: `system` or `29`.
+///
+/// # Errors
+/// When it is another word, or that Docker cannot be had.
+pub(crate) fn named(place: &Place, name: &str) -> Result<Flavor> {
+    match name {
+        "system" => system(),
+        "29" => twenty_nine(place),
+        other => bail!("--docker {other}: say `system` or `29`"),
+    }
+}
+
+/// Docker 29 from the cache, built there first when it is missing (some minutes).
+///
+/// # Errors
+/// When it cannot be built: no Go, no network, no libseccomp.
+pub(crate) fn twenty_nine(place: &Place) -> Result<Flavor> {
+    let name = format!("docker-{DOCKERD_29_VERSION}");
+    let folder = place.cache.join(format!("{name}_containerd-{CONTAINERD_29}_runc-{RUNC_29}"));
+    if !folder.is_dir() {
+        build(place, &folder)?;
+    }
+    Ok(Flavor { name, programs: Some(folder) })
+}
+
+fn build(place: &Place, folder: &Path) -> Result<()> {
+    let go = process::on_path("go").or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|go| go.is_file()));
+    let go = go.context("Docker 29 is built from Go modules, and there is no `go` on the PATH")?;
+    if process::on_path("pkg-config").is_none() || !has_libseccomp() {
+        apt::install(&["libseccomp-dev", "pkg-config", "gcc", "libc6-dev"], "building runc for Docker 29")?;
+    }
+    say!("building Docker {DOCKERD_29_VERSION} into {} (some minutes, once)", folder.display());
+    let source = folder.with_extension("source");
+    let partial = folder.with_extension("partial");
+    for path in [&source, &partial] {
+        let _ = fs::remove_dir_all(path);
+        fs::create_dir_all(path).with_context(|| format!("{}", path.display()))?;
+    }
+    fs::write(
+        source.join("go.mod"),
+        format!(
+            "module longshore.dev/docker\n\ngo 1.26\n\nrequire (\n\tgithub.com/containerd/containerd/v2 {CONTAINERD_29}\n\
+             \tgithub.com/moby/moby/v2 {DOCKERD_29}\n\tgithub.com/opencontainers/runc {RUNC_29}\n)\n"
+        ),
+    )?;
+    let mut imports = String::from("//go:build programs\n\npackage programs\n\nimport (\n");
+    for program in PROGRAMS {
+        imports.push_str(&format!("\t_ \"{}\"\n", program.0));
+    }
+    fs::write(source.join("programs.go"), imports + ")\n")?;
+    let log = place.fresh_log("docker-29-build")?;
+    let run = |name: &str, command: &mut Command| {
+        command.current_dir(&source).env("GOFLAGS", "-mod=mod");
+        if process::logged(name, command, &log, Duration::from_secs(1500))? {
+            return Ok(());
+        }
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        bail!("{name} failed; {} ends:\n{}", log.display(), crate::say::tail(&text, 15))
+    };
+    run("go mod tidy", Command::new(&go).args(["mod", "tidy"]))?;
+    let version = format!("-s -w -X github.com/moby/moby/v2/dockerversion.Version={DOCKERD_29_VERSION}");
+    for (package, cgo, tags) in PROGRAMS {
+        let mut command = Command::new(&go);
+        command.env("CGO_ENABLED", if *cgo { "1" } else { "0" });
+        command.args(["build", "-trimpath", "-tags", tags, "-ldflags", &version, "-o"]).arg(&partial).arg(package);
+        run(&format!("go build {package}"), &mut command)?;
+    }
+    let _ = fs::remove_dir_all(&source);
+    fs::rename(&partial, folder).with_context(|| format!("{}", folder.display()))
+}
+
+/// Package, whether it needs cgo, build tags.
+const PROGRAMS: &[(&str, bool, &str)] = &[
+    ("github.com/moby/moby/v2/cmd/dockerd", false, ""),
+    ("github.com/moby/moby/v2/cmd/docker-proxy", false, ""),
+    ("github.com/containerd/containerd/v2/cmd/containerd", false, ""),
+    ("github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", false, ""),
+    ("github.com/opencontainers/runc", true, "seccomp"),
+];
+
+fn has_libseccomp() -> bool {
+    process::output("pkg-config", Command::new("pkg-config").args(["--exists", "libseccomp"]), Duration::from_secs(10))
+        .is_ok()
+}
+
+/// A private daemon, stopped (with every container) when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    running: Running,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `flavor` with its data in `folder`, which is emptied first, and its sockets in `run`. It takes the
+    /// default bridge, so it is to be called in a network namespace of our own (`world.rs`).
+    ///
+    /// # Errors
+    /// When it does not answer within a minute; its log's end is in the message.
+    pub(crate) fn start(flavor: &Flavor, folder: &Path, run: &Path, log: &Path) -> Result<Self> {
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        }
+        fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        let socket = run.join("docker.sock");
+        let (out, err) = process::log_pair(log)?;
+        let program = match &flavor.programs {
+            Some(programs) => programs.join("dockerd"),
+            None => process::on_path("dockerd").context("dockerd is not on the PATH")?,
+        };
+        fs::write(folder.join("daemon.json"), b"{}")?;
+        let mut command = Command::new(program);
+        command
+            .env("PATH", flavor.path())
+            .env("TMPDIR", folder)
+            .arg("--data-root")
+            .arg(folder.join("data"))
+            .arg("--exec-root")
+            .arg(run.join("exec"))
+            .arg("--pidfile")
+            .arg(run.join("docker.pid"))
+            // The user's daemon.json is for the user's daemon.
+            .arg("--config-file")
+            .arg(folder.join("daemon.json"))
+            // systemd would resolve our process ids in its own namespace and move strangers.
+            .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
+            .arg("-H")
+            .arg(format!("unix://{}", socket.display()));
+        let mut running = Running::start("dockerd", command.stdout(out).stderr(err))?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut client = Client::new(&socket, Duration::from_secs(10));
+        loop {
+            if client.request("GET", "/_ping", "", b"").is_ok_and(|answer| answer.status == 200) {
+                return Ok(Self { running, socket });
+            }
+            let ended = running.try_wait()?;
+            if ended.is_some() || Instant::now() > deadline {
+                let text = fs::read_to_string(log).unwrap_or_default();
+                bail!("{} does not come up; {} ends:\n{}", flavor.name, log.display(), crate::say::tail(&text, 15));
+            }
+            process::check_interrupted()?;
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // First the containers by force: a daemon that ends gives each of them its whole grace.
+        if let Err(error) = remove_containers(&self.socket, "") {
+            say!("the containers of {} were not all removed: {error:#}", self.socket.display());
+        }
+        self.running.stop(Duration::from_secs(20));
+    }
+}
+
+/// Removes by force every container of the daemon at `socket` whose listing matches `filters` (JSON, URL-encoded
+/// by the caller; empty for all). Only for daemons, or labels, that are ours.
+///
+/// # Errors
+/// When the daemon cannot be reached, or refuses.
+pub(crate) fn remove_containers(socket: &Path, filters: &str) -> Result<usize> {
+    let mut client = Client::new(socket, Duration::from_secs(60));
+    let list = client.get(&format!("/containers/json?all=1&filters={filters}"))?;
+    let ids: Vec<String> =
+        list.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str()).map(str::to_owned).collect();
+    thread::scope(|scope| {
+        for chunk in ids.chunks(ids.len().div_ceil(4).max(1)) {
+            scope.spawn(move || {
+                let mut client = Client::new(socket, Duration::from_secs(60));
+                for id in chunk {
+                    let _ = client.request("DELETE", &format!("/containers/{id}?force=1&v=1"), "", b"");
+                }
+            });
+        }
+    });
+    Ok(ids.len())
+}

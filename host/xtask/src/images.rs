@@ -1,0 +1,168 @@
+//! The images that tests and the demo use, made of a static busybox and a small server of ours: no registry is
+//! asked. Must not decide who gets them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{apt, http::Client, place::Place, process, say};
+
+/// A static busybox with every applet as a link.
+pub(crate) const BUSYBOX: &str = "longshore.dev/busybox:1";
+/// busybox, our gRPC health server and a page to serve: what `examples/manifests` runs.
+pub(crate) const EXAMPLE: &str = "longshore.dev/example:1";
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The two images as tar files of their root file systems, made once.
+#[derive(Clone, Debug)]
+pub(crate) struct Roots {
+    /// Of [`BUSYBOX`].
+    pub busybox: PathBuf,
+    /// Of [`EXAMPLE`].
+    pub example: PathBuf,
+}
+
+/// Makes both tar files under the target folder.
+///
+/// # Errors
+/// When there is no static busybox to be had, or our server cannot be compiled.
+pub(crate) fn roots(place: &Place) -> Result<Roots> {
+    let busybox = static_busybox(place)?;
+    let server = example_server(place)?;
+    let folder = place.work().join("images");
+    fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
+    let roots = Roots { busybox: folder.join("busybox.tar"), example: folder.join("example.tar") };
+    fs::write(&roots.busybox, root(&busybox, None)?)?;
+    fs::write(&roots.example, root(&busybox, Some(&server))?)?;
+    Ok(roots)
+}
+
+/// Imports `tar` as `image` into the daemon at `socket`.
+///
+/// # Errors
+/// When the daemon refuses.
+pub(crate) fn import(socket: &Path, tar: &Path, image: &str) -> Result<()> {
+    let (name, tag) = image.rsplit_once(':').context("an image without a tag")?;
+    let body = fs::read(tar).with_context(|| format!("{}", tar.display()))?;
+    // PATH as Docker's own images have it, and a command, so that a bare container runs.
+    let changes = "changes=ENV%20PATH%3D%2Fbin&changes=CMD%20%5B%22sh%22%5D";
+    let path = format!("/images/create?fromSrc=-&repo={name}&tag={tag}&{changes}");
+    let answer = Client::new(socket, LIMIT).request("POST", &path, "application/x-tar", &body)?;
+    let text = String::from_utf8_lossy(&answer.body);
+    if answer.status >= 400 || text.contains("\"errorDetail\"") {
+        bail!("{image} cannot be imported: {} {}", answer.status, text.trim());
+    }
+    Ok(())
+}
+
+/// Imports both images, those that the daemon has already included: they are cheap, and may have changed.
+///
+/// # Errors
+/// When the daemon refuses.
+pub(crate) fn import_all(socket: &Path, roots: &Roots) -> Result<()> {
+    import(socket, &roots.busybox, BUSYBOX)?;
+    import(socket, &roots.example, EXAMPLE)
+}
+
+/// A busybox that needs no libraries and has what the examples run.
+fn static_busybox(place: &Place) -> Result<PathBuf> {
+    if let Some(found) = process::on_path("busybox")
+        && is_suitable(&found)
+    {
+        return Ok(found);
+    }
+    let folder = apt::unpack(&place.cache, "busybox-static")
+        .context("a static busybox is needed for the images: install one (busybox-static), with httpd and nc in it")?;
+    for path in ["bin/busybox", "usr/bin/busybox"] {
+        let path = folder.join(path);
+        if is_suitable(&path) {
+            return Ok(path);
+        }
+    }
+    bail!("{} holds no usable busybox", folder.display())
+}
+
+fn is_suitable(busybox: &Path) -> bool {
+    let Ok(bytes) = fs::read(busybox) else { return false };
+    // A dynamic one names its loader.
+    let loader = b"/ld-";
+    if bytes.windows(loader.len()).take(64 << 10).any(|window| window == loader) {
+        return false;
+    }
+    applets(busybox).is_ok_and(|list| ["httpd", "nc", "sh", "wget"].iter().all(|one| list.iter().any(|it| it == one)))
+}
+
+fn applets(busybox: &Path) -> Result<Vec<String>> {
+    let list = process::output("busybox --list", Command::new(busybox).arg("--list"), Duration::from_secs(10))?;
+    Ok(list.lines().map(str::to_owned).collect())
+}
+
+/// Compiles `examples/servers`, static, so that it runs in an image without libraries.
+fn example_server(place: &Place) -> Result<PathBuf> {
+    let folder = place.root.join("examples/servers");
+    let target = place.target.join("examples");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(&folder)
+        .env("CARGO_TARGET_DIR", &target)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .args(["build", "--quiet", "--release", "--locked"]);
+    let log = place.fresh_log("examples-servers")?;
+    if !process::logged("cargo build of examples/servers", &mut command, &log, Duration::from_secs(600))? {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        bail!("examples/servers does not compile:\n{}", say::tail(&text, 20));
+    }
+    Ok(target.join("release/grpc-health"))
+}
+
+/// A root file system as tar: busybox and its links, and `server` with a page to serve.
+fn root(busybox: &Path, server: Option<&Path>) -> Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (folder, mode) in
+        [("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777), ("var", 0o755), ("var/tmp", 0o1777)]
+    {
+        append(&mut tar, folder, tar::EntryType::Directory, mode, b"")?;
+    }
+    append(&mut tar, "bin/busybox", tar::EntryType::Regular, 0o755, &fs::read(busybox)?)?;
+    for applet in applets(busybox)?.iter().filter(|applet| *applet != "busybox") {
+        let mut header = header(tar::EntryType::Symlink, 0o777, 0);
+        tar.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
+    }
+    append(
+        &mut tar,
+        "etc/passwd",
+        tar::EntryType::Regular,
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    )?;
+    append(&mut tar, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
+    if let Some(server) = server {
+        append(&mut tar, "bin/grpc-health", tar::EntryType::Regular, 0o755, &fs::read(server)?)?;
+        append(&mut tar, "www", tar::EntryType::Directory, 0o755, b"")?;
+        append(&mut tar, "www/index.html", tar::EntryType::Regular, 0o644, b"<h1>Served from a pod</h1>\n")?;
+    }
+    Ok(tar.into_inner()?)
+}
+
+fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size as u64);
+    header
+}
+
+fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, mode: u32, body: &[u8]) -> Result<()> {
+    let mut header = header(kind, mode, body.len());
+    tar.append_data(&mut header, path, body).with_context(|| format!("tar entry {path}"))
+}

@@ -1,0 +1,165 @@
+//! What was checked and how it went: a line for each step, the counts at the end. Must not run anything.
+
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use crate::{process, say};
+
+/// How one step went.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Outcome {
+    /// Tests or checks that passed.
+    pub passed: usize,
+    /// Those that failed.
+    pub failed: usize,
+    /// Those that were not run.
+    pub skipped: usize,
+    /// Why they were not run.
+    pub reason: Option<String>,
+    /// What to show of a failure.
+    pub details: Option<String>,
+}
+
+impl Outcome {
+    /// One check that passed.
+    pub(crate) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0, reason: None, details: None };
+    /// A step that counts for nothing.
+    pub(crate) const NOTHING: Self = Self { passed: 0, failed: 0, skipped: 0, reason: None, details: None };
+
+    /// One check that was not run.
+    pub(crate) fn skipped(reason: &str) -> Self {
+        Self { skipped: 1, reason: Some(reason.to_owned()), ..Self::NOTHING }
+    }
+}
+
+/// The sums.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    passed: usize,
+    failed: usize,
+    skipped: Vec<String>,
+    failures: Vec<String>,
+}
+
+impl Report {
+    /// Runs one step and prints its line; false when it failed. Its own error is a failure of the step.
+    ///
+    /// # Errors
+    /// Only when we were interrupted.
+    pub(crate) fn step(&mut self, name: &str, step: impl FnOnce() -> Result<Outcome>) -> Result<bool> {
+        if say::on_terminal() {
+            let mut out = std::io::stdout().lock();
+            let _ = write!(out, "..          {name}\r");
+            let _ = out.flush();
+        }
+        let started = Instant::now();
+        let outcome = step().unwrap_or_else(|error| Outcome {
+            failed: 1,
+            details: Some(format!("{error:#}")),
+            ..Outcome::NOTHING
+        });
+        process::check_interrupted()?;
+        self.add(name, started.elapsed(), outcome)
+    }
+
+    fn add(&mut self, name: &str, took: Duration, outcome: Outcome) -> Result<bool> {
+        self.passed += outcome.passed;
+        self.failed += outcome.failed;
+        let seconds = took.as_secs_f32();
+        if outcome.failed > 0 {
+            say!("FAIL {seconds:6.1} s  {name}");
+            if let Some(details) = &outcome.details {
+                say!("{}\n", indent(details));
+            }
+            self.failures.push(name.to_owned());
+            return Ok(false);
+        }
+        if let Some(reason) = &outcome.reason {
+            say!("skip {seconds:6.1} s  {name}: {reason}");
+            self.skipped.push(format!("{name}: {reason}"));
+            return Ok(true);
+        }
+        let count = if outcome.passed > 1 { format!(" ({} passed)", outcome.passed) } else { String::new() };
+        let ignored = if outcome.skipped > 0 { format!(" ({} skipped)", outcome.skipped) } else { String::new() };
+        if outcome.skipped > 0 {
+            self.skipped.push(format!("{name}: {} tests that say so themselves", outcome.skipped));
+        }
+        say!("ok   {seconds:6.1} s  {name}{count}{ignored}");
+        Ok(true)
+    }
+
+    /// Notes what is not run at all, and why.
+    pub(crate) fn skip(&mut self, name: &str, reason: &str) {
+        say!("skip           {name}: {reason}");
+        self.skipped.push(format!("{name}: {reason}"));
+    }
+
+    /// Notes a failure outside of any step.
+    pub(crate) fn note_failure(&mut self, what: &str) {
+        say!("FAIL           {what}");
+        self.failed += 1;
+        self.failures.push(what.lines().next().unwrap_or_default().to_owned());
+    }
+
+    /// Whether nothing failed and something passed.
+    pub(crate) fn is_green(&self) -> bool {
+        self.failed == 0 && self.passed > 0
+    }
+
+    /// Prints what failed, what was skipped and, as the last line of all, the counts.
+    pub(crate) fn finish(&self) {
+        say!("");
+        for failure in &self.failures {
+            say!("failed: {failure}");
+        }
+        if !self.skipped.is_empty() {
+            say!("{} skipped:", self.skipped.len());
+            for skipped in &self.skipped {
+                say!("  {}", skipped.lines().next().unwrap_or_default());
+            }
+        }
+        say!("{} passed, {} failed", self.passed, self.failed);
+    }
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("     {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Adds up the lines `test result: ok. 3 passed; 0 failed; 1 ignored; …` of test binaries.
+pub(crate) fn counts(text: &str) -> Outcome {
+    let mut sum = Outcome::NOTHING;
+    for line in text.lines() {
+        let Some(rest) = line.trim_start().strip_prefix("test result: ") else { continue };
+        for part in rest.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(word)) = (words.next(), words.next()) else { continue };
+            let Ok(number) = number.parse::<usize>() else { continue };
+            match word {
+                "passed" => sum.passed += number,
+                "failed" => sum.failed += number,
+                "ignored" => sum.skipped += number,
+                _ => {}
+            }
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_added_up() {
+        let text = "running 3 tests\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+                    x\ntest result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.25s\n";
+        let sum = counts(text);
+        assert_eq!((sum.passed, sum.failed, sum.skipped), (5, 4, 1));
+        assert_eq!(counts("nothing"), Outcome::NOTHING);
+    }
+}

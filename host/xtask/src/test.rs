@@ -1,0 +1,301 @@
+//! `cargo xtask test`: all set-up, then every check and every test, one line for each with its time; the last
+//! line counts them. Must not hold a test itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    docker, guests,
+    place::Place,
+    process,
+    report::{Outcome, Report, counts},
+    say, vm,
+    world::{self, World},
+};
+
+/// `cargo xtask test`.
+#[derive(Args, Debug)]
+pub(crate) struct Test {
+    /// Only what needs neither root nor Docker: format, lints, units, properties, tidy.
+    #[arg(long)]
+    fast: bool,
+    /// No emulated machine (it takes minutes).
+    #[arg(long)]
+    no_vm: bool,
+    /// Only end-to-end tests whose names contain this; nothing else is checked.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Runs everything; true when nothing failed.
+///
+/// # Errors
+/// When interrupted, or when not even set-up is possible.
+pub(crate) fn run(place: &Place, args: &Test) -> Result<bool> {
+    let mut report = Report::default();
+    let result = steps(place, args, &mut report);
+    if let Err(error) = &result {
+        report.note_failure(&format!("{error:#}"));
+    }
+    report.finish();
+    Ok(result.is_ok() && report.is_green())
+}
+
+fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
+    if !args.fast {
+        // Said at once, not after minutes of compiling.
+        world::require()?;
+    }
+    let full = args.only.is_none();
+    let built = report.step("plugins: build", || {
+        guests::build(&place.root)?;
+        Ok(Outcome::PASSED)
+    })?;
+    if full {
+        report.step("format", || check(place, "format", cargo(place).args(["fmt", "--all", "--check"])))?;
+        report.step("clippy", || {
+            let mut command = cargo(place);
+            command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+            check(place, "clippy", &mut command)
+        })?;
+        report.step("deny", || deny(place))?;
+    }
+    if !built {
+        report.skip("tests", "the plugins do not build");
+        return Ok(());
+    }
+    let mut tests = Vec::new();
+    let compiled = report.step("compile", || {
+        tests = compile(place)?;
+        Ok(Outcome::PASSED)
+    })?;
+    if !compiled {
+        report.skip("tests", "they do not compile");
+        return Ok(());
+    }
+    let (e2e, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.name == "e2e");
+    if full {
+        for test in &others {
+            report.step(&format!("{}: {}", test.package, test.name), || test.run(place))?;
+        }
+        report.step("documentation examples", || {
+            let mut command = cargo(place);
+            command.args(["test", "--quiet", "--workspace", "--doc"]);
+            counted(place, "doc", &mut command, 15 * MINUTE)
+        })?;
+        plugins(place, report)?;
+    }
+    if args.fast {
+        report.skip("end to end", "--fast");
+        return Ok(());
+    }
+    end_to_end(place, args, report, &e2e)
+}
+
+fn end_to_end(place: &Place, args: &Test, report: &mut Report, e2e: &[Executable]) -> Result<()> {
+    let Some(e2e) = e2e.first() else {
+        report.skip("end to end", "the tree has no tests/tests/e2e");
+        return Ok(());
+    };
+    let mut flavors = Vec::new();
+    report.step("docker: the system's", || {
+        flavors.push(docker::system()?);
+        Ok(Outcome::PASSED)
+    })?;
+    let mut why = None;
+    report.step("docker: 29", || match docker::twenty_nine(place) {
+        Ok(flavor) => {
+            flavors.push(flavor);
+            Ok(Outcome::PASSED)
+        }
+        Err(error) => {
+            process::check_interrupted()?;
+            why = Some(format!("{error:#}"));
+            Ok(Outcome::NOTHING)
+        }
+    })?;
+    if let Some(why) = why {
+        report.skip("end to end on docker-29", &why);
+    }
+    for flavor in flavors {
+        let name = format!("end to end: {}", flavor.name);
+        report.step(&name, || {
+            let world = World::prepare(place, flavor.clone())?;
+            let limit = 20 * MINUTE;
+            let mut command = vec![e2e.path.display().to_string()];
+            command.extend(args.only.clone());
+            let mut command = world.command(place, &command, limit);
+            e2e.environment(place, &mut command);
+            counted(place, &flavor.name, &mut command, limit + 2 * MINUTE)
+        })?;
+    }
+    if args.no_vm || args.only.is_some() {
+        report.skip("virtual machine", "not asked for");
+        return Ok(());
+    }
+    vm::test(place, report, &e2e.path)
+}
+
+/// A compiled test binary.
+#[derive(Debug)]
+struct Executable {
+    package: String,
+    name: String,
+    path: PathBuf,
+    /// The package's folder: where cargo, too, would run it.
+    folder: PathBuf,
+}
+
+impl Executable {
+    fn run(&self, place: &Place) -> Result<Outcome> {
+        let mut command = Command::new(&self.path);
+        self.environment(place, &mut command);
+        counted(place, &format!("{}-{}", self.package, self.name), &mut command, 15 * MINUTE)
+    }
+
+    /// What a test finds when cargo runs it, and where `longshore` is.
+    fn environment(&self, place: &Place, command: &mut Command) {
+        command
+            .current_dir(&self.folder)
+            .env("CARGO_MANIFEST_DIR", &self.folder)
+            .env("CARGO", program())
+            .env("LONGSHORE_BIN", place.target.join("debug/longshore"))
+            .env("INSTA_UPDATE", "no")
+            .env("INSTA_WORKSPACE_ROOT", &place.root)
+            .env("RUST_BACKTRACE", "1");
+    }
+}
+
+/// Compiles the workspace's tests and its binary with one call, so that cargo settles features once.
+fn compile(place: &Place) -> Result<Vec<Executable>> {
+    let messages = place.fresh_log("compile-messages")?;
+    let errors = place.fresh_log("compile")?;
+    let (out, _) = process::log_pair(&messages)?;
+    let (err, _) = process::log_pair(&errors)?;
+    let mut command = cargo(place);
+    command
+        .args(["build", "--quiet", "--workspace", "--all-targets", "--message-format", "json-render-diagnostics"])
+        .stdout(out)
+        .stderr(err);
+    if !process::Running::start("cargo build", &mut command)?.wait(30 * MINUTE)?.success() {
+        bail!("{}", say::tail(&fs::read_to_string(&errors)?, 60));
+    }
+    let mut tests = Vec::new();
+    for line in fs::read_to_string(&messages)?.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages")?;
+        if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+            continue;
+        }
+        let (Some(path), Some(manifest)) = (message["executable"].as_str(), message["manifest_path"].as_str()) else {
+            continue;
+        };
+        let folder = Path::new(manifest).parent().context("a manifest without a folder")?;
+        tests.push(Executable {
+            package: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: message["target"]["name"].as_str().unwrap_or("?").replace("longshore_", ""),
+            path: path.into(),
+            folder: folder.to_owned(),
+        });
+    }
+    tests.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
+    Ok(tests)
+}
+
+/// The guests' own tests run natively: what they decide needs no WebAssembly.
+fn plugins(place: &Place, report: &mut Report) -> Result<()> {
+    let plugins = place.root.join("plugins");
+    let mut manifests = vec![plugins.join("Cargo.toml")];
+    if !manifests[0].is_file() {
+        manifests.clear();
+        for entry in fs::read_dir(&plugins).into_iter().flatten() {
+            manifests.push(entry?.path().join("Cargo.toml"));
+        }
+        manifests.retain(|manifest| manifest.is_file());
+        manifests.sort();
+    }
+    for manifest in manifests {
+        let folder = manifest.parent().unwrap_or(&plugins);
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        report.step(&format!("plugins, natively: {name}"), || {
+            let mut command = cargo(place);
+            command.current_dir(folder).env("CARGO_TARGET_DIR", place.target.join("plugins-native")).args([
+                "test",
+                "--quiet",
+                "--workspace",
+            ]);
+            counted(place, &format!("plugins-{name}"), &mut command, 15 * MINUTE)
+        })?;
+    }
+    Ok(())
+}
+
+fn deny(place: &Place) -> Result<Outcome> {
+    if process::on_path("cargo-deny").is_none() {
+        // It takes ten minutes of two cores to build: too dear for CI, so tidy.rs checks the walls as well.
+        return Ok(Outcome::skipped("cargo-deny is not installed (`cargo install --locked cargo-deny` to have it)"));
+    }
+    let mut command = cargo(place);
+    command.args([
+        "deny",
+        "--workspace",
+        "--all-features",
+        "check",
+        "--config",
+        ".deny.toml",
+        "bans",
+        "licenses",
+        "sources",
+    ]);
+    check(place, "deny", &mut command)
+}
+
+/// A check that passes or fails as a whole; what it printed is shown when it fails.
+fn check(place: &Place, name: &str, command: &mut Command) -> Result<Outcome> {
+    let log = place.fresh_log(name)?;
+    if process::logged(name, command, &log, 30 * MINUTE)? {
+        return Ok(Outcome::PASSED);
+    }
+    bail!("{}", say::tail(&fs::read_to_string(&log)?, 80))
+}
+
+/// Test binaries: their `test result:` lines are added up; what failed is shown.
+pub(crate) fn counted(place: &Place, name: &str, command: &mut Command, limit: Duration) -> Result<Outcome> {
+    let log = place.fresh_log(name)?;
+    let started = Instant::now();
+    let ended = process::logged(name, command, &log, limit);
+    let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    let mut outcome = counts(&text);
+    match ended {
+        Ok(true) => Ok(outcome),
+        Ok(false) => {
+            outcome.failed = outcome.failed.max(1);
+            outcome.details = Some(format!("{}\n(whole log: {})", say::tail(&text, 120), log.display()));
+            Ok(outcome)
+        }
+        Err(error) => {
+            process::check_interrupted()?;
+            let seconds = started.elapsed().as_secs();
+            bail!("after {seconds} s: {error:#}\n{}\n(whole log: {})", say::tail(&text, 60), log.display())
+        }
+    }
+}
+
+fn program() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn cargo(place: &Place) -> Command {
+    let mut command = Command::new(program());
+    command.current_dir(&place.root);
+    command
+}
