@@ -35,6 +35,9 @@ pub(crate) struct Test {
     only: Option<String>,
 }
 
+/// The version that is installed when none is on the PATH.
+const CARGO_DENY: &str = "0.20.2";
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Runs everything; true when nothing failed.
@@ -68,7 +71,14 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
             command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
             check(place, "clippy", &mut command)
         })?;
-        report.step("deny", || deny(place))?;
+        let mut denied = Vec::new();
+        report.step("deny: set-up, bans, licences, sources", || {
+            denied = deny(place, args.fast)?;
+            Ok(denied.first().cloned().unwrap_or_default())
+        })?;
+        for outcome in denied.drain(1.min(denied.len())..) {
+            report.step("deny: advisories", || Ok(outcome))?;
+        }
     }
     if !built {
         report.skip("tests", "the plugins do not build");
@@ -171,8 +181,7 @@ impl Executable {
             .env("CARGO", program())
             .env("LONGSHORE_BIN", place.target.join("debug/longshore"))
             .env("INSTA_UPDATE", "no")
-            .env("INSTA_WORKSPACE_ROOT", &place.root)
-            .env("RUST_BACKTRACE", "1");
+            .env("INSTA_WORKSPACE_ROOT", &place.root);
     }
 }
 
@@ -239,24 +248,42 @@ fn plugins(place: &Place, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn deny(place: &Place) -> Result<Outcome> {
-    if process::on_path("cargo-deny").is_none() {
-        // It takes ten minutes of two cores to build: too dear for CI, so tidy.rs checks the walls as well.
-        return Ok(Outcome::skipped("cargo-deny is not installed (`cargo install --locked cargo-deny` to have it)"));
-    }
-    let mut command = cargo(place);
-    command.args([
-        "deny",
-        "--workspace",
-        "--all-features",
-        "check",
-        "--config",
-        ".deny.toml",
-        "bans",
-        "licenses",
-        "sources",
-    ]);
-    check(place, "deny", &mut command)
+/// Walls, licences and sources always; advisories when their database can be fetched.
+fn deny(place: &Place, fast: bool) -> Result<Vec<Outcome>> {
+    let cached = place.cache.join(format!("cargo-deny-{CARGO_DENY}"));
+    let found =
+        process::on_path("cargo-deny").or_else(|| Some(cached.join("bin/cargo-deny")).filter(|it| it.is_file()));
+    let program = match found {
+        Some(program) => program,
+        None if fast => return Ok(vec![Outcome::skipped("cargo-deny is not installed, and this is --fast")]),
+        None => {
+            say!("installing cargo-deny into {} (two or three minutes, once)", cached.display());
+            let mut command = cargo(place);
+            command.args(["install", "--locked", "--quiet", "--root"]).arg(&cached);
+            command.arg(format!("cargo-deny@{CARGO_DENY}")).env("CARGO_TARGET_DIR", place.work().join("cargo-deny"));
+            let installed = check(place, "cargo-deny-install", &mut command);
+            let _ = fs::remove_dir_all(place.work().join("cargo-deny"));
+            if let Err(error) = installed {
+                process::check_interrupted()?;
+                return Ok(vec![Outcome::skipped(&format!("cargo-deny cannot be installed: {error:#}"))]);
+            }
+            cached.join("bin/cargo-deny")
+        }
+    };
+    let run = |what: &[&str]| {
+        let mut command = Command::new(&program);
+        command.current_dir(&place.root).env("CARGO", self::program());
+        command.args(["--workspace", "--all-features", "--config", ".deny.toml", "check"]).args(what);
+        check(place, &format!("deny-{}", what[0]), &mut command)
+    };
+    let walls = run(&["bans", "licenses", "sources"])?;
+    let advisories = match run(&["advisories"]) {
+        Err(error) if format!("{error:#}").contains("failed to fetch advisory database") => {
+            Outcome::skipped("the RustSec database cannot be fetched")
+        }
+        other => other?,
+    };
+    Ok(vec![walls, advisories])
 }
 
 /// A check that passes or fails as a whole; what it printed is shown when it fails.
