@@ -4,7 +4,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -45,11 +45,6 @@ impl Client {
     /// A client of the server at `socket`; nothing is connected yet. `limit` is for each read and write.
     pub(crate) fn new(socket: impl Into<PathBuf>, limit: Duration) -> Self {
         Self { socket: socket.into(), connection: None, limit }
-    }
-
-    /// The socket's path.
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// Sends a request and reads its answer.

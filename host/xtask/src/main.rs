@@ -2,6 +2,7 @@
 //! second command. Must not depend on any room of the host: it builds and runs them as a user would.
 
 mod apt;
+mod demo;
 mod docker;
 mod guests;
 mod http;
@@ -33,6 +34,8 @@ struct Xtask {
 enum Task {
     /// Build the built-in plugins (WebAssembly components).
     Plugins,
+    /// Do all set-up and run the example pods, shown live.
+    Demo(demo::Demo),
     /// Do all set-up and run every test.
     Test(test::Test),
     /// Run a command with a private Docker, registry and images, all gone when it ends.
@@ -59,6 +62,7 @@ fn run(task: &Task) -> Result<ExitCode> {
             guests::build(&place.root)?;
             true
         }
+        Task::Demo(args) => demo::run(&place, args)?,
         Task::Test(args) => test::run(&place, args)?,
         Task::World(args) => world::open(&place, args)?,
         Task::Inside(args) => {

@@ -1,0 +1,157 @@
+//! The Docker of the demo: one that runs, or one that is installed and started after saying so, and stopped again
+//! by `--stop`. Must not stop one that it did not start.
+
+use std::{
+    env, fs,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{apt, http::Client, place, process, say};
+
+/// A Docker that answers.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Its version.
+    pub version: String,
+}
+
+/// The running Docker, or one that is started now (and installed, if need be).
+///
+/// # Errors
+/// When there is none and none can be had.
+pub(crate) fn find_or_start(root: &Path) -> Result<Engine> {
+    let given = env::var("DOCKER_HOST").ok().and_then(|host| host.strip_prefix("unix://").map(PathBuf::from));
+    let socket = given.unwrap_or_else(|| "/var/run/docker.sock".into());
+    if let Ok(version) = ask(&socket) {
+        return Ok(Engine { socket, version });
+    }
+    if process::on_path("dockerd").is_none() {
+        if !place::has_apt() {
+            bail!(
+                "no Docker answers at {}, and there is no apt-get to install one: start Docker first",
+                socket.display()
+            );
+        }
+        apt::install(&["docker.io"], "no Docker is installed")?;
+    }
+    if ask(&socket).is_err() {
+        start(&socket, root)?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match ask(&socket) {
+            Ok(version) => return Ok(Engine { socket, version }),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("Docker does not come up at {}", socket.display())));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+        process::check_interrupted()?;
+    }
+}
+
+fn ask(socket: &Path) -> Result<String> {
+    let version = Client::new(socket, Duration::from_secs(10)).get("/version")?;
+    Ok(version["Version"].as_str().context("a Docker without a version")?.to_owned())
+}
+
+fn start(socket: &Path, root: &Path) -> Result<()> {
+    if Path::new("/run/systemd/system").is_dir() {
+        say!("starting Docker: systemctl start docker");
+        process::output("systemctl", Command::new("systemctl").args(["start", "docker"]), Duration::from_secs(90))?;
+        return Ok(());
+    }
+    say!("starting Docker: dockerd (its log is {}; `cargo xtask demo --stop` stops it)", log(root).display());
+    let program = process::on_path("dockerd").context("dockerd is not on the PATH")?;
+    let (out, err) = process::log_pair(&log(root))?;
+    // Not a `Running`: it is to outlive us, as the pods do.
+    let child = Command::new(program)
+        .arg("-H")
+        .arg(format!("unix://{}", socket.display()))
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .process_group(0)
+        .spawn()
+        .context("dockerd cannot be started")?;
+    fs::write(pid_file(root), child.id().to_string())?;
+    Ok(())
+}
+
+/// Stops the daemon that [`find_or_start`] started, if it did.
+///
+/// # Errors
+/// When it does not end within half a minute.
+pub(crate) fn stop(root: &Path) -> Result<()> {
+    let Some(pid) = ours(root) else { return Ok(()) };
+    say!("stopping the dockerd that the demo started");
+    let Some(process) = Pid::from_raw(pid) else { return Ok(()) };
+    let _ = kill_process(process, Signal::TERM);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while ours(root).is_some() {
+        if Instant::now() > deadline {
+            bail!("dockerd (process {pid}) does not end");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The process that we started, if it is still that one.
+fn ours(root: &Path) -> Option<i32> {
+    let pid: i32 = fs::read_to_string(pid_file(root)).ok()?.trim().parse().ok()?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let state = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let zombie = state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
+    (name.trim() == "dockerd" && !zombie).then_some(pid)
+}
+
+/// Unmounts what lies under `root` (tmpfs of Secrets, bind mounts of subPaths) and removes it, unless a dockerd of
+/// ours still writes its log there: then everything but that.
+///
+/// # Errors
+/// When something cannot be removed.
+pub(crate) fn clean(root: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mut points: Vec<String> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(|point| point.replace("\\040", " "))
+        .filter(|point| Path::new(point).starts_with(root) && Path::new(point) != root)
+        .collect();
+    points.reverse();
+    for point in points {
+        process::output("umount", Command::new("umount").arg(&point), Duration::from_secs(20))?;
+    }
+    let keep = ours(root).is_some();
+    for entry in fs::read_dir(root).into_iter().flatten() {
+        let path = entry?.path();
+        if keep && (path == log(root) || path == pid_file(root)) {
+            continue;
+        }
+        let removed =
+            if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("{}", path.display()))?;
+    }
+    if !keep {
+        let _ = fs::remove_dir(root);
+    }
+    Ok(())
+}
+
+fn log(root: &Path) -> PathBuf {
+    root.join("dockerd.log")
+}
+
+fn pid_file(root: &Path) -> PathBuf {
+    root.join("dockerd.pid")
+}

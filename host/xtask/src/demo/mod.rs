@@ -1,0 +1,285 @@
+//! `cargo xtask demo`: everything from a fresh machine to the example pods being Ready, shown live; and its
+//! removal. Must not touch containers of anybody else.
+
+mod engine;
+mod pods;
+mod table;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    docker, guests, images,
+    place::{self, Place},
+    process::{self, Running},
+    say,
+};
+
+/// `cargo xtask demo`.
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// End with 0 when all pods are Ready, and remove them again.
+    #[arg(long)]
+    once: bool,
+    /// Remove everything of an earlier demo: pods, agent, files, and a Docker daemon that it started.
+    #[arg(long, conflicts_with = "once")]
+    stop: bool,
+    /// Where the demo's agent keeps its state.
+    #[arg(long, default_value = "/var/lib/longshore-demo")]
+    root_dir: PathBuf,
+    /// How long `--once` waits for all pods to be Ready, seconds.
+    #[arg(long, default_value_t = 120)]
+    limit: u64,
+    /// Use the debug build: quicker to compile, slower to run.
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Where a demo has its things.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    /// The agent's `--root-dir`.
+    root: PathBuf,
+    /// A copy of `examples/manifests`, to edit at will.
+    manifests: PathBuf,
+    /// The agent's log.
+    log: PathBuf,
+    /// The binary.
+    binary: PathBuf,
+}
+
+/// Runs the demo; true when it went well.
+///
+/// # Errors
+/// When set-up fails.
+pub(crate) fn run(place: &Place, args: &Demo) -> Result<bool> {
+    if !place::is_root() {
+        bail!("the demo runs pods, which needs root: `sudo -E env \"PATH=$PATH\" cargo xtask demo`");
+    }
+    let profile = if args.debug { "debug" } else { "release" };
+    let paths = Paths {
+        manifests: args.root_dir.join("manifests"),
+        log: args.root_dir.join("longshore.log"),
+        binary: place.target.join(profile).join("longshore"),
+        root: args.root_dir.clone(),
+    };
+    if args.stop {
+        return stop(&paths);
+    }
+    let engine = engine::find_or_start(&paths.root)?;
+    say!("Docker {} at {}", engine.version, engine.socket.display());
+    build(place, args.debug)?;
+    say!("making the images {} and {} (nothing is pulled)", images::BUSYBOX, images::EXAMPLE);
+    images::import_all(&engine.socket, &images::roots(place)?)?;
+    copy_manifests(&place.root.join("examples/manifests"), &paths.manifests)?;
+
+    let mut agent = start(&paths, &engine.socket)?;
+    let expected = fs::read_dir(&paths.manifests)?.count();
+    let result = watch(&paths, &mut agent, expected, args);
+    if args.once {
+        let ready = match result {
+            Ok(ready) => ready,
+            Err(error) => {
+                say!("{error:#}");
+                false
+            }
+        };
+        if !ready {
+            explain(&paths);
+        }
+        // The agent itself takes the pods down; Ctrl-C leaves them to `--stop`.
+        if process::interrupted() {
+            agent.stop(Duration::from_secs(20));
+            farewell(&paths);
+            return Ok(false);
+        }
+        let removed = pods::remove_all(&paths);
+        agent.stop(Duration::from_secs(20));
+        removed?;
+        engine::clean(&paths.root)?;
+        say!("{}", if ready { "all pods were Ready; they are removed again" } else { "not all pods became Ready" });
+        return Ok(ready);
+    }
+    agent.stop(Duration::from_secs(20));
+    result?;
+    farewell(&paths);
+    Ok(true)
+}
+
+fn build(place: &Place, debug: bool) -> Result<()> {
+    say!("building the plugins");
+    guests::build(&place.root)?;
+    say!("building longshore{}", if debug { "" } else { " (release; the first time takes some minutes)" });
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&place.root).args(["build", "--quiet", "-p", "longshore-agent", "--bin", "longshore"]);
+    if !debug {
+        command.arg("--release");
+    }
+    if !Running::start("cargo build", &mut command)?.wait(Duration::from_secs(3600))?.success() {
+        bail!("longshore does not compile");
+    }
+    Ok(())
+}
+
+fn copy_manifests(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("{}", to.display()))?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        // Written beside and renamed: an agent that runs must never see half a file.
+        let partial = to.join(format!(".{}", entry.file_name().display()));
+        fs::copy(entry.path(), &partial)?;
+        fs::rename(&partial, to.join(entry.file_name()))?;
+    }
+    let _ = fs::remove_file(to.join(pods::EMPTY));
+    Ok(())
+}
+
+/// Starts the agent; it writes to its log alone.
+fn start(paths: &Paths, socket: &Path) -> Result<Running> {
+    let (out, err) = process::log_pair(&paths.log)?;
+    let mut command = Command::new(&paths.binary);
+    command
+        .arg("run")
+        .arg("--config")
+        .arg(&paths.manifests)
+        .arg("--root-dir")
+        .arg(&paths.root)
+        .arg("--docker-endpoint")
+        .arg(format!("unix://{}", socket.display()))
+        .arg("--register-node=false")
+        .stdout(out)
+        .stderr(err);
+    let agent = Running::start("longshore", &mut command)?;
+    say!("");
+    say!("longshore runs on {}", paths.manifests.display());
+    say!("  its log     {}", paths.log.display());
+    say!("  its state   {}", paths.root.display());
+    say!("  pods' logs  /var/log/pods, or: {} logs --root-dir {} web", paths.binary.display(), paths.root.display());
+    for socket in sockets(&paths.root) {
+        say!("  its socket  {}", socket.display());
+    }
+    say!("Edit, add or remove a file there, and it follows within a second.");
+    say!("");
+    Ok(agent)
+}
+
+/// The agent's sockets, once they are there (a few seconds at most).
+fn sockets(root: &Path) -> Vec<PathBuf> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let entries = fs::read_dir(root).into_iter().flatten().flatten();
+        let found: Vec<_> =
+            entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_socket())).map(|it| it.path()).collect();
+        if !found.is_empty() || Instant::now() > deadline || process::interrupted() {
+            return found;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Shows the pods until all are Ready (`--once`) or Ctrl-C; true when all are Ready.
+fn watch(paths: &Paths, agent: &mut Running, expected: usize, args: &Demo) -> Result<bool> {
+    let started = Instant::now();
+    let limit = Duration::from_secs(args.limit);
+    let mut table = table::Table::new(started);
+    let mut told = false;
+    loop {
+        if process::interrupted() {
+            return Ok(false);
+        }
+        if let Some(status) = agent.try_wait()? {
+            let text = fs::read_to_string(&paths.log).unwrap_or_default();
+            bail!("longshore ended ({status}); {} ends:\n{}", paths.log.display(), say::tail(&text, 20));
+        }
+        // Until its socket is there, there is nothing to show.
+        let pods = pods::list(paths).unwrap_or_default();
+        table.show(&pods);
+        let ready = pods.len() >= expected && pods.iter().all(|pod| pod.ready);
+        if ready && !told {
+            told = true;
+            table.note(&format!("all {} pods are Ready after {:.1} s", pods.len(), started.elapsed().as_secs_f32()));
+            if args.once {
+                return Ok(true);
+            }
+            table.note("`flaky` turns unhealthy after 30 seconds and is restarted; Ctrl-C ends the show");
+        }
+        if args.once && started.elapsed() > limit {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Says why each pod that is not Ready is not, and how the log ends.
+fn explain(paths: &Paths) {
+    for pod in pods::list(paths).unwrap_or_default().iter().filter(|pod| !pod.ready) {
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        say!("--- longshore why {name}");
+        let mut command = Command::new(&paths.binary);
+        command.arg("why").arg(&name).arg("--root-dir").arg(&paths.root);
+        match process::output("longshore why", &mut command, Duration::from_secs(10)) {
+            Ok(text) => say!("{}", text.trim_end()),
+            Err(error) => say!("{error:#}"),
+        }
+    }
+    say!("--- the end of {}", paths.log.display());
+    say!("{}", say::tail(&fs::read_to_string(&paths.log).unwrap_or_default(), 40));
+}
+
+fn farewell(paths: &Paths) {
+    let manifests = paths.manifests.display();
+    say!("");
+    say!("The agent has stopped. Its pods keep running, as they do through an upgrade:");
+    say!("  see them           docker ps --filter label=dev.longshore.root");
+    say!("  take them up again cargo xtask demo        (adopts them: nothing restarts)");
+    say!("  remove all of it   cargo xtask demo --stop (pods, images, {manifests}, {})", paths.root.display());
+}
+
+/// Removes all that a demo left.
+fn stop(paths: &Paths) -> Result<bool> {
+    if !paths.root.exists() {
+        say!("there is no demo at {}", paths.root.display());
+        return Ok(true);
+    }
+    let engine = engine::find_or_start(&paths.root)?;
+    let graceful = if paths.binary.is_file() && paths.manifests.is_dir() {
+        start(paths, &engine.socket).and_then(|mut agent| {
+            let removed = pods::remove_all(paths);
+            agent.stop(Duration::from_secs(20));
+            removed
+        })
+    } else {
+        Err(anyhow::anyhow!("{} is not built any more", paths.binary.display()))
+    };
+    if let Err(error) = graceful {
+        say!("the pods did not go by themselves ({error:#}); removing the containers of this root dir by force");
+        let count = pods::remove_by_force(&engine.socket, &paths.root)?;
+        say!("{count} containers removed");
+    }
+    for image in [images::BUSYBOX, images::EXAMPLE] {
+        let mut client = crate::http::Client::new(&engine.socket, Duration::from_secs(30));
+        let _ = client.request("DELETE", &format!("/images/{image}"), "", b"");
+    }
+    engine::stop(&paths.root)?;
+    engine::clean(&paths.root)?;
+    say!("the demo is gone");
+    Ok(true)
+}
+
+/// Removes the containers that carry `label` in the daemon at `socket`.
+///
+/// # Errors
+/// When the daemon refuses.
+fn remove_labelled(socket: &Path, label: &str) -> Result<usize> {
+    let filters = format!("%7B%22label%22%3A%5B%22{}%22%5D%7D", label.replace('=', "%3D"));
+    docker::remove_containers(socket, &filters)
+}
