@@ -4,6 +4,10 @@
 
 use k8s_openapi::api::core::v1;
 
+use crate::node::{CgroupDriver, NodeFacts};
+use crate::pod::Pod;
+use crate::resources;
+
 /// Quality of service of a pod (`pkg/apis/core/v1/helper/qos`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Qos {
@@ -75,13 +79,46 @@ impl PodCgroup {
     }
 }
 
-/// The class of a pod.
+/// A pod's cgroup with its limits (ResourceConfigForPod). Limits are set only where every container has one, or
+/// `spec.resources` does.
+pub fn pod_cgroup(pod: &Pod, _node: &NodeFacts) -> PodCgroup {
+    let spec = pod.spec();
+    let qos = qos(spec);
+    let limit = |name| if qos == Qos::BestEffort { None } else { resources::pod_limit(spec, name) };
+    let request = if qos == Qos::BestEffort { 0 } else { resources::pod_request(spec, "cpu") };
+    PodCgroup {
+        uid: pod.id.uid.clone(),
+        qos,
+        cpu_shares: resources::milli_cpu_to_shares(request),
+        cpu_quota: limit("cpu").map(resources::milli_cpu_to_quota),
+        memory: limit("memory"),
+        pids: None,
+    }
+}
+
+/// The cgroup that a pod's containers are put in, as the runtime is told it: a path below the root, or a slice's name.
+pub fn parent(pod: &Pod, node: &NodeFacts) -> String {
+    let cgroup = pod_cgroup(pod, node);
+    match node.cgroup_driver {
+        CgroupDriver::Cgroupfs => cgroup.cgroupfs_path(),
+        CgroupDriver::Systemd => cgroup.systemd_slice(),
+    }
+}
+
+/// The class of a pod: of `spec.resources` where that is set, else of its containers.
 pub fn qos(spec: &v1::PodSpec) -> Qos {
+    let pod_level = spec.resources.as_ref().filter(|resources| {
+        let lists = [resources.requests.as_ref(), resources.limits.as_ref()];
+        lists.into_iter().flatten().any(|list| list.contains_key("cpu") || list.contains_key("memory"))
+    });
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let lists: Vec<_> = match pod_level {
+        Some(_) => vec![pod_level],
+        None => containers.map(|container| container.resources.as_ref()).collect(),
+    };
     let mut any = false;
     let mut all = true;
-    for container in containers {
-        let resources = container.resources.as_ref();
+    for resources in lists {
         let limits = resources.and_then(|resources| resources.limits.as_ref());
         let requests = resources.and_then(|resources| resources.requests.as_ref());
         for name in ["cpu", "memory"] {
@@ -99,3 +136,6 @@ pub fn qos(spec: &v1::PodSpec) -> Qos {
         (true, false) => Qos::Burstable,
     }
 }
+
+#[cfg(test)]
+mod tests;

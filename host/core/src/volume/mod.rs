@@ -2,11 +2,21 @@
 //!
 //! [`VolumeSpec`] says what a volume holds, completely; making it so is the filesystem's work.
 
+mod payload;
+mod references;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
+
+pub(crate) use self::payload::secret_data;
+pub use self::references::{ObjectKind, ObjectReference, pull_secrets, references};
+pub use self::resolve::{VolumeProblem, is_read_only, resolve};
 
 /// A volume that a pod needs on the node.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,177 @@
+//! CPU and memory: from quantities in a pod's spec to shares, quotas, limits and oom scores.
+//!
+//! As `pkg/kubelet/cm/helpers_linux.go`, `pkg/kubelet/kuberuntime/kuberuntime_container_linux.go`,
+//! `pkg/kubelet/qos/policy.go` and `component-helpers/resource/helpers.go`. Amounts are in thousandths of a core for
+//! `cpu` and in bytes or pieces for everything else. Quantities that cannot be read count as not set: manifests
+//! that hold such are refused before they come here.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::cgroup::{Qos, qos};
+use crate::container::Resources;
+use crate::node::NodeFacts;
+use crate::pod::{ContainerKind, ContainerOf, Pod, init_kind};
+use crate::quantity;
+
+/// CFS period in µs that quotas are given for.
+pub const QUOTA_PERIOD: i64 = 100_000;
+/// The least quota that the kernel takes, in µs.
+const MIN_QUOTA: i64 = 1_000;
+/// The least and the most shares that the kernel takes.
+const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 262_144;
+const SHARES_PER_CORE: i64 = 1_024;
+
+/// `oom_score_adj` of pause containers, before clamping.
+const SANDBOX_OOM_SCORE_ADJ: i32 = -998;
+/// `oom_score_adj` of Guaranteed and of node-critical pods.
+const GUARANTEED_OOM_SCORE_ADJ: i32 = -997;
+/// `oom_score_adj` of BestEffort pods.
+const BEST_EFFORT_OOM_SCORE_ADJ: i32 = 1000;
+/// Pods of this priority and above are critical (`scheduling.SystemCriticalPriority`).
+const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
+
+/// CPU shares (cgroup v1's scale) for an amount of CPU: 1024 a core, between 2 and 262144.
+pub fn milli_cpu_to_shares(milli: i64) -> i64 {
+    (milli.max(0).saturating_mul(SHARES_PER_CORE) / 1000).clamp(MIN_SHARES, MAX_SHARES)
+}
+
+/// CFS quota in µs per [`QUOTA_PERIOD`] for an amount of CPU, at least 1 ms; 0, which is no quota, for none.
+pub fn milli_cpu_to_quota(milli: i64) -> i64 {
+    if milli <= 0 { 0 } else { (milli.saturating_mul(QUOTA_PERIOD) / 1000).max(MIN_QUOTA) }
+}
+
+fn amount(list: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
+    let found = list?.get(name)?;
+    let parsed = if name == "cpu" { quantity::milli(found) } else { quantity::value(found) };
+    parsed.filter(|amount| *amount > 0)
+}
+
+/// A container's limit; `None` where it is not set or zero.
+pub fn limit(container: &v1::Container, name: &str) -> Option<i64> {
+    amount(container.resources.as_ref()?.limits.as_ref(), name)
+}
+
+/// A container's request, which is its limit where only that is set; `None` where neither is.
+pub fn request(container: &v1::Container, name: &str) -> Option<i64> {
+    let resources = container.resources.as_ref()?;
+    match resources.requests.as_ref().is_some_and(|requests| requests.contains_key(name)) {
+        true => amount(resources.requests.as_ref(), name),
+        false => amount(resources.limits.as_ref(), name),
+    }
+}
+
+/// The limit in `spec.resources`, where it is set.
+pub fn pod_level_limit(spec: &v1::PodSpec, name: &str) -> Option<i64> {
+    amount(spec.resources.as_ref()?.limits.as_ref(), name)
+}
+
+/// The request in `spec.resources`, where it is set.
+pub fn pod_level_request(spec: &v1::PodSpec, name: &str) -> Option<i64> {
+    amount(spec.resources.as_ref()?.requests.as_ref(), name)
+}
+
+/// What a pod needs at its busiest: app containers and sidecars together, or an init container and the sidecars
+/// before it, whichever is more.
+fn aggregate(spec: &v1::PodSpec, of: impl Fn(&v1::Container) -> i64) -> i64 {
+    let mut sidecars = 0i64;
+    let mut init_peak = 0i64;
+    for container in spec.init_containers.iter().flatten() {
+        let own = of(container);
+        if init_kind(container) == ContainerKind::Sidecar {
+            sidecars = sidecars.saturating_add(own);
+            init_peak = init_peak.max(sidecars);
+        } else {
+            init_peak = init_peak.max(own.saturating_add(sidecars));
+        }
+    }
+    let running = spec.containers.iter().map(of).fold(sidecars, i64::saturating_add);
+    running.max(init_peak)
+}
+
+/// What a pod requests, overhead included: `spec.resources`, else what its containers need together.
+pub fn pod_request(spec: &v1::PodSpec, name: &str) -> i64 {
+    let own = pod_level_request(spec, name)
+        .unwrap_or_else(|| aggregate(spec, |container| request(container, name).unwrap_or(0)));
+    // Where only a limit is given for the pod, a request that no container makes is that limit.
+    let own = if own == 0 { pod_level_limit(spec, name).unwrap_or(0) } else { own };
+    own.saturating_add(amount(spec.overhead.as_ref(), name).unwrap_or(0))
+}
+
+/// What a pod may use, overhead included: `spec.resources`, else what its containers may use together; `None` when
+/// a container, of whatever kind, has no limit.
+pub fn pod_limit(spec: &v1::PodSpec, name: &str) -> Option<i64> {
+    let own = pod_level_limit(spec, name).or_else(|| {
+        let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let all = containers.all(|container| limit(container, name).is_some());
+        (all && !spec.containers.is_empty()).then(|| aggregate(spec, |container| limit(container, name).unwrap_or(0)))
+    })?;
+    Some(own.saturating_add(amount(spec.overhead.as_ref(), name).unwrap_or(0)))
+}
+
+/// CPU and memory of a container. Limits that it does not set are the pod's (`spec.resources`).
+pub fn of_container(pod: &Pod, container: &v1::Container) -> Resources {
+    let cpu_limit = limit(container, "cpu").or_else(|| pod_level_limit(pod.spec(), "cpu")).unwrap_or(0);
+    let cpu_quota = milli_cpu_to_quota(cpu_limit);
+    Resources {
+        cpu_shares: milli_cpu_to_shares(request(container, "cpu").unwrap_or(0)),
+        cpu_quota,
+        cpu_period: if cpu_quota > 0 { QUOTA_PERIOD } else { 0 },
+        memory: limit(container, "memory").or_else(|| pod_level_limit(pod.spec(), "memory")).unwrap_or(0),
+    }
+}
+
+/// `oom_score_adj` of a pod's pause container here.
+pub fn sandbox_oom_score_adj(node: &NodeFacts) -> i32 {
+    SANDBOX_OOM_SCORE_ADJ.max(node.min_oom_score_adj)
+}
+
+/// `oom_score_adj` of a container's processes here: what uses more memory than it asked for is killed first.
+/// Sidecars score no higher than the app container with the smallest request.
+pub fn oom_score_adj(pod: &Pod, container: ContainerOf<'_>, node: &NodeFacts) -> i32 {
+    unclamped_oom_score_adj(pod, container, node.memory_capacity).max(node.min_oom_score_adj)
+}
+
+fn unclamped_oom_score_adj(pod: &Pod, container: ContainerOf<'_>, capacity: i64) -> i32 {
+    if is_node_critical(pod) {
+        return GUARANTEED_OOM_SCORE_ADJ;
+    }
+    match qos(pod.spec()) {
+        Qos::Guaranteed => return GUARANTEED_OOM_SCORE_ADJ,
+        Qos::BestEffort => return BEST_EFFORT_OOM_SCORE_ADJ,
+        Qos::Burstable => {}
+    }
+    let memory = |spec: &v1::Container| request(spec, "memory").unwrap_or(0);
+    let mut asked = memory(container.spec);
+    if container.kind == ContainerKind::Sidecar {
+        asked = asked.max(pod.spec().containers.iter().map(memory).min().unwrap_or(0));
+    }
+    asked = asked.saturating_add(share_of_pod_level_memory(pod.spec()));
+    let part = i128::from(asked) * 1000 / i128::from(capacity.max(1));
+    // At least 3, so that it never outlives a Guaranteed pod; at most 999, so that it outlives BestEffort ones.
+    i32::try_from((1000 - part).clamp(i128::from(1000 + GUARANTEED_OOM_SCORE_ADJ), 999)).unwrap_or(999)
+}
+
+/// A container's part of the memory that `spec.resources` requests beyond what the containers request themselves.
+fn share_of_pod_level_memory(spec: &v1::PodSpec) -> i64 {
+    let Some(pod_level) = pod_level_request(spec, "memory") else { return 0 };
+    let asked = aggregate(spec, |container| request(container, "memory").unwrap_or(0));
+    let sidecars = spec.init_containers.iter().flatten().filter(|spec| init_kind(spec) == ContainerKind::Sidecar);
+    let count = i64::try_from(spec.containers.len() + sidecars.count()).unwrap_or(i64::MAX);
+    (pod_level - asked).max(0) / count.max(1)
+}
+
+/// Whether a pod is critical for its node (`pkg/kubelet/types/pod_update.go`): of the class
+/// `system-node-critical`, and static or of a priority that only the system's classes have.
+pub fn is_node_critical(pod: &Pod) -> bool {
+    let spec = pod.spec();
+    let critical =
+        pod.source != crate::pod::Source::Api || spec.priority.is_some_and(|it| it >= SYSTEM_CRITICAL_PRIORITY);
+    critical && spec.priority_class_name.as_deref() == Some("system-node-critical")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! From a pod to the sandbox that the runtime is asked to make.
+//!
+//! As `pkg/kubelet/kuberuntime/kuberuntime_sandbox.go` and `pkg/kubelet/dockershim/docker_sandbox.go`. Whether the pod may run
+//! here at all is decided before ([`crate::support`], admission).
+
+use std::collections::BTreeMap;
+
+use crate::container::{HostNamespaces, PortMapping, SandboxConfig};
+use crate::container_config::ConfigError;
+use crate::node::NodeFacts;
+use crate::pod::{ContainerKind, Pod};
+use crate::{cgroup, dns, labels, resources, security};
+
+/// The sandbox for a pod that had `attempt` sandboxes before. Errors are the user's to mend; the event is
+/// `FailedCreatePodSandBox`.
+pub fn build(pod: &Pod, node: &NodeFacts, attempt: u32) -> Result<SandboxConfig, ConfigError> {
+    let context = pod.spec().security_context.as_ref();
+    let sysctls = context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten();
+    Ok(SandboxConfig {
+        pod: pod.id.clone(),
+        attempt,
+        hash: pod.sandbox_hash.clone(),
+        hostname: dns::kernel_hostname(pod, node)?,
+        labels: labels::for_sandbox(pod, &node.root_id, attempt),
+        cgroup_parent: Some(cgroup::parent(pod, node)),
+        host: host_namespaces(pod),
+        share_process_namespace: shares_processes(pod),
+        ports: ports(pod)?,
+        sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect::<BTreeMap<_, _>>(),
+        security_options: security::sandbox_options(pod),
+        user: security::sandbox_user(pod),
+        groups: security::groups(pod),
+        privileged: pod.containers().any(|container| security::is_privileged(container.spec)),
+        oom_score_adj: resources::sandbox_oom_score_adj(node),
+        runtime: runtime(pod, node)?,
+    })
+}
+
+/// The namespaces that a pod shares with the node.
+pub fn host_namespaces(pod: &Pod) -> HostNamespaces {
+    let spec = pod.spec();
+    HostNamespaces {
+        network: pod.host_network(),
+        pid: spec.host_pid.unwrap_or(false),
+        ipc: spec.host_ipc.unwrap_or(false),
+    }
+}
+
+/// Whether a pod's containers see each other's processes; the node's PID namespace goes before.
+pub fn shares_processes(pod: &Pod) -> bool {
+    pod.spec().share_process_namespace.unwrap_or(false) && !host_namespaces(pod).pid
+}
+
+/// The daemon's runtime that `runtimeClassName` names; without an API server a class is just a runtime's name.
+pub fn runtime(pod: &Pod, node: &NodeFacts) -> Result<Option<String>, ConfigError> {
+    let name = pod.spec().runtime_class_name.as_deref().unwrap_or_default();
+    if name.is_empty() || node.runtimes.iter().any(|runtime| runtime == name) {
+        return Ok(Some(name.to_owned()).filter(|name| !name.is_empty()));
+    }
+    Err(ConfigError::new(format!(
+        "spec.runtimeClassName: the container runtime has no runtime {name:?}, only {}",
+        if node.runtimes.is_empty() { "its default one".to_owned() } else { node.runtimes.join(", ") }
+    )))
+}
+
+/// Ports of the node for app containers and sidecars. On the node's network every port is one anyway.
+fn ports(pod: &Pod) -> Result<Vec<PortMapping>, ConfigError> {
+    if pod.host_network() {
+        return Ok(Vec::new());
+    }
+    let mut mappings: Vec<PortMapping> = Vec::new();
+    for container in pod.containers().filter(|container| container.kind != ContainerKind::Init) {
+        for port in container.spec.ports.iter().flatten() {
+            let Some(host_port) = port.host_port.filter(|port| *port != 0) else { continue };
+            let number = |number: i32, field: &str| {
+                u16::try_from(number).ok().filter(|number| *number > 0).ok_or_else(|| {
+                    ConfigError::new(format!(
+                        "{field} of container {:?}: {number} is not in 1 … 65535",
+                        container.spec.name
+                    ))
+                })
+            };
+            let host_ip = match port.host_ip.as_deref().filter(|ip| !ip.is_empty()) {
+                None => None,
+                Some(text) => Some(text.parse().map_err(|_| {
+                    ConfigError::new(format!(
+                        "hostIP of container {:?}: {text:?} is not an address",
+                        container.spec.name
+                    ))
+                })?),
+            };
+            let mapping = PortMapping {
+                host_port: number(host_port, "hostPort")?,
+                container_port: number(port.container_port, "containerPort")?,
+                protocol: port.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase(),
+                host_ip,
+            };
+            if !mappings.contains(&mapping) {
+                mappings.push(mapping);
+            }
+        }
+    }
+    Ok(mappings)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! From a pod's volumes and the objects that they refer to, to what must be on the node's disk.
+//!
+//! As `pkg/volume/{emptydir,hostpath,projected}`. Never partly: a volume that cannot be made is a problem with the
+//! kubelet's words, and the pod waits.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1;
+
+use super::payload::{self, Files, Wanted};
+use super::{HostPathKind, Objects, VolumeKind, VolumeSpec};
+use crate::node::NodeFacts;
+use crate::pod::Pod;
+use crate::{quantity, resources};
+
+/// Why a volume cannot be had; the event is `FailedMount`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("volume {volume:?}: {message}")]
+pub struct VolumeProblem {
+    /// Name of the volume in the pod's spec.
+    pub volume: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Everything that a pod's volumes hold, in order of the spec. `pod_ips` are empty before the sandbox runs; then
+/// the downward API's addresses are too.
+pub fn resolve(
+    pod: &Pod,
+    node: &NodeFacts,
+    objects: &Objects,
+    pod_ips: &[IpAddr],
+) -> Result<Vec<VolumeSpec>, VolumeProblem> {
+    let volumes = pod.spec().volumes.iter().flatten();
+    let resolve = |volume: &v1::Volume| {
+        let kind = kind(pod, node, objects, pod_ips, volume);
+        kind.map(|kind| VolumeSpec { name: volume.name.clone(), kind })
+            .map_err(|message| VolumeProblem { volume: volume.name.clone(), message })
+    };
+    volumes.map(resolve).collect()
+}
+
+/// Whether a volume is written by us alone, so that containers may only read it
+/// (`GetAttributes` in `pkg/volume/{configmap,secret,downwardapi,projected}`).
+pub fn is_read_only(volume: &v1::Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
+}
+
+fn kind(
+    pod: &Pod,
+    node: &NodeFacts,
+    objects: &Objects,
+    pod_ips: &[IpAddr],
+    volume: &v1::Volume,
+) -> Result<VolumeKind, String> {
+    if let Some(source) = &volume.empty_dir {
+        return empty_dir(pod, node, source);
+    }
+    if let Some(source) = &volume.host_path {
+        return host_path(source);
+    }
+    if let Some(source) = &volume.config_map {
+        let wanted = Wanted {
+            name: &source.name,
+            items: source.items.as_deref(),
+            optional: source.optional,
+            default_mode: payload::mode(source.default_mode),
+        };
+        return files(payload::config_map(&wanted, objects)?, false, "kubernetes.io~configmap");
+    }
+    if let Some(source) = &volume.secret {
+        let wanted = Wanted {
+            name: source.secret_name.as_deref().unwrap_or_default(),
+            items: source.items.as_deref(),
+            optional: source.optional,
+            default_mode: payload::mode(source.default_mode),
+        };
+        return files(payload::secret(&wanted, objects)?, true, "kubernetes.io~secret");
+    }
+    if let Some(source) = &volume.downward_api {
+        let items = source.items.as_deref().unwrap_or_default();
+        let mode = payload::mode(source.default_mode);
+        return files(payload::downward_api(pod, node, pod_ips, items, mode)?, false, "kubernetes.io~downward-api");
+    }
+    if let Some(source) = &volume.projected {
+        return projected(pod, node, objects, pod_ips, source);
+    }
+    Err(format!("volume kind {} is not supported", unsupported_kind(volume)))
+}
+
+fn files(files: Files, memory: bool, plugin: &'static str) -> Result<VolumeKind, String> {
+    payload::check(&files)?;
+    Ok(VolumeKind::Payload { files, memory, plugin })
+}
+
+/// Sources in order, later ones win where two give the same path; every source's problem is told.
+fn projected(
+    pod: &Pod,
+    node: &NodeFacts,
+    objects: &Objects,
+    pod_ips: &[IpAddr],
+    source: &v1::ProjectedVolumeSource,
+) -> Result<VolumeKind, String> {
+    let default_mode = payload::mode(source.default_mode);
+    let mut merged = BTreeMap::new();
+    let mut problems = Vec::new();
+    let mut memory = false;
+    for source in source.sources.iter().flatten() {
+        let found = if let Some(source) = &source.config_map {
+            let items = source.items.as_deref();
+            payload::config_map(&Wanted { name: &source.name, items, optional: source.optional, default_mode }, objects)
+        } else if let Some(source) = &source.secret {
+            memory = true;
+            let items = source.items.as_deref();
+            payload::secret(&Wanted { name: &source.name, items, optional: source.optional, default_mode }, objects)
+        } else if let Some(source) = &source.downward_api {
+            let items = source.items.as_deref().unwrap_or_default();
+            payload::downward_api(pod, node, pod_ips, items, default_mode)
+        } else if source.service_account_token.is_some() {
+            Err("projected source serviceAccountToken is not supported".to_owned())
+        } else if source.cluster_trust_bundle.is_some() {
+            Err("projected source clusterTrustBundle is not supported".to_owned())
+        } else if source.pod_certificate.is_some() {
+            Err("projected source podCertificate is not supported".to_owned())
+        } else {
+            Ok(Files::new())
+        };
+        match found {
+            Ok(files) => merged.extend(files),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    match problems.as_slice() {
+        [] => files(merged, memory, "kubernetes.io~projected"),
+        [only] => Err(only.clone()),
+        several => Err(format!("[{}]", several.join(", "))),
+    }
+}
+
+fn empty_dir(pod: &Pod, node: &NodeFacts, source: &v1::EmptyDirVolumeSource) -> Result<VolumeKind, String> {
+    let size_limit = match &source.size_limit {
+        None => None,
+        Some(limit) => {
+            let bytes = quantity::value(limit).and_then(|bytes| u64::try_from(bytes).ok());
+            Some(bytes.ok_or_else(|| format!("sizeLimit {:?} is not a size in bytes", limit.0))?)
+        }
+    };
+    let size_limit = size_limit.filter(|bytes| *bytes > 0);
+    match source.medium.as_deref().unwrap_or_default() {
+        "" => Ok(VolumeKind::EmptyDir { memory: false, size_limit }),
+        "Memory" => {
+            // `pkg/volume/emptydir` calculateEmptyDirMemorySize: no more than the pod's memory, nor than all pods'.
+            let bounds = [Some(node.allocatable_memory), resources::pod_limit(pod.spec(), "memory")];
+            let bounds = bounds.into_iter().flatten().filter_map(|bytes| u64::try_from(bytes).ok());
+            let least = bounds.filter(|bytes| *bytes > 0).chain(size_limit).min();
+            Ok(VolumeKind::EmptyDir { memory: true, size_limit: least })
+        }
+        other => Err(format!("emptyDir medium {other:?} is not supported: expected \"\" or \"Memory\"")),
+    }
+}
+
+fn host_path(source: &v1::HostPathVolumeSource) -> Result<VolumeKind, String> {
+    if !source.path.starts_with('/') {
+        return Err(format!("hostPath.path {:?} is not absolute", source.path));
+    }
+    if source.path.split('/').any(|part| part == "..") {
+        return Err(format!("hostPath.path {:?} must not contain '..'", source.path));
+    }
+    let kind = match source.type_.as_deref().unwrap_or_default() {
+        "" => HostPathKind::Unset,
+        "DirectoryOrCreate" => HostPathKind::DirectoryOrCreate,
+        "Directory" => HostPathKind::Directory,
+        "FileOrCreate" => HostPathKind::FileOrCreate,
+        "File" => HostPathKind::File,
+        "Socket" => HostPathKind::Socket,
+        "CharDevice" => HostPathKind::CharDevice,
+        "BlockDevice" => HostPathKind::BlockDevice,
+        other => return Err(format!("hostPath.type {other:?} is not a type of host path")),
+    };
+    Ok(VolumeKind::HostPath { path: PathBuf::from(&source.path), kind })
+}
+
+/// The field that says what a volume is, by the object's own JSON, so that new kinds are named too.
+fn unsupported_kind(volume: &v1::Volume) -> String {
+    let object = serde_json::to_value(volume).ok();
+    let fields = object.as_ref().and_then(serde_json::Value::as_object);
+    let kind = fields.into_iter().flatten().map(|(key, _)| key).find(|key| *key != "name");
+    kind.map_or_else(|| "(none)".to_owned(), |kind| format!("{kind:?}"))
+}
