@@ -2,6 +2,7 @@
 //! second command. Must not depend on any room of the host: it builds and runs them as a user would.
 
 mod apt;
+mod bench;
 mod demo;
 mod docker;
 mod guests;
@@ -40,6 +41,8 @@ enum Task {
     Test(test::Test),
     /// Run a command with a private Docker, registry and images, all gone when it ends.
     World(world::Open),
+    /// Take figures, against a baseline of the same run.
+    Bench(bench::Bench),
     #[command(hide = true)]
     Inside(world::Inside),
 }
@@ -64,6 +67,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Demo(args) => demo::run(&place, args)?,
         Task::Test(args) => test::run(&place, args)?,
+        Task::Bench(args) => bench::run(&place, args)?,
         Task::World(args) => world::open(&place, args)?,
         Task::Inside(args) => {
             let code = world::inside(args)?;

@@ -97,6 +97,11 @@ impl Running {
         Ok(Self { child, group, name: name.to_owned(), ended: false })
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.group.as_raw_nonzero().get()
+    }
+
     /// Its exit status, if it has ended.
     ///
     /// # Errors

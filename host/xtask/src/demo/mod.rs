@@ -1,8 +1,8 @@
 //! `cargo xtask demo`: everything from a fresh machine to the example pods being Ready, shown live; and its
 //! removal. Must not touch containers of anybody else.
 
-mod engine;
-mod pods;
+pub(crate) mod engine;
+pub(crate) mod pods;
 mod table;
 
 use std::{
