@@ -4,16 +4,20 @@
 //! arguments; nothing here reads a clock, does I/O or starts a task. The traits in [`ports`] say what the
 //! loops need of the world; adapters in other rooms implement them.
 
+pub mod admit;
 pub mod backoff;
 pub mod cgroup;
 pub mod container;
 pub mod container_config;
+pub mod defaults;
 pub mod dns;
 pub mod downward;
 pub mod environment;
 pub mod event;
+pub mod hash;
 pub mod hooks;
 pub mod labels;
+pub mod manifest;
 pub mod node;
 pub mod observed;
 pub mod pod;
@@ -23,5 +27,6 @@ pub mod record;
 pub mod resources;
 pub mod sandbox_config;
 pub mod security;
+pub mod validate;
 pub mod view;
 pub mod volume;

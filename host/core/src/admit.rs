@@ -1,0 +1,233 @@
+//! Whether a pod may run on this node at all. A pod that may not ends Failed and is never tried again.
+//!
+//! The kubelet's own reasons and no others, as far as they need no API server:
+//! `pkg/kubelet/lifecycle/{predicate,handlers}.go`, `pkg/scheduler/eventhandlers.go` (`AdmissionCheck`) and
+//! `pkg/kubelet/sysctl/allowlist.go`. What this agent cannot do is another matter ([`crate::support`]).
+//! Nobody is preempted.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1;
+
+use crate::node::NodeFacts;
+use crate::pod::{ContainerKind, Pod, init_kind};
+use crate::quantity;
+
+mod affinity;
+mod sysctls;
+
+/// Why a pod may not run here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Rejection {
+    /// `status.reason`.
+    pub reason: &'static str,
+    /// `status.message`.
+    pub message: String,
+}
+
+fn reject(reason: &'static str, message: impl Into<String>) -> Result<(), Rejection> {
+    Err(Rejection { reason, message: message.into() })
+}
+
+/// Whether the pod may run beside the `active` ones, which hold their share of the node already. The pod itself
+/// may be among them.
+pub fn admit(pod: &Pod, active: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
+    let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
+    operating_system(pod)?;
+    groups_policy(pod)?;
+    fit(pod, &others, node)?;
+    affinity::check(pod, node)?;
+    node_name(pod, node)?;
+    host_ports(pod, &others)?;
+    sysctls::check(pod, node)?;
+    apparmor(pod, node)
+}
+
+fn operating_system(pod: &Pod) -> Result<(), Rejection> {
+    let label = pod.labels().get("kubernetes.io/os");
+    if label.is_some_and(|os| os != "linux") {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return reject("PodOSSelectorNodeLabelDoesNotMatch", message);
+    }
+    if pod.spec().os.as_ref().is_some_and(|os| os.name != "linux") {
+        return reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS");
+    }
+    Ok(())
+}
+
+fn groups_policy(pod: &Pod) -> Result<(), Rejection> {
+    // Docker always merges the groups of the image's /etc/group.
+    let policy = pod.spec().security_context.as_ref().and_then(|security| security.supplemental_groups_policy.as_deref());
+    if policy == Some("Strict") {
+        let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
+        return reject("SupplementalGroupsPolicyNotSupported", message);
+    }
+    Ok(())
+}
+
+fn fit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
+    let short = |reason, name: &str, requested: i64, used: i64, capacity: i64| {
+        let message = format!(
+            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+        );
+        reject(reason, message)
+    };
+    let count = others.len() as i64;
+    if count + 1 > i64::from(node.max_pods) {
+        return short("OutOfpods", "pods", 1, count, node.max_pods.into());
+    }
+    let wanted = pod_requests(pod.spec());
+    let mut used: BTreeMap<String, i64> = BTreeMap::new();
+    for other in others {
+        for (name, value) in pod_requests(other.spec()) {
+            let sum = used.entry(name).or_default();
+            *sum = sum.saturating_add(value);
+        }
+    }
+    let of = |list: &BTreeMap<String, i64>, name: &str| list.get(name).copied().unwrap_or(0);
+    for (reason, name, capacity) in [
+        ("OutOfcpu", "cpu", node.allocatable_milli_cpu),
+        ("OutOfmemory", "memory", node.allocatable_memory),
+        ("OutOfephemeral-storage", "ephemeral-storage", node.allocatable_ephemeral_storage),
+    ] {
+        let (requested, used) = (of(&wanted, name), of(&used, name));
+        if requested > 0 && requested > capacity.saturating_sub(used) {
+            return short(reason, name, requested, used, capacity);
+        }
+    }
+    Ok(())
+}
+
+/// What a pod requests as a whole, overhead included; CPU in thousandths, all else in whole units
+/// (`component-helpers/resource/helpers.go`, `PodRequests`).
+pub fn pod_requests(spec: &v1::PodSpec) -> BTreeMap<String, i64> {
+    let mut sum = container_requests(spec);
+    // What is requested for the pod as a whole stands in place of its containers' sum.
+    for (name, quantity) in spec.resources.iter().flat_map(|resources| resources.requests.iter().flatten()) {
+        if matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-") {
+            sum.insert(name.clone(), amount(name, quantity));
+        }
+    }
+    for (name, quantity) in spec.overhead.iter().flatten() {
+        let value = sum.entry(name.clone()).or_default();
+        *value = value.saturating_add(amount(name, quantity));
+    }
+    sum
+}
+
+/// What the containers need together: app containers and sidecars run at once, each init container runs beside
+/// the sidecars before it.
+pub fn container_requests(spec: &v1::PodSpec) -> BTreeMap<String, i64> {
+    let mut running: BTreeMap<String, i64> = BTreeMap::new();
+    for container in &spec.containers {
+        add(&mut running, &requests(container));
+    }
+    let mut sidecars: BTreeMap<String, i64> = BTreeMap::new();
+    let mut peak: BTreeMap<String, i64> = BTreeMap::new();
+    for container in spec.init_containers.iter().flatten() {
+        let mut now = requests(container);
+        if init_kind(container) == ContainerKind::Sidecar {
+            add(&mut running, &now);
+            add(&mut sidecars, &now);
+            now = sidecars.clone();
+        } else {
+            add(&mut now, &sidecars);
+        }
+        raise(&mut peak, now);
+    }
+    raise(&mut running, peak);
+    running
+}
+
+fn requests(container: &v1::Container) -> BTreeMap<String, i64> {
+    let list = container.resources.iter().flat_map(|resources| resources.requests.iter().flatten());
+    list.map(|(name, quantity)| (name.clone(), amount(name, quantity))).collect()
+}
+
+fn amount(name: &str, quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity) -> i64 {
+    let value = if name == "cpu" { quantity::milli(quantity) } else { quantity::value(quantity) };
+    // Validated before; what is too large for 64 bits fits nowhere.
+    value.unwrap_or(i64::MAX)
+}
+
+fn add(sum: &mut BTreeMap<String, i64>, more: &BTreeMap<String, i64>) {
+    for (name, value) in more {
+        let known = sum.entry(name.clone()).or_default();
+        *known = known.saturating_add(*value);
+    }
+}
+
+fn raise(sum: &mut BTreeMap<String, i64>, to: BTreeMap<String, i64>) {
+    for (name, value) in to {
+        let known = sum.entry(name).or_default();
+        *known = value.max(*known);
+    }
+}
+
+fn node_name(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
+    match pod.spec().node_name.as_deref() {
+        Some(name) if !name.is_empty() && name != node.name => {
+            reject("NodeName", "Predicate NodeName failed: node(s) didn't match the requested node name")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Address, protocol and number of a port of the node that a pod takes.
+type HostPort = (String, String, i32);
+
+fn ports(pod: &Pod) -> Vec<HostPort> {
+    let taken = pod
+        .containers()
+        // Ports of init containers that are not sidecars are not held while the pod runs.
+        .filter(|container| container.kind != ContainerKind::Init)
+        .flat_map(|container| container.spec.ports.iter().flatten());
+    taken
+        .filter_map(|port| {
+            let number = port.host_port.filter(|port| *port > 0)?;
+            let ip = port.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".to_owned());
+            Some((ip, port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), number))
+        })
+        .collect()
+}
+
+fn host_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Rejection> {
+    let wanted = ports(pod);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let every = |ip: &str| matches!(ip, "0.0.0.0" | "::");
+    let clash = |a: &HostPort, b: &HostPort| {
+        a.1 == b.1 && a.2 == b.2 && (a.0 == b.0 || every(&a.0) || every(&b.0))
+    };
+    for other in others {
+        let taken = ports(other);
+        if wanted.iter().any(|port| taken.iter().any(|held| clash(port, held))) {
+            let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+            return reject("NodePorts", message);
+        }
+    }
+    Ok(())
+}
+
+fn apparmor(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
+    // The kubelet refuses only what needs AppArmor; `Unconfined` does not (`pkg/security/apparmor/validate.go`).
+    let needs = |profile: &Option<v1::AppArmorProfile>| {
+        profile.as_ref().is_some_and(|profile| profile.type_ != "Unconfined")
+    };
+    let of_pod = pod.spec().security_context.as_ref().is_some_and(|security| needs(&security.app_armor_profile));
+    let of_container = pod
+        .containers()
+        .any(|container| container.spec.security_context.as_ref().is_some_and(|s| needs(&s.app_armor_profile)));
+    let annotated = pod.annotations().iter().any(|(key, value)| {
+        key.starts_with("container.apparmor.security.beta.kubernetes.io/") && value != "unconfined"
+    });
+    if !node.apparmor && (of_pod || of_container || annotated) {
+        return reject("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

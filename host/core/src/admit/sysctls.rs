@@ -1,0 +1,93 @@
+//! Sysctls that a pod may set (`pkg/kubelet/sysctl/{safe_sysctls,allowlist}.go`).
+
+use super::{Rejection, reject};
+use crate::node::NodeFacts;
+use crate::pod::Pod;
+
+/// Namespaced, and harmless to the node and to other pods.
+const SAFE: &[&str] = &[
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Which namespace of a pod a sysctl belongs to.
+#[derive(PartialEq)]
+enum Namespace {
+    Ipc,
+    Net,
+    None,
+}
+
+fn namespace_of(name: &str) -> Namespace {
+    let ipc = ["kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"];
+    if ipc.contains(&name) || name.starts_with("kernel.msg") || name.starts_with("fs.mqueue.") {
+        Namespace::Ipc
+    } else if name.starts_with("net.") {
+        Namespace::Net
+    } else {
+        Namespace::None
+    }
+}
+
+/// A sysctl's name with dots: `net/ipv4/conf/eth0.1/x` keeps the dots of its parts as slashes.
+fn normal(name: &str) -> String {
+    let Some(first) = name.find(['.', '/']) else { return name.to_owned() };
+    if name.as_bytes()[first] == b'.' {
+        return name.to_owned();
+    }
+    name.chars()
+        .map(|c| match c {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        })
+        .collect()
+}
+
+pub(super) fn check(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
+    let spec = pod.spec();
+    let sysctls = spec.security_context.iter().flat_map(|security| security.sysctls.iter().flatten());
+    for sysctl in sysctls {
+        let name = normal(&sysctl.name);
+        let allowed = SAFE.contains(&name.as_str())
+            || node.allowed_unsafe_sysctls.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => name.starts_with(&normal(prefix)),
+                None => name == normal(pattern),
+            });
+        if !allowed {
+            return reject("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", sysctl.name));
+        }
+        let namespace = namespace_of(&name);
+        if namespace == Namespace::Net && spec.host_network == Some(true) {
+            let message = format!("forbidden sysctl: {:?} not allowed with host net enabled", sysctl.name);
+            return reject("SysctlForbidden", message);
+        }
+        if namespace == Namespace::Ipc && spec.host_ipc == Some(true) {
+            let message = format!("forbidden sysctl: {:?} not allowed with host ipc enabled", sysctl.name);
+            return reject("SysctlForbidden", message);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_slashes_are_the_same_sysctl() {
+        assert_eq!(normal("net/ipv4/conf/eth0.1/forwarding"), "net.ipv4.conf.eth0/1.forwarding");
+        assert_eq!(normal("net.ipv4.conf.eth0/1.forwarding"), "net.ipv4.conf.eth0/1.forwarding");
+        assert_eq!(normal("kernel"), "kernel");
+    }
+}

@@ -1,0 +1,84 @@
+//! From bytes to documents: encoding, format, bounds.
+//!
+//! JSON where the text begins with `{`, as apimachinery's decoder has it, else YAML as Kubernetes reads it.
+
+use serde_saphyr::{DuplicateKeyPolicy, Options};
+
+use super::json;
+use super::node::{At, Node, Value};
+
+/// The kubelet reads no larger file (`pkg/kubelet/config/common.go`, `maxConfigLength`).
+pub(super) const MAX_BYTES: usize = 10 << 20;
+/// Nesting that no object of the API comes near.
+const MAX_DEPTH: usize = 64;
+/// Values in one file, those that aliases repeat included.
+const MAX_NODES: usize = 500_000;
+/// Documents in one file.
+const MAX_DOCUMENTS: usize = 10_000;
+
+/// Why a text has no documents, and where.
+#[derive(Debug)]
+pub(super) struct TextError {
+    pub(super) at: At,
+    pub(super) message: String,
+}
+
+/// The documents that are not empty.
+pub(super) fn documents(bytes: &[u8]) -> Result<Vec<Node>, TextError> {
+    let whole = |message: String| TextError { at: At::default(), message };
+    if bytes.len() > MAX_BYTES {
+        return Err(whole(format!("the file has {} bytes; at most {MAX_BYTES} are read", bytes.len())));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+        TextError { at: At { line, column: 0 }, message: "expected UTF-8, found bytes that are not".to_owned() }
+    })?;
+    if let Some(character) = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}')) {
+        return Err(whole(format!("expected text, found the control character {character:?}")));
+    }
+    let documents = if text.trim_start().starts_with('{') {
+        // `{a: b}` is YAML; whoever meant JSON wants the JSON reader's complaint.
+        match json::read(text, MAX_DEPTH) {
+            Ok(document) => vec![document],
+            Err(error) => {
+                yaml(text).map_err(|_| TextError { at: error.at, message: format!("not valid JSON: {}", error.message) })?
+            }
+        }
+    } else {
+        yaml(text)?
+    };
+    Ok(documents.into_iter().filter(|document| document.value != Value::Null).collect())
+}
+
+fn yaml(text: &str) -> Result<Vec<Node>, TextError> {
+    let mut options = Options::default();
+    options.duplicate_keys = DuplicateKeyPolicy::Error;
+    options.legacy_octal_numbers = true;
+    options.with_snippet = false;
+    options.emit_comments = false;
+    options.alias_limits.max_total_replayed_events = 100_000;
+    options.alias_limits.max_replay_stack_depth = MAX_DEPTH;
+    if let Some(budget) = options.budget.as_mut() {
+        budget.max_depth = MAX_DEPTH;
+        budget.max_nodes = MAX_NODES;
+        budget.max_events = 3 * MAX_NODES;
+        budget.max_documents = MAX_DOCUMENTS;
+        budget.max_aliases = 10_000;
+        budget.max_total_scalar_bytes = 2 * MAX_BYTES;
+    }
+    serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|error| {
+        let at = error.location().map(At::from).unwrap_or_default();
+        TextError { at, message: format!("not valid YAML: {}", plain(&error)) }
+    })
+}
+
+/// The error on one line, without the place, which is told apart.
+fn plain(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let Some(location) = error.location() else { return text };
+    let (line, column) = (location.line(), location.column());
+    let text = text.replace(&format!(" at line {line}, column {column}"), "");
+    text.strip_prefix(&format!("line {line} column {column}: ")).map_or(text.clone(), str::to_owned)
+}

@@ -1,0 +1,155 @@
+//! The fields of a pod's spec that are not its containers' or volumes'.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1;
+
+use super::{Errors, containers, names, resources, security, volumes};
+
+/// `pkg/apis/core/validation`: at most that many name servers, search domains, and characters of the latter.
+const MAX_NAMESERVERS: usize = 3;
+const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH_CHARACTERS: usize = 2048;
+
+pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
+    let volumes = volumes::check(spec, errors);
+    containers::check(spec, &volumes, errors);
+    let policy = spec.restart_policy.as_deref().unwrap_or_default();
+    errors.one_of("spec.restartPolicy", policy, &["Always", "OnFailure", "Never"]);
+    errors.non_negative("spec.terminationGracePeriodSeconds", spec.termination_grace_period_seconds);
+    if let Some(seconds) = spec.active_deadline_seconds.filter(|seconds| !(1..=i64::from(i32::MAX)).contains(seconds)) {
+        errors.invalid("spec.activeDeadlineSeconds", seconds, "must be between 1 and 2147483647, inclusive");
+    }
+    dns(spec, errors);
+    security::check_pod(spec, errors);
+    host_names(spec, errors);
+    for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
+        let path = format!("spec.hostAliases[{index}]");
+        if alias.ip.parse::<IpAddr>().is_err() {
+            errors.invalid(format!("{path}.ip"), &alias.ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+        }
+        for (number, name) in alias.hostnames.iter().flatten().enumerate() {
+            errors.required_form(format!("{path}.hostnames[{number}]"), name, names::dns_subdomain);
+        }
+    }
+    for (index, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
+        errors.required_form(format!("spec.imagePullSecrets[{index}].name"), &secret.name, names::dns_subdomain);
+    }
+    for (key, value) in spec.node_selector.iter().flatten() {
+        errors.form("spec.nodeSelector", key, names::qualified_name);
+        errors.form(format!("spec.nodeSelector[{key}]"), value, names::label_value);
+    }
+    for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
+        tolerance(toleration, &format!("spec.tolerations[{index}]"), errors);
+    }
+    if let Some(resources) = &spec.resources {
+        resources::check(resources, "spec.resources", errors);
+    }
+    for (name, quantity) in spec.overhead.iter().flatten() {
+        resources::check_entry(name, quantity, "spec.overhead", errors);
+    }
+    for (path, name) in [
+        ("spec.runtimeClassName", &spec.runtime_class_name),
+        ("spec.priorityClassName", &spec.priority_class_name),
+        ("spec.serviceAccountName", &spec.service_account_name),
+        ("spec.nodeName", &spec.node_name),
+    ] {
+        if let Some(name) = name.as_deref().filter(|name| !name.is_empty()) {
+            errors.form(path, name, names::dns_subdomain);
+        }
+    }
+    if let Some(os) = &spec.os {
+        errors.one_of("spec.os.name", &os.name, &["linux", "windows"]);
+    }
+}
+
+fn host_names(spec: &v1::PodSpec, errors: &mut Errors) {
+    for (path, name) in [("spec.hostname", &spec.hostname), ("spec.subdomain", &spec.subdomain)] {
+        if let Some(name) = name.as_deref().filter(|name| !name.is_empty()) {
+            errors.form(path, name, names::dns_label);
+        }
+    }
+    let Some(name) = spec.hostname_override.as_deref() else { return };
+    errors.form("spec.hostnameOverride", name, names::dns_subdomain);
+    if name.len() > 64 {
+        errors.invalid("spec.hostnameOverride", name, names::too_long(64));
+    }
+    if spec.set_hostname_as_fqdn == Some(true) {
+        errors.forbidden("spec.hostnameOverride", "may not be set together with setHostnameAsFQDN");
+    }
+    if spec.host_network == Some(true) {
+        errors.forbidden("spec.hostnameOverride", "may not be set together with hostNetwork");
+    }
+}
+
+fn dns(spec: &v1::PodSpec, errors: &mut Errors) {
+    let policy = spec.dns_policy.as_deref().unwrap_or_default();
+    errors.one_of("spec.dnsPolicy", policy, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
+    let servers = spec.dns_config.as_ref().and_then(|config| config.nameservers.as_ref()).map_or(0, Vec::len);
+    if policy == "None" && servers == 0 {
+        errors.required("spec.dnsConfig.nameservers", "must provide at least one DNS nameserver when `dnsPolicy` is None");
+    }
+    let Some(config) = &spec.dns_config else { return };
+    if servers > MAX_NAMESERVERS {
+        let detail = format!("must not have more than {MAX_NAMESERVERS} nameservers");
+        errors.invalid("spec.dnsConfig.nameservers", &config.nameservers, detail);
+    }
+    for (index, server) in config.nameservers.iter().flatten().enumerate() {
+        if server.parse::<IpAddr>().is_err() {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.invalid(format!("spec.dnsConfig.nameservers[{index}]"), server, detail);
+        }
+    }
+    let searches = config.searches.as_deref().unwrap_or_default();
+    if searches.len() > MAX_SEARCHES {
+        let detail = format!("must not have more than {MAX_SEARCHES} search paths");
+        errors.invalid("spec.dnsConfig.searches", searches.len(), detail);
+    }
+    if searches.join(" ").len() > MAX_SEARCH_CHARACTERS {
+        let detail = format!("must not have more than {MAX_SEARCH_CHARACTERS} characters (including spaces) in the search list");
+        errors.invalid("spec.dnsConfig.searches", searches.len(), detail);
+    }
+    for (index, search) in searches.iter().enumerate() {
+        // As resolvers do, a dot alone and underscores are taken.
+        let plain = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
+        let plain = plain.trim_matches('-');
+        if search != "." && let Some(detail) = names::dns_subdomain(plain) {
+            errors.invalid(format!("spec.dnsConfig.searches[{index}]"), search, detail);
+        }
+    }
+    for (index, option) in config.options.iter().flatten().enumerate() {
+        let line = |text: &Option<String>| text.as_deref().unwrap_or_default().contains(char::is_whitespace);
+        if option.name.as_deref().unwrap_or_default().is_empty() {
+            errors.required(format!("spec.dnsConfig.options[{index}]"), "must not be empty");
+        } else if line(&option.name) || line(&option.value) {
+            errors.invalid(format!("spec.dnsConfig.options[{index}]"), &option.name, "must not contain white space");
+        }
+    }
+}
+
+fn tolerance(toleration: &v1::Toleration, path: &str, errors: &mut Errors) {
+    let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let operator = filled(&toleration.operator).unwrap_or_else(|| "Equal".to_owned());
+    errors.one_of(format!("{path}.operator"), &operator, &["Equal", "Exists", "Lt", "Gt"]);
+    match filled(&toleration.key) {
+        Some(key) => errors.form(format!("{path}.key"), &key, names::qualified_name),
+        None if operator != "Exists" => {
+            errors.invalid(format!("{path}.operator"), &operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+        }
+        None => {}
+    }
+    if operator == "Exists" && filled(&toleration.value).is_some() {
+        errors.invalid(format!("{path}.operator"), &operator, "value must be empty when `operator` is 'Exists'");
+    }
+    let effect = filled(&toleration.effect);
+    if let Some(effect) = &effect {
+        errors.one_of(format!("{path}.effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+    }
+    if toleration.toleration_seconds.is_some() && effect.as_deref() != Some("NoExecute") {
+        errors.invalid(format!("{path}.effect"), &effect, "effect must be 'NoExecute' when `tolerationSeconds` is set");
+    }
+}
+
+/// Names seen so far, for [`Errors::unique`].
+pub(super) type Seen<'a> = BTreeSet<&'a str>;

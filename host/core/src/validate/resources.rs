@@ -1,0 +1,84 @@
+//! Quantities, requests and limits.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::{Errors, names};
+use crate::quantity;
+
+/// The requests and limits of a container or of a whole pod.
+pub(super) fn check(resources: &v1::ResourceRequirements, path: &str, errors: &mut Errors) {
+    for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+        for (name, value) in list.iter().flatten() {
+            check_entry(name, value, &format!("{path}.{field}"), errors);
+        }
+    }
+    let empty = BTreeMap::new();
+    let limits = resources.limits.as_ref().unwrap_or(&empty);
+    for (name, request) in resources.requests.iter().flatten() {
+        let path = format!("{path}.requests[{name}]");
+        match limits.get(name) {
+            Some(limit) => {
+                let (more, differ) = compare(request, limit);
+                if !overcommits(name) && differ {
+                    errors.invalid(path, &request.0, format!("must be equal to {name} limit of {}", limit.0));
+                } else if more {
+                    errors.invalid(path, &request.0, format!("must be less than or equal to {name} limit of {}", limit.0));
+                }
+            }
+            None if !overcommits(name) => {
+                errors.required(format!("{}.limits", path.trim_end_matches(&format!(".requests[{name}]"))), "Limit must be set for non overcommitable resources");
+            }
+            None => {}
+        }
+    }
+}
+
+/// One named quantity, which must not be negative.
+pub(super) fn check_entry(name: &str, value: &Quantity, path: &str, errors: &mut Errors) {
+    if let Some(detail) = names::qualified_name(name) {
+        errors.invalid(format!("{path}[{name}]"), name, detail);
+    } else if !name.contains('/') && !is_standard(name) {
+        let detail = "must be a standard resource type or fully qualified";
+        errors.invalid(format!("{path}[{name}]"), name, detail);
+    }
+    check_quantity(value, &format!("{path}[{name}]"), errors);
+    let whole = !matches!(name, "cpu" | "memory" | "ephemeral-storage");
+    if whole && quantity::milli(value).is_some_and(|milli| milli % 1000 != 0) {
+        errors.invalid(format!("{path}[{name}]"), &value.0, "must be an integer");
+    }
+}
+
+/// A quantity that must not be negative.
+pub(super) fn check_quantity(value: &Quantity, path: &str, errors: &mut Errors) {
+    match quantity::value(value) {
+        None => errors.invalid(
+            path,
+            &value.0,
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$', e.g. 100m, 1.5Gi",
+        ),
+        Some(number) if number < 0 => errors.invalid(path, &value.0, "must be greater than or equal to 0"),
+        Some(_) => {}
+    }
+}
+
+fn is_standard(name: &str) -> bool {
+    matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
+}
+
+fn overcommits(name: &str) -> bool {
+    matches!(name, "cpu" | "memory" | "ephemeral-storage")
+}
+
+/// Whether `a` is more than `b`, and whether they differ, as exactly as 64 bits allow.
+fn compare(a: &Quantity, b: &Quantity) -> (bool, bool) {
+    match (quantity::milli(a), quantity::milli(b)) {
+        (Some(a), Some(b)) => (a > b, a != b),
+        _ => match (quantity::value(a), quantity::value(b)) {
+            (Some(a), Some(b)) => (a > b, a != b),
+            _ => (false, false),
+        },
+    }
+}
