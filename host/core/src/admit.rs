@@ -231,3 +231,6 @@ fn apparmor(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) mod testing;

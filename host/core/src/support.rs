@@ -1,0 +1,195 @@
+//! What a pod asks for that cannot be done here: it stays Pending, with an event and a reason, and no container of
+//! it is started. Rejecting it would make its owner replace it in a hot loop (design §6).
+//!
+//! Must not decide what the kubelet would reject ([`crate::admit`]) nor what may work on a later try.
+
+use k8s_openapi::api::core::v1;
+
+use crate::node::NodeFacts;
+use crate::pod::Pod;
+
+/// Something that cannot be done here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Reason of the event that tells of it.
+    pub event: &'static str,
+    /// `waiting.reason` of the pod's containers.
+    pub reason: &'static str,
+    /// What is asked for, why it cannot be had, and what to do.
+    pub message: String,
+}
+
+const FAILED_MOUNT: &str = "FailedMount";
+const FAILED_SANDBOX: &str = "FailedCreatePodSandBox";
+const FAILED_CLAIMS: &str = "FailedPrepareDynamicResources";
+
+/// What cannot be done for the pod, all of it in one message; the first one gives the event.
+pub fn unsupported(pod: &Pod, node: &NodeFacts) -> Option<Unsupported> {
+    let mut found: Vec<(&'static str, String)> = Vec::new();
+    volumes(pod, &mut found);
+    sandbox(pod, node, &mut found);
+    for container in pod.containers() {
+        of_container(container.spec, &mut found);
+    }
+    pod_resources(pod, &mut found);
+    let event = found.first()?.0;
+    let message = found.into_iter().map(|(_, message)| message).collect::<Vec<_>>().join("; ");
+    Some(Unsupported { event, reason: "ContainerCreating", message })
+}
+
+fn volumes(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
+    for volume in pod.spec().volumes.iter().flatten() {
+        let mut refuse = |message: String| {
+            found.push((FAILED_MOUNT, format!("MountVolume.SetUp failed for volume {:?} : {message}", volume.name)));
+        };
+        for source in crate::validate::volume_sources(volume) {
+            let advice = match source {
+                "emptyDir" | "hostPath" | "configMap" | "secret" | "downwardAPI" | "projected" => continue,
+                "persistentVolumeClaim" | "ephemeral" => "claims are not bound on this node; use hostPath or emptyDir",
+                "csi" => "no CSI driver can be registered on this node; use hostPath or emptyDir",
+                "image" => "image volumes are not supported; copy the files with an init container into an emptyDir",
+                "nfs" | "iscsi" | "fc" | "cephfs" | "glusterfs" | "rbd" => {
+                    "network volumes are not supported; mount it on the node and use hostPath"
+                }
+                "gitRepo" => "gitRepo volumes are not supported; clone with an init container into an emptyDir",
+                _ => "this kind of volume is not supported; use hostPath or emptyDir",
+            };
+            refuse(format!("{source}: {advice}"));
+        }
+        let medium = volume.empty_dir.as_ref().and_then(|source| source.medium.as_deref()).unwrap_or_default();
+        if medium.starts_with("HugePages") {
+            refuse(format!("emptyDir: medium {medium} is not supported; use Memory or leave it out"));
+        }
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        for source in sources {
+            if source.service_account_token.is_some() {
+                refuse("serviceAccountToken: there is no API server to issue a token; remove the source".to_owned());
+            }
+            if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
+                refuse("clusterTrustBundle and podCertificate are not supported; use a configMap or a secret".to_owned());
+            }
+        }
+    }
+}
+
+fn sandbox(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>) {
+    let spec = pod.spec();
+    let mut refuse = |event, message: String| found.push((event, message));
+    if spec.host_users == Some(false) {
+        let message = "hostUsers: false needs a user namespace for the pod, which Docker cannot make; remove the field";
+        refuse(FAILED_SANDBOX, message.to_owned());
+    }
+    if let Some(class) = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty())
+        && !node.runtimes.iter().any(|runtime| runtime == class)
+    {
+        let known = if node.runtimes.is_empty() { "none".to_owned() } else { node.runtimes.join(", ") };
+        let message = format!(
+            "no runtime for {class:?} is configured: Docker knows {known}; add it to `runtimes` in /etc/docker/daemon.json or change runtimeClassName"
+        );
+        refuse(FAILED_SANDBOX, message);
+    }
+    if spec.security_context.as_ref().is_some_and(|security| security.windows_options.is_some()) {
+        refuse(FAILED_SANDBOX, "windowsOptions are for Windows nodes, this one runs Linux; remove them".to_owned());
+    }
+    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        let message = "resourceClaims (dynamic resource allocation) are not supported on this node; remove them";
+        refuse(FAILED_CLAIMS, message.to_owned());
+    }
+}
+
+fn of_container(container: &v1::Container, found: &mut Vec<(&'static str, String)>) {
+    let name = &container.name;
+    let mut refuse = |event, message: String| found.push((event, format!("container {name}: {message}")));
+    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+        refuse(FAILED_MOUNT, "volumeDevices (raw block volumes) are not supported; use a hostPath of type BlockDevice".to_owned());
+    }
+    for mount in container.volume_mounts.iter().flatten() {
+        if mount.recursive_read_only.as_deref() == Some("Enabled") {
+            let message = format!("recursiveReadOnly: Enabled of {} is not supported; use IfPossible", mount.mount_path);
+            refuse(FAILED_MOUNT, message);
+        }
+        if mount.bind_mount_options.as_ref().is_some_and(|options| !options.is_empty()) {
+            refuse(FAILED_MOUNT, format!("bindMountOptions of {} are not supported; remove them", mount.mount_path));
+        }
+    }
+    if container.security_context.as_ref().is_some_and(|security| security.windows_options.is_some()) {
+        refuse(FAILED_SANDBOX, "windowsOptions are for Windows nodes, this one runs Linux; remove them".to_owned());
+    }
+    let probes = [
+        ("livenessProbe", &container.liveness_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("startupProbe", &container.startup_probe),
+    ];
+    for (field, probe) in probes {
+        let Some(probe) = probe else { continue };
+        if probe.http_get.as_ref().and_then(|http| http.protocol.as_deref()).is_some_and(|p| p != "HTTP1") {
+            refuse(FAILED_SANDBOX, format!("httpGet.protocol of the {field} is not supported; remove it"));
+        }
+        if probe.grpc.as_ref().and_then(|grpc| grpc.mode.as_deref()).is_some_and(|mode| mode != "Plaintext") {
+            refuse(FAILED_SANDBOX, format!("grpc.mode of the {field} is not supported; remove it"));
+        }
+    }
+    for env in container.env.iter().flatten() {
+        if env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()) {
+            let message = format!("fileKeyRef of the variable {} is not supported; use configMapKeyRef", env.name);
+            refuse(FAILED_MOUNT, message);
+        }
+    }
+    let lists = container.resources.iter().flat_map(|resources| [&resources.limits, &resources.requests]);
+    if let Some(resource) = lists.flatten().flat_map(|list| list.keys()).find(|name| needs_device(name)) {
+        refuse(FAILED_SANDBOX, no_device(resource));
+    }
+}
+
+fn pod_resources(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
+    let lists = pod.spec().resources.iter().flat_map(|resources| [&resources.limits, &resources.requests]);
+    if let Some(resource) = lists.flatten().flat_map(|list| list.keys()).find(|name| needs_device(name)) {
+        found.push((FAILED_SANDBOX, format!("pod: {}", no_device(resource))));
+    }
+}
+
+fn needs_device(resource: &str) -> bool {
+    resource.contains('/') || resource.starts_with("hugepages-")
+}
+
+fn no_device(resource: &str) -> String {
+    format!("resource {resource} cannot be had on this node, which serves no device plugins and no huge pages; remove it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admit::testing::{node, pod};
+
+    fn message(spec: &str) -> String {
+        match unsupported(&pod(spec), &node()) {
+            Some(found) => format!("{} {} {}", found.event, found.reason, found.message),
+            None => "supported".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_plain_pod_is_supported() {
+        let spec = "{containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /v, recursiveReadOnly: IfPossible, readOnly: true}]}], volumes: [{name: v, emptyDir: {medium: Memory}}], runtimeClassName: runc}";
+        assert_eq!(message(spec), "supported");
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_told_with_what_to_do() {
+        let specs = [
+            "{containers: [{name: c, image: i}], volumes: [{name: v, persistentVolumeClaim: {claimName: x}}]}",
+            "{containers: [{name: c, image: i}], volumes: [{name: v, csi: {driver: x}}, {name: w, nfs: {server: s, path: /x}}]}",
+            "{containers: [{name: c, image: i}], volumes: [{name: v, image: {reference: x}}, {name: w, cinder: {volumeID: x}}]}",
+            "{containers: [{name: c, image: i}], volumes: [{name: v, emptyDir: {medium: HugePages-2Mi}}]}",
+            "{containers: [{name: c, image: i}], hostUsers: false}",
+            "{containers: [{name: c, image: i}], runtimeClassName: gvisor}",
+            "{containers: [{name: c, image: i}], resourceClaims: [{name: x}]}",
+            "{containers: [{name: c, image: i, resources: {limits: {nvidia.com/gpu: 1}}}]}",
+            "{containers: [{name: c, image: i, volumeDevices: [{name: v, devicePath: /dev/x}]}]}",
+            "{containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /v, recursiveReadOnly: Enabled, readOnly: true}]}]}",
+            "{containers: [{name: c, image: i, securityContext: {windowsOptions: {}}}]}",
+        ];
+        let messages: Vec<String> = specs.iter().map(|spec| message(spec)).collect();
+        insta::assert_snapshot!(messages.join("\n"));
+    }
+}
