@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod cgroup;
 pub mod container;
 pub mod container_config;
+pub mod credentials;
 pub mod defaults;
 pub mod desired;
 pub mod dns;
