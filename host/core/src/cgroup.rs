@@ -122,10 +122,7 @@ pub fn qos(spec: &v1::PodSpec) -> Qos {
         let limits = resources.and_then(|resources| resources.limits.as_ref());
         let requests = resources.and_then(|resources| resources.requests.as_ref());
         for name in ["cpu", "memory"] {
-            let value = |list: Option<&std::collections::BTreeMap<String, _>>| {
-                list.and_then(|list| list.get(name)).and_then(crate::quantity::milli).filter(|value| *value > 0)
-            };
-            let (limit, request) = (value(limits), value(requests));
+            let (limit, request) = (resources::amount(limits, name), resources::amount(requests, name));
             any |= limit.is_some() || request.is_some();
             all &= limit.is_some() && (request.is_none() || request == limit);
         }
@@ -138,4 +135,5 @@ pub fn qos(spec: &v1::PodSpec) -> Qos {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -249,6 +249,10 @@ fn of_spec(input: &ContainerInput<'_>, index: usize, mount: &v1::VolumeMount) ->
             return Err(ConfigError::new(format!("{place}: invalid MountPropagation mode: {other:?}")));
         }
     };
+    let target = clean(&mount.mount_path);
+    if target == "/" {
+        return Err(ConfigError::new(format!("{place}: mountPath {:?} is the container's root", mount.mount_path)));
+    }
     // `IfPossible` leaves it to the runtime: Docker 25 and later make read-only binds recursive where the kernel can.
     if mount.recursive_read_only.as_deref() == Some("Enabled") {
         return Err(ConfigError::new(format!(
@@ -258,12 +262,7 @@ fn of_spec(input: &ContainerInput<'_>, index: usize, mount: &v1::VolumeMount) ->
     }
     let mut volumes = input.pod.spec().volumes.iter().flatten();
     let ours_alone = volumes.any(|volume| volume.name == mount.name && volume::is_read_only(volume));
-    Ok(Mount {
-        source,
-        target: clean(&mount.mount_path),
-        read_only: mount.read_only.unwrap_or(false) || ours_alone,
-        propagation,
-    })
+    Ok(Mount { source, target, read_only: mount.read_only.unwrap_or(false) || ours_alone, propagation })
 }
 
 /// An absolute path without doubled or trailing slashes and without `.`, so that equal targets are seen to be.
@@ -282,4 +281,5 @@ fn clean(path: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -147,4 +147,5 @@ fn limit(pod: &Pod, node: &NodeFacts, container: &v1::Container, name: &str) -> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

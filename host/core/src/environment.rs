@@ -219,4 +219,5 @@ pub fn expand_command(container: &v1::Container, command: &[String]) -> Vec<Stri
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -100,6 +100,7 @@ pub fn port_number(container: &v1::Container, port: &IntOrString) -> Result<u16,
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 

@@ -44,7 +44,8 @@ pub fn milli_cpu_to_quota(milli: i64) -> i64 {
     if milli <= 0 { 0 } else { (milli.saturating_mul(QUOTA_PERIOD) / 1000).max(MIN_QUOTA) }
 }
 
-fn amount(list: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
+/// An amount in a list of quantities; `None` where it is absent or zero.
+pub(crate) fn amount(list: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
     let found = list?.get(name)?;
     let parsed = if name == "cpu" { quantity::milli(found) } else { quantity::value(found) };
     parsed.filter(|amount| *amount > 0)
@@ -159,8 +160,8 @@ fn unclamped_oom_score_adj(pod: &Pod, container: ContainerOf<'_>, capacity: i64)
 fn share_of_pod_level_memory(spec: &v1::PodSpec) -> i64 {
     let Some(pod_level) = pod_level_request(spec, "memory") else { return 0 };
     let asked = aggregate(spec, |container| request(container, "memory").unwrap_or(0));
-    let sidecars = spec.init_containers.iter().flatten().filter(|spec| init_kind(spec) == ContainerKind::Sidecar);
-    let count = i64::try_from(spec.containers.len() + sidecars.count()).unwrap_or(i64::MAX);
+    let count = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
     (pod_level - asked).max(0) / count.max(1)
 }
 
@@ -174,4 +175,5 @@ pub fn is_node_critical(pod: &Pod) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -104,4 +104,5 @@ fn ports(pod: &Pod) -> Result<Vec<PortMapping>, ConfigError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

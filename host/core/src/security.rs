@@ -128,13 +128,15 @@ pub fn is_rootfs_read_only(container: &v1::Container) -> bool {
     context(container).and_then(|context| context.read_only_root_filesystem).unwrap_or(false)
 }
 
-/// Names of all seccomp profiles that a pod's containers take from the node (`localhostProfile`), each once.
+/// Names of all seccomp profiles that a pod's containers take from the node (`localhostProfile`), each once: relative
+/// paths below the node's folder for them. A name that would lead out of it is left out, and so found missing later.
 pub fn localhost_profiles(pod: &Pod) -> Vec<String> {
     let mut names = Vec::new();
     for container in pod.containers() {
         let profile = effective!(pod, container.spec, seccomp_profile).filter(|profile| profile.type_ == "Localhost");
         let name = profile.and_then(|profile| profile.localhost_profile.clone());
-        names.extend(name.filter(|name| !names.contains(name)));
+        let inside = |name: &String| !name.is_empty() && !name.starts_with('/') && name.split('/').all(|it| it != "..");
+        names.extend(name.filter(inside).filter(|name| !names.contains(name)));
     }
     names
 }
@@ -243,4 +245,5 @@ fn labels(options: Option<&v1::SELinuxOptions>) -> Vec<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -6,6 +6,7 @@ mod payload;
 mod references;
 mod resolve;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 use std::collections::BTreeMap;
