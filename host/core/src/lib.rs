@@ -4,6 +4,7 @@
 //! arguments; nothing here reads a clock, does I/O or starts a task. The traits in [`ports`] say what the
 //! loops need of the world; adapters in other rooms implement them.
 
+pub mod action;
 pub mod admit;
 pub mod backoff;
 pub mod cgroup;
@@ -22,14 +23,21 @@ pub mod labels;
 pub mod manifest;
 pub mod node;
 pub mod observed;
+pub mod plan;
 pub mod pod;
 pub mod ports;
+pub mod probe;
 pub mod quantity;
 pub mod record;
 pub mod resources;
+pub mod restart;
 pub mod sandbox_config;
 pub mod security;
+pub mod status;
 pub mod support;
 pub mod validate;
 pub mod view;
+#[cfg(test)]
+mod testing;
 pub mod volume;
+pub mod why;

@@ -114,6 +114,19 @@ pub struct Exit {
     pub finished_at: Timestamp,
 }
 
+impl Exit {
+    /// How a container ended that ran and cannot be found any more (`pkg/kubelet/kubelet_pods.go`).
+    pub fn unknown(now: Timestamp) -> Exit {
+        Exit {
+            code: 137,
+            reason: "ContainerStatusUnknown".to_owned(),
+            message: "The container could not be located when the pod was last looked at".to_owned(),
+            started_at: None,
+            finished_at: now,
+        }
+    }
+}
+
 impl ObservedPod {
     /// The newest sandbox.
     pub fn sandbox(&self) -> Option<&Sandbox> {

@@ -50,6 +50,10 @@ pub struct Terminal {
 pub struct ContainerRecord {
     /// `restartCount`: never falls, whatever becomes of the containers.
     pub restarts: u32,
+    /// Restarts that count for the crash-loop delay: forgotten after a long run.
+    pub delayed_restarts: u32,
+    /// When the newest container was started.
+    pub started_at: Option<Timestamp>,
     /// The newest container's ID, once it was started.
     pub id: Option<String>,
     /// Whether its startup probe (if any) has succeeded.
@@ -60,6 +64,15 @@ pub struct ContainerRecord {
     pub exit: Option<Exit>,
     /// How the one before ended: `lastState`.
     pub last_exit: Option<EndedContainer>,
+}
+
+impl ContainerRecord {
+    /// How the newest container ended. One that was started, is gone and left no exit behind ended unknown;
+    /// `None` when none was ever started.
+    pub fn exit_or_unknown(&self, now: Timestamp) -> Option<Exit> {
+        self.id.as_ref()?;
+        Some(self.exit.clone().unwrap_or_else(|| Exit::unknown(now)))
+    }
 }
 
 /// A container that ended, as `lastState` shows it.

@@ -2,5 +2,14 @@
 //!
 //! What to do is decided in `longshore-core`; here it is done, through ports only.
 
+mod apply;
+mod background;
 pub mod events;
+mod inbox;
+pub mod node;
+mod orphan;
+mod probes;
+mod publish;
+mod pull;
 pub mod views;
+mod worker;

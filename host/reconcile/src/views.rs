@@ -7,20 +7,26 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use longshore_core::ports::sources::SourceProblem;
-use longshore_core::view::PodView;
+use longshore_core::view::{PodView, ProbeView};
 use tokio::sync::watch;
 
 /// The published state of the node's pods.
 #[derive(Debug)]
 pub struct Views {
     pods: Mutex<BTreeMap<String, Arc<PodView>>>,
+    probes: Mutex<BTreeMap<String, Vec<ProbeView>>>,
     problems: Mutex<BTreeMap<String, Vec<SourceProblem>>>,
     version: watch::Sender<u64>,
 }
 
 impl Default for Views {
     fn default() -> Self {
-        Views { pods: Mutex::default(), problems: Mutex::default(), version: watch::channel(0).0 }
+        Views {
+            pods: Mutex::default(),
+            probes: Mutex::default(),
+            problems: Mutex::default(),
+            version: watch::channel(0).0,
+        }
     }
 }
 
@@ -63,6 +69,24 @@ impl Views {
         if lock(&self.pods).remove(uid).is_some() {
             self.version.send_modify(|version| *version += 1);
         }
+    }
+
+    /// Publishes what a probe last found.
+    pub(crate) fn set_probe(&self, uid: &str, probe: ProbeView) {
+        let mut probes = lock(&self.probes);
+        let of_pod = probes.entry(uid.to_owned()).or_default();
+        of_pod.retain(|known| known.container != probe.container || known.kind != probe.kind);
+        of_pod.push(probe);
+    }
+
+    /// What the probes of a pod last found.
+    pub fn probes(&self, uid: &str) -> Vec<ProbeView> {
+        lock(&self.probes).get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Drops what was known of a pod's probes.
+    pub(crate) fn forget_probes(&self, uid: &str) {
+        lock(&self.probes).remove(uid);
     }
 
     /// Publishes what is wrong with a source.

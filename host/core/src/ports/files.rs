@@ -127,6 +127,9 @@ pub trait FileStore: Send + Sync {
     /// UIDs of all pods that have a folder.
     async fn pod_folders(&self) -> Vec<String>;
 
+    /// A seccomp profile for `Localhost`: the text of `<root>/seccomp/<name>`, refused when it leads out of there.
+    async fn seccomp_profile(&self, name: &str) -> Result<String, FilesError>;
+
     /// Bytes that a folder's files take, hard links counted once; `None` when it takes too long to say.
     async fn usage(&self, path: &Path) -> Option<u64>;
 }

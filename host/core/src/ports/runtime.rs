@@ -142,9 +142,24 @@ pub enum RuntimeEvent {
         pod: PodId,
         /// Its ID.
         id: String,
+        /// What happened to it, so that one who knows already need not look.
+        change: RuntimeChange,
     },
     /// Events may have been lost (the stream broke and is up again): look at everything.
     Resync,
+}
+
+/// What happened to a sandbox or container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuntimeChange {
+    /// It was started.
+    Started,
+    /// It ended.
+    Died,
+    /// It was removed.
+    Removed,
+    /// Something else: paused, renamed, updated, out of memory.
+    Other,
 }
 
 /// A container of another agent, found by dockershim's labels without ours.

@@ -1,0 +1,122 @@
+//! Everything that the agent can do to a machine on behalf of a pod.
+//!
+//! A plan is made of these; `longshore-reconcile`'s apply has one arm for each.
+
+use std::fmt;
+
+/// One thing to do for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make the pod's folder, cgroup and volumes, or bring them up to date.
+    Prepare,
+    /// Make a sandbox.
+    CreateSandbox {
+        /// How many the pod had before.
+        attempt: u32,
+    },
+    /// Start the newest sandbox and learn its addresses.
+    StartSandbox {
+        /// How many the pod had before.
+        attempt: u32,
+    },
+    /// See that a container's image is there, as its pull policy says. A pull goes on in the background.
+    EnsureImage {
+        /// Name of the container.
+        container: String,
+    },
+    /// Make a container in the newest sandbox.
+    CreateContainer {
+        /// Name of the container.
+        container: String,
+        /// How many of the name the pod had before.
+        attempt: u32,
+    },
+    /// Start the newest container of that name. Its postStart hook goes on in the background.
+    StartContainer {
+        /// Name of the container.
+        container: String,
+    },
+    /// Run the preStop hook, then stop a container. Goes on in the background.
+    StopContainer {
+        /// Its ID.
+        id: String,
+        /// Name of the container.
+        container: String,
+        /// Seconds for hook and stop together, before it is killed.
+        grace_seconds: i64,
+    },
+    /// Stop a sandbox.
+    StopSandbox {
+        /// Its ID.
+        id: String,
+    },
+    /// Remove a container that does not run.
+    RemoveContainer {
+        /// Its ID.
+        id: String,
+        /// Name of the container.
+        container: String,
+    },
+    /// Remove a sandbox that does not run.
+    RemoveSandbox {
+        /// Its ID.
+        id: String,
+    },
+    /// Take the pod's volumes, cgroup, folder and record away: it is gone.
+    Release,
+}
+
+impl Action {
+    /// The container that it is about, if it is about one.
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Action::EnsureImage { container }
+            | Action::CreateContainer { container, .. }
+            | Action::StartContainer { container }
+            | Action::StopContainer { container, .. }
+            | Action::RemoveContainer { container, .. } => Some(container),
+            Action::Prepare
+            | Action::CreateSandbox { .. }
+            | Action::StartSandbox { .. }
+            | Action::StopSandbox { .. }
+            | Action::RemoveSandbox { .. }
+            | Action::Release => None,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |id: &str| id.get(..12).unwrap_or(id).to_owned();
+        match self {
+            Action::Prepare => write!(f, "prepare folder, cgroup and volumes"),
+            Action::CreateSandbox { attempt } => write!(f, "create sandbox {attempt}"),
+            Action::StartSandbox { attempt } => write!(f, "start sandbox {attempt}"),
+            Action::EnsureImage { container } => write!(f, "see that the image of {container} is there"),
+            Action::CreateContainer { container, attempt } => write!(f, "create container {container} ({attempt})"),
+            Action::StartContainer { container } => write!(f, "start container {container}"),
+            Action::StopContainer { id, container, grace_seconds } => {
+                write!(f, "stop container {container} {} within {grace_seconds} s", short(id))
+            }
+            Action::StopSandbox { id } => write!(f, "stop sandbox {}", short(id)),
+            Action::RemoveContainer { id, container } => write!(f, "remove container {container} {}", short(id)),
+            Action::RemoveSandbox { id } => write!(f, "remove sandbox {}", short(id)),
+            Action::Release => write!(f, "remove volumes, cgroup, folder and record"),
+        }
+    }
+}
+
+/// An action and why it is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// What to do.
+    pub action: Action,
+    /// Why, for log, events and `longshore plan`.
+    pub why: String,
+}
+
+/// Actions one after the other; when one fails or must wait, the rest of the track is left for the next plan.
+pub type Track = Vec<Planned>;
+
+/// Tracks side by side.
+pub type Stage = Vec<Track>;

@@ -1,0 +1,106 @@
+//! Ending a pod: stop what runs in the right order, then remove what is dead, then release what it had.
+
+use super::{Plan, Situation, planned};
+use crate::action::{Action, Planned, Stage};
+use crate::observed::{Container, SandboxState};
+use crate::pod::ContainerKind;
+
+/// The action that stops a container, or `None` when it is being stopped soon enough already.
+pub(super) fn stop_action(situation: &Situation<'_>, seen: &Container, grace: i64, plan: &mut Plan) -> Option<Action> {
+    let now = situation.now;
+    if let Some(deadline) = situation.busy.stopping.get(&seen.id) {
+        let wanted = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);
+        // A second's slack: the same grace period, reckoned again a moment later, is not a new wish.
+        if wanted.duration_since(*deadline).as_secs() >= -1 {
+            plan.wake_at(deadline.checked_add(jiff::SignedDuration::from_secs(5)).unwrap_or(jiff::Timestamp::MAX));
+            return None;
+        }
+    }
+    Some(Action::StopContainer { id: seen.id.clone(), container: seen.name.clone(), grace_seconds: grace.max(0) })
+}
+
+/// Seconds that are left of the pod's grace period.
+fn remaining_grace(situation: &Situation<'_>) -> i64 {
+    let pod = situation.pod;
+    match pod.deletion {
+        None => pod.grace_seconds(),
+        Some(deletion) => {
+            // The clock may have stepped back: never wait longer than the grace period itself.
+            let passed = situation.now.duration_since(deletion.requested_at).as_secs().max(0);
+            let grace = deletion.grace_seconds.max(0);
+            if grace == 0 { 0 } else { (grace - passed).clamp(1, grace) }
+        }
+    }
+}
+
+/// Stops everything that runs: apps and init containers first, then sidecars from last to first, then the
+/// sandbox. Empty when nothing runs.
+fn stops(situation: &Situation<'_>, why: &str, plan: &mut Plan) -> Option<Stage> {
+    let Situation { pod, observed, .. } = *situation;
+    let grace = remaining_grace(situation);
+    let running: Vec<&Container> = observed.containers.iter().filter(|seen| seen.is_running()).collect();
+    let stop = |seen: &Container, plan: &mut Plan| -> Option<Planned> {
+        stop_action(situation, seen, grace, plan).map(|action| planned(action, why))
+    };
+    let first: Vec<&Container> =
+        running.iter().copied().filter(|seen| seen.kind != ContainerKind::Sidecar || grace == 0).collect();
+    if !first.is_empty() {
+        return Some(first.into_iter().filter_map(|seen| stop(seen, plan)).map(|stop| vec![stop]).collect());
+    }
+    let order = |seen: &&Container| {
+        let inits = pod.spec().init_containers.as_deref().unwrap_or_default();
+        inits.iter().position(|init| init.name == seen.name)
+    };
+    if let Some(last) = running.iter().copied().max_by_key(order) {
+        return Some(stop(last, plan).into_iter().map(|stop| vec![stop]).collect());
+    }
+    let sandboxes = observed.sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Running);
+    let stage: Stage =
+        sandboxes.map(|sandbox| vec![planned(Action::StopSandbox { id: sandbox.id.clone() }, why)]).collect();
+    (!stage.is_empty()).then_some(stage)
+}
+
+/// Stops everything of a pod that will run again in a new sandbox.
+pub(super) fn stop_all(situation: &Situation<'_>, why: &str) -> Plan {
+    let mut plan = Plan::default();
+    if let Some(stage) = stops(situation, why, &mut plan) {
+        plan.stage(stage);
+    }
+    plan
+}
+
+/// Stops everything of a pod that has ended, and keeps the dead for their logs.
+pub(super) fn finish(situation: &Situation<'_>, why: &str) -> Plan {
+    let mut plan = Plan { finished: true, initialized: situation.record.initialized, ..Plan::default() };
+    if let Some(stage) = stops(situation, why, &mut plan) {
+        plan.stage(stage);
+    }
+    super::collect(situation, &mut plan);
+    plan
+}
+
+/// Ends a pod for good: nothing of it stays.
+pub(super) fn delete(situation: &Situation<'_>) -> Plan {
+    let mut plan = Plan { finished: true, initialized: situation.record.initialized, ..Plan::default() };
+    let why = "the pod is deleted";
+    if let Some(stage) = stops(situation, why, &mut plan) {
+        plan.stage(stage);
+        // Background stops end first; then the next plan goes on.
+        let only_sandboxes = plan.actions().all(|planned| matches!(planned.action, Action::StopSandbox { .. }));
+        if !only_sandboxes || plan.is_empty() {
+            return plan;
+        }
+    }
+    let observed = situation.observed;
+    let containers = observed
+        .containers
+        .iter()
+        .map(|seen| vec![planned(Action::RemoveContainer { id: seen.id.clone(), container: seen.name.clone() }, why)]);
+    let sandboxes =
+        observed.sandboxes.iter().map(|sandbox| vec![planned(Action::RemoveSandbox { id: sandbox.id.clone() }, why)]);
+    plan.stage(containers.chain(sandboxes).collect());
+    if plan.is_empty() {
+        plan.stage(vec![vec![planned(Action::Release, why)]]);
+    }
+    plan
+}

@@ -1,0 +1,236 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::model::{Fault, Model, ended};
+use super::*;
+use crate::observed::{Container, ContainerState, Sandbox};
+use crate::pod::Deletion;
+use crate::testing::{self, container, pod_from, running, sandbox};
+
+const WEB: &str = "{restartPolicy: POLICY, containers: [{name: a, image: i}, {name: b, image: i}], \
+     initContainers: [{name: setup, image: i}, {name: side, image: i, restartPolicy: Always}]}";
+
+fn web(policy: &str) -> Pod {
+    pod_from(&WEB.replace("POLICY", policy))
+}
+
+/// Any state that a runtime can be in, whatever led to it.
+fn any_world() -> impl Strategy<Value = ObservedPod> {
+    let sandboxes = prop::collection::vec((0u32..3, 0u8..3, any::<bool>()), 0..3);
+    let containers = prop::collection::vec((0usize..4, 0u32..3, 0u8..4, 0u32..3, any::<bool>()), 0..6);
+    (sandboxes, containers).prop_map(|(sandboxes, containers)| {
+        let pod = web("Always");
+        let mut world = ObservedPod::default();
+        for (index, (attempt, state, stale)) in sandboxes.into_iter().enumerate() {
+            // At most one runs: the runtime never started two.
+            let runs = world.sandboxes.iter().any(|other| other.state == SandboxState::Running);
+            let state = match state {
+                0 => SandboxState::Created,
+                1 if !runs => SandboxState::Running,
+                _ => SandboxState::Exited,
+            };
+            let made = sandbox(attempt, state);
+            let hash = if stale { "old".to_owned() } else { made.hash.clone() };
+            world.sandboxes.push(Sandbox { id: format!("s{index}"), hash, ..made });
+        }
+        for (index, (which, attempt, state, sandbox, stale)) in containers.into_iter().enumerate() {
+            let of = pod.containers().nth(which).unwrap();
+            let state = match state {
+                0 => ContainerState::Created,
+                1 => running(50),
+                2 => ContainerState::Exited(ended(0, testing::at(60))),
+                _ => ContainerState::Exited(ended(1, testing::at(60))),
+            };
+            let made = container(of, attempt, state);
+            let hash = if stale { "old".to_owned() } else { made.hash.clone() };
+            world.containers.push(Container {
+                id: format!("c{index}"),
+                sandbox_id: format!("s{sandbox}"),
+                hash,
+                ..made
+            });
+        }
+        world
+    })
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![4 => Just(Fault::None), 1 => Just(Fault::Error), 1 => Just(Fault::Crash), 1 => Just(Fault::LostEvent)]
+}
+
+/// Rounds with faults, then without, until nothing is left to do.
+fn converge(model: &mut Model, faults: Vec<Fault>) {
+    let mut faults = faults.into_iter();
+    for _ in 0..20 {
+        model.round(|| faults.next().unwrap_or(Fault::None));
+    }
+    model.look();
+    for _ in 0..60 {
+        if !model.round(|| Fault::None) {
+            return;
+        }
+        if model.released {
+            return;
+        }
+    }
+    panic!("no end to it: {:#?}\n{:#?}", model.log, model.world);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn converges_from_anywhere_through_any_fault(
+        world in any_world(),
+        policy in prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")],
+        faults in prop::collection::vec(any_fault(), 0..40),
+    ) {
+        let mut model = Model::new(web(policy), world);
+        converge(&mut model, faults);
+        prop_assert!(model.plan().is_empty(), "planning again gives nothing: {:?}", model.plan());
+        if model.record.terminal.is_some() {
+            prop_assert!(!model.world.is_running(), "an ended pod runs nothing");
+        } else {
+            let up = model.world.sandbox().unwrap();
+            prop_assert_eq!(up.state, SandboxState::Running);
+            prop_assert_eq!(&up.hash, &model.pod.sandbox_hash);
+            for name in ["side", "a", "b"] {
+                let seen = model.world.container(name).unwrap();
+                let done = seen.exit().is_some_and(|exit| policy != "Always" && exit.code == 0 || policy == "Never");
+                prop_assert!(done || seen.is_running(), "{} neither runs nor is done", name);
+                if seen.is_running() {
+                    prop_assert_eq!(&seen.sandbox_id, &up.id);
+                    prop_assert_eq!(&seen.hash, &model.pod.hashes[name]);
+                }
+            }
+            for name in ["setup", "side", "a", "b"] {
+                prop_assert!(model.world.containers_named(name).count() <= 2, "the dead are collected");
+            }
+        }
+        let restarts = model.record.containers.values().map(|known| known.restarts).max().unwrap_or(0);
+        prop_assert!(restarts < 40);
+    }
+
+    #[test]
+    fn a_deleted_pod_leaves_nothing(world in any_world(), faults in prop::collection::vec(any_fault(), 0..40), grace in 0i64..60) {
+        let mut model = Model::new(web("Always"), world);
+        model.pod.deletion = Some(Deletion { requested_at: model.now, grace_seconds: grace });
+        converge(&mut model, faults);
+        prop_assert!(model.released, "{:#?}", model.log);
+    }
+
+    #[test]
+    fn a_failing_init_container_ends_a_pod_that_never_restarts(faults in prop::collection::vec(any_fault(), 0..20)) {
+        let mut model = Model::new(web("Never"), ObservedPod::default());
+        model.init_exit = 1;
+        converge(&mut model, faults);
+        prop_assert_eq!(model.record.terminal.as_ref().map(|terminal| terminal.phase.as_str()), Some("Failed"));
+        prop_assert!(model.world.container("a").is_none());
+    }
+}
+
+fn actions(plan: &Plan) -> Vec<String> {
+    plan.actions().map(|planned| planned.action.to_string()).collect()
+}
+
+#[test]
+fn a_new_pod_overlaps_the_sandboxs_start_with_the_first_container() {
+    let model =
+        Model::new(pod_from("{containers: [{name: a, image: i}, {name: b, image: i}]}"), ObservedPod::default());
+    let plan = model.plan();
+    assert_eq!(plan.stages[2].len(), 2, "{:?}", plan.stages);
+    assert_eq!(actions(&plan).len(), 9);
+}
+
+#[test]
+fn one_that_must_know_the_address_waits_for_it() {
+    let spec =
+        "{containers: [{name: a, image: i, env: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]}]}";
+    let plan = Model::new(pod_from(spec), ObservedPod::default()).plan();
+    assert!(plan.stages.iter().all(|stage| stage.len() == 1));
+}
+
+fn settled(spec: &str) -> Model {
+    let mut model = Model::new(pod_from(spec), ObservedPod::default());
+    while model.round(|| Fault::None) {}
+    model
+}
+
+#[test]
+fn a_changed_hash_replaces_that_container_alone() {
+    let mut model = settled("{containers: [{name: a, image: i}, {name: b, image: i}]}");
+    model.pod.hashes.insert("a".to_owned(), "new".to_owned());
+    let plan = model.plan();
+    assert_eq!(plan.actions().count(), 1);
+    assert!(plan.actions().next().unwrap().why.contains("definition changed"));
+}
+
+#[test]
+fn sidecars_stop_last_and_in_reverse() {
+    let spec = "{containers: [{name: a, image: i}], initContainers: [{name: s1, image: i, restartPolicy: Always}, {name: s2, image: i, restartPolicy: Always}]}";
+    let mut model = settled(spec);
+    model.pod.deletion = Some(Deletion { requested_at: model.now, grace_seconds: 30 });
+    model.log.clear();
+    while !model.released {
+        model.round(|| Fault::None);
+    }
+    let stops: Vec<&str> =
+        model.log.iter().filter(|line| line.starts_with("stop container")).map(|line| &line[15..17]).collect();
+    assert_eq!(stops, ["a ", "s2", "s1"]);
+}
+
+#[test]
+fn less_grace_stops_sooner_and_the_same_is_not_asked_twice() {
+    let mut model = settled("{containers: [{name: a, image: i}]}");
+    let id = model.known.container("a").unwrap().id.clone();
+    model.pod.deletion = Some(Deletion { requested_at: model.now, grace_seconds: 30 });
+    model.busy.stopping.insert(id, model.now + jiff::SignedDuration::from_secs(30));
+    assert!(model.plan().is_empty());
+    model.pod.deletion = Some(Deletion { requested_at: model.now, grace_seconds: 2 });
+    assert_eq!(model.plan().actions().count(), 1);
+}
+
+#[test]
+fn a_crash_loop_waits_and_says_so() {
+    let mut model = settled("{containers: [{name: a, image: i}]}");
+    for (restarts, delay) in [(0, "0s"), (1, "10s"), (2, "20s"), (5, "2m40s")] {
+        model.record.containers.get_mut("a").unwrap().delayed_restarts = restarts;
+        model.world.containers[0].state = ContainerState::Exited(ended(1, model.now));
+        model.look();
+        let plan = model.plan();
+        if restarts == 0 {
+            assert!(!plan.is_empty());
+        } else {
+            assert!(plan.is_empty());
+            let wait = &plan.waits["a"];
+            assert_eq!(wait.reason, "CrashLoopBackOff");
+            assert!(wait.message.starts_with(&format!("back-off {delay} restarting")), "{}", wait.message);
+        }
+    }
+}
+
+#[test]
+fn a_finished_pod_stays_finished_when_its_containers_are_pruned() {
+    let mut model = settled("{restartPolicy: Never, containers: [{name: a, image: i}]}");
+    model.world.containers[0].state = ContainerState::Exited(ended(0, model.now));
+    model.look();
+    while model.round(|| Fault::None) {}
+    assert_eq!(model.record.terminal.as_ref().unwrap().phase, "Succeeded");
+    model.world = ObservedPod::default();
+    model.look();
+    assert!(model.plan().is_empty());
+    // Also when the end itself was not stored.
+    model.record.terminal = None;
+    let plan = model.plan();
+    assert!(plan.is_empty() && plan.finished);
+}
+
+#[test]
+fn no_new_sandbox_for_what_is_done() {
+    let mut model = settled("{restartPolicy: OnFailure, containers: [{name: a, image: i}]}");
+    model.world.containers[0].state = ContainerState::Exited(ended(0, model.now));
+    model.world.sandboxes[0].state = SandboxState::Exited;
+    model.look();
+    assert!(model.plan().is_empty());
+}

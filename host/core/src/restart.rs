@@ -1,0 +1,105 @@
+//! Whether a container that ended is started again, and when.
+//!
+//! As `pkg/kubelet/container/helpers.go` (`ShouldContainerBeRestarted`) and `kuberuntime_manager.go` (`doBackOff`),
+//! with per-container policies and rules of KEP-5307.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::backoff::Policy;
+use crate::observed::Exit;
+use crate::pod::{ContainerKind, ContainerOf, Pod};
+use crate::record::ContainerRecord;
+
+/// After a run of this length the crash-loop delay starts anew (twice the kubelet's longest delay).
+pub const FORGET_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
+/// Whether a container that ended like this is to run again.
+pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit_code: i32) -> bool {
+    if container.kind == ContainerKind::Sidecar {
+        return true;
+    }
+    for rule in container.spec.restart_policy_rules.iter().flatten() {
+        let Some(codes) = &rule.exit_codes else { continue };
+        let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
+        let matches = match codes.operator.as_str() {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
+        };
+        if matches {
+            return rule.action == "Restart" || rule.action == "RestartAllContainers";
+        }
+    }
+    let policy = container.spec.restart_policy.as_deref().unwrap_or_else(|| pod.restart_policy());
+    match policy {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        // An init container that did its work is not run again, whatever the pod's policy.
+        _ => container.kind != ContainerKind::Init || exit_code != 0,
+    }
+}
+
+/// How many restarts count for the delay, when a container is restarted that ended like this.
+pub fn counted_restarts(record: &ContainerRecord, exit: &Exit) -> u32 {
+    let started = exit.started_at.or(record.started_at);
+    let ran_long = started.is_some_and(|started| exit.finished_at.duration_since(started) > FORGET_AFTER);
+    if ran_long { 0 } else { record.delayed_restarts }
+}
+
+/// When a container that ended like this may be started again: at once the first time, then later and later.
+/// A time in the future (the clock stepped back) counts as now.
+pub fn restart_at(record: &ContainerRecord, exit: &Exit, policy: Policy, now: Timestamp) -> Timestamp {
+    let delay = policy.delay(counted_restarts(record, exit));
+    exit.finished_at.min(now).checked_add(delay).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{exit, pod_from};
+
+    fn decide(policy: &str, container: &str, code: i32) -> bool {
+        let pod = pod_from(&format!(
+            "{{restartPolicy: {policy}, containers: [{{name: c, image: i, {container}}}], initContainers: [{{name: i, image: i}}, {{name: s, image: i, restartPolicy: Always}}]}}"
+        ));
+        should_restart(&pod, pod.container("c").expect("it is there"), code)
+    }
+
+    #[test]
+    fn the_pods_policy_decides() {
+        assert!(decide("Always", "", 0) && decide("Always", "", 1));
+        assert!(!decide("OnFailure", "", 0) && decide("OnFailure", "", 1));
+        assert!(!decide("Never", "", 0) && !decide("Never", "", 1));
+    }
+
+    #[test]
+    fn a_containers_own_rules_come_first() {
+        let rules =
+            "restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]";
+        assert!(decide("Never", rules, 42));
+        assert!(!decide("Always", rules, 1));
+        assert!(decide("Never", "restartPolicy: OnFailure", 1));
+    }
+
+    #[test]
+    fn init_containers_run_again_only_on_failure() {
+        let pod = pod_from(
+            "{restartPolicy: Always, containers: [{name: c, image: i}], initContainers: [{name: i, image: i}, {name: s, image: i, restartPolicy: Always}]}",
+        );
+        let init = pod.container("i").expect("it is there");
+        assert!(!should_restart(&pod, init, 0) && should_restart(&pod, init, 1));
+        let sidecar = pod.container("s").expect("it is there");
+        assert!(should_restart(&pod, sidecar, 0));
+    }
+
+    #[test]
+    fn the_first_restart_is_at_once_and_a_long_run_forgets() {
+        let mut record = ContainerRecord::default();
+        let short = exit(1, 100, 110);
+        let now = Timestamp::from_second(1_000).expect("valid");
+        assert_eq!(restart_at(&record, &short, Policy::CRASH_LOOP, now).as_second(), 110);
+        record.delayed_restarts = 3;
+        assert_eq!(restart_at(&record, &short, Policy::CRASH_LOOP, now).as_second(), 150);
+        assert_eq!(restart_at(&record, &exit(1, 100, 900), Policy::CRASH_LOOP, now).as_second(), 900);
+    }
+}

@@ -1,0 +1,170 @@
+//! `status.conditions`, with the kubelet's reasons and messages.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::StatusInput;
+use crate::observed::SandboxState;
+use crate::pod::ContainerKind;
+use crate::record::ConditionRecord;
+
+/// One condition before its transition time is known.
+struct Condition {
+    name: &'static str,
+    status: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+fn condition(name: &'static str, status: bool) -> Condition {
+    Condition { name, status, reason: None, message: None }
+}
+
+/// All conditions of ours, and those of others that the object carries.
+pub(super) fn conditions(
+    input: &StatusInput<'_>,
+    phase: &str,
+    inits: &[v1::ContainerStatus],
+    apps: &[v1::ContainerStatus],
+) -> Vec<v1::PodCondition> {
+    let pod = input.pod;
+    let containers_ready = containers_ready(input, phase, inits, apps);
+    let foreign = foreign(input);
+    let ready = ready(input, &containers_ready, &foreign);
+    let sandbox_up = input.observed.sandbox().is_some_and(|sandbox| {
+        sandbox.state == SandboxState::Running && (pod.host_network() || !sandbox.ips.is_empty())
+    });
+    let ours = [
+        condition("PodReadyToStartContainers", sandbox_up),
+        initialized(input, phase, inits, apps),
+        ready,
+        containers_ready,
+        condition("PodScheduled", true),
+    ];
+    let own = ours.into_iter().map(|ours| {
+        let status = if ours.status { "True" } else { "False" };
+        let known = input.record.conditions.get(ours.name).filter(|known| known.status == status);
+        v1::PodCondition {
+            type_: ours.name.to_owned(),
+            status: status.to_owned(),
+            reason: ours.reason.map(str::to_owned),
+            message: ours.message,
+            last_transition_time: Some(Time(known.map_or(input.now, |known| known.since))),
+            observed_generation: pod.object.metadata.generation,
+            ..Default::default()
+        }
+    });
+    own.chain(foreign).collect()
+}
+
+/// Remembers when each condition took its value, so that the next status keeps the time.
+pub fn remember_conditions(records: &mut BTreeMap<String, ConditionRecord>, status: &v1::PodStatus) {
+    for condition in status.conditions.iter().flatten() {
+        let Some(since) = condition.last_transition_time.as_ref() else { continue };
+        let record = ConditionRecord { status: condition.status.clone(), since: since.0 };
+        records.insert(condition.type_.clone(), record);
+    }
+}
+
+const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Conditions that others put on the object: readiness gates, `DisruptionTarget`.
+fn foreign(input: &StatusInput<'_>) -> Vec<v1::PodCondition> {
+    let conditions = input.pod.object.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.filter(|condition| !OURS.contains(&condition.type_.as_str())).cloned().collect()
+}
+
+fn initialized(
+    input: &StatusInput<'_>,
+    phase: &str,
+    inits: &[v1::ContainerStatus],
+    apps: &[v1::ContainerStatus],
+) -> Condition {
+    if phase == "Succeeded" {
+        return Condition { reason: Some("PodCompleted"), ..condition("Initialized", true) };
+    }
+    let app_started = apps.iter().any(|status| {
+        let state =
+            |state: Option<&v1::ContainerState>| state.is_some_and(|s| s.running.is_some() || s.terminated.is_some());
+        state(status.state.as_ref()) || state(status.last_state.as_ref())
+    });
+    if app_started || input.plan.initialized {
+        return condition("Initialized", true);
+    }
+    let waiting: Vec<&str> = inits
+        .iter()
+        .filter(|status| match input.pod.container(&status.name).map(|container| container.kind) {
+            Some(ContainerKind::Sidecar) => !status.started.unwrap_or(false),
+            _ => !status.ready,
+        })
+        .map(|status| status.name.as_str())
+        .collect();
+    if waiting.is_empty() {
+        return condition("Initialized", true);
+    }
+    Condition {
+        reason: Some("ContainersNotInitialized"),
+        message: Some(format!("containers with incomplete status: [{}]", waiting.join(" "))),
+        ..condition("Initialized", false)
+    }
+}
+
+fn containers_ready(
+    input: &StatusInput<'_>,
+    phase: &str,
+    inits: &[v1::ContainerStatus],
+    apps: &[v1::ContainerStatus],
+) -> Condition {
+    let name = "ContainersReady";
+    match phase {
+        "Succeeded" => return Condition { reason: Some("PodCompleted"), ..condition(name, false) },
+        "Failed" => return Condition { reason: Some("PodFailed"), ..condition(name, false) },
+        _ => {}
+    }
+    let sidecars = inits.iter().filter(|status| {
+        input.pod.container(&status.name).is_some_and(|container| container.kind == ContainerKind::Sidecar)
+    });
+    let unready: Vec<&str> =
+        sidecars.chain(apps).filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+    if unready.is_empty() {
+        return condition(name, true);
+    }
+    Condition {
+        reason: Some("ContainersNotReady"),
+        message: Some(format!("containers with unready status: [{}]", unready.join(" "))),
+        ..condition(name, false)
+    }
+}
+
+fn ready(input: &StatusInput<'_>, containers_ready: &Condition, foreign: &[v1::PodCondition]) -> Condition {
+    if !containers_ready.status {
+        return Condition {
+            reason: containers_ready.reason,
+            message: containers_ready.message.clone(),
+            ..condition("Ready", false)
+        };
+    }
+    let gates = input.pod.spec().readiness_gates.iter().flatten();
+    let open: Vec<String> = gates
+        .filter_map(|gate| {
+            let found = foreign.iter().find(|condition| condition.type_ == gate.condition_type);
+            match found {
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate \"{}\" does not exist.",
+                    gate.condition_type
+                )),
+                Some(condition) if condition.status != "True" => Some(format!(
+                    "the status of pod readiness gate \"{}\" is not \"True\", but {}",
+                    gate.condition_type, condition.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if open.is_empty() {
+        return condition("Ready", true);
+    }
+    Condition { reason: Some("ReadinessGatesNotReady"), message: Some(open.join(", ")), ..condition("Ready", false) }
+}

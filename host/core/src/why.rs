@@ -1,0 +1,155 @@
+//! A pod's way from admission to readiness, for `longshore why`: which step it is in, and what that waits for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1;
+
+use crate::observed::{ContainerState, ObservedPod, SandboxState};
+use crate::plan::Plan;
+use crate::pod::{ContainerKind, ContainerOf, Pod};
+use crate::ports::runtime::PullProgress;
+use crate::record::PodRecord;
+use crate::view::{ProbeView, Step, StepState};
+
+/// All that the way is told from.
+#[derive(Clone, Debug)]
+pub struct Journey<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// What there is of it.
+    pub observed: &'a ObservedPod,
+    /// What is remembered of it.
+    pub record: &'a PodRecord,
+    /// What is to be done next, and what is waited for.
+    pub plan: &'a Plan,
+    /// Its status.
+    pub status: &'a v1::PodStatus,
+    /// What its probes last found.
+    pub probes: &'a [ProbeView],
+    /// Pulls that go on, by container, with the time that they have taken.
+    pub pulls: &'a BTreeMap<String, (PullProgress, Duration)>,
+    /// Whether its volumes are set up.
+    pub prepared: bool,
+}
+
+/// The steps, in order. At most one chain of them is not `Done` or `Ahead`.
+pub fn journey(input: &Journey<'_>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let Some(terminal) = &input.record.terminal {
+        let reason = terminal.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let message = terminal.message.as_deref().unwrap_or("all containers have ended and none runs again");
+        let detail = format!("{}{reason}: {message}", terminal.phase);
+        steps.push(step("ended", StepState::Done, detail));
+        return steps;
+    }
+    if let Some(deletion) = input.pod.deletion {
+        let running = input.observed.containers.iter().filter(|seen| seen.is_running()).map(|seen| seen.name.as_str());
+        let running: Vec<&str> = running.collect();
+        let detail = if running.is_empty() {
+            "removing what is left of it".to_owned()
+        } else {
+            format!("waits for {} to stop; grace period {} s", running.join(", "), deletion.grace_seconds)
+        };
+        steps.push(step("ending", StepState::Waiting, detail));
+        return steps;
+    }
+    steps.push(step("admitted", StepState::Done, String::new()));
+    let held = input.plan.waits.get("");
+    let sandbox_up = input.observed.sandbox().is_some_and(|sandbox| sandbox.state == SandboxState::Running);
+    let volumes = if input.prepared || sandbox_up { StepState::Done } else { waiting_or_running(held.is_some()) };
+    let detail = held.map(|held| with_until(&held.message, held.until)).unwrap_or_default();
+    let volumes_detail = if volumes == StepState::Done { String::new() } else { detail.clone() };
+    steps.push(step("volumes", volumes, volumes_detail));
+    let sandbox = match (sandbox_up, volumes) {
+        (true, _) => StepState::Done,
+        (false, StepState::Done) => waiting_or_running(held.is_some()),
+        (false, _) => StepState::Ahead,
+    };
+    let sandbox_detail = match (sandbox, input.status.pod_ip.as_deref()) {
+        (StepState::Done, Some(ip)) => format!("address {ip}"),
+        (StepState::Waiting | StepState::Running, _) => detail,
+        _ => String::new(),
+    };
+    steps.push(step("sandbox", sandbox, sandbox_detail));
+    for container in input.pod.containers() {
+        steps.push(of_container(input, container, sandbox_up));
+    }
+    let ready = input.status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    let is_ready = ready.is_some_and(|condition| condition.status == "True");
+    let detail = ready.and_then(|condition| condition.message.clone()).filter(|_| !is_ready).unwrap_or_default();
+    steps.push(step("ready", if is_ready { StepState::Done } else { StepState::Ahead }, detail));
+    steps
+}
+
+fn step(name: &str, state: StepState, detail: String) -> Step {
+    Step { name: name.to_owned(), state, since: None, detail }
+}
+
+fn waiting_or_running(waiting: bool) -> StepState {
+    if waiting { StepState::Waiting } else { StepState::Running }
+}
+
+fn with_until(message: &str, until: Option<jiff::Timestamp>) -> String {
+    match until {
+        Some(until) => format!("{message}; next try at {until:.0}"),
+        None => message.to_owned(),
+    }
+}
+
+fn of_container(input: &Journey<'_>, container: ContainerOf<'_>, sandbox_up: bool) -> Step {
+    let name = container.spec.name.as_str();
+    let title = match container.kind {
+        ContainerKind::Init => format!("init container {name}"),
+        ContainerKind::Sidecar => format!("sidecar {name}"),
+        ContainerKind::App => format!("container {name}"),
+    };
+    let image = container.spec.image.as_deref().unwrap_or_default();
+    if let Some((progress, took)) = input.pulls.get(name) {
+        let bytes = match progress.total {
+            0 => format!("{} so far", mebibytes(progress.current)),
+            total => format!("{} of {}", mebibytes(progress.current), mebibytes(total)),
+        };
+        return step(&title, StepState::Waiting, format!("pulling image {image}: {bytes}, for {} s", took.as_secs()));
+    }
+    if let Some(wait) = input.plan.waits.get(name).filter(|wait| !wait.message.is_empty()) {
+        return step(&title, StepState::Waiting, format!("{}: {}", wait.reason, with_until(&wait.message, wait.until)));
+    }
+    match input.observed.container(name).map(|seen| &seen.state) {
+        Some(ContainerState::Running { .. }) => running(input, container, &title),
+        Some(ContainerState::Exited(exit)) if container.kind == ContainerKind::Init && exit.code == 0 => {
+            step(&title, StepState::Done, String::new())
+        }
+        Some(ContainerState::Exited(exit)) => {
+            let message = if exit.message.is_empty() { String::new() } else { format!(": {}", exit.message.trim()) };
+            step(&title, StepState::Waiting, format!("ended with exit code {} ({}){message}", exit.code, exit.reason))
+        }
+        Some(ContainerState::Created) => step(&title, StepState::Running, "being started".to_owned()),
+        None if sandbox_up && input.plan.waits.get(name).is_some_and(|wait| wait.reason != "PodInitializing") => {
+            step(&title, StepState::Running, "being made".to_owned())
+        }
+        None => step(&title, StepState::Ahead, String::new()),
+    }
+}
+
+fn running(input: &Journey<'_>, container: ContainerOf<'_>, title: &str) -> Step {
+    let name = container.spec.name.as_str();
+    if container.kind == ContainerKind::Init {
+        return step(title, StepState::Running, "runs; the next one waits for its end".to_owned());
+    }
+    let known = input.record.containers.get(name);
+    if known.is_some_and(|known| known.started && known.ready) {
+        return step(title, StepState::Done, String::new());
+    }
+    let kind = if known.is_some_and(|known| known.started) { "readiness" } else { "startup" };
+    let probe = input.probes.iter().find(|probe| probe.container == name && probe.kind == kind);
+    let detail = match probe.and_then(|probe| probe.last.as_ref()) {
+        Some(last) => format!("runs; its {kind} probe said {}: {}", last.outcome, last.message.trim()),
+        None => format!("runs; waits for the first result of its {kind} probe"),
+    };
+    step(title, StepState::Waiting, detail)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
+}

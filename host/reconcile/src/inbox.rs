@@ -1,0 +1,84 @@
+//! What wakes a pod's worker, merged while the worker is busy: bounded by what the pod has, never by time.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use longshore_core::pod::{Deletion, Pod};
+use longshore_core::ports::runtime::{Image, RuntimeChange};
+use longshore_core::probe::{ProbeKind, Sample};
+use tokio::sync::Notify;
+
+/// What happened since the worker last looked.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes {
+    /// The pod as its source has it now.
+    pub(crate) desired: Option<Pod>,
+    /// The pod is to end.
+    pub(crate) deletion: Option<Deletion>,
+    /// Things in the runtime that changed, by ID.
+    pub(crate) changed: BTreeMap<String, RuntimeChange>,
+    /// Everything in the runtime may have changed.
+    pub(crate) resync: bool,
+    /// ConfigMaps or Secrets may have changed.
+    pub(crate) objects: bool,
+    /// What probes decided, by container ID and kind.
+    pub(crate) verdicts: BTreeMap<(String, ProbeKind), Verdict>,
+    /// Background work that ended.
+    pub(crate) done: Vec<Done>,
+}
+
+/// What a probe decided of a container.
+#[derive(Clone, Debug)]
+pub(crate) struct Verdict {
+    /// Name of the container.
+    pub(crate) container: String,
+    /// The decision.
+    pub(crate) sample: Sample,
+    /// Grace period of the probe, when it ends the container.
+    pub(crate) grace_seconds: Option<i64>,
+}
+
+/// Background work that ended.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// A container was stopped, or could not be.
+    Stop { id: String, error: Option<String> },
+    /// A postStart hook ended.
+    PostStart { id: String, container: String, error: Option<String> },
+    /// An image was pulled, or could not be.
+    Pull { container: String, image: String, result: Result<Image, Failure> },
+}
+
+/// Why something could not be done, as status and events show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The waiting reason.
+    pub(crate) reason: &'static str,
+    /// What went wrong.
+    pub(crate) message: String,
+}
+
+/// A worker's mailbox.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    wakes: Mutex<Wakes>,
+    notify: Notify,
+}
+
+impl Inbox {
+    /// Adds something and wakes the worker.
+    pub(crate) fn put(&self, change: impl FnOnce(&mut Wakes)) {
+        change(&mut self.wakes.lock().unwrap_or_else(PoisonError::into_inner));
+        self.notify.notify_one();
+    }
+
+    /// Takes what has come so far.
+    pub(crate) fn take(&self) -> Wakes {
+        std::mem::take(&mut self.wakes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until something was put in. Cancel safe: a permit that was not used stays.
+    pub(crate) async fn woken(&self) {
+        self.notify.notified().await;
+    }
+}

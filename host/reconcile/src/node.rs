@@ -1,0 +1,372 @@
+//! The node: sources are merged, every pod gets a worker, and what happens in the runtime reaches its worker.
+//!
+//! Owns the set of workers. What a pod needs is decided in core and done by its worker; nothing here acts on one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{SelectAll, select_all};
+use jiff::Timestamp;
+use longshore_core::backoff::Policy;
+use longshore_core::desired;
+use longshore_core::node::NodeFacts;
+use longshore_core::observed::{Observation, ObservedPod};
+use longshore_core::pod::{Deletion, Pod, Source};
+use longshore_core::ports::files::FileStore;
+use longshore_core::ports::objects::ObjectStore;
+use longshore_core::ports::probes::ProbePlugins;
+use longshore_core::ports::runtime::{ContainerRuntime, RegistryCredentials, RuntimeEvent};
+use longshore_core::ports::sources::{PodSource, SourceSnapshot};
+use longshore_core::record::StoredPod;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::EventRing;
+use crate::inbox::Inbox;
+use crate::orphan;
+use crate::probes::ProbeScheduler;
+use crate::pull::Puller;
+use crate::views::Views;
+use crate::worker::{self, Start};
+
+/// Looks up a registry's credentials in the node's own configuration, by image reference.
+pub type NodeCredentials = Arc<dyn Fn(&str) -> Vec<RegistryCredentials> + Send + Sync>;
+
+/// What the loops need of the world.
+#[derive(Clone)]
+pub struct Ports {
+    /// The container runtime.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// What pods have on the disk.
+    pub files: Arc<dyn FileStore>,
+    /// ConfigMaps and Secrets.
+    pub objects: Arc<dyn ObjectStore>,
+    /// Probe plugins.
+    pub probes: Arc<dyn ProbePlugins>,
+    /// The node's own credentials for an image, tried after the pod's.
+    pub credentials: NodeCredentials,
+    /// Pod sources.
+    pub sources: Vec<Arc<dyn PodSource>>,
+    /// Where events go.
+    pub events: Arc<EventRing>,
+    /// Where pods' states go.
+    pub views: Arc<Views>,
+}
+
+/// How the loops are set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Pulls at a time; 1 pulls one after the other.
+    pub max_parallel_pulls: usize,
+    /// Pulls a second over time; 0 for no limit.
+    pub pull_qps: f64,
+    /// Pulls at once before `pull_qps` applies.
+    pub pull_burst: u32,
+    /// Delays of restarts after crashes.
+    pub crash_loop: Policy,
+    /// Execs (probes) at a time: the machine's cores.
+    pub max_execs: usize,
+    /// How often everything is looked at again, events aside.
+    pub resync: Duration,
+    /// Told after every turn of the node's loop, for the watchdog.
+    pub heartbeat: Option<tokio::sync::watch::Sender<u64>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            max_parallel_pulls: 1,
+            pull_qps: 5.0,
+            pull_burst: 10,
+            crash_loop: Policy::CRASH_LOOP,
+            max_execs: std::thread::available_parallelism().map_or(2, usize::from),
+            resync: Duration::from_secs(60),
+            heartbeat: None,
+        }
+    }
+}
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) ports: Ports,
+    pub(crate) facts: NodeFacts,
+    pub(crate) options: Options,
+    pub(crate) puller: Puller,
+    pub(crate) probes: ProbeScheduler,
+    /// Pods that were admitted and have not ended, by UID: what a new one must fit beside.
+    pub(crate) active: Mutex<BTreeMap<String, Pod>>,
+}
+
+impl Shared {
+    pub(crate) fn active(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Pod>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Running {
+    inbox: Arc<Inbox>,
+    pod: Pod,
+    ending: bool,
+}
+
+/// The node's loop and its state.
+struct Node {
+    shared: Arc<Shared>,
+    words: BTreeMap<Source, Option<SourceSnapshot>>,
+    desired: desired::Desired,
+    workers: HashMap<String, Running>,
+    tasks: JoinSet<String>,
+    stop: CancellationToken,
+    /// What was found in the runtime at start, until a worker takes it.
+    found: HashMap<String, ObservedPod>,
+    /// Records found on the disk at start, until a worker takes them.
+    stored: HashMap<String, StoredPod>,
+}
+
+/// Runs the node until `stop`. Stopping it stops no pod. Before the runtime answered once, nothing is done.
+pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: CancellationToken) {
+    let probes = ProbeScheduler::spawn(&ports, options.max_execs, stop.clone());
+    let puller = Puller::new(ports.runtime.clone(), &options);
+    let words = ports.sources.iter().map(|source| (source.source(), None)).collect();
+    let shared = Arc::new(Shared { ports, facts, options, puller, probes, active: Mutex::default() });
+    let mut node = Node {
+        shared,
+        words,
+        desired: desired::Desired::default(),
+        workers: HashMap::new(),
+        tasks: JoinSet::new(),
+        stop: stop.clone(),
+        found: HashMap::new(),
+        stored: HashMap::new(),
+    };
+    // Cancel safety: dropped between two awaits it has started nothing but idempotent looks at the runtime.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = node.serve() => {}
+    }
+    let drained = async { while node.tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_secs(5), drained).await.is_err() {
+        tracing::warn!("some pods' workers did not end within 5 s; their pods keep running");
+    }
+}
+
+impl Node {
+    async fn serve(&mut self) {
+        let shared = self.shared.clone();
+        let ports = &shared.ports;
+        // Events from before the first look on, so that nothing falls between the two.
+        let mut events = ports.runtime.events();
+        self.look().await;
+        let (stored, errors) = ports.files.load_all().await;
+        for error in errors {
+            tracing::error!("a stored pod cannot be read: {error}");
+        }
+        self.stored = stored.into_iter().filter_map(|pod| Some((pod.object.metadata.uid.clone()?, pod))).collect();
+        self.adopt();
+        let mut snapshots: SelectAll<_> = select_all(ports.sources.iter().map(|source| {
+            let which = source.source();
+            source.snapshots().map(move |snapshot| (which.clone(), snapshot)).boxed()
+        }));
+        let mut objects = ports.objects.changes();
+        let mut resync = tokio::time::interval(shared.options.resync);
+        resync.reset();
+        let mut beat = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            // Cancel safety: streams and intervals keep what they did not yield; join_next loses nothing.
+            tokio::select! {
+                Some((source, snapshot)) = snapshots.next() => self.spoke(source, snapshot),
+                Some(event) = events.next() => self.happened(event).await,
+                Some(()) = objects.next() => self.wake_all(|wakes| wakes.objects = true),
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                _ = resync.tick() => self.wake_all(|wakes| wakes.resync = true),
+                _ = beat.tick() => {}
+            }
+            if let Some(heartbeat) = &shared.options.heartbeat {
+                heartbeat.send_modify(|beats| *beats += 1);
+            }
+        }
+    }
+
+    /// Looks at all of ours in the runtime, until it answers.
+    async fn look(&mut self) {
+        let mut wait = Duration::from_millis(200);
+        let mut said = String::new();
+        loop {
+            match self.shared.ports.runtime.list().await {
+                Ok(list) => {
+                    self.found = by_pod(list);
+                    return;
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != said {
+                        tracing::error!("{error}; trying again until it answers");
+                        let problem = longshore_core::ports::sources::SourceProblem {
+                            place: "docker".to_owned(),
+                            message: error.clone(),
+                            warning: false,
+                        };
+                        self.shared.ports.views.set_problems("docker", vec![problem]);
+                        said = error;
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(5));
+                }
+            }
+            if let Some(heartbeat) = &self.shared.options.heartbeat {
+                heartbeat.send_modify(|beats| *beats += 1);
+            }
+        }
+    }
+
+    /// Takes on every pod that was running or stored before this start, also before its source spoke.
+    fn adopt(&mut self) {
+        self.shared.ports.views.set_problems("docker", Vec::new());
+        let stored: Vec<String> = self.stored.keys().cloned().collect();
+        for uid in stored {
+            if let Some(pod) = self.stored.get(&uid).and_then(orphan::from_stored) {
+                self.start(pod);
+            }
+        }
+        let adopted = self.workers.len();
+        if adopted > 0 {
+            tracing::info!(pods = adopted, "took on the pods of the last run");
+        }
+    }
+
+    fn spoke(&mut self, source: Source, snapshot: SourceSnapshot) {
+        self.shared.ports.views.set_problems(source.as_str(), snapshot.problems.clone());
+        self.words.insert(source, Some(snapshot));
+        self.desired = desired::merge(&self.words);
+        self.shared.ports.views.set_problems("merge", self.desired.problems.clone());
+        self.reconcile();
+    }
+
+    /// Makes the set of workers fit the set of desired pods.
+    fn reconcile(&mut self) {
+        let now = Timestamp::now();
+        if self.desired.complete {
+            for (uid, running) in &mut self.workers {
+                if !running.ending && !self.desired.pods.contains_key(uid) {
+                    running.ending = true;
+                    let deletion = Deletion { requested_at: now, grace_seconds: running.pod.grace_seconds() };
+                    running.inbox.put(|wakes| wakes.deletion = Some(deletion));
+                }
+            }
+            // What runs, is ours and is wanted by nobody: its record was lost.
+            let lost: Vec<String> =
+                self.found.keys().filter(|uid| !self.desired.pods.contains_key(*uid)).cloned().collect();
+            for uid in lost {
+                if let Some(pod) = self.found.get(&uid).and_then(|seen| orphan::from_observed(seen, now)) {
+                    tracing::warn!(pod = %pod.id, "ending a pod of ours that no source and no record knows");
+                    self.start(pod);
+                }
+            }
+        }
+        let wanted: Vec<Pod> = self.desired.pods.values().cloned().collect();
+        for pod in wanted {
+            match self.workers.get_mut(&pod.id.uid) {
+                Some(running) if running.ending => {}
+                Some(running) => {
+                    if running.pod != pod {
+                        running.pod = pod.clone();
+                        running.inbox.put(|wakes| wakes.desired = Some(pod));
+                    }
+                }
+                None => {
+                    // A changed manifest is a new pod: the old one of the name ends first.
+                    let waits = self
+                        .workers
+                        .values()
+                        .any(|other| other.pod.id.name == pod.id.name && other.pod.id.namespace == pod.id.namespace);
+                    if !waits {
+                        self.start(pod);
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, pod: Pod) {
+        let uid = pod.id.uid.clone();
+        let inbox = Arc::new(Inbox::default());
+        let start = Start {
+            shared: self.shared.clone(),
+            pod: pod.clone(),
+            observed: self.found.remove(&uid).unwrap_or_default(),
+            record: self.stored.remove(&uid).map(|stored| stored.record).unwrap_or_default(),
+            inbox: inbox.clone(),
+            stop: self.stop.clone(),
+        };
+        let ending = pod.deletion.is_some() || start.record.deletion.is_some();
+        self.shared.probes.register(&uid, inbox.clone());
+        self.workers.insert(uid.clone(), Running { inbox, pod, ending });
+        self.tasks.spawn(async move {
+            worker::run(start).await;
+            uid
+        });
+    }
+
+    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => {
+                self.workers.remove(&uid);
+                self.shared.probes.forget(&uid);
+                self.shared.active().remove(&uid);
+                self.shared.ports.views.remove(&uid);
+            }
+            Err(error) => {
+                tracing::error!("a pod's worker failed: {error}; it is taken on again");
+                let alive: Vec<String> = self
+                    .workers
+                    .iter()
+                    .filter(|(_, running)| Arc::strong_count(&running.inbox) <= 2)
+                    .map(|(uid, _)| uid.clone())
+                    .collect();
+                for uid in alive {
+                    self.workers.remove(&uid);
+                }
+            }
+        }
+        if !self.stop.is_cancelled() {
+            self.reconcile();
+        }
+    }
+
+    async fn happened(&mut self, event: RuntimeEvent) {
+        match event {
+            RuntimeEvent::Changed { pod, id, change } => {
+                if let Some(running) = self.workers.get(&pod.uid) {
+                    running.inbox.put(|wakes| {
+                        wakes.changed.insert(id, change);
+                    });
+                }
+            }
+            RuntimeEvent::Resync => self.wake_all(|wakes| wakes.resync = true),
+        }
+    }
+
+    fn wake_all(&self, change: impl Fn(&mut crate::inbox::Wakes)) {
+        for running in self.workers.values() {
+            running.inbox.put(&change);
+        }
+    }
+}
+
+/// Sorts what was found by the pod's UID.
+pub fn by_pod(list: Vec<Observation>) -> HashMap<String, ObservedPod> {
+    let mut pods: HashMap<String, ObservedPod> = HashMap::new();
+    for seen in list {
+        let pod = pods.entry(seen.pod().uid.clone()).or_default();
+        match seen {
+            Observation::Sandbox(sandbox) => pod.sandboxes.push(sandbox),
+            Observation::Container(container) => pod.containers.push(container),
+        }
+    }
+    for pod in pods.values_mut() {
+        pod.sort();
+    }
+    pods
+}

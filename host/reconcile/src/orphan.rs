@@ -1,0 +1,63 @@
+//! Pods that no source has spoken of (yet): rebuilt from their record, or from what runs of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use longshore_core::observed::ObservedPod;
+use longshore_core::pod::{ContainerKind, Deletion, Pod, PodId, Source};
+use longshore_core::record::StoredPod;
+
+/// The pod of a record. `None` when the record names none.
+pub(crate) fn from_stored(stored: &StoredPod) -> Option<Pod> {
+    let metadata = &stored.object.metadata;
+    Some(Pod {
+        id: PodId { namespace: metadata.namespace.clone()?, name: metadata.name.clone()?, uid: metadata.uid.clone()? },
+        source: stored.source.clone(),
+        object: Arc::new(stored.object.clone()),
+        hashes: stored.hashes.clone(),
+        sandbox_hash: stored.sandbox_hash.clone(),
+        deletion: stored.record.deletion,
+    })
+}
+
+/// A pod to be ended, with just what its containers' labels tell. `None` when there is nothing of it.
+pub(crate) fn from_observed(observed: &ObservedPod, now: Timestamp) -> Option<Pod> {
+    let id = match (observed.sandboxes.first(), observed.containers.first()) {
+        (Some(sandbox), _) => sandbox.pod.clone(),
+        (None, Some(container)) => container.pod.clone(),
+        (None, None) => return None,
+    };
+    let grace = observed.containers.iter().filter_map(|seen| seen.grace_seconds).max().unwrap_or(30);
+    let mut spec = v1::PodSpec { termination_grace_period_seconds: Some(grace), ..Default::default() };
+    let mut hashes = BTreeMap::new();
+    for seen in &observed.containers {
+        if hashes.insert(seen.name.clone(), seen.hash.clone()).is_some() {
+            continue;
+        }
+        let mut container =
+            v1::Container { name: seen.name.clone(), image: Some(seen.image.clone()), ..Default::default() };
+        match seen.kind {
+            ContainerKind::App => spec.containers.push(container),
+            ContainerKind::Sidecar | ContainerKind::Init => {
+                if seen.kind == ContainerKind::Sidecar {
+                    container.restart_policy = Some("Always".to_owned());
+                }
+                spec.init_containers.get_or_insert_default().push(container);
+            }
+        }
+    }
+    let mut object = v1::Pod { spec: Some(spec), ..Default::default() };
+    object.metadata.name = Some(id.name.clone());
+    object.metadata.namespace = Some(id.namespace.clone());
+    object.metadata.uid = Some(id.uid.clone());
+    Some(Pod {
+        id,
+        source: Source::File,
+        object: Arc::new(object),
+        hashes,
+        sandbox_hash: observed.sandbox().map(|sandbox| sandbox.hash.clone()).unwrap_or_default(),
+        deletion: Some(Deletion { requested_at: now, grace_seconds: grace }),
+    })
+}

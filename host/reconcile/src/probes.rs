@@ -1,0 +1,314 @@
+//! The probe scheduler: one task and one timer wheel for all probes of the node, no task per probe while it waits.
+//!
+//! Workers say which probes are active; it makes the checks when they are due and tells the worker what they decide.
+//! What a row of results means is decided in `core::probe`.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use longshore_core::event::EventType;
+use longshore_core::pod::PodId;
+use longshore_core::ports::events::EventSink;
+use longshore_core::ports::probes::{ProbeCall, ProbeOutcome, ProbePlugins, ProbeTarget};
+use longshore_core::probe::{self, ActiveProbe, ProbeKind, ProbeState, Sample};
+use longshore_core::view::{ProbeCheckView, ProbeView};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::events::EventRing;
+use crate::inbox::{Inbox, Verdict};
+use crate::node::Ports;
+use crate::views::Views;
+
+/// Checks at a time that are no execs.
+const MAX_CHECKS: usize = 64;
+/// A check that could not be made is tried again at once, this often (`maxProbeRetries` in pkg/kubelet/prober).
+const MAX_TRIES: usize = 3;
+
+type Key = (String, String, ProbeKind);
+
+/// One scheduled probe.
+struct Entry {
+    pod: PodId,
+    active: ActiveProbe,
+    ip: Option<IpAddr>,
+    state: ProbeState,
+    /// Tells an entry from the one that it replaced: what was due for the old one is not for the new.
+    generation: u64,
+    checking: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<Key, Entry>,
+    /// When what is due: the wheel. Entries whose generation is past are dropped as they come up.
+    due: BinaryHeap<Reverse<(Instant, Key, u64)>>,
+    inboxes: HashMap<String, Arc<Inbox>>,
+    generations: u64,
+}
+
+struct Inner {
+    table: Mutex<Table>,
+    changed: Notify,
+    plugins: Arc<dyn ProbePlugins>,
+    events: Arc<EventRing>,
+    views: Arc<Views>,
+    execs: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
+    started: Timestamp,
+}
+
+/// Schedules the checks of all probes.
+#[derive(Clone)]
+pub(crate) struct ProbeScheduler {
+    inner: Arc<Inner>,
+}
+
+/// What a check ended with.
+struct Ended {
+    key: Key,
+    generation: u64,
+    outcome: ProbeOutcome,
+    took: Duration,
+}
+
+impl ProbeScheduler {
+    /// Starts the scheduler's task; it ends with `stop`.
+    pub(crate) fn spawn(ports: &Ports, max_execs: usize, stop: CancellationToken) -> Self {
+        let inner = Arc::new(Inner {
+            table: Mutex::default(),
+            changed: Notify::new(),
+            plugins: ports.probes.clone(),
+            events: ports.events.clone(),
+            views: ports.views.clone(),
+            execs: Arc::new(Semaphore::new(max_execs.max(1))),
+            checks: Arc::new(Semaphore::new(MAX_CHECKS)),
+            started: Timestamp::now(),
+        });
+        tokio::spawn(run(inner.clone(), stop));
+        ProbeScheduler { inner }
+    }
+
+    /// Where a pod's decisions go.
+    pub(crate) fn register(&self, uid: &str, inbox: Arc<Inbox>) {
+        self.inner.table().inboxes.insert(uid.to_owned(), inbox);
+    }
+
+    /// Drops everything of a pod.
+    pub(crate) fn forget(&self, uid: &str) {
+        let mut table = self.inner.table();
+        table.inboxes.remove(uid);
+        table.entries.retain(|(owner, _, _), _| owner != uid);
+        drop(table);
+        self.inner.views.forget_probes(uid);
+    }
+
+    /// Makes these the probes of a pod that are checked. One that was there stays as it is; a new one is due after its
+    /// delay, at once if that has passed. Only after a start of the agent are those of containers that ran before spread
+    /// over a period (`doProbe` in pkg/kubelet/prober/worker.go).
+    pub(crate) fn set(&self, pod: &PodId, active: Vec<ActiveProbe>, ip: Option<IpAddr>) {
+        let mut table = self.inner.table();
+        let mut wanted: BTreeMap<Key, ActiveProbe> = active
+            .into_iter()
+            .map(|active| ((pod.uid.clone(), active.spec.container.clone(), active.spec.kind), active))
+            .collect();
+        let mut earlier = false;
+        table.entries.retain(|key, entry| {
+            if key.0 != pod.uid {
+                return true;
+            }
+            let Some(active) = wanted.remove(key) else { return false };
+            if active.container_id == entry.active.container_id && active.spec == entry.active.spec {
+                entry.ip = ip;
+                return true;
+            }
+            wanted.insert(key.clone(), active);
+            false
+        });
+        let (now, clock) = (Instant::now(), Timestamp::now());
+        for (key, active) in wanted {
+            table.generations += 1;
+            let generation = table.generations;
+            let since_start = Duration::try_from(clock.duration_since(active.started_at)).unwrap_or_default();
+            let mut first = now + active.spec.initial_delay.saturating_sub(since_start);
+            if active.started_at < self.inner.started {
+                first += spread(&key, active.spec.period);
+            }
+            let state = active.decided.map_or_else(ProbeState::default, ProbeState::decided);
+            earlier |= table.due.peek().is_none_or(|Reverse((at, _, _))| first < *at);
+            table.due.push(Reverse((first, key.clone(), generation)));
+            table.entries.insert(key, Entry { pod: pod.clone(), active, ip, state, generation, checking: false });
+        }
+        drop(table);
+        if earlier {
+            self.inner.changed.notify_one();
+        }
+    }
+}
+
+/// A share of the period that is the same for the same probe.
+fn spread(key: &Key, period: Duration) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    period.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
+}
+
+impl Inner {
+    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes out what is due, and says when to come again.
+    fn take_due(&self, now: Instant) -> (Vec<(Key, u64, ProbeCall)>, Option<Instant>) {
+        let mut table = self.table();
+        let mut calls = Vec::new();
+        while let Some(Reverse((at, _, _))) = table.due.peek() {
+            if *at > now {
+                let next = *at;
+                return (calls, Some(next));
+            }
+            let Some(Reverse((at, key, generation))) = table.due.pop() else { break };
+            let Some(entry) = table.entries.get_mut(&key).filter(|entry| entry.generation == generation) else {
+                continue;
+            };
+            if entry.state.on_hold() {
+                continue;
+            }
+            // Periods that were missed while a check took long, or the machine slept, are not made up for.
+            let period = entry.active.spec.period;
+            let next = (at + period).max(now);
+            if !entry.checking {
+                entry.checking = true;
+                calls.push((key.clone(), generation, call(entry)));
+            }
+            table.due.push(Reverse((next, key, generation)));
+        }
+        (calls, None)
+    }
+
+    /// Takes in what a check found.
+    fn ended(&self, ended: &Ended) {
+        let mut table = self.table();
+        let Some(entry) = table.entries.get_mut(&ended.key).filter(|entry| entry.generation == ended.generation) else {
+            return;
+        };
+        entry.checking = false;
+        let spec = &entry.active.spec;
+        let kind = spec.kind.title();
+        let (sample, word, message) = match &ended.outcome {
+            ProbeOutcome::Success { message } => (Some(Sample::Success), "success", message),
+            ProbeOutcome::Warning { message } => (Some(Sample::Success), "warning", message),
+            ProbeOutcome::Failure { message } => (Some(Sample::Failure), "failure", message),
+            ProbeOutcome::Error { message } => (None, "error", message),
+            ProbeOutcome::Fault { message } => (None, "fault", message),
+        };
+        let event = match word {
+            "warning" => Some(("ProbeWarning", format!("{kind} probe warning: {message}"))),
+            "failure" => Some(("Unhealthy", format!("{kind} probe failed: {message}"))),
+            "error" => Some(("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {message}"))),
+            "fault" => Some((
+                "ProbeError",
+                format!("{kind} probe: plugin {:?} failed, the result is dropped: {message}", spec.plugin),
+            )),
+            _ => None,
+        };
+        let decided = sample.and_then(|sample| probe::step(&entry.active.spec.clone(), &mut entry.state, sample));
+        let check = ProbeCheckView {
+            at: Timestamp::now(),
+            took_ms: ended.took.as_secs_f64() * 1000.0,
+            outcome: word.to_owned(),
+            message: message.clone(),
+        };
+        let view = view(entry, Some(check));
+        let pod = entry.pod.clone();
+        let container_id = entry.active.container_id.clone();
+        let grace_seconds = entry.active.spec.grace_seconds;
+        let inbox = table.inboxes.get(&pod.uid).cloned();
+        drop(table);
+        if let Some((reason, message)) = event {
+            self.events.record(&pod, Some(&ended.key.1), EventType::Warning, reason, &message);
+        }
+        self.views.set_probe(&pod.uid, view);
+        if let (Some(sample), Some(inbox)) = (decided, inbox) {
+            let verdict = Verdict { container: ended.key.1.clone(), sample, grace_seconds };
+            inbox.put(|wakes| {
+                wakes.verdicts.insert((container_id, ended.key.2), verdict);
+            });
+        }
+    }
+}
+
+fn call(entry: &Entry) -> ProbeCall {
+    ProbeCall {
+        plugin: entry.active.spec.plugin.clone(),
+        config: entry.active.spec.config.clone(),
+        target: ProbeTarget {
+            pod_uid: entry.pod.uid.clone(),
+            namespace: entry.pod.namespace.clone(),
+            pod: entry.pod.name.clone(),
+            container: entry.active.spec.container.clone(),
+            container_id: entry.active.container_id.clone(),
+            pod_ip: entry.ip,
+            ports: entry.active.ports.clone(),
+        },
+        budget: entry.active.spec.timeout,
+    }
+}
+
+fn view(entry: &Entry, last: Option<ProbeCheckView>) -> ProbeView {
+    let spec = &entry.active.spec;
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    ProbeView {
+        container: spec.container.clone(),
+        kind: spec.kind.as_str().to_owned(),
+        plugin: spec.plugin.clone(),
+        config: spec.config.clone(),
+        period_ms: ms(spec.period),
+        timeout_ms: ms(spec.timeout),
+        failure_threshold: spec.failure_threshold,
+        success_threshold: spec.success_threshold,
+        last,
+        in_a_row: entry.state.in_a_row(),
+    }
+}
+
+async fn run(inner: Arc<Inner>, stop: CancellationToken) {
+    let (results, mut ended) = mpsc::channel::<Ended>(MAX_CHECKS);
+    loop {
+        let (calls, next) = inner.take_due(Instant::now());
+        for (key, generation, call) in calls {
+            tokio::spawn(check(inner.clone(), key, generation, call, results.clone()));
+        }
+        let sleep = next.map(|next| next.saturating_duration_since(Instant::now()));
+        // Cancel safe, all of them: a result that was not received stays in the channel.
+        tokio::select! {
+            Some(result) = ended.recv() => inner.ended(&result),
+            () = inner.changed.notified() => {}
+            () = tokio::time::sleep(sleep.unwrap_or(Duration::from_secs(3600))) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Makes one check, in its turn; the wait for the turn is not charged to the probe's timeout.
+async fn check(inner: Arc<Inner>, key: Key, generation: u64, call: ProbeCall, results: mpsc::Sender<Ended>) {
+    let turns = if call.plugin == "exec" { &inner.execs } else { &inner.checks };
+    let Ok(_turn) = turns.clone().acquire_owned().await else { return };
+    let mut tries = 0;
+    let (outcome, took) = loop {
+        tries += 1;
+        let begun = Instant::now();
+        let outcome = inner.plugins.check(call.clone()).await;
+        let again = matches!(outcome, ProbeOutcome::Error { .. }) && tries < MAX_TRIES;
+        if !again {
+            break (outcome, begun.elapsed());
+        }
+    };
+    // The scheduler is gone only when the agent stops.
+    let _ = results.send(Ended { key, generation, outcome, took }).await;
+}

@@ -1,0 +1,171 @@
+//! Pulls: bounded in number and rate, one per image at a time, with progress for all who wait.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use longshore_core::ports::runtime::{ContainerRuntime, Image, PullError, PullProgress, RegistryCredentials};
+use tokio::sync::{Semaphore, watch};
+
+use crate::inbox::Failure;
+use crate::node::Options;
+
+type Outcome = Option<Result<Image, Failure>>;
+
+/// How far a pull is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// Since when it goes on, waiting for its turn included.
+    pub(crate) since: Instant,
+    /// Bytes so far.
+    pub(crate) bytes: PullProgress,
+}
+
+#[derive(Debug)]
+struct Pull {
+    outcome: watch::Receiver<Outcome>,
+    progress: Arc<Mutex<Progress>>,
+}
+
+/// Pulls images.
+pub(crate) struct Puller {
+    runtime: Arc<dyn ContainerRuntime>,
+    turns: Arc<Semaphore>,
+    rate: Arc<Mutex<Bucket>>,
+    pulls: Arc<Mutex<HashMap<(String, String), Pull>>>,
+}
+
+impl Puller {
+    pub(crate) fn new(runtime: Arc<dyn ContainerRuntime>, options: &Options) -> Self {
+        Puller {
+            runtime,
+            turns: Arc::new(Semaphore::new(options.max_parallel_pulls.max(1))),
+            rate: Arc::new(Mutex::new(Bucket::new(options.pull_qps, options.pull_burst))),
+            pulls: Arc::default(),
+        }
+    }
+
+    /// Pulls an image, or joins a pull of it that goes on with the same credentials. Each of the credentials is tried
+    /// in turn, and none at the end.
+    pub(crate) async fn pull(
+        &self,
+        image: &str,
+        credentials: Vec<RegistryCredentials>,
+        owner: &str,
+    ) -> Result<Image, Failure> {
+        // Pods with secrets of their own do not share a pull: one's access is not another's.
+        let owner = if credentials.is_empty() { String::new() } else { owner.to_owned() };
+        let key = (image.to_owned(), owner);
+        let mut outcome = {
+            let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+            match pulls.get(&key) {
+                Some(pull) => pull.outcome.clone(),
+                None => {
+                    let (sender, outcome) = watch::channel(None);
+                    let progress =
+                        Arc::new(Mutex::new(Progress { since: Instant::now(), bytes: PullProgress::default() }));
+                    pulls.insert(key.clone(), Pull { outcome: outcome.clone(), progress: progress.clone() });
+                    self.spawn(key, credentials, sender, progress);
+                    outcome
+                }
+            }
+        };
+        match outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(abandoned())),
+            Err(_) => Err(abandoned()),
+        }
+    }
+
+    /// How far the pull of an image is, if one goes on.
+    pub(crate) fn progress(&self, image: &str) -> Option<Progress> {
+        let pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        let pull = pulls.iter().find(|((pulled, _), _)| pulled == image)?.1;
+        Some(*pull.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn spawn(
+        &self,
+        key: (String, String),
+        credentials: Vec<RegistryCredentials>,
+        sender: watch::Sender<Outcome>,
+        progress: Arc<Mutex<Progress>>,
+    ) {
+        let (runtime, turns, rate, pulls) =
+            (self.runtime.clone(), self.turns.clone(), self.rate.clone(), self.pulls.clone());
+        tokio::spawn(async move {
+            let turn = turns.acquire_owned().await;
+            let wait = rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+            tokio::time::sleep(wait).await;
+            let report = |bytes| progress.lock().unwrap_or_else(PoisonError::into_inner).bytes = bytes;
+            let mut attempts: Vec<Option<&RegistryCredentials>> = credentials.iter().map(Some).collect();
+            if attempts.is_empty() {
+                attempts.push(None);
+            }
+            let mut result = Err(abandoned());
+            for attempt in attempts {
+                result = runtime.pull(&key.0, attempt, &report).await.map_err(|error| failure(&error));
+                if result.is_ok() {
+                    break;
+                }
+            }
+            drop(turn);
+            pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            // Nobody waits any more when the pods were deleted meanwhile; the image is there all the same.
+            let _ = sender.send(Some(result));
+        });
+    }
+}
+
+fn abandoned() -> Failure {
+    Failure { reason: "ErrImagePull", message: "the pull was given up because the agent stops".to_owned() }
+}
+
+fn failure(error: &PullError) -> Failure {
+    let reason = match error {
+        PullError::RegistryUnavailable { .. } => "RegistryUnavailable",
+        PullError::Failed { .. } | PullError::Runtime(_) => "ErrImagePull",
+    };
+    Failure { reason, message: error.to_string() }
+}
+
+/// A token bucket.
+#[derive(Debug)]
+struct Bucket {
+    rate: f64,
+    burst: f64,
+    tokens: f64,
+    last: Option<Instant>,
+}
+
+impl Bucket {
+    fn new(rate: f64, burst: u32) -> Self {
+        let burst = f64::from(burst.max(1));
+        Bucket { rate, burst, tokens: burst, last: None }
+    }
+
+    /// Takes a token; says how long to wait until it is there.
+    fn take(&mut self, now: Instant) -> Duration {
+        if self.rate <= 0.0 {
+            return Duration::ZERO;
+        }
+        let passed = self.last.map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64());
+        self.last = Some(now);
+        self.tokens = (self.tokens + passed * self.rate).min(self.burst) - 1.0;
+        if self.tokens >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.tokens / self.rate) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_burst_is_free_and_the_rest_is_paced() {
+        let mut bucket = Bucket::new(5.0, 2);
+        let now = Instant::now();
+        assert_eq!(bucket.take(now), Duration::ZERO);
+        assert_eq!(bucket.take(now), Duration::ZERO);
+        assert_eq!(bucket.take(now), Duration::from_millis(200));
+        assert_eq!(bucket.take(now + Duration::from_secs(10)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,538 @@
+//! One pod's worker: wake, observe, plan, apply, publish; again and again until the pod is gone.
+//!
+//! Flow: what woke it is merged into what it knows; facts that changed are looked at again; `core::plan` says what to
+//! do, [`crate::apply`] does it; status and record follow from what was seen. Guarantees: one worker per pod, so a pod's
+//! actions never race; what takes long (stops, hooks, pulls) goes on in the background. Assumes that the runtime's
+//! labels are true. Stopping the worker stops nothing of the pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use longshore_core::admit;
+use longshore_core::event::EventType;
+use longshore_core::observed::{ContainerState, ObservedPod};
+use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
+use longshore_core::pod::{Deletion, Pod};
+use longshore_core::ports::events::EventSink;
+use longshore_core::ports::files::PodFiles;
+use longshore_core::ports::runtime::{Image, RuntimeChange};
+use longshore_core::probe::{self, ProbeKind, ProbeSpec, Sample};
+use longshore_core::record::{PodRecord, StoredPod, Terminal};
+use longshore_core::status::{self, StatusInput};
+use longshore_core::support;
+use longshore_core::volume::Objects;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::Outcome;
+use crate::inbox::{Done, Inbox, Wakes};
+use crate::node::{Shared, by_pod};
+use crate::publish;
+
+/// Bytes of a termination message that are kept (`MaxContainerTerminationMessageLength`).
+const TERMINATION_MESSAGE_LIMIT: usize = 4096;
+/// Plans made in a row before the worker lets others go on.
+const PASSES: usize = 64;
+
+/// What a worker begins with.
+pub(crate) struct Start {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pod: Pod,
+    pub(crate) observed: ObservedPod,
+    pub(crate) record: PodRecord,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A pod's worker.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pod: Pod,
+    pub(crate) observed: ObservedPod,
+    pub(crate) record: PodRecord,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) busy: Busy,
+    pub(crate) unhealthy: BTreeMap<String, Unhealthy>,
+    pub(crate) probes: Vec<ProbeSpec>,
+    /// Images that are known to be there for the next start, by container name, with the name that the pod gave them.
+    pub(crate) images: BTreeMap<String, (String, Image)>,
+    /// Where the pod's files are, once prepared in this life of the agent.
+    pub(crate) files: Option<PodFiles>,
+    /// ConfigMaps and Secrets as last looked up.
+    pub(crate) objects: Objects,
+    /// Background stops by container ID, to be replaced when less grace is left.
+    pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
+    /// What plugins and the node make of the pod's spec, asked once per spec.
+    checked: Option<Checked>,
+    /// Reasons told already, so that each is an event once.
+    pub(crate) told: BTreeSet<String>,
+    pub(crate) gone: bool,
+    saved: Option<StoredPod>,
+    refresh: bool,
+    messages: BTreeMap<String, String>,
+    steps: publish::Steps,
+}
+
+/// Whether a pod's spec can be carried out here.
+struct Checked {
+    blocked: Option<String>,
+}
+
+/// Runs a worker until its pod is gone or `stop`.
+pub(crate) async fn run(start: Start) {
+    let Start { shared, pod, observed, record, inbox, stop } = start;
+    let mut worker = Worker {
+        shared,
+        pod,
+        observed,
+        record,
+        inbox,
+        busy: Busy::default(),
+        unhealthy: BTreeMap::new(),
+        probes: Vec::new(),
+        images: BTreeMap::new(),
+        files: None,
+        objects: Objects::default(),
+        stops: BTreeMap::new(),
+        checked: None,
+        told: BTreeSet::new(),
+        gone: false,
+        saved: None,
+        refresh: true,
+        messages: BTreeMap::new(),
+        steps: publish::Steps::default(),
+    };
+    if worker.pod.deletion.is_none() {
+        worker.pod.deletion = worker.record.deletion;
+    }
+    let inbox = worker.inbox.clone();
+    loop {
+        let wakes = worker.inbox.take();
+        let resync = wakes.resync;
+        worker.take_in(wakes).await;
+        if resync {
+            worker.look().await;
+        }
+        let wake = worker.turn().await;
+        if worker.gone || stop.is_cancelled() {
+            break;
+        }
+        // Cancel safe, all three: nothing is taken out by waiting.
+        tokio::select! {
+            () = inbox.woken() => {}
+            () = tokio::time::sleep(wake) => {}
+            () = stop.cancelled() => break,
+        }
+    }
+    for stop in worker.stops.values() {
+        stop.abort();
+    }
+    if !worker.gone {
+        worker.save().await;
+    }
+}
+
+impl Worker {
+    /// Merges what woke the worker into what it knows.
+    async fn take_in(&mut self, wakes: Wakes) {
+        if let Some(desired) = wakes.desired {
+            let deletion = self.pod.deletion.or(desired.deletion);
+            self.pod = Pod { deletion, ..desired };
+            self.checked = None;
+            self.refresh = true;
+        }
+        if let Some(deletion) = wakes.deletion {
+            let grace =
+                self.pod.deletion.map_or(deletion.grace_seconds, |old| old.grace_seconds.min(deletion.grace_seconds));
+            let requested_at = self.pod.deletion.map_or(deletion.requested_at, |old| old.requested_at);
+            self.pod.deletion = Some(Deletion { requested_at, grace_seconds: grace });
+        }
+        self.record.deletion = self.pod.deletion;
+        self.refresh |= wakes.objects;
+        for ((container_id, kind), verdict) in wakes.verdicts {
+            self.judge(&container_id, kind, &verdict.container, verdict.sample, verdict.grace_seconds);
+        }
+        for done in wakes.done {
+            self.finish(done).await;
+        }
+        if !wakes.resync {
+            for (id, change) in wakes.changed {
+                if !self.knows(&id, change) {
+                    self.look_at(&id).await;
+                }
+            }
+        }
+    }
+
+    /// Whether an event only tells what the worker saw itself.
+    fn knows(&self, id: &str, change: RuntimeChange) -> bool {
+        let container = self.observed.containers.iter().find(|seen| seen.id == id);
+        let sandbox = self.observed.sandboxes.iter().find(|seen| seen.id == id);
+        match change {
+            RuntimeChange::Started => {
+                container.is_some_and(|seen| seen.is_running())
+                    || sandbox.is_some_and(|seen| seen.state == longshore_core::observed::SandboxState::Running)
+            }
+            RuntimeChange::Died => {
+                container.is_some_and(|seen| seen.exit().is_some())
+                    || sandbox.is_some_and(|seen| seen.state == longshore_core::observed::SandboxState::Exited)
+            }
+            RuntimeChange::Removed => container.is_none() && sandbox.is_none(),
+            RuntimeChange::Other => container.is_some_and(|seen| seen.exit().is_some()),
+        }
+    }
+
+    fn judge(&mut self, container_id: &str, kind: ProbeKind, container: &str, sample: Sample, grace: Option<i64>) {
+        let Some(known) = self.record.containers.get_mut(container) else { return };
+        if known.id.as_deref() != Some(container_id) {
+            return;
+        }
+        match (kind, sample) {
+            (ProbeKind::Readiness, sample) => known.ready = sample == Sample::Success,
+            (ProbeKind::Startup, Sample::Success) => known.started = true,
+            (ProbeKind::Liveness, Sample::Success) => {}
+            (ProbeKind::Liveness | ProbeKind::Startup, Sample::Failure) => {
+                let unhealthy = Unhealthy { probe: kind.title(), grace_seconds: grace };
+                self.unhealthy.insert(container_id.to_owned(), unhealthy);
+            }
+        }
+    }
+
+    async fn finish(&mut self, done: Done) {
+        match done {
+            Done::Stop { id, error } => {
+                self.busy.stopping.remove(&id);
+                self.stops.remove(&id);
+                if let Some(error) = error {
+                    tracing::warn!(pod = %self.pod.id, "a container could not be stopped: {error}; trying again");
+                }
+                self.look_at(&id).await;
+            }
+            Done::PostStart { id, container, error } => {
+                self.busy.post_start.remove(&id);
+                if let Some(message) = error {
+                    self.event(Some(&container), EventType::Warning, "FailedPostStartHook", &message);
+                    let unhealthy = Unhealthy { probe: "PostStartHook", grace_seconds: None };
+                    self.unhealthy.insert(id, unhealthy);
+                }
+            }
+            Done::Pull { container, image, result } => {
+                self.busy.pulling.remove(&container);
+                match result {
+                    Ok(pulled) => {
+                        self.record.backoffs.remove(&format!("image/{image}"));
+                        self.images.insert(container, (image, pulled));
+                    }
+                    Err(failure) => {
+                        self.event(
+                            Some(&container),
+                            EventType::Warning,
+                            "Failed",
+                            &format!("Failed to pull image {image:?}: {}", failure.message),
+                        );
+                        self.event(
+                            Some(&container),
+                            EventType::Warning,
+                            "Failed",
+                            &format!("Error: {}", failure.reason),
+                        );
+                        self.failed(&format!("image/{image}"), failure.reason, &failure.message);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at everything of the pod again.
+    pub(crate) async fn look(&mut self) {
+        match self.shared.ports.runtime.list_pod(&self.pod.id.uid).await {
+            Ok(list) => self.observed = by_pod(list).remove(&self.pod.id.uid).unwrap_or_default(),
+            Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at the pod: {error}"),
+        }
+    }
+
+    /// Looks at one thing of the pod again.
+    pub(crate) async fn look_at(&mut self, id: &str) {
+        match self.shared.ports.runtime.inspect(id).await {
+            Ok(Some(seen)) => self.observed.update(seen),
+            Ok(None) => self.observed.forget(id),
+            Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at {id}: {error}"),
+        }
+    }
+
+    /// Plans and applies until there is nothing left to do at once, then publishes. Returns how long to sleep.
+    async fn turn(&mut self) -> Duration {
+        if self.checked.is_none() {
+            self.check().await;
+        }
+        self.admit();
+        if self.saved.is_none() {
+            self.save().await;
+        }
+        let mut plan = Plan::default();
+        for _ in 0..PASSES {
+            self.remember().await;
+            plan = self.plan();
+            if self.record.terminal.is_none() {
+                if let Some(terminal) = self.with_status_input(&plan, status::terminal) {
+                    self.end(terminal);
+                    continue;
+                }
+            }
+            if self.refresh && self.observed.sandbox().is_some() && !plan.finished {
+                self.refresh = false;
+                self.prepare().await;
+            }
+            if plan.is_empty() {
+                break;
+            }
+            self.publish(&plan);
+            match crate::apply::apply(self, &plan).await {
+                Outcome::Done => {}
+                Outcome::Waits => {
+                    self.remember().await;
+                    plan = self.plan();
+                    break;
+                }
+                Outcome::Gone => {
+                    self.gone = true;
+                    tracing::info!(pod = %self.pod.id, "the pod is gone");
+                    return Duration::ZERO;
+                }
+            }
+        }
+        self.tell_waits(&plan);
+        self.publish(&plan);
+        self.save().await;
+        self.sleep_for(&plan)
+    }
+
+    fn plan(&self) -> Plan {
+        let blocked = self.checked.as_ref().and_then(|checked| checked.blocked.as_deref());
+        plan::plan(&Situation {
+            pod: &self.pod,
+            observed: &self.observed,
+            record: &self.record,
+            unhealthy: &self.unhealthy,
+            busy: &self.busy,
+            blocked,
+            crash_loop: self.shared.options.crash_loop,
+            now: Timestamp::now(),
+        })
+    }
+
+    pub(crate) fn with_status_input<T>(&self, plan: &Plan, ask: impl Fn(&StatusInput<'_>) -> T) -> T {
+        ask(&StatusInput {
+            pod: &self.pod,
+            observed: &self.observed,
+            record: &self.record,
+            plan,
+            busy: &self.busy,
+            node: &self.shared.facts,
+            now: Timestamp::now(),
+        })
+    }
+
+    /// Brings the record up to date with what was seen, termination messages included.
+    async fn remember(&mut self) {
+        let mut fresh: Vec<(String, String)> = Vec::new();
+        for seen in &self.observed.containers {
+            let read = seen.exit().is_some() && !self.messages.contains_key(&seen.id);
+            if read {
+                fresh
+                    .push((seen.id.clone(), publish::termination_message(self, seen, TERMINATION_MESSAGE_LIMIT).await));
+            }
+        }
+        self.messages.extend(fresh);
+        let known: BTreeSet<&str> = self.observed.containers.iter().map(|seen| seen.id.as_str()).collect();
+        self.messages.retain(|id, _| known.contains(id.as_str()));
+        self.unhealthy.retain(|id, _| known.contains(id.as_str()));
+        let before: BTreeMap<String, Option<String>> =
+            self.record.containers.iter().map(|(name, known)| (name.clone(), known.id.clone())).collect();
+        status::remember(&mut self.record, &self.observed, &self.messages);
+        for (name, known) in &mut self.record.containers {
+            let is_new = before.get(name).cloned().flatten() != known.id;
+            let runs =
+                self.observed.container(name).is_some_and(|seen| matches!(seen.state, ContainerState::Running { .. }));
+            if is_new && runs {
+                (known.started, known.ready) = probe::initial(&self.probes, name);
+            }
+        }
+    }
+
+    /// Asks once per spec whether it can be carried out here.
+    async fn check(&mut self) {
+        let blocked = match probe::specs(&self.pod) {
+            Err(error) => Some(("FailedCreatePodSandBox", error.to_string())),
+            Ok(specs) => {
+                let mut refused = None;
+                for spec in &specs {
+                    if let Err(error) = self.shared.ports.probes.validate(&spec.plugin, &spec.config).await {
+                        let message = format!("{} probe of container {}: {error}", spec.kind.as_str(), spec.container);
+                        refused = Some(("FailedCreatePodSandBox", message));
+                        break;
+                    }
+                }
+                self.probes = specs;
+                refused
+            }
+        };
+        let unsupported = support::unsupported(&self.pod, &self.shared.facts);
+        let blocked = blocked.or(unsupported.map(|unsupported| (unsupported.event, unsupported.message)));
+        let blocked = match blocked {
+            None => self.foreign().await.map(|message| ("FailedCreatePodSandBox", message)),
+            blocked => blocked,
+        };
+        if let Some((event, message)) = &blocked {
+            self.event(None, EventType::Warning, event, message);
+        }
+        self.checked = Some(Checked { blocked: blocked.map(|(_, message)| message) });
+    }
+
+    /// Says so when another agent's containers of this pod run: two agents on one pod would fight.
+    async fn foreign(&self) -> Option<String> {
+        if !self.observed.containers.is_empty() || !self.observed.sandboxes.is_empty() {
+            return None;
+        }
+        let foreign = self.shared.ports.runtime.foreign().await.ok()?;
+        let other = foreign.iter().find(|other| other.pod.uid == self.pod.id.uid && other.running)?;
+        let whose = match &other.longshore_root {
+            Some(root) => format!("the longshore agent of root {root}"),
+            None => "another agent (dockershim or cri-dockerd)".to_owned(),
+        };
+        Some(format!(
+            "container {} of this pod runs already under {whose}; stop that agent's pod, or run `longshore takeover`",
+            other.name
+        ))
+    }
+
+    /// Admits a pod that is new here, or ends it with the kubelet's reason.
+    fn admit(&mut self) {
+        let mut active = self.shared.active();
+        if self.record.terminal.is_some() || self.pod.deletion.is_some() {
+            active.remove(&self.pod.id.uid);
+            return;
+        }
+        if self.record.start_time.is_none() {
+            self.record.start_time = Some(Timestamp::now());
+            let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
+            if let Err(rejection) = admit::admit(&self.pod, &others, &self.shared.facts) {
+                drop(active);
+                self.event(None, EventType::Warning, rejection.reason, &rejection.message);
+                self.record.terminal = Some(Terminal {
+                    phase: "Failed".to_owned(),
+                    reason: Some(rejection.reason.to_owned()),
+                    message: Some(format!("Pod was rejected: {}", rejection.message)),
+                });
+                return;
+            }
+        }
+        active.insert(self.pod.id.uid.clone(), self.pod.clone());
+    }
+
+    fn end(&mut self, terminal: Terminal) {
+        if let (Some(reason), Some(message)) = (&terminal.reason, &terminal.message) {
+            self.event(None, EventType::Normal, reason, message);
+        }
+        tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the pod has ended");
+        self.record.terminal = Some(terminal);
+        self.shared.active().remove(&self.pod.id.uid);
+    }
+
+    /// Events for what the pod waits for, each once.
+    fn tell_waits(&mut self, plan: &Plan) {
+        let mut now: BTreeSet<String> = BTreeSet::new();
+        for (container, wait) in &plan.waits {
+            let (reason, message) = match wait.reason.as_str() {
+                "CrashLoopBackOff" => (
+                    "BackOff",
+                    format!(
+                        "Back-off restarting failed container {container} in pod {}_{}({})",
+                        self.pod.id.name, self.pod.id.namespace, self.pod.id.uid
+                    ),
+                ),
+                "ImagePullBackOff" => ("BackOff", wait.message.clone()),
+                _ => continue,
+            };
+            let key = format!("{reason}/{container}/{:?}", wait.until);
+            if !self.told.contains(&key) {
+                self.event(Some(container), EventType::Warning, reason, &message);
+            }
+            now.insert(key);
+        }
+        self.told = now;
+    }
+
+    fn publish(&mut self, plan: &Plan) {
+        let status = self.with_status_input(plan, status::compute);
+        status::remember_conditions(&mut self.record.conditions, &status);
+        let active = probe::active(&self.pod, &self.probes, &self.observed, &self.record, &self.busy.stopping);
+        let ip = self.pod_ips().first().copied();
+        self.shared.probes.set(&self.pod.id, active, ip);
+        let mut steps = std::mem::take(&mut self.steps);
+        let view = publish::view(self, plan, status, &mut steps);
+        self.steps = steps;
+        self.shared.ports.views.publish(view);
+    }
+
+    /// Stores the pod, when anything about it changed.
+    async fn save(&mut self) {
+        let stored = StoredPod {
+            source: self.pod.source.clone(),
+            object: (*self.pod.object).clone(),
+            hashes: self.pod.hashes.clone(),
+            sandbox_hash: self.pod.sandbox_hash.clone(),
+            record: self.record.clone(),
+        };
+        if self.saved.as_ref() == Some(&stored) {
+            return;
+        }
+        match self.shared.ports.files.save(&self.pod.id.uid, &stored).await {
+            Ok(()) => self.saved = Some(stored),
+            Err(error) => tracing::error!(pod = %self.pod.id, "the pod's record cannot be stored: {error}"),
+        }
+    }
+
+    fn sleep_for(&self, plan: &Plan) -> Duration {
+        let now = Timestamp::now();
+        let deadline = status::deadline(&self.pod, &self.record).filter(|_| self.record.terminal.is_none());
+        let wake = plan.wake.into_iter().chain(deadline).min();
+        let mut sleep = wake.map_or(Duration::from_secs(60), |wake| {
+            Duration::try_from(wake.duration_since(now)).unwrap_or_default() + Duration::from_millis(2)
+        });
+        if !self.busy.pulling.is_empty() {
+            sleep = sleep.min(Duration::from_secs(1));
+        }
+        sleep.min(Duration::from_secs(600))
+    }
+
+    /// Notes a failure, so that the next try waits.
+    pub(crate) fn failed(&mut self, key: &str, reason: &str, message: &str) {
+        let before = self.record.backoffs.get(key);
+        let next = longshore_core::backoff::Backoff::after(before, Timestamp::now(), reason, message);
+        self.record.backoffs.insert(key.to_owned(), next);
+    }
+
+    pub(crate) fn event(&self, container: Option<&str>, kind: EventType, reason: &str, message: &str) {
+        self.shared.ports.events.record(&self.pod.id, container, kind, reason, message);
+    }
+
+    /// Addresses of the pod, none before its sandbox runs.
+    pub(crate) fn pod_ips(&self) -> Vec<std::net::IpAddr> {
+        let running = |sandbox: &&longshore_core::observed::Sandbox| {
+            sandbox.state == longshore_core::observed::SandboxState::Running
+        };
+        match self.observed.sandbox().filter(running) {
+            Some(_) if self.pod.host_network() => self.shared.facts.ips.clone(),
+            Some(sandbox) => sandbox.ips.clone(),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// A time that is `seconds` from now.
+pub(crate) fn in_seconds(seconds: i64) -> Timestamp {
+    Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+}
