@@ -39,6 +39,8 @@ enum Task {
     Demo(demo::Demo),
     /// Do all set-up and run every test.
     Test(test::Test),
+    /// Open the emulated machine with systemd, cgroup v2 and AppArmor for a person.
+    Vm(vm::Vm),
     /// Run a command with a private Docker, registry and images, all gone when it ends.
     World(world::Open),
     /// Take figures, against a baseline of the same run.
@@ -68,6 +70,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Demo(args) => demo::run(&place, args)?,
         Task::Test(args) => test::run(&place, args)?,
         Task::Bench(args) => bench::run(&place, args)?,
+        Task::Vm(args) => vm::open(&place, args)?,
         Task::World(args) => world::open(&place, args)?,
         Task::Inside(args) => {
             let code = world::inside(args)?;

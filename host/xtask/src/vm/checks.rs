@@ -1,0 +1,164 @@
+//! What is tested in the emulated machine: a selection of the end-to-end binary, and a real reboot.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Result;
+
+use super::{
+    fill,
+    image::{self, Image},
+    machine::Machine,
+};
+use crate::{
+    place::Place,
+    process,
+    report::{Outcome, Report},
+    test::counted,
+};
+
+/// Names of the end-to-end tests that run here, as libtest's filters. Each takes five to ten times longer than on
+/// the machine itself, so it is a selection.
+const SELECTION: &[&str] = &["start", "probes", "volumes", "restart", "adoption", "cgroup", "oom", "apparmor"];
+/// What the tests multiply their time limits by.
+const SLOWNESS: &str = "10";
+
+const SHORT: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(240);
+
+/// Boots the machine and runs everything in it.
+///
+/// # Errors
+/// When interrupted.
+pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path) -> Result<()> {
+    let mut image: Option<Image> = None;
+    let mut why = None;
+    report.step("virtual machine: image", || match image::ensure(place) {
+        Ok(made) => {
+            image = Some(made);
+            Ok(Outcome::PASSED)
+        }
+        Err(error) => {
+            process::check_interrupted()?;
+            why = Some(format!("{error:#}"));
+            Ok(Outcome::NOTHING)
+        }
+    })?;
+    let Some(image) = image else {
+        report.skip("virtual machine", &why.unwrap_or_default());
+        return Ok(());
+    };
+    let mut machine = None;
+    report.step("virtual machine: boot", || {
+        let payload = place.work().join("vm/payload");
+        let program = payload.join("e2e");
+        fill(place, &payload, &[&place.target.join("debug/longshore")])?;
+        image::copy_stripped(e2e, &program)?;
+        let booted = Machine::boot(place, &image, &payload)?;
+        prepare(&booted)?;
+        machine = Some(booted);
+        Ok(Outcome::PASSED)
+    })?;
+    let Some(machine) = machine else { return Ok(()) };
+    report.step("virtual machine: systemd, cgroup v2, AppArmor", || machine_is_as_meant(&machine))?;
+    report.step("virtual machine: end to end", || {
+        let script = format!(
+            "cd /tmp && DOCKER_HOST=unix:///var/run/docker.sock LONGSHORE_BIN=/usr/local/bin/longshore \
+             LONGSHORE_TEST_DOCKER=vm LONGSHORE_TEST_IMAGE=longshore.dev/busybox:1 \
+             LONGSHORE_TEST_EXAMPLE_IMAGE=longshore.dev/example:1 LONGSHORE_TEST_TARS=/payload \
+             LONGSHORE_TEST_SLOWNESS={SLOWNESS} /payload/e2e --test-threads 1 {} 2>&1",
+            SELECTION.join(" ")
+        );
+        counted(place, "vm-end-to-end", &mut machine.ssh(&script), Duration::from_secs(900))
+    })?;
+    report.step("virtual machine: reboot", || {
+        let checked = reboot(&machine);
+        if checked.is_err() {
+            let journal = machine.run("journalctl -u longshore -n 60 --no-pager -o cat", SHORT).unwrap_or_default();
+            return checked.map_err(|error| error.context(format!("longshore's journal ends:\n{journal}")));
+        }
+        checked
+    })?;
+    Ok(())
+}
+
+fn prepare(machine: &Machine) -> Result<()> {
+    machine.run("cp /payload/longshore /usr/local/bin/ && mkdir -p /etc/kubernetes/manifests", SHORT)?;
+    machine.until("docker version --format '{{.Server.Version}}'", LONG)?;
+    for (tar, image) in [("busybox", "longshore.dev/busybox:1"), ("example", "longshore.dev/example:1")] {
+        let import = format!("docker import -c 'ENV PATH=/bin' -c 'CMD [\"sh\"]' /payload/{tar}.tar {image}");
+        machine.run(&import, LONG)?;
+    }
+    Ok(())
+}
+
+/// The machine is what it is for; otherwise all that follows proves nothing.
+fn machine_is_as_meant(machine: &Machine) -> Result<Outcome> {
+    for check in [
+        "test \"$(stat -fc %T /sys/fs/cgroup)\" = cgroup2fs",
+        "docker info --format '{{.CgroupDriver}}' | grep -qx systemd",
+        "docker info --format '{{.SecurityOptions}}' | grep -q apparmor",
+        "test \"$(cat /proc/1/comm)\" = systemd",
+    ] {
+        machine.run(check, SHORT)?;
+    }
+    Ok(Outcome::PASSED)
+}
+
+/// A service and a job; after a reboot the service is there again and the job has not run again.
+fn reboot(machine: &Machine) -> Result<Outcome> {
+    let write = format!(
+        "cat > /etc/kubernetes/manifests/.pods <<'END'\n{PODS}END\nmv /etc/kubernetes/manifests/.pods /etc/kubernetes/manifests/pods.yaml"
+    );
+    machine.run(&write, SHORT)?;
+    machine.run("systemctl enable --now longshore", LONG)?;
+    let name = machine.run("hostname", SHORT)?;
+    let name = name.trim();
+    let settled = format!(
+        "longshore get pods -A -o json > /tmp/pods.json && \
+         test \"$(docker ps -q --filter label=io.kubernetes.pod.name=service-{name} --filter label=io.kubernetes.docker.type=container | wc -l)\" = 1 && \
+         test \"$(cat /var/lib/runs)\" = ran && longshore get pods -A | tee /tmp/table | grep service- | grep -q '1/1' && \
+         grep job- /tmp/table | grep -q Completed && cat /tmp/table"
+    );
+    machine.until(&settled, LONG)?;
+
+    // What only such a machine shows: the systemd driver's slices, scores below zero, the profile.
+    let pid = format!(
+        "$(docker inspect -f '{{{{.State.Pid}}}}' $(docker ps -q --filter label=io.kubernetes.pod.name=service-{name} --filter label=io.kubernetes.docker.type=container))"
+    );
+    machine.run(&format!("grep -q 'kubepods.*slice' /proc/{pid}/cgroup"), SHORT)?;
+    machine.run(&format!("test \"$(cat /proc/{pid}/oom_score_adj)\" = -997"), SHORT)?;
+    machine.run(&format!("grep -q 'docker-default (enforce)' /proc/{pid}/attr/current"), SHORT)?;
+
+    machine.reboot()?;
+    machine.until("systemctl is-active docker longshore", LONG)?;
+    machine.until(&settled, LONG)?;
+    Ok(Outcome { passed: 2, ..Outcome::PASSED })
+}
+
+/// Guaranteed, so that its score is below zero; and a job that leaves a line whenever it runs.
+const PODS: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: service}
+spec:
+  containers:
+    - name: web
+      image: longshore.dev/example:1
+      imagePullPolicy: Never
+      command: [httpd, -f, -p, '8080', -h, /www]
+      resources: {limits: {cpu: 100m, memory: 64Mi}}
+      readinessProbe: {tcpSocket: {port: 8080}, timeoutSeconds: 10}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: job}
+spec:
+  restartPolicy: Never
+  volumes: [{name: host, hostPath: {path: /var/lib}}]
+  containers:
+    - name: job
+      image: longshore.dev/busybox:1
+      imagePullPolicy: Never
+      command: [sh, -c, echo ran >> /host/runs]
+      volumeMounts: [{name: host, mountPath: /host}]
+";
