@@ -1,1 +1,26 @@
-//! filesystem
+//! What pods have on the node's disk, and the manifest folder.
+//!
+//! [`Files`] is the port `FileStore`: pods' folders, volumes, sub-paths, records, log links, cgroups. [`ManifestFolder`]
+//! is the source of pods, ConfigMaps and Secrets that lie in a folder. [`lock_root`] and [`root_id`] are for the agent's
+//! start. It decides nothing about pods: specs come in complete, and what is unclear goes back as an error.
+
+mod cgroups;
+mod host_path;
+mod layout;
+mod logs;
+mod mounts;
+mod ownership;
+mod payload;
+mod records;
+mod remove;
+mod root;
+mod seccomp;
+mod store;
+mod sub_path;
+mod usage;
+mod volumes;
+mod write;
+
+pub use cgroups::CgroupOptions;
+pub use root::{LockError, RootLock, lock_root, root_id};
+pub use store::Files;

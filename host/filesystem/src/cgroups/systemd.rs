@@ -1,0 +1,113 @@
+//! Pods' slices under systemd.
+//!
+//! systemd owns its cgroups, so it is asked: `systemctl set-property --runtime` keeps the limits as a drop-in under
+//! `/run` (a slice needs no unit file) and applies them at once where the slice runs; `systemctl start` makes the
+//! cgroup, so that the limits hold before Docker puts the first container in. Two short processes a pod, each with a time
+//! limit; a hand-written D-Bus client would save some milliseconds and be much more to trust.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use longshore_core::cgroup::PodCgroup;
+use longshore_core::ports::files::FilesError;
+
+use super::{CgroupError, weight};
+
+/// How long systemd may take for one request.
+const LIMIT: Duration = Duration::from_secs(15);
+/// Where `set-property --runtime` keeps drop-ins, in the systemd versions in use.
+const DROP_INS: &str = "/run/systemd/system.control";
+
+pub(super) fn prepare(cgroup: &PodCgroup, v2: bool) -> Result<(), CgroupError> {
+    let slice = cgroup.systemd_slice();
+    let mut arguments = vec!["set-property".to_owned(), "--runtime".to_owned(), slice.clone()];
+    arguments.extend(properties(cgroup, v2));
+    systemctl(&arguments)?;
+    systemctl(&["start".to_owned(), slice])
+}
+
+/// Limits in systemd's words (systemd.resource-control(5)).
+pub(super) fn properties(cgroup: &PodCgroup, v2: bool) -> Vec<String> {
+    let limit = |value: Option<i64>| value.map_or_else(|| "infinity".to_owned(), |value| value.to_string());
+    let (share, memory) = if v2 {
+        (format!("CPUWeight={}", weight(cgroup.cpu_shares)), format!("MemoryMax={}", limit(cgroup.memory)))
+    } else {
+        let shares = cgroup.cpu_shares.clamp(2, 262_144);
+        (format!("CPUShares={shares}"), format!("MemoryLimit={}", limit(cgroup.memory)))
+    };
+    // Whole per cent, rounded up: older versions take no fractions, and containers have their own exact quotas.
+    let quota = cgroup.cpu_quota.map_or_else(String::new, |quota| format!("{}%", (quota.max(1) + 999) / 1000));
+    vec![share, format!("CPUQuota={quota}"), memory, format!("TasksMax={}", limit(cgroup.pids))]
+}
+
+pub(super) fn remove(cgroup: &PodCgroup, folders: &[PathBuf]) -> Result<(), CgroupError> {
+    let slice = cgroup.systemd_slice();
+    // Stopping a slice kills what is in it. Nothing may be.
+    for folder in folders {
+        if let Some(busy) = occupied(folder) {
+            let message = format!("{} still has processes: the slice is stopped when they have ended", busy.display());
+            return Err(CgroupError::Failed(FilesError::Io { path: folder.clone(), message }));
+        }
+    }
+    if folders.iter().any(|folder| folder.exists()) {
+        systemctl(&["stop".to_owned(), slice.clone()])?;
+    }
+    match std::fs::remove_dir_all(Path::new(DROP_INS).join(format!("{slice}.d"))) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(slice, %error, "cannot remove the limits of a slice that is gone");
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A cgroup at or below this one in which processes are.
+fn occupied(folder: &Path) -> Option<PathBuf> {
+    if std::fs::read_to_string(folder.join("cgroup.procs")).is_ok_and(|text| !text.trim().is_empty()) {
+        return Some(folder.to_owned());
+    }
+    let entries = std::fs::read_dir(folder).ok()?;
+    let below = entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    below.map(|entry| entry.path()).find_map(|path| occupied(&path))
+}
+
+fn systemctl(arguments: &[String]) -> Result<(), CgroupError> {
+    let program = Path::new("systemctl");
+    let mut child = Command::new(program)
+        .args(["--no-ask-password", "--no-pager", "--quiet"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => CgroupError::NotAllowed("there is no systemctl on this node".to_owned()),
+            _ => CgroupError::io(program, error),
+        })?;
+    let started = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(_)) => break,
+            Ok(None) if started.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(2)),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(failed(arguments, &format!("did not answer within {} s", LIMIT.as_secs())));
+            }
+            Err(error) => return Err(CgroupError::io(program, error)),
+        }
+    }
+    let mut text = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        use std::io::Read;
+        let _ = stderr.take(4096).read_to_string(&mut text);
+    }
+    Err(failed(arguments, text.trim()))
+}
+
+fn failed(arguments: &[String], reason: &str) -> CgroupError {
+    let message = format!("systemctl {} failed: {reason}", arguments.join(" "));
+    CgroupError::Failed(FilesError::Io { path: PathBuf::from("systemd"), message })
+}

@@ -1,0 +1,130 @@
+#![allow(clippy::unwrap_used)]
+
+use longshore_core::cgroup::Qos;
+
+
+use super::*;
+
+fn cgroup(uid: &str, qos: Qos) -> PodCgroup {
+    PodCgroup {
+        uid: uid.to_owned(),
+        qos,
+        cpu_shares: 512,
+        cpu_quota: Some(50_000),
+        memory: Some(64 << 20),
+        pids: Some(100),
+    }
+}
+
+#[test]
+fn weights_are_the_kubelets() {
+    assert_eq!([2, 512, 1024, 262_144, 0, 1 << 40].map(weight), [1, 20, 39, 10_000, 1, 10_000]);
+}
+
+#[test]
+fn systemd_gets_its_own_words() {
+    let mut cgroup = cgroup("u", Qos::Burstable);
+    let words = |cgroup: &PodCgroup, v2| systemd::properties(cgroup, v2).join(" ");
+    assert_eq!(words(&cgroup, true), "CPUWeight=20 CPUQuota=50% MemoryMax=67108864 TasksMax=100");
+    assert_eq!(words(&cgroup, false), "CPUShares=512 CPUQuota=50% MemoryLimit=67108864 TasksMax=100");
+    (cgroup.cpu_quota, cgroup.memory, cgroup.pids) = (Some(1100), None, None);
+    assert_eq!(words(&cgroup, true), "CPUWeight=20 CPUQuota=2% MemoryMax=infinity TasksMax=infinity");
+    cgroup.cpu_quota = None;
+    assert!(words(&cgroup, true).contains("CPUQuota= "));
+}
+
+/// Ordinary files stand in for the kernel's: what is written where is what this shows.
+#[test]
+fn a_unified_hierarchy_is_enabled_from_the_top() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let pod = cgroup("u1", Qos::Burstable);
+    let mut folder = root.to_owned();
+    for name in std::iter::once(String::new()).chain(pod.names()) {
+        folder.push(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
+        for file in ["cgroup.subtree_control", "cpu.weight", "cpu.max", "memory.max", "pids.max"] {
+            std::fs::write(folder.join(file), "").unwrap();
+        }
+    }
+    let cgroups = Cgroups::new(CgroupOptions {
+        driver: CgroupDriver::Cgroupfs,
+        v2: true,
+        root: root.to_owned(),
+        enabled: true,
+    });
+    cgroups.prepare(&pod).unwrap();
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    assert!(read("kubepods/cgroup.subtree_control").contains("+cpu"));
+    assert_eq!(read("kubepods/burstable/podu1/cpu.weight"), "20");
+    assert_eq!(read("kubepods/burstable/podu1/cpu.max"), "50000 100000");
+    assert_eq!(read("kubepods/burstable/podu1/memory.max"), "67108864");
+    assert_eq!(read("kubepods/burstable/podu1/pids.max"), "100");
+    assert_eq!(read("kubepods/burstable/cpu.weight"), "20");
+}
+
+#[test]
+fn where_there_are_none_pods_go_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = CgroupOptions {
+        driver: CgroupDriver::Cgroupfs,
+        v2: true,
+        root: dir.path().to_owned(),
+        enabled: true,
+    };
+    let cgroups = Cgroups::new(options);
+    cgroups.prepare(&cgroup("u1", Qos::Guaranteed)).unwrap();
+    cgroups.remove(&cgroup("u1", Qos::Guaranteed)).unwrap();
+    assert!(cgroups.prepare(&cgroup("../u1", Qos::Guaranteed)).is_err());
+}
+
+/// The kernel's own hierarchies, where this machine has those of v1 and lets us write them.
+#[test]
+fn hierarchies_of_v1_get_limits_and_are_removed() {
+    let hierarchies = v1::hierarchies().unwrap();
+    let writable = |hierarchy: &v1::Hierarchy| {
+        let probe = hierarchy.root.join(format!("longshore-test-{}", std::process::id()));
+        std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
+    };
+    if hierarchies.is_empty() || !hierarchies.iter().all(writable) {
+        return;
+    }
+    let cgroups = Cgroups::new(CgroupOptions::new(CgroupDriver::Cgroupfs, false));
+    let pod = cgroup(&format!("test-{}", std::process::id()), Qos::Burstable);
+    cgroups.prepare(&pod).unwrap();
+    cgroups.prepare(&pod).unwrap();
+    let path = |controller: &str| {
+        let hierarchy = hierarchies.iter().find(|found| found.controllers.iter().any(|name| name == controller));
+        hierarchy.map(|found| found.root.join(pod.cgroupfs_path().trim_start_matches('/')))
+    };
+    let read = |controller: &str, file: &str| {
+        path(controller).map(|path| std::fs::read_to_string(path.join(file)).unwrap().trim().to_owned())
+    };
+    let expected = [
+        ("cpu", "cpu.shares", "512"),
+        ("cpu", "cpu.cfs_quota_us", "50000"),
+        ("memory", "memory.limit_in_bytes", "67108864"),
+        ("pids", "pids.max", "100"),
+    ];
+    let found = expected.map(|(controller, file, _)| read(controller, file));
+    let cpus = read("cpuset", "cpuset.cpus");
+    let folder = path("memory").unwrap();
+    std::fs::create_dir(folder.join("container")).unwrap();
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    std::fs::write(folder.join("container/cgroup.procs"), child.id().to_string()).unwrap();
+    let busy = cgroups.remove(&pod);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let removed = cgroups.remove(&pod);
+    for ((controller, file, wanted), found) in expected.into_iter().zip(found) {
+        if path(controller).is_some() {
+            assert_eq!(found.as_deref(), Some(wanted), "{file}");
+        }
+    }
+    assert!(cpus.is_none_or(|cpus| !cpus.is_empty()));
+    assert!(busy.unwrap_err().to_string().contains("processes still run"));
+    removed.unwrap();
+    assert!(!folder.exists());
+    cgroups.remove(&pod).unwrap();
+}

@@ -1,0 +1,186 @@
+//! Mounts: which there are below a folder, tmpfs for memory volumes, and taking them away again.
+//!
+//! Owns reading `/proc/self/mountinfo` and every call of mount(2) and umount(2) but the sub-paths' bind mounts. It must
+//! not decide what a mount is for.
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use longshore_core::ports::files::FilesError;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::layout::{At, refuse};
+
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// How often, and how long apart, a busy mount is tried again before it is detached.
+const BUSY_TRIES: u32 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// A line of mountinfo, as far as anyone here asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Where it is mounted.
+    pub(crate) point: PathBuf,
+    /// Type of the file system.
+    pub(crate) kind: String,
+    /// Options of the file system, comma-separated.
+    pub(crate) options: String,
+}
+
+/// All mounts in the order in which they were made: later ones lie on top.
+pub(crate) fn all() -> Result<Vec<Mount>, FilesError> {
+    let text = std::fs::read(MOUNTINFO).at(Path::new(MOUNTINFO))?;
+    Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
+}
+
+/// Fields 5 (mount point), and type and options after the lone dash (proc_pid_mountinfo(5)).
+fn parse(line: &[u8]) -> Option<Mount> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let dash = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
+    let text = |n: usize| fields.get(n).map(|field| String::from_utf8_lossy(field).into_owned());
+    Some(Mount { point: unescape(fields.get(4)?), kind: text(dash + 1)?, options: text(dash + 3)? })
+}
+
+/// Space, tab, newline and backslash are written as octal.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((byte, tail)) = rest.split_first() {
+        let digits = tail.get(..3).filter(|digits| *byte == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        match digits {
+            Some(digits) => {
+                out.push(digits.iter().fold(0_u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+/// The mount on top of that very path, if any.
+pub(crate) fn at(path: &Path) -> Result<Option<Mount>, FilesError> {
+    Ok(all()?.into_iter().rev().find(|mount| mount.point == path))
+}
+
+/// A tmpfs for a memory volume; `group` owns it and what is made in it. As `pkg/volume/emptydir`, with the mode of a
+/// tmpfs by default (1777, which is why people see `drwxrwxrwt` there). One that is there already is left alone.
+pub(crate) fn tmpfs(path: &Path, size: Option<u64>, group: Option<u32>) -> Result<(), FilesError> {
+    if at(path)?.is_some_and(|mount| mount.kind == "tmpfs") {
+        return Ok(());
+    }
+    let mut options = match group {
+        Some(gid) => format!("mode=3777,gid={gid}"),
+        None => "mode=1777".to_owned(),
+    };
+    if let Some(size) = size {
+        // 0 means "no limit" to tmpfs, which is the opposite of what was asked.
+        options.push_str(&format!(",size={}", size.max(1)));
+    }
+    let data = CString::new(options).map_err(|_| refuse(path, "tmpfs options hold a NUL"))?;
+    rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), data.as_c_str())
+        .map_err(|errno| refuse(path, format!("cannot mount a tmpfs here: {errno}; longshore needs CAP_SYS_ADMIN for it")))
+}
+
+/// Unmounts all that is mounted at or below a folder, newest and deepest first. What stays busy is detached: the
+/// processes that use it keep it, and nobody new finds it.
+pub(crate) fn unmount_below(folder: &Path) -> Result<(), FilesError> {
+    // Mounts can be stacked, and hidden ones appear only when those on top are gone.
+    for _ in 0..8 {
+        let mut mounts: Vec<(usize, PathBuf)> = all()?
+            .into_iter()
+            .filter(|mount| mount.point.starts_with(folder))
+            .map(|mount| (mount.point.components().count(), mount.point))
+            .collect();
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        mounts.reverse();
+        mounts.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
+        for (_, point) in mounts {
+            unmount(&point)?;
+        }
+    }
+    Err(refuse(folder, "mounts below it come back as fast as they are unmounted; see /proc/self/mountinfo"))
+}
+
+/// Unmounts one mount. That there is none is no error.
+pub(crate) fn unmount(point: &Path) -> Result<(), FilesError> {
+    for attempt in 0..BUSY_TRIES {
+        match rustix::mount::unmount(point, UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if attempt + 1 < BUSY_TRIES => std::thread::sleep(BUSY_PAUSE),
+            Err(Errno::BUSY) => break,
+            Err(errno) => return Err(refuse(point, format!("cannot be unmounted: {errno}"))),
+        }
+    }
+    tracing::warn!(path = %point.display(), "mount is still in use by a process of the node; detaching it");
+    match rustix::mount::unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(refuse(point, format!("is busy and cannot be detached: {errno}"))),
+    }
+}
+
+/// Whether two paths name the same mount point, byte by byte.
+#[cfg(test)]
+pub(crate) fn is_mount(path: &Path) -> bool {
+    all().is_ok_and(|mounts| mounts.iter().any(|mount| mount.point.as_os_str().as_bytes() == path.as_os_str().as_bytes()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_parsed_with_escapes_and_optional_fields() {
+        let line = br"36 35 98:0 /mnt1 /mnt\0402\134x rw,noatime shared:3 master:1 - ext3 /dev/root rw,errors=continue";
+        let mount = parse(line).unwrap();
+        assert_eq!(mount.point, Path::new(r"/mnt 2\x"));
+        assert_eq!((mount.kind.as_str(), mount.options.as_str()), ("ext3", "rw,errors=continue"));
+        assert_eq!(parse(b""), None);
+        assert!(all().unwrap().iter().any(|mount| mount.point == Path::new("/proc")));
+    }
+
+    #[test]
+    fn a_tmpfs_is_mounted_once_with_its_size_and_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("a b");
+        std::fs::create_dir(&path).unwrap();
+        tmpfs(&path, Some(1 << 20), Some(4321)).unwrap();
+        std::fs::write(path.join("kept"), "x").unwrap();
+        tmpfs(&path, Some(1 << 20), Some(4321)).unwrap();
+        let count = all().unwrap().iter().filter(|mount| mount.point == path).count();
+        let meta = std::fs::metadata(&path).unwrap();
+        let full = std::fs::write(path.join("big"), vec![0; 2 << 20]);
+        unmount_below(dir.path()).unwrap();
+        assert_eq!(count, 1);
+        assert_eq!(std::os::unix::fs::MetadataExt::gid(&meta), 4321);
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&meta) & 0o7777, 0o3777);
+        assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        assert!(!is_mount(&path));
+    }
+
+    #[test]
+    fn stacked_busy_and_nested_mounts_all_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        let outer = base.join("outer");
+        std::fs::create_dir(&outer).unwrap();
+        for _ in 0..3 {
+            rustix::mount::mount("tmpfs", &outer, "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+        }
+        std::fs::create_dir(outer.join("in")).unwrap();
+        rustix::mount::mount("tmpfs", outer.join("in"), "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+        let _open = std::fs::File::create(outer.join("in/held")).unwrap();
+        unmount_below(&base).unwrap();
+        assert!(!is_mount(&outer));
+        assert!(!outer.join("in").exists());
+    }
+}

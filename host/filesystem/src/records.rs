@@ -1,0 +1,148 @@
+//! Pods' records: `<pod>/record.json`, replaced as a whole.
+//!
+//! Owns reading and writing them. A record that cannot be read is evidence: it is reported, left where it is, and set
+//! aside as `record.json.damaged` only when a new one takes its place.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use longshore_core::ports::files::FilesError;
+use longshore_core::record::StoredPod;
+
+use crate::layout::{At, Layout, refuse};
+use crate::write;
+
+/// Name of a record in the pod's folder.
+pub(crate) const RECORD: &str = "record.json";
+/// Name of one that could not be read, once a new one is there.
+pub(crate) const DAMAGED: &str = "record.json.damaged";
+/// A pod is at most 10 MiB in a manifest; twice that is no record of ours.
+const LARGEST: u64 = 20 << 20;
+
+/// Reads all records, and says of which pods they are damaged.
+pub(crate) fn load_all(layout: &Layout) -> (Vec<StoredPod>, Vec<FilesError>) {
+    let (mut stored, mut errors) = (Vec::new(), Vec::new());
+    for uid in uids(layout) {
+        match layout.pod(&uid).and_then(|folder| load(&folder.join(RECORD))) {
+            Ok(Some(pod)) => stored.push(pod),
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    (stored, errors)
+}
+
+/// UIDs of all pods that have a folder, in order.
+pub(crate) fn uids(layout: &Layout) -> Vec<String> {
+    let pods = layout.pods();
+    let mut uids: Vec<String> = match std::fs::read_dir(&pods) {
+        Ok(list) => list
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| layout.pod(name).is_ok())
+            .collect(),
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::error!(path = %pods.display(), %error, "cannot list the pods' folders");
+            }
+            Vec::new()
+        }
+    };
+    uids.sort();
+    uids
+}
+
+/// Reads one record; `None` when there is none.
+fn load(path: &Path) -> Result<Option<StoredPod>, FilesError> {
+    let Some(data) = read(path)? else { return Ok(None) };
+    serde_json::from_slice(&data).map(Some).map_err(|error| {
+        refuse(path, format!("is damaged: {error}; the pod's restart counts and start time are lost, the file is kept"))
+    })
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FilesError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).at(path),
+    };
+    let mut data = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut data).at(path)?;
+    if data.len() as u64 > LARGEST {
+        return Err(refuse(path, "is larger than any record of ours"));
+    }
+    Ok(Some(data))
+}
+
+/// Stores a record; nothing is written where it says the same already.
+pub(crate) fn save(pod: &Path, stored: &StoredPod) -> Result<(), FilesError> {
+    let path = pod.join(RECORD);
+    let data = serde_json::to_vec(stored).map_err(|error| refuse(&path, format!("cannot be written: {error}")))?;
+    match read(&path) {
+        Ok(Some(found)) if found == data => return Ok(()),
+        Ok(Some(found)) if serde_json::from_slice::<StoredPod>(&found).is_ok() => {}
+        Ok(None) => {}
+        Ok(Some(_)) | Err(_) => std::fs::rename(&path, pod.join(DAMAGED)).at(&path)?,
+    }
+    // Environment variables may hold what only root should read.
+    write::replace(&path, &data, 0o600)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use longshore_core::pod::Source;
+
+    fn stored(name: &str) -> StoredPod {
+        let mut object = k8s_openapi::api::core::v1::Pod::default();
+        object.metadata.name = Some(name.to_owned());
+        StoredPod {
+            source: Source::File,
+            object,
+            hashes: Default::default(),
+            sandbox_hash: "s".into(),
+            record: Default::default(),
+        }
+    }
+
+    fn layout(root: &Path) -> Layout {
+        Layout { root: root.to_owned(), logs: root.join("l"), container_logs: root.join("c") }
+    }
+
+    #[test]
+    fn records_are_saved_and_loaded_and_the_damaged_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        for uid in ["u1", "u2", "u3", "u4"] {
+            std::fs::create_dir_all(layout.pod(uid).unwrap()).unwrap();
+        }
+        save(&layout.pod("u1").unwrap(), &stored("a")).unwrap();
+        save(&layout.pod("u1").unwrap(), &stored("b")).unwrap();
+        std::fs::write(layout.pod("u2").unwrap().join(RECORD), b"{\"source\":\"fi").unwrap();
+        std::fs::write(layout.pod("u3").unwrap().join(RECORD), b"").unwrap();
+        let (pods, errors) = load_all(&layout);
+        assert_eq!(pods, [stored("b")]);
+        let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors.len(), 2);
+        assert!(messages[0].contains("u2/record.json: is damaged"), "{messages:?}");
+        assert!(layout.pod("u2").unwrap().join(RECORD).exists(), "left where it is");
+        save(&layout.pod("u2").unwrap(), &stored("c")).unwrap();
+        assert_eq!(std::fs::read(layout.pod("u2").unwrap().join(DAMAGED)).unwrap(), b"{\"source\":\"fi");
+        assert_eq!(load_all(&layout).0, [stored("b"), stored("c")]);
+        assert_eq!(uids(&layout), ["u1", "u2", "u3", "u4"]);
+    }
+
+    #[test]
+    fn the_same_record_is_not_written_again() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &stored("a")).unwrap();
+        let before = std::fs::metadata(dir.path().join(RECORD)).unwrap();
+        save(dir.path(), &stored("a")).unwrap();
+        assert_eq!(std::fs::metadata(dir.path().join(RECORD)).unwrap().ino(), before.ino());
+        assert_eq!(before.mode() & 0o777, 0o600);
+    }
+}

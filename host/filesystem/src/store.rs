@@ -1,0 +1,315 @@
+//! [`Files`]: the port's methods, each a short blocking job with a time limit, one at a time for a pod.
+//!
+//! Owns order and time; what is done to the disk is in the modules beside it. A job that overruns its limit (a hostPath on a dead
+//! NFS server) keeps its thread and its pod's turn until the kernel lets it go: the caller gets an error at once, other pods
+//! go on, and a retry waits for its turn without a thread.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use longshore_core::cgroup::PodCgroup;
+use longshore_core::pod::PodId;
+use longshore_core::ports::files::{FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::record::StoredPod;
+use longshore_core::volume::VolumeKind;
+
+use crate::cgroups::{CgroupOptions, Cgroups};
+use crate::layout::{At, Layout, refuse};
+use crate::{logs, mounts, payload, records, remove, seccomp, sub_path, usage, volumes, write};
+
+/// What a job on the disk may take before its caller gets an error.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Records are small files of the root folder, whose disk the agent cannot live without.
+const RECORD_LIMIT: Duration = Duration::from_secs(30);
+/// What counting a folder's bytes may take.
+const USAGE_LIMIT: Duration = Duration::from_secs(10);
+/// Turns of pods that nobody waits for are forgotten from so many on.
+const TURNS: usize = 256;
+
+/// What pods have on this node's disk.
+#[derive(Clone)]
+pub struct Files {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    layout: Layout,
+    cgroups: Cgroups,
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Files {
+    /// The store below `root_dir`, with log links below `log_root` (`/var/log/pods`) and `container_log_root`
+    /// (`/var/log/containers`). Makes the root folder; the others when the first log is linked.
+    pub fn new(
+        root_dir: PathBuf,
+        log_root: PathBuf,
+        container_log_root: PathBuf,
+        cgroups: CgroupOptions,
+    ) -> Result<Files, FilesError> {
+        write::folders(&root_dir, 0o750)?;
+        // mountinfo names mounts without symlinks; so must we.
+        let root = root_dir.canonicalize().at(&root_dir)?;
+        let layout = Layout { root, logs: log_root, container_logs: container_log_root };
+        write::folder(&layout.pods(), 0o750)?;
+        let turns = Mutex::new(HashMap::new());
+        Ok(Files { inner: Arc::new(Inner { layout, cgroups: Cgroups::new(cgroups), turns }) })
+    }
+
+    /// Runs a job on a thread of its own, alone among those with the same key.
+    async fn job<T: Send + 'static>(
+        &self,
+        key: String,
+        place: &Path,
+        limit: Duration,
+        job: impl FnOnce(&Inner) -> Result<T, FilesError> + Send + 'static,
+    ) -> Result<T, FilesError> {
+        let deadline = tokio::time::Instant::now() + limit;
+        let seconds = limit.as_secs();
+        let turn = self.inner.turn(&key);
+        let Ok(turn) = tokio::time::timeout_at(deadline, turn.lock_owned()).await else {
+            let message = format!("an earlier operation has not ended for {seconds} s; is a disk or network mount hanging?");
+            return Err(refuse(place, message));
+        };
+        let inner = self.inner.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            job(&inner)
+        });
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(refuse(place, format!("the operation broke off, which is a fault of longshore: {error}"))),
+            Err(_) => {
+                let message = format!("the operation has not ended for {seconds} s; is a disk or network mount hanging?");
+                Err(refuse(place, message))
+            }
+        }
+    }
+
+    /// Removes former sets of a pod's payload volumes once nobody can be reading them.
+    fn sweep_later(&self, uid: String, folders: Vec<PathBuf>) {
+        let files = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(payload::FORMER_STAYS + Duration::from_millis(50)).await;
+            let place = files.inner.layout.pods();
+            let swept = files.job(uid, &place, LIMIT, move |_| {
+                folders.iter().filter(|folder| folder.is_dir()).try_for_each(|folder| payload::sweep(folder, 0))
+            });
+            if let Err(error) = swept.await {
+                tracing::debug!(%error, "former content of a volume stays until its next update");
+            }
+        });
+    }
+}
+
+impl Inner {
+    fn turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if turns.len() >= TURNS {
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
+        turns.entry(key.to_owned()).or_default().clone()
+    }
+
+    fn prepare(&self, spec: &PodFilesSpec) -> Result<(PodFiles, Vec<PathBuf>), FilesError> {
+        let pod = self.layout.pod(&spec.pod.uid)?;
+        write::folder(&pod, 0o750)?;
+        let mut files = PodFiles { resolv_conf: pod.join("resolv.conf"), hosts: pod.join("etc-hosts"), ..PodFiles::default() };
+        let mut former = Vec::new();
+        for volume in &spec.volumes {
+            let folder = volumes::set_up(&pod, volume, spec.fs_group)?;
+            if matches!(volume.kind, VolumeKind::Payload { .. }) && payload::has_former(&folder) {
+                former.push(folder.clone());
+            }
+            files.volumes.insert(volume.name.clone(), folder);
+        }
+        write::rewrite(&files.resolv_conf, spec.resolv_conf.as_bytes(), 0o644)?;
+        Ok((files, former))
+    }
+
+    /// The pod's folder, only if it is there: nothing below makes one for a pod that was released.
+    fn present(&self, uid: &str) -> Result<PathBuf, FilesError> {
+        let pod = self.layout.pod(uid)?;
+        if pod.is_dir() {
+            return Ok(pod);
+        }
+        Err(refuse(&pod, "the pod has no folder: its files have not been prepared"))
+    }
+
+    fn release(&self, uid: &str) -> Result<(), FilesError> {
+        let pod = self.layout.pod(uid)?;
+        mounts::unmount_below(&pod)?;
+        remove::contents(&pod, &[records::RECORD, records::DAMAGED])
+    }
+}
+
+fn record_key(uid: &str) -> String {
+    format!("record/{uid}")
+}
+
+#[async_trait]
+impl FileStore for Files {
+    async fn prepare(&self, spec: &PodFilesSpec) -> Result<PodFiles, FilesError> {
+        let uid = spec.pod.uid.clone();
+        let place = self.inner.layout.pod(&uid)?;
+        let spec = spec.clone();
+        let (files, former) = self.job(uid.clone(), &place, LIMIT, move |inner| inner.prepare(&spec)).await?;
+        if !former.is_empty() {
+            self.sweep_later(uid, former);
+        }
+        Ok(files)
+    }
+
+    async fn write_hosts(&self, pod: &PodId, content: &str) -> Result<(), FilesError> {
+        let uid = pod.uid.clone();
+        let content = content.to_owned();
+        let place = self.inner.layout.pod(&uid)?.join("etc-hosts");
+        let file = place.clone();
+        self.job(uid.clone(), &place, LIMIT, move |inner| {
+            inner.present(&uid)?;
+            write::rewrite(&file, content.as_bytes(), 0o644)
+        })
+        .await
+    }
+
+    async fn sub_path(&self, pod: &PodId, sub_path: &SubPath) -> Result<PathBuf, FilesError> {
+        let uid = pod.uid.clone();
+        let place = self.inner.layout.pod(&uid)?;
+        let sub_path = sub_path.clone();
+        let volume = sub_path.volume.clone();
+        let bound = self.job(uid.clone(), &place, LIMIT, move |inner| {
+            let pod = inner.present(&uid)?;
+            sub_path::bind(&pod, &sub_path)
+        });
+        bound.await.map_err(|error| FilesError::Volume { volume, message: format!("failed to prepare subPath: {error}") })
+    }
+
+    async fn termination_file(&self, pod: &PodId, container: &str, attempt: u32) -> Result<PathBuf, FilesError> {
+        let uid = pod.uid.clone();
+        let place = self.inner.layout.pod(&uid)?;
+        let container = container.to_owned();
+        self.job(uid.clone(), &place, LIMIT, move |inner| {
+            let pod = inner.present(&uid)?;
+            logs::termination_file(&pod, &container, attempt)
+        })
+        .await
+    }
+
+    async fn read_termination_message(&self, file: &Path, limit: usize) -> String {
+        // No turn to wait for: it is one small read, and a container's end must not wait for another's volumes.
+        let file = file.to_owned();
+        let read = tokio::task::spawn_blocking(move || logs::termination_message(&file, limit));
+        match tokio::time::timeout(RECORD_LIMIT, read).await {
+            Ok(Ok(message)) => message,
+            Ok(Err(_)) | Err(_) => String::new(),
+        }
+    }
+
+    async fn link_log(
+        &self,
+        pod: &PodId,
+        container: &str,
+        attempt: u32,
+        id: &str,
+        runtime_log: &Path,
+    ) -> Result<(), FilesError> {
+        let (owner, container, id) = (pod.clone(), container.to_owned(), id.to_owned());
+        let runtime_log = runtime_log.to_owned();
+        let place = self.inner.layout.log(pod, &container, attempt);
+        self.job(format!("log/{}", pod.uid), &place, LIMIT, move |inner| {
+            logs::link(&inner.layout, &owner, &container, attempt, &id, &runtime_log)
+        })
+        .await
+    }
+
+    async fn unlink_log(&self, pod: &PodId, container: &str, attempt: u32, id: &str) {
+        let (owner, container, id) = (pod.clone(), container.to_owned(), id.to_owned());
+        let place = self.inner.layout.log(pod, &container, attempt);
+        let unlinked = self.job(format!("log/{}", pod.uid), &place, LIMIT, move |inner| {
+            logs::unlink(&inner.layout, &owner, &container, attempt, &id);
+            Ok(())
+        });
+        if let Err(error) = unlinked.await {
+            tracing::warn!(%pod, %error, "cannot remove a log link");
+        }
+    }
+
+    fn log_path(&self, pod: &PodId, container: &str, attempt: u32) -> PathBuf {
+        self.inner.layout.log(pod, container, attempt)
+    }
+
+    async fn prepare_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError> {
+        let cgroup = cgroup.clone();
+        let place = PathBuf::from(cgroup.cgroupfs_path());
+        self.job(format!("cgroup/{}", cgroup.uid), &place, LIMIT, move |inner| inner.cgroups.prepare(&cgroup)).await
+    }
+
+    async fn remove_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError> {
+        let cgroup = cgroup.clone();
+        let place = PathBuf::from(cgroup.cgroupfs_path());
+        self.job(format!("cgroup/{}", cgroup.uid), &place, LIMIT, move |inner| inner.cgroups.remove(&cgroup)).await
+    }
+
+    async fn release(&self, pod: &PodId) -> Result<(), FilesError> {
+        let uid = pod.uid.clone();
+        let place = self.inner.layout.pod(&uid)?;
+        self.job(uid.clone(), &place, LIMIT, move |inner| inner.release(&uid)).await
+    }
+
+    async fn load_all(&self) -> (Vec<StoredPod>, Vec<FilesError>) {
+        let place = self.inner.layout.pods();
+        let loaded = self.job("records".to_owned(), &place, LIMIT, |inner| Ok(records::load_all(&inner.layout)));
+        loaded.await.unwrap_or_else(|error| (Vec::new(), vec![error]))
+    }
+
+    async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError> {
+        let place = self.inner.layout.pod(uid)?;
+        let (folder, stored) = (place.clone(), stored.clone());
+        self.job(record_key(uid), &place, RECORD_LIMIT, move |_| {
+            write::folder(&folder, 0o750)?;
+            records::save(&folder, &stored)
+        })
+        .await
+    }
+
+    async fn forget(&self, uid: &str) -> Result<(), FilesError> {
+        let place = self.inner.layout.pod(uid)?;
+        let uid = uid.to_owned();
+        // Both turns: what is released, and the record.
+        let released = uid.clone();
+        self.job(uid.clone(), &place, LIMIT, move |inner| inner.release(&released)).await?;
+        self.job(record_key(&uid), &place, RECORD_LIMIT, move |inner| {
+            logs::forget(&inner.layout, &uid);
+            remove::tree(&inner.layout.pod(&uid)?)
+        })
+        .await
+    }
+
+    async fn pod_folders(&self) -> Vec<String> {
+        let place = self.inner.layout.pods();
+        let listed = self.job("folders".to_owned(), &place, LIMIT, |inner| Ok(records::uids(&inner.layout)));
+        listed.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot list the pods' folders");
+            Vec::new()
+        })
+    }
+
+    async fn seccomp_profile(&self, name: &str) -> Result<String, FilesError> {
+        let place = self.inner.layout.root.join("seccomp").join(name);
+        let name = name.to_owned();
+        self.job("seccomp".to_owned(), &place, LIMIT, move |inner| seccomp::read(&inner.layout.root, &name)).await
+    }
+
+    async fn usage(&self, path: &Path) -> Option<u64> {
+        let path = path.to_owned();
+        let measured = tokio::task::spawn_blocking(move || usage::measure(&path, Instant::now() + USAGE_LIMIT));
+        tokio::time::timeout(USAGE_LIMIT * 2, measured).await.ok()?.ok()?
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,0 +1,245 @@
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::MetadataExt;
+
+use longshore_core::node::CgroupDriver;
+use longshore_core::pod::Source;
+use longshore_core::volume::{FsGroup, HostPathKind, PayloadFile, VolumeSpec};
+
+use super::*;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    files: Files,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        // Through a link, as /var/lib/longshore may be.
+        std::fs::create_dir(dir.path().join("disk")).unwrap();
+        std::os::unix::fs::symlink("disk", dir.path().join("root")).unwrap();
+        let cgroups = CgroupOptions { enabled: false, ..CgroupOptions::new(CgroupDriver::Cgroupfs, false) };
+        let at = |name: &str| dir.path().join(name);
+        let files = Files::new(at("root/a/b"), at("log/pods"), at("log/containers"), cgroups).unwrap();
+        Fixture { files, dir }
+    }
+
+    fn pod_folder(&self, uid: &str) -> PathBuf {
+        self.dir.path().canonicalize().unwrap().join("disk/a/b/pods").join(uid)
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let _ = mounts::unmount_below(&self.dir.path().canonicalize().unwrap());
+    }
+}
+
+fn pod(uid: &str) -> PodId {
+    PodId { namespace: "ns".into(), name: "web".into(), uid: uid.into() }
+}
+
+fn volume(name: &str, kind: VolumeKind) -> VolumeSpec {
+    VolumeSpec { name: name.into(), kind }
+}
+
+fn empty_dir(name: &str, memory: bool) -> VolumeSpec {
+    volume(name, VolumeKind::EmptyDir { memory, size_limit: memory.then_some(1 << 20) })
+}
+
+fn payload(name: &str, text: &str, memory: bool) -> VolumeSpec {
+    let file = PayloadFile { data: text.into(), mode: 0o400 };
+    let plugin = if memory { "kubernetes.io~secret" } else { "kubernetes.io~configmap" };
+    volume(name, VolumeKind::Payload { files: [("key".to_owned(), file)].into(), memory, plugin })
+}
+
+fn spec(uid: &str, volumes: Vec<VolumeSpec>, gid: Option<u32>) -> PodFilesSpec {
+    let fs_group = gid.map(|gid| FsGroup { gid, on_root_mismatch: false });
+    PodFilesSpec { pod: pod(uid), volumes, fs_group, resolv_conf: "nameserver 10.0.0.1\n".into() }
+}
+
+fn stored() -> StoredPod {
+    StoredPod {
+        source: Source::File,
+        object: Default::default(),
+        hashes: Default::default(),
+        sandbox_hash: String::new(),
+        record: Default::default(),
+    }
+}
+
+fn mode(path: &Path) -> (u32, u32) {
+    let meta = std::fs::metadata(path).unwrap();
+    (meta.gid(), meta.mode() & 0o7777)
+}
+
+#[tokio::test]
+async fn volumes_have_the_kubelets_places_modes_and_owners() {
+    let fixture = Fixture::new();
+    let host = fixture.dir.path().join("host");
+    let all = vec![
+        empty_dir("disk", false),
+        empty_dir("ram", true),
+        payload("config", "c", false),
+        payload("secret", "s", true),
+        volume("host", VolumeKind::HostPath { path: host.clone(), kind: HostPathKind::DirectoryOrCreate }),
+    ];
+    for _ in 0..2 {
+        let files = fixture.files.prepare(&spec("u1", all.clone(), None)).await.unwrap();
+        let folder = fixture.pod_folder("u1");
+        assert_eq!(files.volumes["disk"], folder.join("volumes/kubernetes.io~empty-dir/disk"));
+        assert_eq!(mode(&folder), (0, 0o750));
+        assert_eq!(mode(&files.volumes["disk"]), (0, 0o777));
+        assert_eq!(mode(&files.volumes["ram"]), (0, 0o1777));
+        assert_eq!(mode(&files.volumes["config"]), (0, 0o777));
+        assert_eq!(std::fs::read_to_string(files.volumes["secret"].join("key")).unwrap(), "s");
+        assert_eq!(mode(&files.volumes["secret"].join("key")), (0, 0o400));
+        assert_eq!(files.volumes["host"], host);
+        assert_eq!(std::fs::read_to_string(&files.resolv_conf).unwrap(), "nameserver 10.0.0.1\n");
+        assert!(mounts::is_mount(&files.volumes["secret"]) && mounts::is_mount(&files.volumes["ram"]));
+        assert!(!mounts::is_mount(&files.volumes["config"]));
+    }
+}
+
+#[tokio::test]
+async fn fs_group_owns_what_the_pod_owns_and_not_the_hosts() {
+    let fixture = Fixture::new();
+    let host = fixture.dir.path().join("host");
+    std::fs::create_dir(&host).unwrap();
+    let all = vec![
+        empty_dir("disk", false),
+        empty_dir("ram", true),
+        payload("config", "c", false),
+        payload("secret", "s", true),
+        volume("host", VolumeKind::HostPath { path: host.clone(), kind: HostPathKind::Unset }),
+    ];
+    let files = fixture.files.prepare(&spec("u1", all.clone(), Some(4321))).await.unwrap();
+    assert_eq!(mode(&files.volumes["disk"]), (4321, 0o2777));
+    assert_eq!(mode(&files.volumes["ram"]), (4321, 0o3777));
+    assert_eq!(mode(&files.volumes["config"]), (4321, 0o2777));
+    assert_eq!(mode(&files.volumes["config"].join("key")), (4321, 0o440));
+    assert_eq!(mode(&files.volumes["secret"].join("key")), (4321, 0o440));
+    assert_eq!(mode(&host).0, 0);
+    // A container narrows its volume; the next sync is none of its business.
+    let narrow = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&files.volumes["disk"], narrow).unwrap();
+    std::fs::write(files.volumes["disk"].join("own"), "").unwrap();
+    fixture.files.prepare(&spec("u1", all.clone(), Some(4321))).await.unwrap();
+    assert_eq!(mode(&files.volumes["disk"]), (4321, 0o700));
+    // Another group is.
+    fixture.files.prepare(&spec("u1", all, Some(77))).await.unwrap();
+    assert_eq!(mode(&files.volumes["disk"]), (77, 0o2770));
+    assert_eq!(mode(&files.volumes["disk"].join("own")).0, 77);
+    assert_eq!(mode(&files.volumes["secret"].join("key")).0, 77);
+}
+
+#[tokio::test]
+async fn payloads_are_updated_and_former_content_goes() {
+    let fixture = Fixture::new();
+    let files = fixture.files.prepare(&spec("u1", vec![payload("secret", "one", true)], None)).await.unwrap();
+    let folder = &files.volumes["secret"];
+    fixture.files.prepare(&spec("u1", vec![payload("secret", "two", true)], None)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(folder.join("key")).unwrap(), "two");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while payload::has_former(folder) {
+        assert!(Instant::now() < deadline, "the old secret stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(std::fs::read_to_string(folder.join("key")).unwrap(), "two");
+}
+
+#[tokio::test]
+async fn releasing_unmounts_and_removes_all_but_the_record_and_what_is_elsewhere() {
+    let fixture = Fixture::new();
+    let host = fixture.dir.path().join("host");
+    std::fs::create_dir_all(host.join("sub")).unwrap();
+    std::fs::write(host.join("sub/precious"), "x").unwrap();
+    let all = vec![
+        empty_dir("disk", false),
+        empty_dir("ram", true),
+        payload("secret", "s", true),
+        volume("host", VolumeKind::HostPath { path: host.clone(), kind: HostPathKind::Directory }),
+    ];
+    let files = fixture.files.prepare(&spec("u1", all, Some(4321))).await.unwrap();
+    let sub = |volume: &str, path: &str, index| SubPath {
+        volume: volume.into(),
+        root: files.volumes[volume].clone(),
+        path: path.into(),
+        container: "app".into(),
+        index,
+    };
+    for (n, (volume, path)) in [("host", "sub"), ("disk", "x/y"), ("secret", "key")].into_iter().enumerate() {
+        fixture.files.sub_path(&pod("u1"), &sub(volume, path, n)).await.unwrap();
+    }
+    assert!(fixture.files.sub_path(&pod("u1"), &sub("host", "../..", 9)).await.is_err());
+    let message = fixture.files.termination_file(&pod("u1"), "app", 0).await.unwrap();
+    fixture.files.write_hosts(&pod("u1"), "127.0.0.1 localhost\n").await.unwrap();
+    fixture.files.save("u1", &stored()).await.unwrap();
+    // A container with Bidirectional propagation mounts something of the node's into its volume.
+    std::fs::create_dir(files.volumes["disk"].join("mnt")).unwrap();
+    rustix::mount::mount_bind(&host, files.volumes["disk"].join("mnt")).unwrap();
+    std::os::unix::fs::symlink(&host, files.volumes["disk"].join("link")).unwrap();
+    // And a process of the node sits in one.
+    let held = std::fs::File::create(files.volumes["ram"].join("held")).unwrap();
+    fixture.files.release(&pod("u1")).await.unwrap();
+    drop(held);
+    let left: Vec<_> = std::fs::read_dir(fixture.pod_folder("u1")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["record.json"]);
+    assert!(!message.exists());
+    assert_eq!(std::fs::read_to_string(host.join("sub/precious")).unwrap(), "x");
+    assert!(mounts::all().unwrap().iter().all(|mount| !mount.point.starts_with(fixture.pod_folder("u1"))));
+    assert_eq!(fixture.files.load_all().await.0.len(), 1);
+    assert_eq!(fixture.files.pod_folders().await, ["u1"]);
+    fixture.files.release(&pod("u1")).await.unwrap();
+    fixture.files.forget("u1").await.unwrap();
+    fixture.files.forget("u1").await.unwrap();
+    assert!(fixture.files.pod_folders().await.is_empty());
+    // Nothing makes a folder for a pod that is gone.
+    assert!(fixture.files.write_hosts(&pod("u1"), "x").await.is_err());
+    assert!(fixture.files.termination_file(&pod("u1"), "app", 1).await.is_err());
+}
+
+#[tokio::test]
+async fn names_that_lead_elsewhere_touch_nothing() {
+    let fixture = Fixture::new();
+    for uid in ["..", "../..", "a/b", "", "."] {
+        assert!(fixture.files.prepare(&spec(uid, vec![], None)).await.is_err());
+        assert!(fixture.files.release(&pod(uid)).await.is_err());
+        assert!(fixture.files.forget(uid).await.is_err());
+        assert!(fixture.files.save(uid, &stored()).await.is_err());
+    }
+    for name in ["..", "../x", "a/b", ""] {
+        assert!(fixture.files.prepare(&spec("u1", vec![empty_dir(name, false)], None)).await.is_err());
+        assert!(fixture.files.prepare(&spec("u1", vec![payload(name, "x", true)], None)).await.is_err());
+    }
+    assert!(fixture.dir.path().join("disk").exists());
+}
+
+#[tokio::test]
+async fn a_wrong_host_path_is_an_error_of_the_volume() {
+    let fixture = Fixture::new();
+    let path = fixture.dir.path().join("none");
+    let wrong = volume("data", VolumeKind::HostPath { path, kind: HostPathKind::Directory });
+    let error = fixture.files.prepare(&spec("u1", vec![wrong], None)).await.unwrap_err();
+    assert!(matches!(&error, FilesError::Volume { volume, message } if volume == "data" && message.ends_with("doesn't exist")));
+}
+
+#[tokio::test]
+async fn a_job_that_hangs_delays_no_other_pod() {
+    let fixture = Fixture::new();
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let limit = Duration::from_millis(50);
+    let place = fixture.pod_folder("u1");
+    let hung = fixture.files.job("u1".into(), &place, limit, move |_| {
+        let _ = wait.recv();
+        Ok(())
+    });
+    assert!(hung.await.unwrap_err().to_string().contains("hanging"));
+    let next = fixture.files.job("u1".into(), &place, limit, |_| Ok(())).await;
+    assert!(next.unwrap_err().to_string().contains("earlier operation"));
+    fixture.files.prepare(&spec("u2", vec![], None)).await.unwrap();
+    fixture.files.save("u1", &stored()).await.unwrap();
+    drop(release);
+    fixture.files.job("u1".into(), &place, Duration::from_secs(10), |_| Ok(())).await.unwrap();
+}

@@ -1,0 +1,125 @@
+//! Folders with exact modes, and files that are replaced in one step or rewritten in place.
+//!
+//! Owns the order of write, flush and rename. It must not know what the files mean.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use longshore_core::ports::files::FilesError;
+use rustix::fs::OFlags;
+
+use crate::layout::{At, refuse};
+
+/// Makes a folder with that mode whatever the umask; one that is there keeps its mode.
+pub(crate) fn folder(path: &Path, mode: u32) -> Result<(), FilesError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(mode)).at(path),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let found = std::fs::symlink_metadata(path).at(path)?;
+            if found.is_dir() { Ok(()) } else { Err(refuse(path, "is in the way: a folder is needed here")) }
+        }
+        Err(error) => Err(error).at(path),
+    }
+}
+
+/// Makes a folder and those above it that are missing.
+pub(crate) fn folders(path: &Path, mode: u32) -> Result<(), FilesError> {
+    if std::fs::metadata(path).is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        folders(parent, mode)?;
+    }
+    folder(path, mode)
+}
+
+/// Puts content at a path in one step that survives a power cut: readers see the old file or the new one.
+pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FilesError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(refuse(path, "is no path of a file"));
+    };
+    let temporary = parent.join(format!(".{}.new", name.to_string_lossy()));
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&temporary)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(parent)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written.at(path)
+}
+
+/// Gives a file that content without replacing it, for containers have it mounted; nothing is done where it has it
+/// already. One write makes the new text whole for readers, then the rest of a longer old text goes.
+pub(crate) fn rewrite(path: &Path, content: &[u8], mode: u32) -> Result<(), FilesError> {
+    match std::fs::read(path) {
+        Ok(found) if found == content => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).at(path),
+    }
+    (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(content)?;
+        file.set_len(content.len() as u64)
+    })()
+    .at(path)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn replaced_files_have_content_and_mode_and_leave_no_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record.json");
+        replace(&path, b"one", 0o600).unwrap();
+        replace(&path, b"two", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_rewritten_file_stays_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("etc-hosts");
+        rewrite(&path, b"a longer text", 0o644).unwrap();
+        let before = std::fs::metadata(&path).unwrap().ino();
+        rewrite(&path, b"short", 0o644).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().ino(), before);
+        assert_eq!(std::fs::read(&path).unwrap(), b"short");
+    }
+
+    #[test]
+    fn links_in_the_way_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::write(&outside, "x").unwrap();
+        std::os::unix::fs::symlink(&outside, dir.path().join("hosts")).unwrap();
+        assert!(rewrite(&dir.path().join("hosts"), b"y", 0o644).is_err());
+        assert_eq!(std::fs::read(&outside).unwrap(), b"x");
+    }
+}
