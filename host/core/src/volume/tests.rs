@@ -1,0 +1,221 @@
+use k8s_openapi::ByteString;
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{node, pod_from};
+
+fn objects() -> Objects {
+    let mut objects = Objects::default();
+    let text = |entries: &[(&str, &str)]| entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let bytes =
+        |entries: &[(&str, &[u8])]| entries.iter().map(|(k, v)| ((*k).to_owned(), ByteString(v.to_vec()))).collect();
+    let config = v1::ConfigMap {
+        data: Some(text(&[("a", "A"), ("b", "B")])),
+        binary_data: Some(bytes(&[("bin", &[0, 255])])),
+        ..Default::default()
+    };
+    objects.config_maps.insert("config".to_owned(), Arc::new(config));
+    let secret = v1::Secret {
+        data: Some(bytes(&[("key", b"from-data")])),
+        string_data: Some(text(&[("key", "from-text"), ("b", "from-secret")])),
+        ..Default::default()
+    };
+    objects.secrets.insert("secret".to_owned(), Arc::new(secret));
+    objects
+}
+
+fn resolved(volume: &str) -> Result<VolumeKind, String> {
+    let pod = pod_from(&format!(
+        "{{containers: [{{name: app, resources: {{limits: {{cpu: '1'}}}}}}], volumes: [{{name: v, {volume}}}]}}"
+    ));
+    let ips = ["10.0.0.5".parse().unwrap()];
+    let specs = resolve(&pod, &node(), &objects(), &ips).map_err(|problem| {
+        assert_eq!(problem.volume, "v");
+        problem.message
+    })?;
+    assert_eq!((specs.len(), specs[0].name.as_str()), (1, "v"));
+    Ok(specs[0].kind.clone())
+}
+
+/// Files as `path mode content`, whether on tmpfs, and the plugin.
+fn payload(volume: &str) -> Result<(Vec<String>, bool, &'static str), String> {
+    match resolved(volume)? {
+        VolumeKind::Payload { files, memory, plugin } => {
+            let show = |(path, file): (&String, &PayloadFile)| {
+                format!("{path} {:o} {}", file.mode, String::from_utf8_lossy(&file.data).escape_default())
+            };
+            Ok((files.iter().map(show).collect(), memory, plugin))
+        }
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn config_maps() {
+    let all = payload("configMap: {name: config}").unwrap();
+    assert_eq!(all.0, ["a 644 A", "b 644 B", "bin 644 \\u{0}\\u{fffd}"]);
+    assert_eq!((all.1, all.2), (false, "kubernetes.io~configmap"));
+    let some =
+        "configMap: {name: config, defaultMode: 256, items: [{key: a, path: x/y}, {key: b, path: z, mode: 511}]}";
+    assert_eq!(payload(some).unwrap().0, ["x/y 400 A", "z 777 B"]);
+    assert_eq!(payload("configMap: {name: no}"), Err("configmap \"no\" not found".to_owned()));
+    assert_eq!(payload("configMap: {name: no, optional: true}").unwrap().0, Vec::<String>::new());
+    let item = "configMap: {name: config, items: [{key: no, path: x}]";
+    assert_eq!(payload(&format!("{item}}}")), Err("references non-existent config key: no".to_owned()));
+    assert_eq!(payload(&format!("{item}, optional: true}}")).unwrap().0, Vec::<String>::new());
+}
+
+#[test]
+fn secrets_stay_in_memory() {
+    let all = payload("secret: {secretName: secret}").unwrap();
+    assert_eq!(
+        all,
+        (vec!["b 644 from-secret".to_owned(), "key 644 from-text".to_owned()], true, "kubernetes.io~secret")
+    );
+    assert_eq!(payload("secret: {secretName: no}"), Err("secret \"no\" not found".to_owned()));
+    let item = "secret: {secretName: secret, items: [{key: no, path: x}]}";
+    assert_eq!(payload(item), Err("references non-existent secret key: no".to_owned()));
+    assert!(payload("secret: {secretName: no, optional: true}").unwrap().1);
+}
+
+#[test]
+fn the_downward_api() {
+    let volume = "downwardAPI: {defaultMode: 292, items: [
+        {path: name, fieldRef: {fieldPath: metadata.name}},
+        {path: cpu, mode: 384, resourceFieldRef: {containerName: app, resource: limits.cpu, divisor: 1m}}]}";
+    let expected = vec!["cpu 600 1000".to_owned(), "name 444 pod".to_owned()];
+    assert_eq!(payload(volume), Ok((expected, false, "kubernetes.io~downward-api")));
+    assert_eq!(
+        payload("downwardAPI: {items: [{path: x, fieldRef: {fieldPath: spec.x}}]}"),
+        Err("downwardAPI file \"x\": unsupported fieldPath: spec.x".to_owned())
+    );
+    assert!(payload("downwardAPI: {items: [{path: x, resourceFieldRef: {resource: limits.cpu}}]}").is_err());
+    assert!(payload("downwardAPI: {items: [{path: x}]}").is_err());
+}
+
+#[test]
+fn projected_sources_are_merged_in_order() {
+    let volume = "projected: {defaultMode: 288, sources: [
+        {configMap: {name: config}}, {secret: {name: secret, items: [{key: b, path: b}]}},
+        {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}";
+    let expected = ["a 440 A", "b 440 from-secret", "bin 440 \\u{0}\\u{fffd}", "name 440 pod"];
+    let (files, memory, plugin) = payload(volume).unwrap();
+    assert_eq!((files, memory, plugin), (expected.map(str::to_owned).to_vec(), true, "kubernetes.io~projected"));
+    assert!(!payload("projected: {sources: [{configMap: {name: config}}]}").unwrap().1);
+    assert_eq!(
+        payload("projected: {sources: [{configMap: {name: no}}, {secret: {name: no}}, {configMap: {name: config}}]}"),
+        Err("[configmap \"no\" not found, secret \"no\" not found]".to_owned())
+    );
+    assert_eq!(
+        payload("projected: {sources: [{serviceAccountToken: {path: token}}]}"),
+        Err("projected source serviceAccountToken is not supported".to_owned())
+    );
+}
+
+#[test]
+fn paths_cannot_lead_out_or_through_files() {
+    let one = |path: &str| payload(&format!("configMap: {{name: config, items: [{{key: a, path: '{path}'}}]}}"));
+    for path in ["", "/etc/passwd", "..", "a/../b", "../x", "..data", "..x/y", "a//b", "./a", "a/."] {
+        assert!(one(path).unwrap_err().starts_with("invalid path"), "{path}");
+    }
+    assert!(one(&"x".repeat(256)).is_err());
+    for path in ["a", "a/b/c", "a..b", "a/..b", ".hidden"] {
+        assert!(one(path).is_ok(), "{path}");
+    }
+    let through = "configMap: {name: config, items: [{key: a, path: x}, {key: b, path: x/y}]}";
+    assert!(payload(through).unwrap_err().starts_with("conflicting paths"));
+}
+
+#[test]
+fn empty_dirs() {
+    assert_eq!(resolved("emptyDir: {}"), Ok(VolumeKind::EmptyDir { memory: false, size_limit: None }));
+    let limited = VolumeKind::EmptyDir { memory: false, size_limit: Some(1 << 20) };
+    assert_eq!(resolved("emptyDir: {sizeLimit: 1Mi}"), Ok(limited));
+    let node_wide = VolumeKind::EmptyDir { memory: true, size_limit: Some(8 << 30) };
+    assert_eq!(resolved("emptyDir: {medium: Memory}"), Ok(node_wide.clone()));
+    assert_eq!(resolved("emptyDir: {medium: Memory, sizeLimit: 1Ti}"), Ok(node_wide));
+    let small = VolumeKind::EmptyDir { memory: true, size_limit: Some(1 << 20) };
+    assert_eq!(resolved("emptyDir: {medium: Memory, sizeLimit: 1Mi}"), Ok(small));
+    assert!(resolved("emptyDir: {medium: HugePages}").is_err());
+    assert!(resolved("emptyDir: {sizeLimit: big}").is_err());
+}
+
+#[test]
+fn tmpfs_is_no_larger_than_the_pods_memory() {
+    let pod = pod_from(
+        "{containers: [{name: app, resources: {limits: {memory: 64Mi}}}],
+          volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Gi}}]}",
+    );
+    let specs = resolve(&pod, &node(), &Objects::default(), &[]).unwrap();
+    assert_eq!(specs[0].kind, VolumeKind::EmptyDir { memory: true, size_limit: Some(64 << 20) });
+}
+
+#[test]
+fn host_paths() {
+    let path = |kind| Ok(VolumeKind::HostPath { path: "/data".into(), kind });
+    assert_eq!(resolved("hostPath: {path: /data}"), path(HostPathKind::Unset));
+    assert_eq!(resolved("hostPath: {path: /data, type: ''}"), path(HostPathKind::Unset));
+    assert_eq!(resolved("hostPath: {path: /data, type: FileOrCreate}"), path(HostPathKind::FileOrCreate));
+    assert_eq!(resolved("hostPath: {path: /data, type: Socket}"), path(HostPathKind::Socket));
+    assert!(resolved("hostPath: {path: /data, type: Odd}").is_err());
+    assert!(resolved("hostPath: {path: data}").is_err());
+    assert!(resolved("hostPath: {path: /data/../etc}").is_err());
+}
+
+#[test]
+fn other_kinds_are_named() {
+    let message = |kind: &str| Err(format!("volume kind \"{kind}\" is not supported"));
+    assert_eq!(resolved("persistentVolumeClaim: {claimName: x}"), message("persistentVolumeClaim"));
+    assert_eq!(resolved("csi: {driver: x}"), message("csi"));
+    assert_eq!(resolved("nfs: {server: x, path: /}"), message("nfs"));
+    let nothing = pod_from("{containers: [{name: a}], volumes: [{name: v}]}");
+    let problem = resolve(&nothing, &node(), &Objects::default(), &[]).unwrap_err();
+    assert_eq!(problem.to_string(), "volume \"v\": volume kind (none) is not supported");
+}
+
+#[test]
+fn every_reference_is_found() {
+    let pod = pod_from(
+        "{imagePullSecrets: [{name: pull}, {name: ''}],
+          volumes: [{name: c, configMap: {name: vc}}, {name: s, secret: {secretName: vs, optional: true}},
+                    {name: p, projected: {sources: [{configMap: {name: pc}}, {secret: {name: ps}}]}},
+                    {name: e, emptyDir: {}}],
+          containers: [{name: app, envFrom: [{configMapRef: {name: ec}}, {secretRef: {name: es, optional: true}}],
+                        env: [{name: X, valueFrom: {configMapKeyRef: {name: kc, key: k}}}]}],
+          initContainers: [{name: init, env: [{name: X, valueFrom: {secretKeyRef: {name: ks, key: k}}}]}]}",
+    );
+    let found: Vec<String> = references(&pod)
+        .iter()
+        .map(|it| format!("{} {} {} {} {}", it.kind.as_str(), it.name, it.optional, it.by, it.for_volume))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "configmap vc false volume \"c\" true",
+            "secret vs true volume \"s\" true",
+            "configmap pc false volume \"p\" true",
+            "secret ps false volume \"p\" true",
+            "secret ks false container \"init\" env false",
+            "configmap ec false container \"app\" env false",
+            "secret es true container \"app\" env false",
+            "configmap kc false container \"app\" env false",
+        ]
+    );
+    assert_eq!(pull_secrets(&pod), ["pull"]);
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_resolved_stays_inside(paths in proptest::collection::vec("[a./]{0,8}", 1..4)) {
+        let items: Vec<String> = paths.iter().map(|path| format!("{{key: a, path: '{path}'}}")).collect();
+        let volume = format!("configMap: {{name: config, items: [{}]}}", items.join(","));
+        if let Ok(VolumeKind::Payload { files, .. }) = resolved(&volume) {
+            for path in files.keys() {
+                let parts: Vec<&str> = path.split('/').collect();
+                prop_assert!(parts.iter().all(|part| !["", ".", ".."].contains(part)), "{}", path);
+                prop_assert!(!parts[0].starts_with(".."), "{}", path);
+                prop_assert!(!files.keys().any(|other| other.starts_with(&format!("{path}/"))), "{}", path);
+            }
+        }
+    }
+}
