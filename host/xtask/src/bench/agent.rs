@@ -12,9 +12,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
+use super::watch::Watch;
 use crate::{
-    demo::pods::{self, Shown},
-    http::Client,
+    demo::pods::{SOCKET, Shown},
     images, process,
     process::Running,
     say,
@@ -27,7 +27,7 @@ const EMPTY: &str = "empty.json";
 #[derive(Debug)]
 pub(super) struct Agent {
     running: Running,
-    client: Client,
+    watch: Watch,
     folder: PathBuf,
 }
 
@@ -50,11 +50,10 @@ impl Agent {
         command.arg("--docker-endpoint").arg(format!("unix://{}", docker.display())).arg("--register-node=false");
         let mut running = Running::start("longshore", command.stdout(out).stderr(err))?;
         let deadline = Instant::now() + Duration::from_secs(30);
-        let socket = root.join(pods::SOCKET);
-        let mut client = Client::new(socket, Duration::from_secs(10));
+        let socket = root.join(SOCKET);
         loop {
-            if pods::ask(&mut client).is_ok() {
-                return Ok(Self { running, client, folder: folder.to_owned() });
+            if let Ok(watch) = Watch::open(&socket) {
+                return Ok(Self { running, watch, folder: folder.to_owned() });
             }
             if running.try_wait()?.is_some() || Instant::now() > deadline {
                 let text = fs::read_to_string(&log).unwrap_or_default();
@@ -68,14 +67,6 @@ impl Agent {
     /// Its process.
     pub(super) fn pid(&self) -> i32 {
         self.running.pid()
-    }
-
-    /// What it says of its pods.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub(super) fn pods(&mut self) -> Result<Vec<Shown>> {
-        pods::ask(&mut self.client)
     }
 
     /// Writes `count` manifests called `<prefix>-<n>`, each a busybox that sleeps and ends at once when told to.
@@ -111,7 +102,7 @@ impl Agent {
     ///
     /// # Errors
     /// When one cannot be removed.
-    pub(super) fn remove_pods(&self) -> Result<()> {
+    fn remove_pods(&self) -> Result<()> {
         for entry in fs::read_dir(self.folder.join("manifests"))? {
             let path = entry?.path();
             if !path.ends_with(EMPTY) {
@@ -121,25 +112,12 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits until its pods are as `good` has it; asks often at first, then less.
+    /// Waits until its pods are as `good` has it, and gives them.
     ///
     /// # Errors
     /// When they are not within `limit`; the pods are in the message.
-    pub(super) fn wait(&mut self, what: &str, limit: Duration, good: impl Fn(&[Shown]) -> bool) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let pods = self.pods()?;
-            if good(&pods) {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                let states: Vec<_> = pods.iter().map(|pod| format!("{}: {}", pod.name, pod.status)).collect();
-                bail!("{what}: not within {} s: {}", limit.as_secs(), states.join(", "));
-            }
-            process::check_interrupted()?;
-            // Asking costs CPU that is charged to the agent: some hundredths of a second are precise enough.
-            thread::sleep(Duration::from_millis(5 + pods.len() as u64));
-        }
+    pub(super) fn wait(&self, what: &str, limit: Duration, good: impl Fn(&[Shown]) -> bool) -> Result<Vec<Shown>> {
+        self.watch.wait(what, limit, good)
     }
 
     /// Kills it, as a crash would.
@@ -147,12 +125,12 @@ impl Agent {
         self.running.stop(Duration::ZERO);
     }
 
-    /// The folder that it was started with.
+    /// Removes its manifests and waits until its pods are gone.
     ///
     /// # Errors
-    /// When its pods are not gone within a minute.
-    pub(super) fn clear(&mut self) -> Result<()> {
+    /// When they are not within two minutes.
+    pub(super) fn clear(&self) -> Result<()> {
         self.remove_pods()?;
-        self.wait("all pods gone", Duration::from_secs(60), <[Shown]>::is_empty).context("clearing up")
+        self.wait("all pods gone", Duration::from_secs(120), <[Shown]>::is_empty).context("clearing up").map(drop)
     }
 }

@@ -6,6 +6,7 @@ mod alone;
 mod machine;
 mod pods;
 mod table;
+mod watch;
 
 use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 

@@ -56,7 +56,7 @@ pub(super) fn start_and_stop(setting: &Setting, counts: &[usize], rounds: usize)
         let rounds = if count <= 2 { rounds * 5 } else { rounds };
         let (mut ups, mut downs) = (Vec::new(), Vec::new());
         let mut ours = Vec::new();
-        let mut agent = Agent::start(&setting.binary, &setting.folder.join(format!("pods-{count}")), &setting.docker)?;
+        let agent = Agent::start(&setting.binary, &setting.folder.join(format!("pods-{count}")), &setting.docker)?;
         // By turns, so that what disturbs the machine disturbs both alike.
         for round in 0..rounds {
             for in_flight in [1, 2, 4, 8].into_iter().filter(|it| *it <= count) {
@@ -64,7 +64,7 @@ pub(super) fn start_and_stop(setting: &Setting, counts: &[usize], rounds: usize)
                 ups.push(up);
                 downs.push(down);
             }
-            ours.push(round_of_agent(&mut agent, &format!("r{round}"), count)?);
+            ours.push(round_of_agent(&agent, &format!("r{round}"), count)?);
         }
         agent.kill();
         docker::remove_containers(&setting.docker, "")?;
@@ -106,16 +106,16 @@ pub(super) fn start_and_stop(setting: &Setting, counts: &[usize], rounds: usize)
 
 /// Makes one pod with the agent, reads how it did, and kills the agent: the pod's files stay for its copies.
 fn sample(setting: &Setting) -> Result<Pair> {
-    let mut agent = Agent::start(&setting.binary, &setting.folder.join("sample"), &setting.docker)?;
+    let agent = Agent::start(&setting.binary, &setting.folder.join("sample"), &setting.docker)?;
     agent.write_pods("sample", 1, false)?;
-    agent.wait("the sample pod Ready", LIMIT, all_ready(1))?;
-    let name = agent.pods()?.first().context("the sample pod is gone")?.name.clone();
+    let pods = agent.wait("the sample pod Ready", LIMIT, all_ready(1))?;
+    let name = pods.first().context("the sample pod is gone")?.name.clone();
     let pair = Pair::inspect(&setting.docker, &name)?;
     agent.kill();
     Ok(pair)
 }
 
-fn round_of_agent(agent: &mut Agent, prefix: &str, count: usize) -> Result<Round> {
+fn round_of_agent(agent: &Agent, prefix: &str, count: usize) -> Result<Round> {
     let pid = agent.pid();
     let (cpu, mine) = (machine::busy()?, machine::process_cpu(pid)?);
     let started = Instant::now();
@@ -137,7 +137,7 @@ fn best(costs: &[Cost]) -> Option<Cost> {
 /// # Errors
 /// When the agent or Docker fails.
 pub(super) fn idle(setting: &Setting, count: usize, seconds: u64) -> Result<Vec<Row>> {
-    let mut agent = Agent::start(&setting.binary, &setting.folder.join("idle"), &setting.docker)?;
+    let agent = Agent::start(&setting.binary, &setting.folder.join("idle"), &setting.docker)?;
     agent.write_pods("idle", count, false)?;
     agent.wait("pods Ready", LIMIT, all_ready(count))?;
     settle()?;

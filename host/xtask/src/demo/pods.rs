@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::Paths;
-use crate::{http::Client, process, say};
+use crate::{process, say};
 
 /// What stays in the manifest folder when the pods are to go: an emptied folder might be an unmounted disk, and
 /// the agent does not take it for "no pods".
@@ -40,15 +40,6 @@ pub(crate) struct Shown {
 /// The agent's socket, under its root dir.
 pub(crate) const SOCKET: &str = "longshore.sock";
 
-/// Asks the agent by its socket, without a process.
-///
-/// # Errors
-/// When it does not answer.
-pub(crate) fn ask(client: &mut Client) -> Result<Vec<Shown>> {
-    let list = client.get("/pods")?;
-    Ok(list["items"].as_array().into_iter().flatten().map(shown).collect())
-}
-
 /// Asks `longshore get pods`.
 ///
 /// # Errors
@@ -63,7 +54,8 @@ pub(crate) fn list(paths: &Paths) -> Result<Vec<Shown>> {
     Ok(pods)
 }
 
-fn shown(pod: &Value) -> Shown {
+/// Reads a pod object as the table shows it.
+pub(crate) fn shown(pod: &Value) -> Shown {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let status = &pod["status"];
     let conditions = status["conditions"].as_array().into_iter().flatten();
