@@ -86,7 +86,10 @@ pub(crate) fn part<'a>(place: &Path, what: &str, name: &'a str) -> Result<&'a st
     } else {
         return Ok(name);
     };
-    Err(FilesError::Io { path: place.to_owned(), message: format!("{what} {name:?} {reason}: it cannot be a folder's name") })
+    Err(FilesError::Io {
+        path: place.to_owned(),
+        message: format!("{what} {name:?} {reason}: it cannot be a folder's name"),
+    })
 }
 
 /// An I/O error with the path that it is about.

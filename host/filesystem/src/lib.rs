@@ -8,6 +8,7 @@ mod cgroups;
 mod host_path;
 mod layout;
 mod logs;
+mod manifests;
 mod mounts;
 mod ownership;
 mod payload;
@@ -22,5 +23,6 @@ mod volumes;
 mod write;
 
 pub use cgroups::CgroupOptions;
+pub use manifests::{FolderObjects, ManifestFolder, Reading, read_once};
 pub use root::{LockError, RootLock, lock_root, root_id};
 pub use store::Files;

@@ -39,7 +39,10 @@ pub(crate) fn link(
 fn place(link: &Path, target: &Path) -> Result<(), FilesError> {
     match std::fs::symlink_metadata(link) {
         Ok(found) if !found.is_symlink() => {
-            return Err(refuse(link, "is not a link of ours: remove it, so that the container's log can be linked here"));
+            return Err(refuse(
+                link,
+                "is not a link of ours: remove it, so that the container's log can be linked here",
+            ));
         }
         Ok(_) if std::fs::read_link(link).is_ok_and(|found| found == target) => return Ok(()),
         Ok(_) | Err(_) => {}
@@ -101,7 +104,9 @@ fn leads_nowhere(path: &Path) -> bool {
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(folder).map(|list| list.filter_map(Result::ok).map(|entry| entry.path()).collect()).unwrap_or_default()
+    std::fs::read_dir(folder)
+        .map(|list| list.filter_map(Result::ok).map(|entry| entry.path()).collect())
+        .unwrap_or_default()
 }
 
 /// An empty file for a container's termination message, which any user in the container may write:

@@ -84,8 +84,9 @@ pub(crate) fn tmpfs(path: &Path, size: Option<u64>, group: Option<u32>) -> Resul
         options.push_str(&format!(",size={}", size.max(1)));
     }
     let data = CString::new(options).map_err(|_| refuse(path, "tmpfs options hold a NUL"))?;
-    rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), data.as_c_str())
-        .map_err(|errno| refuse(path, format!("cannot mount a tmpfs here: {errno}; longshore needs CAP_SYS_ADMIN for it")))
+    rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), data.as_c_str()).map_err(|errno| {
+        refuse(path, format!("cannot mount a tmpfs here: {errno}; longshore needs CAP_SYS_ADMIN for it"))
+    })
 }
 
 /// Unmounts all that is mounted at or below a folder, newest and deepest first. What stays busy is detached: the
@@ -130,7 +131,9 @@ pub(crate) fn unmount(point: &Path) -> Result<(), FilesError> {
 /// Whether two paths name the same mount point, byte by byte.
 #[cfg(test)]
 pub(crate) fn is_mount(path: &Path) -> bool {
-    all().is_ok_and(|mounts| mounts.iter().any(|mount| mount.point.as_os_str().as_bytes() == path.as_os_str().as_bytes()))
+    all().is_ok_and(|mounts| {
+        mounts.iter().any(|mount| mount.point.as_os_str().as_bytes() == path.as_os_str().as_bytes())
+    })
 }
 
 #[cfg(test)]

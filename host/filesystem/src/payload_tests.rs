@@ -162,7 +162,11 @@ fn concurrent_readers_never_see_a_mix_or_a_missing_file() {
 fn any_payload() -> impl Strategy<Value = BTreeMap<String, PayloadFile>> {
     let name = prop_oneof![Just("a"), Just("b"), Just("c"), Just("x/p"), Just("x/q"), Just("y/z/w")];
     let file = (proptest::collection::vec(any::<u8>(), 0..8), prop_oneof![Just(0o644_u32), Just(0o400), Just(0o755)]);
-    proptest::collection::btree_map(name.prop_map(str::to_owned), file.prop_map(|(data, mode)| PayloadFile { data, mode }), 0..6)
+    proptest::collection::btree_map(
+        name.prop_map(str::to_owned),
+        file.prop_map(|(data, mode)| PayloadFile { data, mode }),
+        0..6,
+    )
 }
 
 proptest! {

@@ -71,7 +71,8 @@ impl Files {
         let seconds = limit.as_secs();
         let turn = self.inner.turn(&key);
         let Ok(turn) = tokio::time::timeout_at(deadline, turn.lock_owned()).await else {
-            let message = format!("an earlier operation has not ended for {seconds} s; is a disk or network mount hanging?");
+            let message =
+                format!("an earlier operation has not ended for {seconds} s; is a disk or network mount hanging?");
             return Err(refuse(place, message));
         };
         let inner = self.inner.clone();
@@ -81,9 +82,12 @@ impl Files {
         });
         match tokio::time::timeout_at(deadline, work).await {
             Ok(Ok(result)) => result,
-            Ok(Err(error)) => Err(refuse(place, format!("the operation broke off, which is a fault of longshore: {error}"))),
+            Ok(Err(error)) => {
+                Err(refuse(place, format!("the operation broke off, which is a fault of longshore: {error}")))
+            }
             Err(_) => {
-                let message = format!("the operation has not ended for {seconds} s; is a disk or network mount hanging?");
+                let message =
+                    format!("the operation has not ended for {seconds} s; is a disk or network mount hanging?");
                 Err(refuse(place, message))
             }
         }
@@ -117,7 +121,8 @@ impl Inner {
     fn prepare(&self, spec: &PodFilesSpec) -> Result<(PodFiles, Vec<PathBuf>), FilesError> {
         let pod = self.layout.pod(&spec.pod.uid)?;
         write::folder(&pod, 0o750)?;
-        let mut files = PodFiles { resolv_conf: pod.join("resolv.conf"), hosts: pod.join("etc-hosts"), ..PodFiles::default() };
+        let mut files =
+            PodFiles { resolv_conf: pod.join("resolv.conf"), hosts: pod.join("etc-hosts"), ..PodFiles::default() };
         let mut former = Vec::new();
         for volume in &spec.volumes {
             let folder = volumes::set_up(&pod, volume, spec.fs_group)?;
@@ -184,7 +189,9 @@ impl FileStore for Files {
             let pod = inner.present(&uid)?;
             sub_path::bind(&pod, &sub_path)
         });
-        bound.await.map_err(|error| FilesError::Volume { volume, message: format!("failed to prepare subPath: {error}") })
+        bound
+            .await
+            .map_err(|error| FilesError::Volume { volume, message: format!("failed to prepare subPath: {error}") })
     }
 
     async fn termination_file(&self, pod: &PodId, container: &str, attempt: u32) -> Result<PathBuf, FilesError> {

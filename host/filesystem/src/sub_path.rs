@@ -57,7 +57,10 @@ pub(crate) fn open(root: &Path, path: &str) -> Result<OwnedFd, FilesError> {
             // An empty name reads the link that is open, not one that has taken its place.
             let target = rustix::fs::readlinkat(&opened, "", Vec::new()).at(&place)?;
             if target.to_bytes().starts_with(b"/") {
-                return Err(refuse(&place, format!("{name:?} is a link to an absolute path, which is out of the volume")));
+                return Err(refuse(
+                    &place,
+                    format!("{name:?} is a link to an absolute path, which is out of the volume"),
+                ));
             }
             for part in parts(target.to_bytes()).rev() {
                 rest.push_front(part);

@@ -22,7 +22,8 @@ pub(crate) fn set_up(pod: &Path, volume: &VolumeSpec, group: Option<FsGroup>) ->
             Ok(path.clone())
         }
         VolumeKind::EmptyDir { memory, size_limit } => {
-            empty_dir(pod, &volume.name, memory.then_some(*size_limit), group).map_err(|error| failed(error.to_string()))
+            empty_dir(pod, &volume.name, memory.then_some(*size_limit), group)
+                .map_err(|error| failed(error.to_string()))
         }
         VolumeKind::Payload { files, memory, plugin } => {
             let folder = folder_of(pod, plugin, &volume.name)?;

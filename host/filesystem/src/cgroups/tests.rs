@@ -2,7 +2,6 @@
 
 use longshore_core::cgroup::Qos;
 
-
 use super::*;
 
 fn cgroup(uid: &str, qos: Qos) -> PodCgroup {
@@ -48,12 +47,8 @@ fn a_unified_hierarchy_is_enabled_from_the_top() {
             std::fs::write(folder.join(file), "").unwrap();
         }
     }
-    let cgroups = Cgroups::new(CgroupOptions {
-        driver: CgroupDriver::Cgroupfs,
-        v2: true,
-        root: root.to_owned(),
-        enabled: true,
-    });
+    let cgroups =
+        Cgroups::new(CgroupOptions { driver: CgroupDriver::Cgroupfs, v2: true, root: root.to_owned(), enabled: true });
     cgroups.prepare(&pod).unwrap();
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
     assert!(read("kubepods/cgroup.subtree_control").contains("+cpu"));
@@ -67,12 +62,8 @@ fn a_unified_hierarchy_is_enabled_from_the_top() {
 #[test]
 fn where_there_are_none_pods_go_without() {
     let dir = tempfile::tempdir().unwrap();
-    let options = CgroupOptions {
-        driver: CgroupDriver::Cgroupfs,
-        v2: true,
-        root: dir.path().to_owned(),
-        enabled: true,
-    };
+    let options =
+        CgroupOptions { driver: CgroupDriver::Cgroupfs, v2: true, root: dir.path().to_owned(), enabled: true };
     let cgroups = Cgroups::new(options);
     cgroups.prepare(&cgroup("u1", Qos::Guaranteed)).unwrap();
     cgroups.remove(&cgroup("u1", Qos::Guaranteed)).unwrap();
