@@ -1,0 +1,91 @@
+//! The agent goes and comes back; the pods do not notice.
+
+use longshore_core::ports::probes::ProbeOutcome;
+use longshore_tests::pod;
+
+use crate::bed::Bed;
+
+const PROBED: &str =
+    "{containers: [{name: app, image: app, readinessProbe: {tcpSocket: {port: 80}, periodSeconds: 1}}]}";
+
+#[tokio::test]
+async fn a_restart_restarts_nothing_and_readiness_does_not_flap() {
+    let bed = Bed::new();
+    let pods: Vec<_> = (0..10).map(|n| pod(&format!("p{n}"), PROBED)).collect();
+    bed.source.set(pods.clone());
+    bed.until_ready(&pods).await;
+    let before = bed.runtime.things();
+    let bed = bed.restart().await;
+    // Adopted from what is stored, before the source has said a word.
+    bed.until("all are shown", |bed| bed.views.pods().len() == 10).await;
+    assert!(bed.views.pods().iter().all(|view| bed.is_ready(&view.id.uid)), "ready from the first moment on");
+    bed.source.set(pods.clone());
+    bed.until("probes run again", |bed| bed.probes.calls() > 20).await;
+    assert!(pods.iter().all(|pod| bed.is_ready(&pod.id.uid)));
+    assert_eq!(bed.runtime.things(), before);
+}
+
+#[tokio::test]
+async fn a_kill_at_any_moment_is_made_up_for() {
+    let mut bed = Bed::new();
+    let pods: Vec<_> =
+        (0..5).map(|n| pod(&format!("p{n}"), "{containers: [{name: a, image: app}, {name: b, image: app}]}")).collect();
+    for calls in 1..15 {
+        bed.source.set(pods.clone());
+        let made = bed.runtime.calls("create_container") + bed.runtime.calls("start");
+        bed.until("it went on", |bed| {
+            bed.runtime.calls("create_container") + bed.runtime.calls("start") >= made + calls % 3
+                || pods.iter().all(|pod| bed.is_ready(&pod.id.uid))
+        })
+        .await;
+        bed = bed.kill().await;
+    }
+    bed.source.set(pods.clone());
+    bed.until_ready(&pods).await;
+    assert_eq!(bed.runtime.things().len(), 15, "nothing is there twice");
+    assert!(pods.iter().all(|pod| bed.restarts(&pod.id.uid, "a") == 0), "and nothing was restarted");
+}
+
+#[tokio::test]
+async fn a_pod_whose_manifest_went_meanwhile_is_ended_once_the_source_spoke() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let bed = bed.restart().await;
+    bed.until("adopted", |bed| bed.is_ready("p")).await;
+    assert_eq!(bed.runtime.things().len(), 2, "kept, as the source has not spoken");
+    bed.source.set(Vec::new());
+    bed.until("gone", |bed| bed.runtime.things().is_empty()).await;
+}
+
+#[tokio::test]
+async fn counts_and_ends_survive_a_restart_and_a_prune() {
+    let bed = Bed::new();
+    let pods = vec![
+        pod("p", "{containers: [{name: app, image: app}]}"),
+        pod("done", "{restartPolicy: Never, containers: [{name: app, image: app}]}"),
+    ];
+    bed.source.set(pods.clone());
+    bed.until_ready(&pods).await;
+    bed.runtime.end(&bed.runtime.container("p", "app").unwrap().id, 1);
+    bed.runtime.end(&bed.runtime.container("done", "app").unwrap().id, 0);
+    bed.until("counted", |bed| bed.restarts("p", "app") == 1 && bed.is_ready("p") && bed.phase("done") == "Succeeded")
+        .await;
+    let bed = bed.restart().await;
+    bed.runtime.prune();
+    bed.source.set(pods);
+    bed.until("adopted", |bed| bed.is_ready("p") && bed.phase("done") == "Succeeded").await;
+    assert_eq!(bed.restarts("p", "app"), 1);
+    assert!(bed.runtime.container("done", "app").is_none());
+}
+
+#[tokio::test]
+async fn an_unready_container_is_not_taken_for_ready() {
+    let bed = Bed::new();
+    bed.probes.answer("p", "app", ProbeOutcome::Failure { message: "no".to_owned() });
+    bed.source.set(vec![pod("p", PROBED)]);
+    bed.until("told", |bed| bed.has_event("p", "Unhealthy")).await;
+    let bed = bed.restart().await;
+    bed.until("shown", |bed| bed.phase("p") == "Running").await;
+    assert!(!bed.is_ready("p"));
+}

@@ -1,0 +1,124 @@
+//! An agent on ports in memory, and waiting for conditions on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1;
+use longshore_core::backoff::Policy;
+use longshore_core::pod::Pod;
+use longshore_reconcile::events::EventRing;
+use longshore_reconcile::node::{self, Options, Ports};
+use longshore_reconcile::views::Views;
+use longshore_tests::files::{FakeFiles, NoObjects};
+use longshore_tests::probes::FakeProbes;
+use longshore_tests::runtime::FakeRuntime;
+use longshore_tests::source::FakeSource;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long a condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Bed {
+    pub(crate) runtime: Arc<FakeRuntime>,
+    pub(crate) files: Arc<FakeFiles>,
+    pub(crate) probes: Arc<FakeProbes>,
+    pub(crate) source: Arc<FakeSource>,
+    pub(crate) events: Arc<EventRing>,
+    pub(crate) views: Arc<Views>,
+    stop: CancellationToken,
+    agent: JoinHandle<()>,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        let runtime = Arc::new(FakeRuntime::default());
+        runtime.has_image("app");
+        Self::on(runtime, Arc::default(), Arc::default())
+    }
+
+    fn on(runtime: Arc<FakeRuntime>, files: Arc<FakeFiles>, probes: Arc<FakeProbes>) -> Self {
+        let (source, events, views): (Arc<FakeSource>, _, Arc<Views>) =
+            (Arc::default(), EventRing::new(), Arc::default());
+        let stop = CancellationToken::new();
+        let ports = Ports {
+            runtime: runtime.clone(),
+            files: files.clone(),
+            objects: Arc::new(NoObjects),
+            probes: probes.clone(),
+            credentials: Arc::new(|_| Vec::new()),
+            sources: vec![source.clone()],
+            events: events.clone(),
+            views: views.clone(),
+        };
+        let crash_loop =
+            Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
+        let options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
+        let agent = tokio::spawn(node::run(ports, longshore_tests::node(), options, stop.clone()));
+        Bed { runtime, files, probes, source, events, views, stop, agent }
+    }
+
+    /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.
+    pub(crate) async fn restart(self) -> Self {
+        self.stop.cancel();
+        self.agent.await.unwrap();
+        Self::on(self.runtime, self.files, self.probes)
+    }
+
+    /// Kills the agent in the middle of whatever it does.
+    pub(crate) async fn kill(self) -> Self {
+        self.agent.abort();
+        self.stop.cancel();
+        let _ = self.agent.await;
+        Self::on(self.runtime, self.files, self.probes)
+    }
+
+    pub(crate) fn status(&self, uid: &str) -> Option<v1::PodStatus> {
+        self.views.pod(uid)?.object.status.clone()
+    }
+
+    pub(crate) fn phase(&self, uid: &str) -> String {
+        self.status(uid).and_then(|status| status.phase).unwrap_or_default()
+    }
+
+    pub(crate) fn is_ready(&self, uid: &str) -> bool {
+        let conditions = self.status(uid).and_then(|status| status.conditions).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
+    pub(crate) fn waiting_reason(&self, uid: &str, container: &str) -> String {
+        let statuses = self.status(uid).and_then(|status| status.container_statuses).unwrap_or_default();
+        let state = statuses.into_iter().find(|status| status.name == container).and_then(|status| status.state);
+        state.and_then(|state| state.waiting).and_then(|waiting| waiting.reason).unwrap_or_default()
+    }
+
+    pub(crate) fn restarts(&self, uid: &str, container: &str) -> i32 {
+        let statuses = self.status(uid).and_then(|status| status.container_statuses).unwrap_or_default();
+        statuses.iter().find(|status| status.name == container).map_or(-1, |status| status.restart_count)
+    }
+
+    pub(crate) fn has_event(&self, uid: &str, reason: &str) -> bool {
+        self.events.events(Some(uid)).iter().any(|event| event.reason == reason)
+    }
+
+    /// Waits until something is true.
+    pub(crate) async fn until(&self, what: &str, is: impl Fn(&Bed) -> bool) {
+        let looked = async {
+            while !is(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, looked).await.is_err() {
+            let pods: Vec<_> = self.views.pods().iter().map(|view| (view.id.to_string(), view.steps.clone())).collect();
+            panic!(
+                "not within {PATIENCE:?}: {what}\n{pods:#?}\n{:#?}\n{:#?}",
+                self.runtime.things(),
+                self.events.events(None)
+            );
+        }
+    }
+
+    pub(crate) async fn until_ready(&self, pods: &[Pod]) {
+        self.until("all pods are ready", |bed| pods.iter().all(|pod| bed.is_ready(&pod.id.uid))).await;
+    }
+}

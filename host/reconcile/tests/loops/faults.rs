@@ -1,0 +1,69 @@
+//! A runtime and a disk that fail, lose events or know a stranger: the loops get there all the same.
+
+use longshore_core::pod::PodId;
+use longshore_core::ports::runtime::ForeignContainer;
+use longshore_tests::pod;
+
+use crate::bed::Bed;
+
+#[tokio::test]
+async fn every_call_may_fail_and_is_made_again() {
+    for call in ["create_sandbox", "start", "create_container", "inspect", "image"] {
+        let bed = Bed::new();
+        bed.runtime.fail(call, 2);
+        bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+        bed.until(call, |bed| bed.is_ready("p")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_fails_is_told_and_tried_again() {
+    let bed = Bed::new();
+    *bed.files.failing.lock().unwrap() = 2;
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}], volumes: [{name: v, emptyDir: {}}]}")]);
+    bed.until("told", |bed| bed.has_event("p", "FailedMount")).await;
+    assert_eq!(bed.waiting_reason("p", "app"), "ContainerCreating");
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_pulled_backs_off_and_others_go_on() {
+    let bed = Bed::new();
+    bed.source.set(vec![
+        pod("bad", "{containers: [{name: app, image: missing}, {name: fine, image: app}]}"),
+        pod("never", "{containers: [{name: app, image: missing, imagePullPolicy: Never}]}"),
+        pod("good", "{containers: [{name: app, image: app}]}"),
+    ]);
+    bed.until("the others run", |bed| bed.is_ready("good")).await;
+    bed.until("it says so", |bed| bed.waiting_reason("bad", "app") == "ErrImagePull").await;
+    bed.until("its neighbour runs", |bed| bed.runtime.container("bad", "fine").is_some_and(|seen| seen.is_running()))
+        .await;
+    bed.until("never is told", |bed| bed.waiting_reason("never", "app") == "ErrImageNeverPull").await;
+    assert!(bed.has_event("bad", "Pulling"));
+}
+
+#[tokio::test]
+async fn lost_events_are_made_up_for() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    bed.runtime.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    bed.runtime.end(&bed.runtime.container("p", "app").unwrap().id, 1);
+    bed.until("restarted", |bed| bed.restarts("p", "app") == 1 && bed.is_ready("p")).await;
+}
+
+#[tokio::test]
+async fn another_agents_pod_is_left_alone() {
+    let bed = Bed::new();
+    bed.runtime.add_foreign(ForeignContainer {
+        id: "x".to_owned(),
+        name: "k8s_POD_p".to_owned(),
+        pod: PodId { namespace: "default".to_owned(), name: "p".to_owned(), uid: "p".to_owned() },
+        is_sandbox: true,
+        running: true,
+        longshore_root: None,
+    });
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("told", |bed| bed.has_event("p", "FailedCreatePodSandBox")).await;
+    assert!(bed.runtime.things().is_empty());
+}

@@ -1,0 +1,8 @@
+//! The loops against ports in memory: pods come up, survive faults and restarts of the agent, and go.
+#![allow(clippy::unwrap_used)]
+
+mod adoption;
+mod bed;
+mod faults;
+mod life;
+mod probing;

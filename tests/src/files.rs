@@ -1,0 +1,126 @@
+//! A disk in memory: records are kept, everything else succeeds, unless told otherwise.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use k8s_openapi::api::core::v1;
+use longshore_core::cgroup::PodCgroup;
+use longshore_core::pod::PodId;
+use longshore_core::ports::files::{FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::ports::objects::{ObjectError, ObjectStore};
+use longshore_core::record::StoredPod;
+
+/// The disk.
+#[derive(Debug, Default)]
+pub struct FakeFiles {
+    stored: Mutex<BTreeMap<String, StoredPod>>,
+    /// How many more times `prepare` fails.
+    pub failing: Mutex<usize>,
+}
+
+impl FakeFiles {
+    /// The stored pod of that UID.
+    pub fn stored(&self, uid: &str) -> Option<StoredPod> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+}
+
+#[async_trait]
+impl FileStore for FakeFiles {
+    async fn prepare(&self, spec: &PodFilesSpec) -> Result<PodFiles, FilesError> {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if *failing > 0 {
+            *failing -= 1;
+            return Err(FilesError::Volume { volume: "v".to_owned(), message: "it was told to fail".to_owned() });
+        }
+        let volumes = spec.volumes.iter().map(|volume| (volume.name.clone(), PathBuf::from("/volume")));
+        Ok(PodFiles { volumes: volumes.collect(), resolv_conf: "/resolv.conf".into(), hosts: "/hosts".into() })
+    }
+
+    async fn write_hosts(&self, _: &PodId, _: &str) -> Result<(), FilesError> {
+        Ok(())
+    }
+
+    async fn sub_path(&self, _: &PodId, sub_path: &SubPath) -> Result<PathBuf, FilesError> {
+        Ok(sub_path.root.join(&sub_path.path))
+    }
+
+    async fn termination_file(&self, _: &PodId, container: &str, _: u32) -> Result<PathBuf, FilesError> {
+        Ok(PathBuf::from("/termination").join(container))
+    }
+
+    async fn read_termination_message(&self, _: &Path, _: usize) -> String {
+        String::new()
+    }
+
+    async fn link_log(&self, _: &PodId, _: &str, _: u32, _: &str, _: &Path) -> Result<(), FilesError> {
+        Ok(())
+    }
+
+    async fn unlink_log(&self, _: &PodId, _: &str, _: u32, _: &str) {}
+
+    fn log_path(&self, pod: &PodId, container: &str, attempt: u32) -> PathBuf {
+        PathBuf::from(format!("/log/{}/{container}/{attempt}.log", pod.uid))
+    }
+
+    async fn prepare_cgroup(&self, _: &PodCgroup) -> Result<(), FilesError> {
+        Ok(())
+    }
+
+    async fn remove_cgroup(&self, _: &PodCgroup) -> Result<(), FilesError> {
+        Ok(())
+    }
+
+    async fn release(&self, _: &PodId) -> Result<(), FilesError> {
+        Ok(())
+    }
+
+    async fn load_all(&self) -> (Vec<StoredPod>, Vec<FilesError>) {
+        (self.stored.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect(), Vec::new())
+    }
+
+    async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), stored.clone());
+        Ok(())
+    }
+
+    async fn forget(&self, uid: &str) -> Result<(), FilesError> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        Ok(())
+    }
+
+    async fn pod_folders(&self) -> Vec<String> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    async fn seccomp_profile(&self, _: &str) -> Result<String, FilesError> {
+        Ok("{}".to_owned())
+    }
+
+    async fn usage(&self, _: &Path) -> Option<u64> {
+        Some(0)
+    }
+}
+
+/// A store without objects.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoObjects;
+
+#[async_trait]
+impl ObjectStore for NoObjects {
+    async fn config_map(&self, _: &str, _: &str) -> Result<Option<std::sync::Arc<v1::ConfigMap>>, ObjectError> {
+        Ok(None)
+    }
+
+    async fn secret(&self, _: &str, _: &str) -> Result<Option<std::sync::Arc<v1::Secret>>, ObjectError> {
+        Ok(None)
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
+    }
+}

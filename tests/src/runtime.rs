@@ -1,0 +1,312 @@
+//! A container runtime in memory: what is started runs until it is stopped or told to end.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use jiff::Timestamp;
+use longshore_core::container::{ContainerConfig, SandboxConfig};
+use longshore_core::labels;
+use longshore_core::node::CgroupDriver;
+use longshore_core::observed::{Container, ContainerState, Exit, Observation, Sandbox, SandboxState};
+use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
+use longshore_core::ports::runtime::{
+    ContainerRuntime, ForeignContainer, Image, LogChunk, LogOptions, PullError, PullProgress, RegistryCredentials,
+    RuntimeChange, RuntimeError, RuntimeEvent, RuntimeInfo,
+};
+use tokio::sync::broadcast;
+
+/// A call of the runtime, by the port's name of it.
+pub type Call = &'static str;
+
+#[derive(Debug, Default)]
+struct World {
+    things: BTreeMap<String, Observation>,
+    images: BTreeSet<String>,
+    pullable: BTreeSet<String>,
+    serial: u32,
+    calls: HashMap<Call, usize>,
+    /// How many more times a call fails.
+    failures: HashMap<Call, usize>,
+    foreign: Vec<ForeignContainer>,
+}
+
+/// The runtime.
+#[derive(Debug)]
+pub struct FakeRuntime {
+    world: Mutex<World>,
+    events: broadcast::Sender<RuntimeEvent>,
+    /// Events are dropped in place of being sent, as a stream that broke would.
+    pub deaf: std::sync::atomic::AtomicBool,
+}
+
+impl Default for FakeRuntime {
+    fn default() -> Self {
+        FakeRuntime { world: Mutex::default(), events: broadcast::channel(4096).0, deaf: false.into() }
+    }
+}
+
+impl FakeRuntime {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an image present.
+    pub fn has_image(&self, name: &str) {
+        self.world().images.insert(name.to_owned());
+    }
+
+    /// Makes an image one that can be pulled.
+    pub fn can_pull(&self, name: &str) {
+        self.world().pullable.insert(name.to_owned());
+    }
+
+    /// Lets a call fail the next `times`.
+    pub fn fail(&self, call: Call, times: usize) {
+        self.world().failures.insert(call, times);
+    }
+
+    /// How often a call was made.
+    pub fn calls(&self, call: Call) -> usize {
+        self.world().calls.get(call).copied().unwrap_or(0)
+    }
+
+    /// Puts a container of another agent there.
+    pub fn add_foreign(&self, foreign: ForeignContainer) {
+        self.world().foreign.push(foreign);
+    }
+
+    /// Everything that exists.
+    pub fn things(&self) -> Vec<Observation> {
+        self.world().things.values().cloned().collect()
+    }
+
+    /// The newest container of that name of a pod.
+    pub fn container(&self, uid: &str, name: &str) -> Option<Container> {
+        let world = self.world();
+        let containers = world.things.values().filter_map(|thing| match thing {
+            Observation::Container(container) if container.pod.uid == uid && container.name == name => Some(container),
+            _ => None,
+        });
+        containers.max_by_key(|container| container.attempt).cloned()
+    }
+
+    /// Ends a running container with that code.
+    pub fn end(&self, id: &str, code: i32) {
+        self.change(id, RuntimeChange::Died, |thing| match thing {
+            Observation::Container(container) => {
+                container.state = ContainerState::Exited(ended(&container.state, code))
+            }
+            Observation::Sandbox(sandbox) => sandbox.state = SandboxState::Exited,
+        });
+    }
+
+    /// Removes everything dead, as `docker container prune` does.
+    pub fn prune(&self) {
+        self.world().things.retain(|_, thing| match thing {
+            Observation::Container(container) => container.is_running(),
+            Observation::Sandbox(sandbox) => sandbox.state == SandboxState::Running,
+        });
+        self.send(RuntimeEvent::Resync);
+    }
+
+    fn change(&self, id: &str, change: RuntimeChange, with: impl FnOnce(&mut Observation)) {
+        let mut world = self.world();
+        let Some(thing) = world.things.get_mut(id) else { return };
+        with(thing);
+        let pod = thing.pod().clone();
+        drop(world);
+        self.send(RuntimeEvent::Changed { pod, id: id.to_owned(), change });
+    }
+
+    fn send(&self, event: RuntimeEvent) {
+        if !self.deaf.load(std::sync::atomic::Ordering::Relaxed) {
+            let _ = self.events.send(event);
+        }
+    }
+
+    fn called(&self, call: Call) -> Result<MutexGuard<'_, World>, RuntimeError> {
+        let mut world = self.world();
+        *world.calls.entry(call).or_default() += 1;
+        match world.failures.get_mut(call).filter(|left| **left > 0) {
+            Some(left) => {
+                *left -= 1;
+                Err(RuntimeError::Failed { operation: call, message: "it was told to fail".to_owned() })
+            }
+            None => Ok(world),
+        }
+    }
+}
+
+fn ended(state: &ContainerState, code: i32) -> Exit {
+    let started_at = match state {
+        ContainerState::Running { started_at, .. } => Some(*started_at),
+        _ => None,
+    };
+    let reason = if code == 0 { "Completed" } else { "Error" };
+    Exit { code, reason: reason.to_owned(), message: String::new(), started_at, finished_at: Timestamp::now() }
+}
+
+#[async_trait]
+impl ContainerExec for FakeRuntime {
+    async fn exec(&self, _: ExecRequest) -> Result<ExecOutput, ExecError> {
+        Ok(ExecOutput { exit_code: Some(0), output: Vec::new() })
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for FakeRuntime {
+    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+        Ok(RuntimeInfo {
+            version: "0".to_owned(),
+            api_version: "1.41".to_owned(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
+            cgroup_v2: true,
+            apparmor: false,
+            runtimes: vec!["runc".to_owned()],
+            min_oom_score_adj: -1000,
+            cpus: 4,
+            memory: 8 << 30,
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
+        Ok(self.called("list")?.things.values().cloned().collect())
+    }
+
+    async fn list_pod(&self, uid: &str) -> Result<Vec<Observation>, RuntimeError> {
+        let world = self.called("list_pod")?;
+        Ok(world.things.values().filter(|thing| thing.pod().uid == uid).cloned().collect())
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Option<Observation>, RuntimeError> {
+        Ok(self.called("inspect")?.things.get(id).cloned())
+    }
+
+    async fn create_sandbox(&self, config: &SandboxConfig) -> Result<String, RuntimeError> {
+        let mut world = self.called("create_sandbox")?;
+        world.serial += 1;
+        let id = format!("sandbox-{}", world.serial);
+        let sandbox = Sandbox {
+            id: id.clone(),
+            pod: config.pod.clone(),
+            attempt: config.attempt,
+            hash: config.hash.clone(),
+            created_at: Timestamp::now(),
+            state: SandboxState::Created,
+            ips: Vec::new(),
+            pid: None,
+        };
+        world.things.insert(id.clone(), Observation::Sandbox(sandbox));
+        Ok(id)
+    }
+
+    async fn create_container(&self, config: &ContainerConfig) -> Result<String, RuntimeError> {
+        let mut world = self.called("create_container")?;
+        world.serial += 1;
+        let id = format!("container-{}", world.serial);
+        let parsed = labels::parse(&config.labels, "root");
+        let container = Container {
+            id: id.clone(),
+            pod: config.pod.clone(),
+            name: config.name.clone(),
+            kind: config.kind,
+            attempt: config.attempt,
+            hash: parsed.map(|parsed| parsed.hash).unwrap_or_default(),
+            sandbox_id: config.sandbox_id.clone(),
+            image: config.image.clone(),
+            image_id: config.image.clone(),
+            created_at: Timestamp::now(),
+            state: ContainerState::Created,
+            runtime_log: None,
+            termination_message_file: None,
+            grace_seconds: Some(30),
+        };
+        world.things.insert(id.clone(), Observation::Container(container));
+        Ok(id)
+    }
+
+    async fn start(&self, id: &str) -> Result<(), RuntimeError> {
+        drop(self.called("start")?);
+        let serial = self.world().serial;
+        self.change(id, RuntimeChange::Started, |thing| match thing {
+            Observation::Sandbox(sandbox) => {
+                sandbox.state = SandboxState::Running;
+                sandbox.ips = vec![[172, 17, (serial / 250) as u8, (serial % 250) as u8].into()];
+            }
+            Observation::Container(container) => {
+                if container.state == ContainerState::Created {
+                    container.state = ContainerState::Running { started_at: Timestamp::now(), pid: 1 };
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn stop(&self, id: &str, _: Duration) -> Result<(), RuntimeError> {
+        drop(self.called("stop")?);
+        self.change(id, RuntimeChange::Died, |thing| match thing {
+            Observation::Sandbox(sandbox) => sandbox.state = SandboxState::Exited,
+            Observation::Container(container) if container.is_running() => {
+                container.state = ContainerState::Exited(ended(&container.state, 143));
+            }
+            Observation::Container(_) => {}
+        });
+        Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.called("remove")?.things.remove(id);
+        Ok(())
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError> {
+        let world = self.called("image")?;
+        Ok(world.images.contains(reference).then(|| image(reference)))
+    }
+
+    async fn pull(
+        &self,
+        reference: &str,
+        _: Option<&RegistryCredentials>,
+        progress: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<Image, PullError> {
+        let mut world = self.called("pull")?;
+        progress(PullProgress { current: 1, total: 2 });
+        if !world.pullable.contains(reference) {
+            return Err(PullError::Failed { message: format!("{reference} is not there") });
+        }
+        world.images.insert(reference.to_owned());
+        Ok(image(reference))
+    }
+
+    fn events(&self) -> BoxStream<'static, RuntimeEvent> {
+        let events = self.events.subscribe();
+        stream::unfold(events, |mut events| async move {
+            loop {
+                match events.recv().await {
+                    Ok(event) => return Some((event, events)),
+                    Err(broadcast::error::RecvError::Lagged(_)) => return Some((RuntimeEvent::Resync, events)),
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        })
+        .boxed()
+    }
+
+    fn logs(&self, _: &str, _: LogOptions) -> BoxStream<'static, Result<LogChunk, RuntimeError>> {
+        stream::iter([Ok(LogChunk { stderr: false, data: Bytes::from_static(b"log\n") })]).boxed()
+    }
+
+    async fn foreign(&self) -> Result<Vec<ForeignContainer>, RuntimeError> {
+        Ok(self.world().foreign.clone())
+    }
+}
+
+fn image(reference: &str) -> Image {
+    Image { id: format!("sha256:{reference}"), repo_digests: Vec::new(), user: String::new(), size: 1 }
+}
