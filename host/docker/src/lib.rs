@@ -1,1 +1,29 @@
-//! docker
+//! The container runtime on the Docker Engine API, for Docker 20.10 (API 1.41) and later.
+//!
+//! Implements [`longshore_core::ports::runtime::ContainerRuntime`] and [`longshore_core::ports::exec::ContainerExec`].
+//! It translates and obeys; it must not decide anything about pods, and it touches nothing without our root label
+//! except in [`Docker::remove_foreign`], which `longshore takeover` calls.
+//!
+//! What is written to the daemon goes through bollard; what is read is parsed by narrow structs of our own
+//! (`wire.rs`), since the closed enums of generated stubs would refuse a whole answer for one new word in it.
+
+mod config;
+mod connection;
+mod create;
+mod docker;
+mod events;
+mod exec;
+mod fault;
+mod foreign;
+mod images;
+mod info;
+mod known;
+mod lifecycle;
+mod logs;
+mod names;
+mod observe;
+mod pause;
+mod wire;
+
+pub use config::config_credentials;
+pub use docker::{Docker, DockerOptions};

@@ -1,0 +1,279 @@
+//! The bodies of create calls: a sandbox's or container's configuration in Docker's words. Pure translation, as
+//! `pkg/kubelet/dockershim/{docker_sandbox,docker_container,security_context}.go` of Kubernetes 1.20 has it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountBindOptions,
+    MountBindOptionsPropagationEnum, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+};
+use longshore_core::container::{ContainerConfig, Mount, PortMapping, Propagation, SandboxConfig};
+
+/// CPU weight of a pause process: the least.
+const SANDBOX_CPU_SHARES: i64 = 2;
+/// Size of `/dev/shm`.
+const SHM_SIZE: i64 = 64 << 20;
+
+/// What the daemon is, as far as a body depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dialect {
+    /// Read-only binds are made read-only with all that is mounted below, unless told otherwise (API 1.44).
+    pub(crate) recursive_read_only: bool,
+    /// The daemon's default log driver keeps nothing that could be read.
+    pub(crate) forgets_logs: bool,
+}
+
+/// A sandbox's body; `image` is the pause image.
+pub(crate) fn sandbox(config: &SandboxConfig, image: &str, dialect: Dialect) -> ContainerCreateBody {
+    let (exposed_ports, port_bindings) = ports(&config.ports, config.host.network);
+    let host_config = HostConfig {
+        network_mode: Some(if config.host.network { "host" } else { "default" }.to_owned()),
+        ipc_mode: Some(if config.host.ipc { "host" } else { "shareable" }.to_owned()),
+        pid_mode: config.host.pid.then(|| "host".to_owned()),
+        userns_mode: shares_host(config.host).then(|| "host".to_owned()),
+        shm_size: Some(SHM_SIZE),
+        sysctls: (!config.sysctls.is_empty())
+            .then(|| config.sysctls.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
+        port_bindings,
+        cpu_shares: Some(SANDBOX_CPU_SHARES),
+        oom_score_adj: Some(config.oom_score_adj.into()),
+        cgroup_parent: config.cgroup_parent.clone(),
+        security_opt: some(&config.security_options),
+        group_add: groups(&config.groups),
+        runtime: config.runtime.clone(),
+        ..host_defaults(dialect)
+    };
+    ContainerCreateBody {
+        hostname: (!config.host.network).then(|| config.hostname.clone()).filter(|name| !name.is_empty()),
+        user: config.user.clone(),
+        image: Some(image.to_owned()),
+        labels: Some(labels(&config.labels)),
+        healthcheck: Some(no_healthcheck()),
+        exposed_ports,
+        host_config: Some(host_config),
+        ..Default::default()
+    }
+}
+
+/// A container's body.
+pub(crate) fn container(config: &ContainerConfig, dialect: Dialect) -> ContainerCreateBody {
+    let sandbox = format!("container:{}", config.sandbox_id);
+    let pid_mode =
+        if config.host.pid { Some("host".to_owned()) } else { config.share_process_namespace.then(|| sandbox.clone()) };
+    let resources = &config.resources;
+    let unless_zero = |value: i64| (value != 0).then_some(value);
+    let host_config = HostConfig {
+        network_mode: Some(sandbox.clone()),
+        ipc_mode: Some(sandbox),
+        pid_mode,
+        uts_mode: config.host.network.then(|| "host".to_owned()),
+        userns_mode: shares_host(config.host).then(|| "host".to_owned()),
+        mounts: (!config.mounts.is_empty()).then(|| config.mounts.iter().map(|mount| bind(mount, dialect)).collect()),
+        cpu_shares: unless_zero(resources.cpu_shares),
+        cpu_quota: unless_zero(resources.cpu_quota),
+        cpu_period: unless_zero(resources.cpu_period),
+        memory: unless_zero(resources.memory),
+        memory_swap: unless_zero(resources.memory),
+        oom_score_adj: Some(config.oom_score_adj.into()),
+        cgroup_parent: config.cgroup_parent.clone(),
+        group_add: groups(&config.groups),
+        privileged: Some(config.privileged),
+        cap_add: some(&config.cap_add),
+        cap_drop: some(&config.cap_drop),
+        readonly_rootfs: Some(config.read_only_rootfs),
+        security_opt: some(&config.security_options),
+        masked_paths: config.unmasked_proc.then(Vec::new),
+        readonly_paths: config.unmasked_proc.then(Vec::new),
+        shm_size: Some(SHM_SIZE),
+        runtime: config.runtime.clone(),
+        ..host_defaults(dialect)
+    };
+    ContainerCreateBody {
+        user: config.user.clone(),
+        image: Some(config.image.clone()),
+        entrypoint: config.command.clone().filter(|command| !command.is_empty()),
+        cmd: config.args.clone().filter(|args| !args.is_empty()),
+        env: some(&config.env),
+        working_dir: config.working_dir.clone().filter(|path| !path.is_empty()),
+        labels: Some(labels(&config.labels)),
+        open_stdin: Some(config.stdin),
+        stdin_once: Some(config.stdin_once),
+        tty: Some(config.tty),
+        stop_signal: config.stop_signal.clone(),
+        healthcheck: Some(no_healthcheck()),
+        host_config: Some(host_config),
+        ..Default::default()
+    }
+}
+
+fn host_defaults(dialect: Dialect) -> HostConfig {
+    HostConfig {
+        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+        log_config: dialect
+            .forgets_logs
+            .then(|| HostConfigLogConfig { typ: Some("json-file".to_owned()), config: None }),
+        ..Default::default()
+    }
+}
+
+/// Docker refuses the node's namespaces in a user namespace of its own (`userns-remap`).
+fn shares_host(host: longshore_core::container::HostNamespaces) -> bool {
+    host.network || host.pid || host.ipc
+}
+
+/// Docker's health checks are the image's; ours are the pod's.
+fn no_healthcheck() -> HealthConfig {
+    HealthConfig { test: Some(vec!["NONE".to_owned()]), ..Default::default() }
+}
+
+fn some(list: &[String]) -> Option<Vec<String>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+fn groups(groups: &[i64]) -> Option<Vec<String>> {
+    (!groups.is_empty()).then(|| groups.iter().map(i64::to_string).collect())
+}
+
+fn labels(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
+    labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// A mount and not a bind: a bind would make a missing source, as a folder of root's.
+fn bind(mount: &Mount, dialect: Dialect) -> DockerMount {
+    let propagation = match mount.propagation {
+        Propagation::Private => MountBindOptionsPropagationEnum::RPRIVATE,
+        Propagation::HostToContainer => MountBindOptionsPropagationEnum::RSLAVE,
+        Propagation::Bidirectional => MountBindOptionsPropagationEnum::RSHARED,
+    };
+    // `readOnly` of Kubernetes is not recursive.
+    let read_only_non_recursive = (mount.read_only && dialect.recursive_read_only).then_some(true);
+    DockerMount {
+        typ: Some(MountType::BIND),
+        source: Some(mount.source.to_string_lossy().into_owned()),
+        target: Some(mount.target.clone()),
+        read_only: Some(mount.read_only),
+        bind_options: Some(MountBindOptions {
+            propagation: Some(propagation),
+            read_only_non_recursive,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+type Bindings = HashMap<String, Option<Vec<PortBinding>>>;
+
+fn ports(mappings: &[PortMapping], host_network: bool) -> (Option<Vec<String>>, Option<Bindings>) {
+    if host_network || mappings.is_empty() {
+        return (None, None);
+    }
+    let mut exposed: Vec<String> = Vec::new();
+    let mut bindings: Bindings = HashMap::new();
+    for mapping in mappings {
+        let protocol = mapping.protocol.to_ascii_lowercase();
+        let port = format!("{}/{protocol}", mapping.container_port);
+        if !exposed.contains(&port) {
+            exposed.push(port.clone());
+        }
+        if mapping.host_port != 0 {
+            bindings.entry(port).or_default().get_or_insert_default().push(PortBinding {
+                host_ip: mapping.host_ip.map(|ip| ip.to_string()),
+                host_port: Some(mapping.host_port.to_string()),
+            });
+        }
+    }
+    (Some(exposed), (!bindings.is_empty()).then_some(bindings))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use longshore_core::container::{HostNamespaces, Resources};
+    use longshore_core::pod::{ContainerKind, PodId};
+
+    use super::*;
+
+    const PLAIN: Dialect = Dialect { recursive_read_only: false, forgets_logs: false };
+
+    fn pod() -> PodId {
+        PodId { namespace: "ns".to_owned(), name: "p".to_owned(), uid: "u".to_owned() }
+    }
+
+    pub(crate) fn a_container() -> ContainerConfig {
+        ContainerConfig {
+            pod: pod(),
+            sandbox_id: "sb".to_owned(),
+            name: "c".to_owned(),
+            kind: ContainerKind::App,
+            attempt: 0,
+            image: "img".to_owned(),
+            command: Some(vec!["/x".to_owned()]),
+            args: None,
+            env: Vec::new(),
+            working_dir: None,
+            mounts: vec![Mount {
+                source: "/a".into(),
+                target: "/b".to_owned(),
+                read_only: true,
+                propagation: Propagation::HostToContainer,
+            }],
+            resources: Resources { memory: 5 << 20, ..Default::default() },
+            oom_score_adj: 1000,
+            cgroup_parent: None,
+            user: None,
+            groups: vec![7],
+            privileged: false,
+            cap_add: Vec::new(),
+            cap_drop: vec!["ALL".to_owned()],
+            read_only_rootfs: true,
+            security_options: Vec::new(),
+            unmasked_proc: true,
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+            host: HostNamespaces { network: true, pid: false, ipc: false },
+            share_process_namespace: true,
+            labels: BTreeMap::new(),
+            stop_signal: None,
+            runtime: None,
+        }
+    }
+
+    #[test]
+    fn a_containers_body() {
+        let json = serde_json::to_value(container(&a_container(), PLAIN)).unwrap();
+        let host = &json["HostConfig"];
+        for (key, value) in [
+            ("NetworkMode", "container:sb"),
+            ("IpcMode", "container:sb"),
+            ("PidMode", "container:sb"),
+            ("UTSMode", "host"),
+        ] {
+            assert_eq!(host[key], value);
+        }
+        assert_eq!(host["Memory"], host["MemorySwap"]);
+        assert_eq!(host["MaskedPaths"], serde_json::json!([]));
+        assert_eq!(host["ReadonlyPaths"], serde_json::json!([]));
+        assert_eq!(host["Mounts"][0]["BindOptions"], serde_json::json!({"Propagation": "rslave"}));
+        assert_eq!(json["Healthcheck"]["Test"][0], "NONE");
+        assert!(json.get("Cmd").is_none() && json.get("Hostname").is_none() && host.get("LogConfig").is_none());
+        let newer = Dialect { recursive_read_only: true, forgets_logs: true };
+        let json = serde_json::to_value(container(&a_container(), newer)).unwrap();
+        assert_eq!(json["HostConfig"]["Mounts"][0]["BindOptions"]["ReadOnlyNonRecursive"], true);
+        assert_eq!(json["HostConfig"]["LogConfig"]["Type"], "json-file");
+    }
+
+    #[test]
+    fn ports_lead_into_the_sandbox() {
+        let mapping = |host_port, host_ip: Option<&str>| PortMapping {
+            host_port,
+            container_port: 80,
+            protocol: "TCP".to_owned(),
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+        };
+        let (exposed, bindings) = ports(&[mapping(8080, None), mapping(8081, Some("127.0.0.1"))], false);
+        assert_eq!(exposed.unwrap(), ["80/tcp"]);
+        assert_eq!(bindings.unwrap()["80/tcp"].as_ref().unwrap().len(), 2);
+        assert_eq!(ports(&[mapping(8080, None)], true), (None, None));
+    }
+}

@@ -1,0 +1,212 @@
+//! The adapter itself: its options, what its parts share, and the port's methods, each of which hands over to the
+//! file that owns it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use longshore_core::container::{ContainerConfig, SandboxConfig};
+use longshore_core::observed::Observation;
+use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
+use longshore_core::ports::runtime::{
+    ContainerRuntime, ForeignContainer, Image, LogChunk, LogOptions, PullError, PullProgress, RegistryCredentials,
+    RuntimeError, RuntimeEvent, RuntimeInfo,
+};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
+
+use crate::connection::Connection;
+use crate::known::Known;
+
+/// How the adapter is set up.
+#[derive(Clone, Debug)]
+pub struct DockerOptions {
+    /// Image of the pause process, pulled when it is absent; `None` for the one in the binary, which is loaded.
+    pub pause_image: Option<String>,
+    /// How many creates, starts and removals are under way at a time; more make Docker slower.
+    pub in_flight: usize,
+    /// How many commands run in containers at a time.
+    pub execs: usize,
+    /// A pull is given up when nothing moved for so long (the kubelet's `--image-pull-progress-deadline`).
+    pub pull_stall: Duration,
+    /// A file that outlives the agent, in a folder that exists: it keeps what was found out about the daemon
+    /// since the machine booted (see `info.rs`). `None` finds out anew in every process.
+    pub cache: Option<PathBuf>,
+    /// Docker's own configuration folder, for credentials of `pause_image`; `None` for `$DOCKER_CONFIG` or `~/.docker`.
+    pub config_dir: Option<PathBuf>,
+}
+
+impl Default for DockerOptions {
+    /// Two heavy calls and one exec per core, and at least two of each.
+    fn default() -> DockerOptions {
+        let cores = cores();
+        DockerOptions {
+            pause_image: None,
+            in_flight: (2 * cores).max(2),
+            execs: cores.max(2),
+            pull_stall: Duration::from_secs(60),
+            cache: None,
+            config_dir: None,
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// The container runtime on a Docker daemon, which may come, go and be upgraded meanwhile. Clones share everything.
+#[derive(Clone)]
+pub struct Docker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connection: Connection,
+    root_id: String,
+    options: DockerOptions,
+    known: Known,
+    heavy: Semaphore,
+    execs: Arc<Semaphore>,
+    /// Held while the pause image is brought in.
+    pause: Mutex<()>,
+    /// The daemon's default log driver.
+    log_driver: OnceCell<String>,
+    /// See `info.rs`.
+    oom_floor: Mutex<Option<i32>>,
+}
+
+impl Docker {
+    /// Sets up the adapter for the daemon at `endpoint` (`unix:///path` or `tcp://host:port`) and the agent whose
+    /// root folder has that ID. The daemon need not be there: it is sought at every call. An error means that the
+    /// endpoint cannot be one.
+    pub fn connect(endpoint: &str, root_id: String, options: DockerOptions) -> Result<Docker, RuntimeError> {
+        let shared = Shared {
+            connection: Connection::new(endpoint)?,
+            root_id,
+            known: Known::default(),
+            heavy: Semaphore::new(options.in_flight.max(1)),
+            execs: Arc::new(Semaphore::new(options.execs.max(1))),
+            pause: Mutex::new(()),
+            log_driver: OnceCell::new(),
+            oom_floor: Mutex::new(None),
+            options,
+        };
+        Ok(Docker { shared: Arc::new(shared) })
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.shared.connection
+    }
+
+    pub(crate) fn known(&self) -> &Known {
+        &self.shared.known
+    }
+
+    pub(crate) fn root_id(&self) -> &str {
+        &self.shared.root_id
+    }
+
+    pub(crate) fn options(&self) -> &DockerOptions {
+        &self.shared.options
+    }
+
+    /// Slots for heavy calls.
+    pub(crate) fn heavy(&self) -> &Semaphore {
+        &self.shared.heavy
+    }
+
+    /// Slots for commands in containers.
+    pub(crate) fn execs(&self) -> &Arc<Semaphore> {
+        &self.shared.execs
+    }
+
+    pub(crate) fn pause(&self) -> &Mutex<()> {
+        &self.shared.pause
+    }
+
+    pub(crate) fn log_driver(&self) -> &OnceCell<String> {
+        &self.shared.log_driver
+    }
+
+    pub(crate) fn oom_floor(&self) -> &Mutex<Option<i32>> {
+        &self.shared.oom_floor
+    }
+
+    /// How many inspects of a list are under way at a time.
+    pub(crate) fn inspects(&self) -> usize {
+        (2 * cores()).max(4)
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for Docker {
+    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+        self.find_out().await
+    }
+
+    async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
+        self.look_at_all(None).await
+    }
+
+    async fn list_pod(&self, uid: &str) -> Result<Vec<Observation>, RuntimeError> {
+        self.look_at_all(Some(uid)).await
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Option<Observation>, RuntimeError> {
+        self.look(id).await
+    }
+
+    async fn create_sandbox(&self, config: &SandboxConfig) -> Result<String, RuntimeError> {
+        self.make_sandbox(config).await
+    }
+
+    async fn create_container(&self, config: &ContainerConfig) -> Result<String, RuntimeError> {
+        self.make_container(config).await
+    }
+
+    async fn start(&self, id: &str) -> Result<(), RuntimeError> {
+        self.start_ours(id).await
+    }
+
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.stop_ours(id, grace).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.remove_ours(id).await
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError> {
+        self.find_image(reference).await
+    }
+
+    async fn pull(
+        &self,
+        reference: &str,
+        credentials: Option<&RegistryCredentials>,
+        progress: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<Image, PullError> {
+        self.fetch_image(reference, credentials, progress).await
+    }
+
+    fn events(&self) -> BoxStream<'static, RuntimeEvent> {
+        self.clone().watch()
+    }
+
+    fn logs(&self, id: &str, options: LogOptions) -> BoxStream<'static, Result<LogChunk, RuntimeError>> {
+        self.clone().read_log(id.to_owned(), options)
+    }
+
+    async fn foreign(&self) -> Result<Vec<ForeignContainer>, RuntimeError> {
+        self.find_foreign().await
+    }
+}
+
+#[async_trait]
+impl ContainerExec for Docker {
+    async fn exec(&self, request: ExecRequest) -> Result<ExecOutput, ExecError> {
+        self.run_in_container(request).await
+    }
+}

@@ -1,0 +1,188 @@
+//! Commands in containers: running, bounding and, when their time is over, ending them with all their processes.
+//! It must not read anything into exit codes.
+
+mod session;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bollard::container::LogOutput;
+use bollard::exec::StartExecResults;
+use bollard::models::ExecConfig;
+use futures::StreamExt;
+use longshore_core::ports::exec::{ExecError, ExecOutput, ExecRequest};
+use tokio::time::Instant;
+
+use crate::connection::{ASK, CALL};
+use crate::docker::Docker;
+use crate::fault::Fault;
+use crate::{names, wire};
+
+/// How long a caller waits beyond the timeout for the kill; the kill itself goes on for [`CALL`].
+const CLEANUP: Duration = Duration::from_secs(10);
+/// Between two looks at an exec whose output has ended and whose exit code is not there yet.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+
+impl Docker {
+    /// Runs a command. Waiting for a slot is not charged to its time. The work goes on in a task of its own until the
+    /// command is dead, also when the caller loses interest, so that nothing is left running.
+    pub(crate) async fn run_in_container(&self, request: ExecRequest) -> Result<ExecOutput, ExecError> {
+        let gone = || ExecError::NotRunning { container_id: request.container_id.clone() };
+        if !self
+            .is_ours(&request.container_id)
+            .await
+            .map_err(|error| ExecError::Runtime { message: error.to_string() })?
+        {
+            return Err(gone());
+        }
+        if !names::is_container(&request.container_id) {
+            return Err(gone());
+        }
+        let Ok(slot) = self.execs().clone().acquire_owned().await else { return Err(gone()) };
+        let (docker, limit) = (self.clone(), request.timeout.saturating_add(CLEANUP));
+        let task = tokio::spawn(async move {
+            let _slot = slot;
+            docker.run(request).await
+        });
+        match tokio::time::timeout(limit, task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(ExecError::Runtime { message: error.to_string() }),
+            Err(_) => {
+                Err(ExecError::Runtime { message: format!("Docker did not end it within {} s", limit.as_secs()) })
+            }
+        }
+    }
+
+    async fn run(&self, request: ExecRequest) -> Result<ExecOutput, ExecError> {
+        let container = request.container_id.as_str();
+        let sort = |fault: Fault| sort(fault, container);
+        let begin = Instant::now();
+        let config = ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(request.command.clone()),
+            ..Default::default()
+        };
+        let made = self
+            .connection()
+            .call(request.timeout.max(ASK), |docker| {
+                let config = config.clone();
+                async move { docker.create_exec(container, config).await }
+            })
+            .await
+            .map_err(sort)?;
+        let exec = made.id.as_str();
+        if !names::is_container(exec) {
+            return Err(ExecError::Runtime { message: "Docker made an exec without an ID".to_owned() });
+        }
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let work = self.attend(exec, output.clone(), request.output_limit);
+        tokio::pin!(work);
+        // A command has the whole of its time, even if the daemon took long to make the exec.
+        let deadline = Instant::now() + request.timeout;
+        let kept = || std::mem::take(&mut *output.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        tokio::select! {
+            done = &mut work => {
+                done.map_err(sort)?;
+                let exit_code = self.exit_code(exec).await.map_err(sort)?;
+                return Ok(ExecOutput { exit_code: Some(exit_code), output: kept() });
+            }
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+        tracing::debug!(container, elapsed = ?begin.elapsed(), "a command took too long and is killed");
+        // The connection stays open meanwhile: Docker takes its end for a reason to end the command its own way.
+        let kill = self.end(exec, container);
+        tokio::pin!(kill);
+        let mut attending = true;
+        loop {
+            tokio::select! {
+                () = &mut kill => break,
+                _ = &mut work, if attending => attending = false,
+            }
+        }
+        Ok(ExecOutput { exit_code: None, output: kept() })
+    }
+
+    /// Starts an exec and reads its output to the end; what is beyond the limit is dropped.
+    async fn attend(&self, exec: &str, kept: Arc<Mutex<Vec<u8>>>, limit: usize) -> Result<(), Fault> {
+        let started = self.connection().call(CALL, |docker| async move { docker.start_exec(exec, None).await }).await?;
+        let StartExecResults::Attached { mut output, input: _input } = started else { return Ok(()) };
+        while let Some(piece) = output.next().await {
+            let piece = match piece.map_err(|error| Fault::from_bollard(error, &self.connection().name))? {
+                LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message } => {
+                    message
+                }
+                LogOutput::StdIn { .. } => continue,
+            };
+            let mut kept = kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let room = limit.saturating_sub(kept.len()).min(piece.len());
+            kept.extend_from_slice(&piece[..room]);
+        }
+        Ok(())
+    }
+
+    /// The exit code of an exec whose output has ended. Docker notes it a little later.
+    async fn exit_code(&self, exec: &str) -> Result<i32, Fault> {
+        let end = Instant::now() + CLEANUP;
+        let mut pause = LOOKS.0;
+        loop {
+            let seen = self.look_at_exec(exec).await?;
+            if let (false, Some(code)) = (seen.running.unwrap_or_default(), seen.exit_code) {
+                return Ok(i32::try_from(code).unwrap_or(-1));
+            }
+            if Instant::now() > end {
+                return Err(Fault::Nonsense("the command's output ended, but Docker tells no exit code".to_owned()));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOKS.1);
+        }
+    }
+
+    async fn look_at_exec(&self, exec: &str) -> Result<wire::Exec, Fault> {
+        self.connection().ask(ASK, &format!("/exec/{exec}/json")).await
+    }
+
+    /// Kills an exec's command and all processes of its session. Returns when none is left, or when two minutes have
+    /// not been enough to find them.
+    async fn end(&self, exec: &str, container: &str) {
+        let end = Instant::now() + CALL;
+        let mut pause = LOOKS.0;
+        let mut session = None;
+        while Instant::now() < end {
+            match self.look_at_exec(exec).await {
+                Ok(seen) => {
+                    let running = seen.running.unwrap_or_default();
+                    session = seen.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0).or(session);
+                    if let Some(session) = session {
+                        let id = container.to_owned();
+                        let killed = tokio::task::spawn_blocking(move || session::kill(session, &id)).await;
+                        if let Ok(0) = killed
+                            && !running
+                        {
+                            return;
+                        }
+                    } else if !running && seen.exit_code.is_some() {
+                        return;
+                    }
+                    // Otherwise it was not started yet, and must not be left to start later.
+                }
+                // It went with its container.
+                Err(fault) if fault.is_absent() => return,
+                Err(fault) => tracing::debug!(container, %fault, "cannot look at a command that is to be killed"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOKS.1);
+        }
+        tracing::warn!(container, "a command that took too long could not be killed; is the daemon on this machine?");
+    }
+}
+
+fn sort(fault: Fault, container: &str) -> ExecError {
+    match fault {
+        Fault::Answer { status: 404, .. } => ExecError::NotRunning { container_id: container.to_owned() },
+        Fault::Answer { message, .. } if message.contains("is not running") => {
+            ExecError::NotRunning { container_id: container.to_owned() }
+        }
+        other => ExecError::Runtime { message: other.to_string() },
+    }
+}

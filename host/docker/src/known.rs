@@ -1,0 +1,114 @@
+//! What is remembered of the daemon between calls: which IDs are ours, looks that still hold, digests of images.
+//!
+//! A look is kept only while an event stream is up that would tell of its end; what the stream says, or that it broke,
+//! drops it. Memory is bounded by what exists in the daemon. It must not ask the daemon anything.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+
+use longshore_core::observed::Observation;
+
+/// So many images' digests are remembered.
+const IMAGES: usize = 1000;
+
+#[derive(Default)]
+struct Inner {
+    /// IDs that carry our root's label.
+    ours: HashSet<String>,
+    /// Looks by ID, with the state's word that the list gave then.
+    looks: HashMap<String, (String, Observation)>,
+    /// The kubelet's `imageID` by image ID.
+    images: HashMap<String, String>,
+    /// How many event streams are up.
+    streams: usize,
+    /// Counts what may have made a look stale.
+    epoch: u64,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Known(Mutex<Inner>);
+
+impl Known {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether an ID is known to be ours. `false` means that it has to be looked at.
+    pub(crate) fn is_ours(&self, id: &str) -> bool {
+        self.inner().ours.contains(id)
+    }
+
+    pub(crate) fn add(&self, id: &str) {
+        self.inner().ours.insert(id.to_owned());
+    }
+
+    pub(crate) fn forget(&self, id: &str) {
+        let mut inner = self.inner();
+        inner.ours.remove(id);
+        inner.looks.remove(id);
+        inner.epoch += 1;
+    }
+
+    /// Takes a complete list of what is ours; all else is forgotten.
+    pub(crate) fn replace(&self, ids: HashSet<String>) {
+        let mut inner = self.inner();
+        inner.looks.retain(|id, _| ids.contains(id));
+        inner.ours = ids;
+    }
+
+    /// A look that still holds.
+    pub(crate) fn look(&self, id: &str, state: &str) -> Option<Observation> {
+        let inner = self.inner();
+        inner.looks.get(id).filter(|(known, _)| known == state).map(|(_, look)| look.clone())
+    }
+
+    /// To be handed to [`Known::keep`]: a look that was begun before something happened is not kept.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.inner().epoch
+    }
+
+    pub(crate) fn keep(&self, epoch: u64, state: String, look: &Observation) {
+        let mut inner = self.inner();
+        if inner.streams > 0 && inner.epoch == epoch {
+            inner.looks.insert(look.id().to_owned(), (state, look.clone()));
+        }
+    }
+
+    /// Something happened to it.
+    pub(crate) fn stale(&self, id: &str) {
+        let mut inner = self.inner();
+        inner.looks.remove(id);
+        inner.epoch += 1;
+    }
+
+    /// An event stream is up.
+    pub(crate) fn stream_up(&self) {
+        self.inner().streams += 1;
+    }
+
+    /// An event stream broke: nothing is known to hold any more.
+    pub(crate) fn stream_down(&self) {
+        let mut inner = self.inner();
+        inner.streams = inner.streams.saturating_sub(1);
+        inner.looks.clear();
+        inner.epoch += 1;
+    }
+
+    pub(crate) fn image(&self, id: &str) -> Option<String> {
+        self.inner().images.get(id).cloned()
+    }
+
+    pub(crate) fn add_image(&self, id: &str, image_id: &str) {
+        let mut inner = self.inner();
+        if inner.images.len() >= IMAGES {
+            inner.images.clear();
+        }
+        inner.images.insert(id.to_owned(), image_id.to_owned());
+    }
+
+    /// An image came in: one that had no digest may have one now.
+    pub(crate) fn forget_images(&self) {
+        self.inner().images.clear();
+    }
+}

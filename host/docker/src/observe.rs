@@ -1,0 +1,202 @@
+//! From the daemon's inspects to observations, by dockershim's rules
+//! (`pkg/kubelet/dockershim/docker_container.go`, `ContainerStatus`). It must not judge what it sees.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use longshore_core::labels;
+use longshore_core::observed::{Container, ContainerState, Exit, Observation, Sandbox, SandboxState};
+use longshore_core::ports::runtime::RuntimeError;
+
+use crate::connection::{CALL, encode, filters};
+use crate::docker::Docker;
+use crate::{names, wire};
+
+impl Docker {
+    /// A fresh look at one thing of ours.
+    pub(crate) async fn look(&self, id: &str) -> Result<Option<Observation>, RuntimeError> {
+        if !names::is_container(id) {
+            return Ok(None);
+        }
+        let inspect: wire::Inspect = match self.connection().ask(CALL, &format!("/containers/{id}/json")).await {
+            Ok(inspect) => inspect,
+            Err(fault) if fault.is_absent() => {
+                self.known().forget(id);
+                return Ok(None);
+            }
+            Err(fault) => return Err(fault.during("inspect container")),
+        };
+        let is_ours = root_of(&inspect) == Some(self.root_id());
+        if !is_ours {
+            return Ok(None);
+        }
+        let image_id = match inspect.image.as_deref() {
+            Some(image) if !is_sandbox(&inspect) => self.image_id(image).await?,
+            _ => String::new(),
+        };
+        let look = observation(inspect, self.root_id(), image_id);
+        if let Some(look) = &look {
+            self.known().add(look.id());
+        }
+        Ok(look)
+    }
+
+    /// All of ours, or of one of our pods: one list, and an inspect of each that is not known to be unchanged.
+    pub(crate) async fn look_at_all(&self, pod: Option<&str>) -> Result<Vec<Observation>, RuntimeError> {
+        let mut wanted = vec![format!("{}={}", labels::ROOT, self.root_id())];
+        wanted.extend(pod.map(|uid| format!("{}={uid}", labels::POD_UID)));
+        let path = format!("/containers/json?all=true&filters={}", filters(&[("label", &wanted)]));
+        let listed: Vec<wire::Summary> =
+            self.connection().ask(CALL, &path).await.map_err(|fault| fault.during("list containers"))?;
+        if pod.is_none() {
+            let ids: HashSet<String> = listed.iter().filter_map(|summary| summary.id.clone()).collect();
+            self.known().replace(ids);
+        }
+        stream::iter(listed)
+            .map(|summary| self.look_at_listed(summary))
+            .buffer_unordered(self.inspects())
+            .try_filter_map(|look| async move { Ok(look) })
+            .try_collect()
+            .await
+    }
+
+    async fn look_at_listed(&self, summary: wire::Summary) -> Result<Option<Observation>, RuntimeError> {
+        let (Some(id), state) = (summary.id, summary.state.unwrap_or_default()) else { return Ok(None) };
+        if let Some(look) = self.known().look(&id, &state) {
+            return Ok(Some(look));
+        }
+        let epoch = self.known().epoch();
+        let look = self.look(&id).await?;
+        if let Some(look) = &look {
+            self.known().keep(epoch, state, look);
+        }
+        Ok(look)
+    }
+
+    /// The kubelet's `imageID` of an image: `docker-pullable://repo@sha256:…`, or `docker://sha256:…` when it came
+    /// from no registry or is gone.
+    async fn image_id(&self, image: &str) -> Result<String, RuntimeError> {
+        if let Some(known) = self.known().image(image) {
+            return Ok(known);
+        }
+        let path = format!("/images/{}/json", encode(image));
+        let found: Result<wire::Image, _> = self.connection().ask(CALL, &path).await;
+        let digest = match found {
+            Ok(found) => found.repo_digests.unwrap_or_default().into_iter().next(),
+            // Removed by force under its container.
+            Err(fault) if fault.status().is_some() => None,
+            Err(fault) => return Err(fault.during("inspect image")),
+        };
+        let image_id = match digest {
+            Some(digest) => format!("docker-pullable://{digest}"),
+            None => format!("docker://{image}"),
+        };
+        self.known().add_image(image, &image_id);
+        Ok(image_id)
+    }
+}
+
+/// The root label of what was inspected.
+pub(crate) fn root_of(inspect: &wire::Inspect) -> Option<&str> {
+    inspect.config.as_ref()?.labels.as_ref()?.get(labels::ROOT).map(String::as_str)
+}
+
+fn is_sandbox(inspect: &wire::Inspect) -> bool {
+    let labels = inspect.config.as_ref().and_then(|config| config.labels.as_ref());
+    labels.and_then(|labels| labels.get(labels::TYPE)).is_some_and(|kind| kind == "podsandbox")
+}
+
+/// What an inspect says of a thing of ours; `None` when it is not ours or has no ID.
+pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) -> Option<Observation> {
+    let parsed = labels::parse(inspect.config.as_ref()?.labels.as_ref()?, root)?;
+    let id = inspect.id?;
+    let state = inspect.state.unwrap_or_default();
+    let created_at = inspect.created.as_deref().and_then(time).unwrap_or(Timestamp::UNIX_EPOCH);
+    if parsed.is_sandbox {
+        let running = state.running.unwrap_or_default();
+        return Some(Observation::Sandbox(Sandbox {
+            id,
+            pod: parsed.pod,
+            attempt: parsed.attempt,
+            hash: parsed.hash,
+            created_at,
+            state: match container_state(&state, created_at) {
+                ContainerState::Running { .. } => SandboxState::Running,
+                ContainerState::Exited(_) => SandboxState::Exited,
+                ContainerState::Created => SandboxState::Created,
+            },
+            ips: if running { addresses(inspect.network_settings.unwrap_or_default()) } else { Vec::new() },
+            pid: pid(&state),
+        }));
+    }
+    Some(Observation::Container(Container {
+        id,
+        pod: parsed.pod,
+        name: parsed.container,
+        kind: parsed.kind,
+        attempt: parsed.attempt,
+        hash: parsed.hash,
+        sandbox_id: parsed.sandbox_id,
+        image: parsed.image,
+        image_id,
+        created_at,
+        state: container_state(&state, created_at),
+        runtime_log: inspect.log_path.filter(|path| !path.is_empty()),
+        termination_message_file: parsed.termination_file,
+        grace_seconds: parsed.grace_seconds,
+    }))
+}
+
+fn container_state(state: &wire::State, created_at: Timestamp) -> ContainerState {
+    let started_at = state.started_at.as_deref().and_then(time);
+    if state.running.unwrap_or_default() {
+        let pid = pid(state).unwrap_or_default();
+        return ContainerState::Running { started_at: started_at.unwrap_or(created_at), pid };
+    }
+    let finished_at = state.finished_at.as_deref().and_then(time);
+    let code = state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
+    let message = state.error.clone().unwrap_or_default();
+    let (reason, code) = match finished_at {
+        Some(_) if state.oom_killed.unwrap_or_default() => ("OOMKilled", code),
+        Some(_) if code == 0 => ("Completed", 0),
+        Some(_) => ("Error", code),
+        // Docker leaves what it could not start as `created`, with an exit code.
+        None if code != 0 => ("ContainerCannotRun", code),
+        // Its removal failed half-way; it will never run.
+        None if state.dead.unwrap_or_default() => ("ContainerStatusUnknown", 137),
+        None => return ContainerState::Created,
+    };
+    ContainerState::Exited(Exit {
+        code,
+        reason: reason.to_owned(),
+        message: crate::fault::shorten(&message),
+        started_at,
+        finished_at: finished_at.unwrap_or(created_at),
+    })
+}
+
+fn pid(state: &wire::State) -> Option<u32> {
+    let pid = state.pid.and_then(|pid| u32::try_from(pid).ok())?;
+    (pid != 0 && state.running.unwrap_or_default()).then_some(pid)
+}
+
+/// IPv4 first, then global IPv6.
+fn addresses(settings: wire::NetworkSettings) -> Vec<IpAddr> {
+    let networks: Vec<wire::Network> = settings.networks.unwrap_or_default().into_values().flatten().collect();
+    let parse = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
+    let v4 = networks.iter().filter_map(|network| parse(&network.ip_address));
+    let v6 = networks.iter().filter_map(|network| parse(&network.global_ipv6_address));
+    v4.chain(v6).collect()
+}
+
+/// A time of Docker's; its zero (`0001-01-01T00:00:00Z`) and what is no time are `None`.
+fn time(text: &str) -> Option<Timestamp> {
+    const ZERO: i64 = -62_135_596_800;
+    text.parse::<Timestamp>().ok().filter(|time| time.as_second() > ZERO)
+}
+
+#[cfg(test)]
+#[path = "observe/tests.rs"]
+mod tests;

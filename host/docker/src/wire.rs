@@ -1,0 +1,140 @@
+//! What we read of the daemon's answers: only the fields that are used, each of which may be absent or null.
+//! It must not interpret them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+
+/// `GET /version`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Version {
+    pub(crate) version: Option<String>,
+    pub(crate) api_version: Option<String>,
+    #[serde(rename = "MinAPIVersion")]
+    pub(crate) min_api_version: Option<String>,
+}
+
+/// `GET /info`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Info {
+    #[serde(rename = "ID")]
+    pub(crate) id: Option<String>,
+    pub(crate) server_version: Option<String>,
+    pub(crate) cgroup_driver: Option<String>,
+    pub(crate) cgroup_version: Option<String>,
+    pub(crate) security_options: Option<Vec<String>>,
+    pub(crate) runtimes: Option<HashMap<String, serde_json::Value>>,
+    #[serde(rename = "NCPU")]
+    pub(crate) ncpu: Option<i64>,
+    pub(crate) mem_total: Option<i64>,
+    pub(crate) logging_driver: Option<String>,
+}
+
+/// One entry of `GET /containers/json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Summary {
+    pub(crate) id: Option<String>,
+    pub(crate) names: Option<Vec<String>>,
+    pub(crate) state: Option<String>,
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+}
+
+/// `GET /containers/{id}/json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Inspect {
+    pub(crate) id: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) created: Option<String>,
+    pub(crate) image: Option<String>,
+    pub(crate) log_path: Option<String>,
+    pub(crate) state: Option<State>,
+    pub(crate) config: Option<Config>,
+    pub(crate) network_settings: Option<NetworkSettings>,
+}
+
+/// `State` of an inspect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct State {
+    pub(crate) running: Option<bool>,
+    pub(crate) dead: Option<bool>,
+    #[serde(rename = "OOMKilled")]
+    pub(crate) oom_killed: Option<bool>,
+    pub(crate) pid: Option<i64>,
+    pub(crate) exit_code: Option<i64>,
+    pub(crate) error: Option<String>,
+    pub(crate) started_at: Option<String>,
+    pub(crate) finished_at: Option<String>,
+}
+
+/// `Config` of an inspect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Config {
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    pub(crate) tty: Option<bool>,
+}
+
+/// `NetworkSettings` of an inspect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct NetworkSettings {
+    pub(crate) networks: Option<BTreeMap<String, Option<Network>>>,
+}
+
+/// One network of an inspect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Network {
+    #[serde(rename = "IPAddress")]
+    pub(crate) ip_address: Option<String>,
+    #[serde(rename = "GlobalIPv6Address")]
+    pub(crate) global_ipv6_address: Option<String>,
+}
+
+/// `GET /images/{name}/json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Image {
+    pub(crate) id: Option<String>,
+    pub(crate) repo_digests: Option<Vec<String>>,
+    pub(crate) size: Option<i64>,
+    pub(crate) config: Option<ImageConfig>,
+}
+
+/// `Config` of an image.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct ImageConfig {
+    pub(crate) user: Option<String>,
+}
+
+/// `GET /exec/{id}/json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Exec {
+    pub(crate) running: Option<bool>,
+    pub(crate) exit_code: Option<i64>,
+    pub(crate) pid: Option<i64>,
+}
+
+/// One line of `GET /events`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Event {
+    pub(crate) action: Option<String>,
+    pub(crate) actor: Option<Actor>,
+}
+
+/// Whom an event is about.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Actor {
+    #[serde(rename = "ID")]
+    pub(crate) id: Option<String>,
+    pub(crate) attributes: Option<BTreeMap<String, String>>,
+}

@@ -1,0 +1,174 @@
+//! A daemon that is not there, answers slowly, with errors, with garbage, or half.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use longshore_core::ports::exec::{ContainerExec, ExecError, ExecRequest};
+use longshore_core::ports::runtime::{ContainerRuntime, LogOptions, RuntimeChange, RuntimeError, RuntimeEvent};
+use longshore_docker::{Docker, DockerOptions};
+
+use crate::fake::{Fake, Reply, chunk, ok};
+
+fn connect(endpoint: &str) -> Result<Docker, RuntimeError> {
+    Docker::connect(endpoint, "r".to_owned(), DockerOptions::default())
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("docker.sock");
+    let docker = connect(&format!("unix://{}", path.display())).unwrap();
+    let Err(RuntimeError::Unreachable { message, .. }) = docker.list().await else { panic!() };
+    assert!(message.contains("is Docker installed and started"), "{message}");
+    // A socket that was left behind.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let Err(RuntimeError::Unreachable { message, endpoint }) = docker.list().await else { panic!() };
+    assert!(message.contains("is Docker running"), "{message}");
+    assert!(endpoint.ends_with("docker.sock"));
+    assert!(matches!(connect("npipe://x"), Err(RuntimeError::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn errors_come_with_the_daemons_words() {
+    let fake = Fake::new(|_, _| Reply::Json(500, r#"{"message":"no space left on device"}"#.to_owned()));
+    let Err(RuntimeError::Failed { operation, message }) = fake.docker.list().await else { panic!() };
+    assert_eq!((operation, message.as_str()), ("list containers", "no space left on device"));
+    let fake = Fake::new(|_, _| Reply::Json(503, String::new()));
+    let Err(RuntimeError::Failed { message, .. }) = fake.docker.list().await else { panic!() };
+    assert!(message.contains("503"), "{message}");
+}
+
+#[tokio::test]
+async fn garbage_and_halves_are_errors() {
+    for answer in [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec(),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n[{\"Id\":".to_vec(),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{\"a\":[7]}".to_vec(),
+        b"SSH-2.0-OpenSSH\r\n".to_vec(),
+        Vec::new(),
+    ] {
+        let fake = Fake::new(move |_, _| Reply::Raw(answer.clone()));
+        assert!(fake.docker.list().await.is_err());
+        assert!(fake.docker.inspect("abc").await.is_err());
+        assert!(fake.docker.info().await.is_err());
+        assert!(fake.docker.foreign().await.is_err());
+        assert!(fake.docker.image("a/b:1").await.is_err());
+        assert!(fake.docker.pull("a/b:1", None, &|_| {}).await.is_err());
+        assert!(fake.docker.logs("abc", LogOptions::default()).next().await.unwrap().is_err());
+        assert!(fake.docker.start("abc").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn odd_json_is_passed_over() {
+    let list = r#"[{"Id":"a","State":7},{"Id":null},{}]"#;
+    let fake = Fake::new(move |_, _| ok(list));
+    assert!(fake.docker.list().await.is_err());
+    let fake = Fake::new(|request, _| {
+        if request.contains("/containers/json") {
+            ok(r#"[{"Id":"a","State":"new-word"},{"Id":null},{}]"#)
+        } else {
+            ok("{}")
+        }
+    });
+    assert_eq!(fake.docker.list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_daemon_that_hangs_is_given_up() {
+    let fake = Fake::new(|_, _| Reply::Stall(Vec::new()));
+    let begin = Instant::now();
+    let result = fake.docker.info().await;
+    assert!(matches!(result, Err(RuntimeError::Timeout { seconds: 10, .. })), "{result:?}");
+    assert!(begin.elapsed() < Duration::from_secs(12));
+}
+
+#[tokio::test]
+async fn versions_are_negotiated_anew() {
+    let old = Fake::bare(|_, _| ok(r#"{"Version":"19.03","ApiVersion":"1.40"}"#));
+    let Err(RuntimeError::Failed { message, .. }) = old.docker.list().await else { panic!() };
+    assert!(message.contains("upgrade it to Docker 20.10"), "{message}");
+    let stranger = Fake::bare(|_, _| ok("{}"));
+    let Err(RuntimeError::Failed { message, .. }) = stranger.docker.list().await else { panic!() };
+    assert!(message.contains("no Docker daemon"), "{message}");
+    // It is replaced by an older one under our feet.
+    let fake = Fake::bare(|request, count| match request {
+        "GET /version" if count == 0 => ok(r#"{"Version":"99","ApiVersion":"9.9","MinAPIVersion":"1.40"}"#),
+        "GET /version" => ok(r#"{"Version":"20.10","ApiVersion":"1.41","MinAPIVersion":"1.12"}"#),
+        old if old.contains("/v1.41/") => ok("[]"),
+        _ => Reply::Json(
+            400,
+            r#"{"message":"client version 1.53 is too new. Maximum supported API version is 1.41"}"#.to_owned(),
+        ),
+    });
+    assert_eq!(fake.docker.list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_stop_whose_connection_breaks_ends_in_a_kill() {
+    let inspect = r#"{"Id":"abc","Config":{"Labels":{"dev.longshore.root":"r","dev.longshore.attempt":"0",
+        "io.kubernetes.docker.type":"podsandbox","io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n",
+        "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"POD"}}}"#;
+    let fake = Fake::new(move |request, _| {
+        if request.contains("/stop") {
+            Reply::Raw(Vec::new())
+        } else if request.contains("/kill") {
+            Reply::Json(204, String::new())
+        } else {
+            ok(inspect)
+        }
+    });
+    fake.docker.stop("abc", Duration::from_secs(2)).await.unwrap();
+    assert!(fake.count("/stop?t=2") == 1 && fake.count("/stop?t=1") >= 1, "{:?}", fake.seen.lock().unwrap());
+    assert_eq!(fake.count("/kill?signal=SIGKILL"), 1);
+}
+
+#[tokio::test]
+async fn events_go_on_after_a_break() {
+    let event = r#"{"Type":"container","Action":"die","Actor":{"ID":"x","Attributes":{"dev.longshore.root":"r",
+        "io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n","io.kubernetes.pod.uid":"u"}}}"#
+        .replace('\n', "");
+    let fake = Fake::new(move |request, count| match count {
+        _ if !request.contains("/events") => Reply::Json(500, String::new()),
+        // A whole event, then a half one, then the end.
+        0..=2 => Reply::Raw(chunk(&format!("{event}\n{{\"Type\":"))),
+        3..=6 => Reply::Json(500, String::new()),
+        _ => Reply::Stall(chunk(&format!("{event}\nrubbish\n"))),
+    });
+    let mut events = fake.docker.events();
+    let mut next = async || tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap();
+    assert!(matches!(next().await, RuntimeEvent::Changed { change: RuntimeChange::Died, .. }));
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        seen.push(next().await);
+    }
+    assert_eq!(seen[0], RuntimeEvent::Resync);
+    assert!(seen.iter().filter(|event| **event == RuntimeEvent::Resync).count() >= 2, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_failing_daemon_is_not_a_failing_command() {
+    let inspect = r#"{"Id":"abc","Config":{"Labels":{"dev.longshore.root":"r","dev.longshore.attempt":"0",
+        "io.kubernetes.docker.type":"container","io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n",
+        "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"c"}}}"#;
+    let request = ExecRequest {
+        container_id: "abc".to_owned(),
+        command: vec!["true".to_owned()],
+        timeout: Duration::from_secs(1),
+        output_limit: 10,
+    };
+    let fake = Fake::new(move |request, _| match request {
+        it if it.starts_with("GET") && it.contains("/containers/abc/json") => ok(inspect),
+        it if it.contains("/containers/abc/exec") => Reply::Json(500, r#"{"message":"runc is broken"}"#.to_owned()),
+        _ => ok("{}"),
+    });
+    let result = fake.docker.exec(request.clone()).await;
+    assert_eq!(result, Err(ExecError::Runtime { message: "runc is broken".to_owned() }));
+    let fake = Fake::new(move |request, _| match request {
+        it if it.starts_with("GET") && it.contains("/containers/abc/json") => ok(inspect),
+        it if it.contains("/containers/abc/exec") => Reply::Json(201, r#"{"Id":"e1"}"#.to_owned()),
+        it if it.contains("/exec/e1/start") => Reply::Raw(Vec::new()),
+        _ => ok("{}"),
+    });
+    assert!(matches!(fake.docker.exec(request).await, Err(ExecError::Runtime { .. })));
+}

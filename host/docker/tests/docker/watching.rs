@@ -1,0 +1,79 @@
+//! Events and logs of a real daemon.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use longshore_core::observed::Observation;
+use longshore_core::ports::runtime::{ContainerRuntime, LogOptions, RuntimeChange, RuntimeEvent};
+
+use crate::world::World;
+
+#[tokio::test]
+async fn events_tell_of_starts_ends_and_removals() {
+    let Some(world) = World::new().await else { return };
+    let Some(other) = World::new().await else { return };
+    // What happens right after this is not lost, though the stream is not up yet.
+    let mut events = world.docker.events();
+    let sandbox = world.running_sandbox().await;
+    other.running_sandbox().await;
+    world.docker.stop(&sandbox, Duration::from_secs(5)).await.unwrap();
+    world.docker.remove(&sandbox).await.unwrap();
+    for expected in [RuntimeChange::Started, RuntimeChange::Died, RuntimeChange::Removed] {
+        let event = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap();
+        let RuntimeEvent::Changed { pod, id, change } = event else { panic!("{event:?}") };
+        assert_eq!((pod, id, change), (world.pod.clone(), sandbox.clone(), expected));
+    }
+}
+
+#[tokio::test]
+async fn lists_follow_what_others_do() {
+    let Some(world) = World::new().await else { return };
+    let mut events = world.docker.events();
+    let sandbox = world.running_sandbox().await;
+    events.next().await.unwrap();
+    let running = |list: Vec<Observation>| match list.as_slice() {
+        [Observation::Sandbox(sandbox)] => sandbox.pid,
+        other => panic!("{other:?}"),
+    };
+    let first = running(world.docker.list().await.unwrap());
+    assert_eq!(running(world.docker.list().await.unwrap()), first);
+    // Someone else's restart: same ID, same word in the list, another process.
+    world.raw.restart_container(&sandbox, None).await.unwrap();
+    while !matches!(events.next().await, Some(RuntimeEvent::Changed { change: RuntimeChange::Started, .. })) {}
+    let second = running(world.docker.list().await.unwrap());
+    assert!(second.is_some() && second != first, "{first:?} {second:?}");
+}
+
+async fn text(world: &World, id: &str, options: LogOptions) -> (String, String) {
+    let mut chunks = world.docker.logs(id, options);
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    while let Some(chunk) = tokio::time::timeout(Duration::from_secs(20), chunks.next()).await.expect("an end") {
+        let chunk = chunk.unwrap();
+        if chunk.stderr { err.extend(chunk.data) } else { out.extend(chunk.data) }
+    }
+    (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+#[tokio::test]
+async fn logs() {
+    let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
+    let id = world.run(&sandbox, "app", &["sh", "-c", "echo a; echo b >&2; sleep 1; echo c; exit 0"]).await;
+    let followed = text(&world, &id, LogOptions { follow: true, ..Default::default() }).await;
+    assert_eq!(followed, ("a\nc\n".to_owned(), "b\n".to_owned()));
+    world.end(&id).await;
+    let tail = text(&world, &id, LogOptions { tail: Some(1), timestamps: true, ..Default::default() }).await.0;
+    let (time, line) = tail.split_once(' ').unwrap();
+    assert_eq!(line, "c\n");
+    let since = Some(time.parse().unwrap());
+    assert_eq!(text(&world, &id, LogOptions { since, ..Default::default() }).await.0, "c\n");
+
+    let mut terminal = world.container(&sandbox, "tty", &["sh", "-c", "printf '\\001x\\n'; printf end"]);
+    terminal.tty = true;
+    let id = world.docker.create_container(&terminal).await.unwrap();
+    world.docker.start(&id).await.unwrap();
+    assert_eq!(text(&world, &id, LogOptions { follow: true, ..Default::default() }).await.0, "\u{1}x\r\nend");
+    let mut absent = world.docker.logs(&"f".repeat(64), LogOptions::default());
+    assert!(absent.next().await.unwrap().is_err());
+    assert!(absent.next().await.is_none());
+}
