@@ -2,7 +2,7 @@
 //! One connection, kept open, one request at a time. Must not know what it carries.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::PathBuf,
     time::Duration,
@@ -112,7 +112,7 @@ impl Client {
 }
 
 /// Reads one answer; the flag says whether the connection may be used again.
-fn read_answer(from: &mut BufReader<UnixStream>) -> Result<(Answer, bool)> {
+fn read_answer(from: &mut impl BufRead) -> Result<(Answer, bool)> {
     let line = read_line(from)?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status: u16 = status.with_context(|| format!("no HTTP status line: {line:?}"))?;
@@ -166,10 +166,45 @@ fn read_answer(from: &mut BufReader<UnixStream>) -> Result<(Answer, bool)> {
     Ok((Answer { status, body }, keep))
 }
 
-fn read_line(from: &mut BufReader<UnixStream>) -> Result<String> {
+fn read_line(from: &mut impl BufRead) -> Result<String> {
     let mut line = String::new();
     if from.take(64 << 10).read_line(&mut line)? == 0 {
         bail!("the server closed the connection");
     }
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(Answer, bool)> {
+        read_answer(&mut text.as_bytes())
+    }
+
+    #[test]
+    fn bodies_by_length_by_chunks_and_to_the_end() {
+        let (answer, keep) = read("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}trailing").unwrap();
+        assert_eq!((answer.status, answer.body.as_slice(), keep), (201, &b"{}"[..], true));
+        let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
+        let (answer, keep) = read(chunks).unwrap();
+        assert_eq!((answer.body.as_slice(), keep), (&b"abcde"[..], true));
+        let (answer, keep) = read("HTTP/1.0 200 OK\r\n\r\nall of it").unwrap();
+        assert_eq!((answer.body.as_slice(), keep), (&b"all of it"[..], false));
+        let (answer, keep) = read("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
+        assert_eq!((answer.body.as_slice(), keep), (&b""[..], false));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        for text in [
+            "",
+            "hello\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort",
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        ] {
+            assert!(read(text).is_err(), "{text:?}");
+        }
+    }
 }

@@ -48,6 +48,8 @@ impl Agent {
         let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(&manifests).arg("--root-dir").arg(&root);
         command.arg("--docker-endpoint").arg(format!("unix://{}", docker.display())).arg("--register-node=false");
+        command.arg("--pod-logs-dir").arg(folder.join("logs/pods"));
+        command.arg("--container-logs-dir").arg(folder.join("logs/containers"));
         let mut running = Running::start("longshore", command.stdout(out).stderr(err))?;
         let deadline = Instant::now() + Duration::from_secs(30);
         let socket = root.join(SOCKET);

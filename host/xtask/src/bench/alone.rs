@@ -188,3 +188,20 @@ fn each(
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_nobodys_and_may_join_a_network() {
+        let inspect = json!({
+            "Config": {"Hostname": "web", "Image": "x", "Labels": {"dev.longshore.root": "mine", "app": "web"}},
+            "HostConfig": {"NetworkMode": "container:abc", "Binds": ["/a:/b"]},
+        });
+        let body = joined(body(&inspect));
+        assert_eq!(body["Labels"], json!({"dev.longshore.root": "00000000-bench", "app": "web"}));
+        assert_eq!(body["HostConfig"]["Binds"], json!(["/a:/b"]));
+        assert!(body.get("Hostname").is_none());
+    }
+}

@@ -93,3 +93,20 @@ fn figure(number: f64) -> String {
     let places = usize::try_from(2 - digits).unwrap_or(0).min(5);
     format!("{number:.places$}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_digits_and_a_verdict() {
+        assert_eq!(figure(0.012_34), "0.0123");
+        assert_eq!(figure(1.0), "1.00");
+        assert_eq!(figure(123.4), "123");
+        assert_eq!(figure(0.0), "0.00");
+        assert_eq!(Row::ratio(String::new(), 1.0, 1.0, 1.1).verdict(), "reached");
+        assert_eq!(Row::ratio(String::new(), 2.4, 2.0, 1.1).verdict(), "MISSED");
+        assert_eq!(Row::absolute(String::new(), 0.0, 0.0).verdict(), "reached");
+        assert_eq!(Row::plain(String::new(), 1.0, None).verdict(), "");
+    }
+}

@@ -155,6 +155,10 @@ fn start(paths: &Paths, socket: &Path) -> Result<Running> {
         .arg("--docker-endpoint")
         .arg(format!("unix://{}", socket.display()))
         .arg("--register-node=false")
+        .arg("--pod-logs-dir")
+        .arg(paths.root.join("logs/pods"))
+        .arg("--container-logs-dir")
+        .arg(paths.root.join("logs/containers"))
         .stdout(out)
         .stderr(err);
     let agent = Running::start("longshore", &mut command)?;
@@ -166,6 +170,8 @@ fn start(paths: &Paths, socket: &Path) -> Result<Running> {
     for socket in sockets(&paths.root) {
         say!("  its socket  {}", socket.display());
     }
+    say!("Ask it: {} get pods --root-dir {}", paths.binary.display(), paths.root.display());
+    say!("(or describe pod web-…, logs, why, plan in the place of get pods)");
     say!("Edit, add or remove a file there, and it follows within a second.");
     say!("");
     Ok(agent)

@@ -123,3 +123,32 @@ pub(super) fn remove_by_force(socket: &Path, root: &Path) -> Result<usize> {
         fs::read_to_string(&file).with_context(|| format!("{}: which containers are the demo's?", file.display()))?;
     super::remove_labelled(socket, &format!("dev.longshore.root={}", id.trim()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_shown_as_kubectl_shows_it() {
+        let pod = json!({
+            "metadata": {"name": "web-node", "namespace": "default"},
+            "status": {
+                "phase": "Running",
+                "podIP": "10.0.0.2",
+                "conditions": [{"type": "Ready", "status": "False"}],
+                "initContainerStatuses": [{"restartCount": 0, "state": {"terminated": {"reason": "Completed"}}}],
+                "containerStatuses": [
+                    {"ready": true, "restartCount": 1, "state": {"running": {}}},
+                    {"ready": false, "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}},
+                ],
+            },
+        });
+        let shown = shown(&pod);
+        assert_eq!(shown.containers, "1/2");
+        assert_eq!(shown.status, "CrashLoopBackOff");
+        assert_eq!(shown.restarts, 3);
+        assert!(!shown.ready);
+    }
+}
