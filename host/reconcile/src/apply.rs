@@ -279,7 +279,7 @@ async fn ensure_image(worker: &mut Worker, container: &str) -> Step {
     let policy = spec.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned());
     if let Err(message) = credentials::parse_image(&reference) {
         let message = format!("Failed to apply default image tag {reference:?}: {message}");
-        return image_failed(worker, container, &reference, Failure { reason: "InvalidImageName", message });
+        return image_failed(worker, container, &Failure { reason: "InvalidImageName", message });
     }
     if policy != "Always" {
         match worker.shared.ports.runtime.image(&reference).await {
@@ -292,12 +292,12 @@ async fn ensure_image(worker: &mut Worker, container: &str) -> Step {
             }
             Ok(None) if policy == "Never" => {
                 let message = format!("Container image {reference:?} is not present with pull policy of Never");
-                return image_failed(worker, container, &reference, Failure { reason: "ErrImageNeverPull", message });
+                return image_failed(worker, container, &Failure { reason: "ErrImageNeverPull", message });
             }
             Ok(None) => {}
             Err(error) => {
                 let message = format!("Failed to inspect image {reference:?}: {error}");
-                return image_failed(worker, container, &reference, Failure { reason: "ImageInspectError", message });
+                return image_failed(worker, container, &Failure { reason: "ImageInspectError", message });
             }
         }
     }
@@ -306,10 +306,11 @@ async fn ensure_image(worker: &mut Worker, container: &str) -> Step {
     Step::Waits
 }
 
-fn image_failed(worker: &mut Worker, container: &str, reference: &str, failure: Failure) -> Step {
+/// An image that cannot be had without any pull: looked for again as anything that failed, not as a pull.
+fn image_failed(worker: &mut Worker, container: &str, failure: &Failure) -> Step {
     let event = if failure.reason == "ErrImageNeverPull" { "ErrImageNeverPull" } else { "Failed" };
     worker.event(Some(container), EventType::Warning, event, &failure.message);
-    worker.failed(&format!("image/{reference}"), failure.reason, &failure.message);
+    worker.failed(&format!("create/{container}"), failure.reason, &failure.message);
     Step::Waits
 }
 
@@ -390,9 +391,13 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
     }
     let mut seccomp_profiles = BTreeMap::new();
     for profile in security::localhost_profiles(&pod) {
-        let text =
-            shared.ports.files.seccomp_profile(&profile).await.map_err(|error| create_error(error.to_string()))?;
-        seccomp_profiles.insert(profile, text);
+        // One that cannot be read is left out: only the container that uses it fails, and says why.
+        match shared.ports.files.seccomp_profile(&profile).await {
+            Ok(text) => {
+                seccomp_profiles.insert(profile, text);
+            }
+            Err(error) => tracing::warn!(pod = %pod.id, "{error}"),
+        }
     }
     let termination = shared.ports.files.termination_file(&pod.id, name, attempt).await;
     let termination = termination.map_err(|error| create_error(error.to_string()))?;

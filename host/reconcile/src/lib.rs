@@ -7,7 +7,7 @@ mod background;
 pub mod events;
 mod inbox;
 pub mod node;
-mod orphan;
+pub mod orphan;
 mod probes;
 mod publish;
 mod pull;

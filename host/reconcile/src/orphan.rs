@@ -10,7 +10,7 @@ use longshore_core::pod::{ContainerKind, Deletion, Pod, PodId, Source};
 use longshore_core::record::StoredPod;
 
 /// The pod of a record. `None` when the record names none.
-pub(crate) fn from_stored(stored: &StoredPod) -> Option<Pod> {
+pub fn from_stored(stored: &StoredPod) -> Option<Pod> {
     let metadata = &stored.object.metadata;
     Some(Pod {
         id: PodId { namespace: metadata.namespace.clone()?, name: metadata.name.clone()?, uid: metadata.uid.clone()? },
@@ -23,7 +23,7 @@ pub(crate) fn from_stored(stored: &StoredPod) -> Option<Pod> {
 }
 
 /// A pod to be ended, with just what its containers' labels tell. `None` when there is nothing of it.
-pub(crate) fn from_observed(observed: &ObservedPod, now: Timestamp) -> Option<Pod> {
+pub fn from_observed(observed: &ObservedPod, now: Timestamp) -> Option<Pod> {
     let id = match (observed.sandboxes.first(), observed.containers.first()) {
         (Some(sandbox), _) => sandbox.pod.clone(),
         (None, Some(container)) => container.pod.clone(),
