@@ -1,2 +1,161 @@
-//! agent
-fn main() {}
+//! `longshore`: a node agent that keeps the pods of a manifest folder running on Docker.
+//!
+//! Owns the process: the command line, the runtime it runs in, and the exit code. Everything else has a file.
+
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod facts;
+mod logging;
+mod names;
+mod network;
+mod notify;
+mod print;
+mod run;
+mod socket;
+mod supervisor;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use cli::{Cli, Command, ConfigCommand};
+use client::Client;
+use config::{DaemonFlags, Problem, Surroundings};
+
+/// Bad configuration, as sysexits.h's EX_CONFIG: systemd's RestartPreventExitStatus can name it.
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Why the process ends without success.
+enum Failure {
+    /// The configuration is wrong; all problems.
+    Configuration(Vec<Problem>),
+    /// Something else.
+    Other(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Other(error.into())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let (arguments, warnings) = config::take_unsupported_flags(arguments);
+    let is_daemon = arguments.get(1).is_none_or(|first| first.starts_with('-') || first == "run");
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed terminal is no reason to fail.
+            let _ = error.print();
+            return match (error.use_stderr(), is_daemon) {
+                (false, _) => ExitCode::SUCCESS,
+                (true, true) => ExitCode::from(BAD_CONFIGURATION),
+                (true, false) => ExitCode::FAILURE,
+            };
+        }
+    };
+    match dispatch(cli, warnings) {
+        Ok(code) => code,
+        Err(Failure::Configuration(problems)) => {
+            for problem in &problems {
+                say(&format!("error: {problem}"));
+            }
+            let plural = if problems.len() == 1 { "problem" } else { "problems" };
+            say(&format!("longshore does not start: {} {plural} in its configuration", problems.len()));
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+        Err(Failure::Other(error)) if commands::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(Failure::Other(error)) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what the command line says.
+fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
+    let around = Surroundings { root_dir: cli.root_dir.clone(), docker_host: docker_host(), warnings };
+    let client = Client::new(&cli.root());
+    let Some(command) = cli.command else {
+        return daemon(&cli.daemon, around);
+    };
+    if cli.daemon != DaemonFlags::default() {
+        let message = "these flags belong to the daemon; put them after the command: longshore run|plan …";
+        return Err(anyhow::anyhow!(message).into());
+    }
+    match command {
+        Command::Run(flags) => return daemon(&flags, around),
+        Command::Get(arguments) => wait(commands::get(&client, &arguments))?,
+        Command::Describe(arguments) => wait(commands::describe(&client, &arguments))?,
+        Command::Logs(arguments) => wait(commands::logs(&client, &arguments))?,
+        Command::Why(arguments) => wait(commands::why(&client, &arguments))?,
+        Command::Plan(arguments) => {
+            let (config, warnings) = config::load(&arguments.daemon, around).map_err(Failure::Configuration)?;
+            for warning in warnings {
+                say(&format!("warning: {warning}"));
+            }
+            wait(commands::plan(&config, arguments.dir.as_deref()))?;
+        }
+        Command::Takeover(arguments) => {
+            let flags = DaemonFlags { docker_endpoint: arguments.docker_endpoint.clone(), ..DaemonFlags::default() };
+            let (config, _) = config::load(&flags, around).map_err(Failure::Configuration)?;
+            wait(commands::takeover(&config, arguments.dry_run))?;
+        }
+        Command::Config(arguments) => match arguments.command {
+            ConfigCommand::Check { files } => {
+                let sound = commands::check(&files)?;
+                return Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(BAD_CONFIGURATION) });
+            }
+        },
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "longshore", &mut script);
+            std::io::stdout().write_all(&script)?;
+        }
+        Command::Version => wait(commands::version(&client))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure> {
+    let (config, warnings) = config::load(flags, around).map_err(Failure::Configuration)?;
+    logging::start(config.verbosity, config.log_format);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    // The loops wait for Docker most of the time; more threads cost memory and win nothing.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(run::run(config));
+    // What still reads or writes in the background must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Runs a command to its end.
+fn wait(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+fn docker_host() -> Option<String> {
+    std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty())
+}
+
+/// A line on stderr; what cannot be written there has no better place.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

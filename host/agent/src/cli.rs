@@ -1,0 +1,214 @@
+//! The command line: what may be typed. What it does is in [`crate::commands`] and [`crate::run`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{DEFAULT_ROOT, DaemonFlags};
+
+/// A node agent: it keeps the pods of a manifest folder running on Docker.
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// Folder that the agent keeps its state and its socket in [default: /var/lib/longshore]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) root_dir: Option<PathBuf>,
+    /// Without a command: the daemon's flags, as for `run`.
+    #[command(flatten, next_help_heading = "Options of the daemon")]
+    pub(crate) daemon: DaemonFlags,
+    /// What to do; without it the daemon runs.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+impl Cli {
+    /// The root folder in use.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.root_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT))
+    }
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon (the same as no command)
+    Run(Box<DaemonFlags>),
+    /// List pods, as kubectl does
+    Get(GetArgs),
+    /// Show a pod in full: containers, probes with their last results, events
+    Describe(DescribeArgs),
+    /// Print a container's log
+    Logs(LogsArgs),
+    /// Tell where a pod is on its way to readiness, and what it waits for
+    Why(WhyArgs),
+    /// Show what the agent would do, action by action and why; touches nothing, works without a running agent
+    Plan(Box<PlanArgs>),
+    /// Stop and remove the containers of dockershim and cri-dockerd, so that their pods can run here
+    Takeover(Box<TakeoverArgs>),
+    /// Look at configuration files
+    Config(ConfigArgs),
+    /// Print a completion script
+    Completion {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version, and that of the running agent
+    Version,
+}
+
+/// Output formats of `get`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// More columns
+    Wide,
+    /// YAML
+    Yaml,
+    /// JSON
+    Json,
+    /// Names alone
+    Name,
+}
+
+/// `longshore get`
+#[derive(Args, Debug)]
+pub(crate) struct GetArgs {
+    /// What to list: pods, or pod/NAME
+    pub(crate) resource: String,
+    /// Pods to list; all of the namespace when none is named
+    pub(crate) names: Vec<String>,
+    /// Pods of all namespaces
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+    /// Pods of this namespace [default: default]
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Format
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Output>,
+    /// Go on with what changes
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// No line of column names
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+/// `longshore describe`
+#[derive(Args, Debug)]
+pub(crate) struct DescribeArgs {
+    /// `pod`, then names; or NAME, NS/NAME or pod/NAME
+    #[arg(required = true, value_name = "POD")]
+    pub(crate) pods: Vec<String>,
+    /// Namespace of the pods
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+}
+
+/// `longshore logs`
+#[derive(Args, Debug)]
+pub(crate) struct LogsArgs {
+    /// NAME, NS/NAME or pod/NAME
+    pub(crate) pod: String,
+    /// Which container
+    pub(crate) container_name: Option<String>,
+    /// Which container
+    #[arg(short, long, conflicts_with = "container_name")]
+    pub(crate) container: Option<String>,
+    /// Namespace of the pod
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// The container that ran before this one
+    #[arg(short, long)]
+    pub(crate) previous: bool,
+    /// Only the last lines; -1 for all
+    #[arg(long, value_name = "LINES", allow_negative_numbers = true)]
+    pub(crate) tail: Option<i64>,
+    /// Only what came within this time, like 10m
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) since: Option<String>,
+    /// Each line begins with its time
+    #[arg(long)]
+    pub(crate) timestamps: bool,
+}
+
+/// `longshore why`
+#[derive(Args, Debug)]
+pub(crate) struct WhyArgs {
+    /// NAME, NS/NAME or pod/NAME
+    pub(crate) pod: String,
+    /// Namespace of the pod
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+}
+
+/// `longshore plan`
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    /// Folder of manifests; the daemon's when none is named
+    pub(crate) dir: Option<PathBuf>,
+    /// The daemon's flags.
+    #[command(flatten, next_help_heading = "Options of the daemon")]
+    pub(crate) daemon: DaemonFlags,
+}
+
+/// `longshore takeover`
+#[derive(Args, Debug)]
+pub(crate) struct TakeoverArgs {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Where Docker listens [default: $DOCKER_HOST, else unix:///var/run/docker.sock]
+    #[arg(long, value_name = "URL")]
+    pub(crate) docker_endpoint: Option<String>,
+}
+
+/// `longshore config`
+#[derive(Args, Debug)]
+pub(crate) struct ConfigArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+/// What `longshore config` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every problem of KubeletConfiguration files; ends with 78 when there is one
+    Check {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn switches_take_values_as_the_kubelets_do() {
+        let cli = Cli::try_parse_from(["longshore", "--register-node=false", "--seccomp-default", "--v=4"]);
+        let cli = cli.expect("these are flags of the daemon");
+        assert_eq!(cli.daemon.register_node.as_deref(), Some("false"));
+        assert_eq!(cli.daemon.seccomp_default.as_deref(), Some("true"));
+        assert_eq!(cli.daemon.v.as_deref(), Some("4"));
+    }
+
+    #[test]
+    fn the_root_folder_may_stand_anywhere() {
+        for line in [["longshore", "--root-dir=/r", "get", "pods"], ["longshore", "get", "pods", "--root-dir=/r"]] {
+            let cli = Cli::try_parse_from(line).expect("a command");
+            assert_eq!(cli.root(), PathBuf::from("/r"));
+        }
+    }
+}

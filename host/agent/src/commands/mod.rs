@@ -1,0 +1,45 @@
+//! The commands: each asks the agent over its local socket (or looks for itself) and prints.
+//!
+//! Output is text that people and scripts read; what goes wrong is an `anyhow` error, printed once by `main`.
+
+mod check;
+mod describe;
+mod describe_status;
+mod get;
+mod logs;
+mod out;
+mod plan;
+mod takeover;
+mod version;
+mod why;
+
+pub(crate) use check::check;
+pub(crate) use describe::describe;
+pub(crate) use get::get;
+pub(crate) use logs::logs;
+pub(crate) use out::is_broken_pipe;
+pub(crate) use plan::{crash_loop, plan};
+pub(crate) use takeover::takeover;
+pub(crate) use version::version;
+pub(crate) use why::why;
+
+use longshore_core::event::Event;
+use longshore_core::view::PodView;
+
+use crate::client::Client;
+
+/// All pods, as the agent sees them.
+async fn views(client: &Client) -> anyhow::Result<Vec<PodView>> {
+    client.get("/v1/views").await
+}
+
+/// A pod's events, oldest first.
+async fn events(client: &Client, view: &PodView) -> anyhow::Result<Vec<Event>> {
+    client.get(&format!("/v1/events?uid={}", encode(&view.id.uid))).await
+}
+
+/// Makes text safe for a query.
+fn encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}

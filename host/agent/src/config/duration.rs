@@ -1,0 +1,65 @@
+//! Durations as Go writes them: `300ms`, `1h2m3.5s`, `0`.
+
+use std::time::Duration;
+
+/// Reads a duration; negative ones are refused. The error says what is expected.
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+    let expected = || format!("expected a duration like \"20s\", \"1m30s\" or \"300ms\", got {text:?}");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest.is_empty() {
+        return Err(expected());
+    }
+    let mut nanoseconds: f64 = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(expected)?;
+        let number: f64 = rest[..end].parse().map_err(|_| expected())?;
+        rest = &rest[end..];
+        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let factor = match &rest[..unit] {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return Err(expected()),
+        };
+        nanoseconds += number * factor;
+        rest = &rest[unit..];
+    }
+    // Go's durations end at 2^63 ns.
+    if nanoseconds > i64::MAX as f64 {
+        return Err(expected());
+    }
+    Ok(Duration::from_nanos(nanoseconds as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_go_reads_them() {
+        let cases = [
+            ("20s", Some(20_000)),
+            ("1m30s", Some(90_000)),
+            ("1.5h", Some(5_400_000)),
+            ("300ms", Some(300)),
+            ("0", Some(0)),
+            ("+1s", Some(1_000)),
+            ("20", None),
+            ("", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("s", None),
+            ("1d", None),
+            ("99999999999h", None),
+        ];
+        for (text, milliseconds) in cases {
+            assert_eq!(parse(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The log: one line on stderr for a thing that happened, readable or JSON, as `-v` and `--logging-format` say.
+
+use std::io::IsTerminal;
+
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use crate::config::LogFormat;
+
+/// Starts logging. The first call holds.
+pub(crate) fn start(verbosity: u8, format: LogFormat) {
+    let filter = filter(verbosity);
+    let to_stderr = fmt::layer().with_writer(std::io::stderr).with_target(verbosity >= 4);
+    let layer = match format {
+        LogFormat::Text => to_stderr.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => to_stderr.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+    };
+    // Only a second call in one process fails, and then the log goes on as it is.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+/// What a level of `-v` shows: 0–2 what happened, 3–5 why, 6 and more every step; libraries one stage later.
+fn filter(verbosity: u8) -> Targets {
+    let (ours, others) = match verbosity {
+        0..=2 => (Level::INFO, LevelFilter::WARN),
+        3..=5 => (Level::DEBUG, LevelFilter::INFO),
+        6..=7 => (Level::TRACE, LevelFilter::INFO),
+        8..=9 => (Level::TRACE, LevelFilter::DEBUG),
+        _ => (Level::TRACE, LevelFilter::TRACE),
+    };
+    Targets::new().with_default(others).with_target("longshore", ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels() {
+        assert!(filter(2).would_enable("longshore_docker::events", &Level::INFO));
+        assert!(!filter(2).would_enable("longshore_docker::events", &Level::DEBUG));
+        assert!(!filter(2).would_enable("bollard", &Level::INFO));
+        assert!(filter(4).would_enable("longshore", &Level::DEBUG));
+        assert!(filter(10).would_enable("hyper", &Level::TRACE));
+    }
+}

@@ -1,0 +1,215 @@
+//! `longshore run`: what is started, in which order, and how it ends.
+//!
+//! Order: root folder (one agent at a time) → socket → Docker's first answer → facts → ports → loops. Docker may be
+//! absent: the agent stays up, says so wherever it is asked, and tries again. Stopping the agent stops no pod.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use longshore_core::credentials::parse_image;
+use longshore_core::node::NodeFacts;
+use longshore_core::ports::exec::ContainerExec;
+use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
+use longshore_docker::{Docker, DockerOptions};
+use longshore_filesystem::{CgroupOptions, Files, ManifestFolder, lock_root, root_id};
+use longshore_reconcile::events::EventRing;
+use longshore_reconcile::node::{self, NodeCredentials, Options, Ports};
+use longshore_reconcile::views::Views;
+use longshore_wasm::ProbeHost;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::crash_loop;
+use crate::config::Config;
+use crate::socket::api::{AgentState, Api, DockerInfo, Info};
+use crate::supervisor::Supervisor;
+use crate::{facts, notify, socket};
+
+/// Waits between two looks for a Docker that does not answer: at first, and at most.
+const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Runs the agent until it is told to end.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let root = config.root_dir.clone();
+    let _lock = lock_root(&root)?;
+    warn_about_mode(&root);
+    let id = root_id(&root)?;
+    let node = facts::node_name(&config)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node,
+        root = %root.display(),
+        manifests = %config.manifests.display(),
+        docker = config.docker_endpoint,
+        "longshore starts; it runs alone, without an API server"
+    );
+    let docker = Docker::connect(&config.docker_endpoint, id.clone(), docker_options(&config))?;
+    let views = Arc::new(Views::default());
+    let events = EventRing::new();
+    let state = AgentState::new(first_info(&config));
+    let (beats, heard) = watch::channel(0);
+    let mut tasks = Supervisor::new();
+
+    let listener = socket::bind(&root).with_context(|| format!("the socket {}", socket::path(&root).display()))?;
+    let logs = docker.clone();
+    let api = Arc::new(Api {
+        views: views.clone(),
+        events: events.clone(),
+        logs: Box::new(move |id, options| logs.logs(id, options)),
+        state: state.clone(),
+    });
+    let (folder, stop) = (root.clone(), tasks.stop_token());
+    tasks.spawn("the local socket", async move {
+        socket::serve(listener, folder, api, stop).await;
+        Ok(())
+    });
+    let stop = tasks.stop_token();
+    tasks.spawn("the watchdog", async move {
+        notify::watchdog(heard, stop).await;
+        Ok(())
+    });
+    notify::ready("waiting for Docker");
+    let stop = tasks.stop_token();
+    let world = World { config, id, docker, views, events, state, beats };
+    tasks.spawn("the node", async move { world.run(stop).await });
+    tasks.supervise(notify::stopping).await
+}
+
+/// What the node's task is made from.
+struct World {
+    config: Config,
+    id: String,
+    docker: Docker,
+    views: Arc<Views>,
+    events: Arc<EventRing>,
+    state: Arc<AgentState>,
+    beats: watch::Sender<u64>,
+}
+
+impl World {
+    async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        // Compiling the probe plugins takes a moment at the first start; Docker need not wait for it, nor it for Docker.
+        let exec: Arc<dyn ContainerExec> = Arc::new(self.docker.clone());
+        let cache = self.config.root_dir.join("plugins").join("cache");
+        let probes = tokio::task::spawn_blocking(move || ProbeHost::new(exec, &cache));
+        // Cancel safe: an answer of Docker that is dropped changes nothing.
+        let info = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            info = self.first_answer() => info,
+        };
+        facts::check_node(&self.config, info.cgroup_v2)?;
+        let facts = facts::gather(&self.config, &info, &self.id)?;
+        self.state.update(|state| state.node = Some(facts.name.clone()));
+        let probes = probes.await?.context("the probe plugins")?;
+        notify::status(&format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version));
+        let ports = self.ports(&facts, Arc::new(probes))?;
+        let options = Options {
+            max_parallel_pulls: self.config.max_parallel_pulls,
+            pull_qps: self.config.pull_qps,
+            pull_burst: self.config.pull_burst,
+            crash_loop: crash_loop(&self.config),
+            heartbeat: Some(self.beats),
+            ..Options::default()
+        };
+        node::run(ports, facts, options, stop).await;
+        Ok(())
+    }
+
+    /// Docker's first answer, however long it takes.
+    async fn first_answer(&self) -> RuntimeInfo {
+        let (mut wait, longest) = DOCKER_WAITS;
+        let mut said = String::new();
+        loop {
+            match self.docker.info().await {
+                Ok(info) => {
+                    tracing::info!(version = info.version, api = info.api_version, "Docker answers");
+                    let endpoint = self.config.docker_endpoint.clone();
+                    let (version, api_version) = (Some(info.version.clone()), Some(info.api_version.clone()));
+                    let docker = DockerInfo { endpoint, version, api_version, error: None };
+                    self.state.update(|state| state.docker = docker);
+                    return info;
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != said {
+                        tracing::error!("{error}; no pod can be started until it answers, trying again");
+                        notify::status(&format!("waiting for Docker: {error}"));
+                        self.state.update(|state| state.docker.error = Some(error.clone()));
+                        said = error;
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(longest);
+                    // Waiting is what is to be done here: the watchdog is content.
+                    self.beats.send_modify(|beats| *beats += 1);
+                }
+            }
+        }
+    }
+
+    fn ports(&self, facts: &NodeFacts, probes: Arc<ProbeHost>) -> anyhow::Result<Ports> {
+        let config = &self.config;
+        let mut cgroups = CgroupOptions::new(facts.cgroup_driver, facts.cgroup_v2);
+        cgroups.enabled = true;
+        let files = Files::new(
+            config.root_dir.clone(),
+            config.pod_logs_dir.clone(),
+            config.container_logs_dir.clone(),
+            cgroups,
+        )?;
+        let folder = Arc::new(ManifestFolder::new(&config.manifests, &facts.name, config.file_check_frequency));
+        Ok(Ports {
+            runtime: Arc::new(self.docker.clone()),
+            files: Arc::new(files),
+            objects: folder.clone(),
+            probes,
+            credentials: node_credentials(),
+            sources: vec![folder],
+            events: self.events.clone(),
+            views: self.views.clone(),
+        })
+    }
+}
+
+/// Credentials of `~/.docker/config.json` and its helpers, which may take seconds: off the runtime's own threads.
+fn node_credentials() -> NodeCredentials {
+    Arc::new(|image| {
+        let Ok(name) = parse_image(image) else { return Vec::new() };
+        let found = tokio::task::block_in_place(|| longshore_docker::config_credentials(None, &name.registry));
+        found.into_iter().collect()
+    })
+}
+
+fn docker_options(config: &Config) -> DockerOptions {
+    DockerOptions {
+        pause_image: config.pod_infra_image.clone(),
+        cache: Some(config.root_dir.join("docker.json")),
+        ..DockerOptions::default()
+    }
+}
+
+fn first_info(config: &Config) -> Info {
+    Info {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_at: Timestamp::now(),
+        root_dir: config.root_dir.clone(),
+        manifests: config.manifests.clone(),
+        node: None,
+        docker: DockerInfo { endpoint: config.docker_endpoint.clone(), ..DockerInfo::default() },
+    }
+}
+
+/// The root folder holds secrets of pods; one that others may write to is not safe.
+fn warn_about_mode(root: &Path) {
+    let mode = std::fs::metadata(root).map_or(0, |found| found.mode() & 0o777);
+    if mode & 0o022 != 0 {
+        tracing::warn!(
+            "{} may be written to by others than its owner (mode {mode:03o}): chmod 0750 it",
+            root.display()
+        );
+    }
+}

@@ -1,0 +1,100 @@
+//! What the local socket speaks: the values that its routes answer with, and where they come from.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use longshore_core::ports::runtime::{LogChunk, LogOptions, RuntimeError};
+use longshore_core::ports::sources::SourceProblem;
+use longshore_reconcile::events::EventRing;
+use longshore_reconcile::views::Views;
+use serde::{Deserialize, Serialize};
+
+/// A log, piece by piece.
+pub(crate) type LogStream = BoxStream<'static, Result<LogChunk, RuntimeError>>;
+
+/// What the routes read.
+pub(crate) struct Api {
+    /// The pods.
+    pub(crate) views: Arc<Views>,
+    /// The events.
+    pub(crate) events: Arc<EventRing>,
+    /// The log of the container with that ID.
+    pub(crate) logs: Box<dyn Fn(&str, LogOptions) -> LogStream + Send + Sync>,
+    /// The agent itself.
+    pub(crate) state: Arc<AgentState>,
+}
+
+/// What the agent knows of itself; written by its start-up, read by `/v1/info` and `/v1/problems`.
+#[derive(Debug)]
+pub(crate) struct AgentState(Mutex<Info>);
+
+impl AgentState {
+    /// A state to begin with.
+    pub(crate) fn new(info: Info) -> Arc<Self> {
+        Arc::new(AgentState(Mutex::new(info)))
+    }
+
+    /// A copy of it.
+    pub(crate) fn info(&self) -> Info {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Info)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// `GET /v1/info`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Info {
+    /// Version of the agent.
+    pub(crate) version: String,
+    /// Its process ID.
+    pub(crate) pid: u32,
+    /// When it was started.
+    pub(crate) started_at: Timestamp,
+    /// Its root folder.
+    pub(crate) root_dir: PathBuf,
+    /// Its manifest folder.
+    pub(crate) manifests: PathBuf,
+    /// Name of the node, once it is known.
+    pub(crate) node: Option<String>,
+    /// The container runtime.
+    pub(crate) docker: DockerInfo,
+}
+
+/// The container runtime, as the agent last saw it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DockerInfo {
+    /// Where it listens.
+    pub(crate) endpoint: String,
+    /// Its version, once it answered.
+    pub(crate) version: Option<String>,
+    /// The version of its API in use.
+    pub(crate) api_version: Option<String>,
+    /// Why it cannot be used, while it cannot.
+    pub(crate) error: Option<String>,
+}
+
+/// `GET /v1/problems`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProblemList {
+    /// What is wrong with the sources and the node.
+    pub(crate) items: Vec<SourceProblem>,
+}
+
+/// One line of `GET /v1/pods?watch=1`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WatchEvent {
+    /// `ADDED`, `MODIFIED`, `DELETED`; `BOOKMARK` after the pods that were there at first.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// The pod.
+    pub(crate) object: v1::Pod,
+}
