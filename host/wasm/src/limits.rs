@@ -1,0 +1,85 @@
+//! Every bound on a guest, in one place. It must not enforce any.
+
+use std::time::Duration;
+
+/// What one call of a plugin may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of linear memory, at most [`MAX_MEMORY`].
+    pub memory: usize,
+    /// Time on a CPU, in the guest and in the host on its behalf. Waiting is free.
+    pub cpu: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: 16 << 20, cpu: Duration::from_millis(100) }
+    }
+}
+
+/// Bytes of linear memory that the pool has room for in each instance.
+pub(crate) const MAX_MEMORY: usize = 64 << 20;
+
+/// Calls at once; more wait for their turn, which is not charged to their budget.
+pub(crate) const PLACES: usize = 128;
+
+/// Elements of a guest's tables.
+pub(crate) const TABLE_ELEMENTS: usize = 20_000;
+
+/// How far the wall clock may run beyond a call's budget. Every host function ends with the budget (exec a little later, for
+/// the kill), so only a guest that idles on purpose gets here.
+pub(crate) const GRACE: Duration = Duration::from_secs(3);
+
+/// How much longer than its timeout the container runtime may take to answer an exec.
+pub(crate) const EXEC_GRACE: Duration = Duration::from_secs(2);
+
+/// Time for a plugin to look at a configuration.
+pub(crate) const VALIDATE_BUDGET: Duration = Duration::from_secs(1);
+
+/// Bytes that a guest may hand to the host in one call across the border, lists and texts together.
+pub(crate) const HOSTCALL_BYTES: usize = 2 << 20;
+
+/// Bytes of a configuration.
+pub(crate) const MAX_CONFIG: usize = 256 << 10;
+
+/// Bytes of a message that are kept (`pkg/probe/exec/exec.go`, `maxReadLength`).
+pub(crate) const MAX_MESSAGE: usize = 10 << 10;
+
+/// Bytes of a message beyond which the answer is a fault.
+pub(crate) const MAX_ANSWER: usize = 64 << 10;
+
+/// Attributes of a report.
+pub(crate) const MAX_ATTRS: usize = 16;
+
+/// Bytes of an exec's output.
+pub(crate) const MAX_OUTPUT: usize = 10 << 10;
+
+/// Execs in one call, and bytes of one command.
+pub(crate) const MAX_EXECS: u32 = 32;
+/// Bytes of one command with its arguments.
+pub(crate) const MAX_COMMAND: usize = 128 << 10;
+
+/// Connections in one call.
+pub(crate) const MAX_CONNECTIONS: u32 = 16;
+/// Bytes read, and bytes written, on a call's connections.
+pub(crate) const MAX_TRAFFIC: usize = 1 << 20;
+/// Bytes of one read.
+pub(crate) const MAX_READ: usize = 64 << 10;
+
+/// HTTP requests in one call.
+pub(crate) const MAX_REQUESTS: u32 = 16;
+/// Bytes of a request's or an answer's headers.
+pub(crate) const MAX_HEADERS: usize = 64 << 10;
+/// Bytes of a request's body.
+pub(crate) const MAX_REQUEST_BODY: usize = 64 << 10;
+/// Bytes of an answer's body (`pkg/probe/http/http.go`, `maxRespBodyLength`).
+pub(crate) const MAX_BODY: usize = 10 << 10;
+
+/// Bytes of one log line.
+pub(crate) const MAX_LINE: usize = 512;
+/// Log lines of one call.
+pub(crate) const MAX_LINES: u32 = 16;
+/// Log lines of one plugin: so many at once …
+pub(crate) const LINE_BURST: u32 = 32;
+/// … and one more after each such time.
+pub(crate) const LINE_EVERY: Duration = Duration::from_millis(500);
