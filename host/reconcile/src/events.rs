@@ -54,10 +54,6 @@ impl EventSink for EventRing {
             end -= 1;
         }
         let message = &message[..end];
-        match kind {
-            EventType::Normal => tracing::info!(pod = %pod, container, reason, "{message}"),
-            EventType::Warning => tracing::warn!(pod = %pod, container, reason, "{message}"),
-        }
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |event: &Event| {
             event.pod.as_ref() == Some(pod)
@@ -78,6 +74,7 @@ impl EventSink for EventRing {
                 count: 1,
             },
         };
+        log(&event);
         if events.len() == CAPACITY {
             events.pop_front();
         }
@@ -85,5 +82,16 @@ impl EventSink for EventRing {
         drop(events);
         // Nobody listening is fine.
         let _ = self.news.send(event);
+    }
+}
+
+/// One line for what happened; what happens again and again is logged at the first time and then ever more rarely.
+fn log(event: &Event) {
+    let Event { container, reason, message, count, .. } = event;
+    let pod = event.pod.as_ref().map(ToString::to_string);
+    match event.kind {
+        _ if !count.is_power_of_two() => tracing::debug!(pod, container, reason, count, "{message}"),
+        EventType::Normal => tracing::info!(pod, container, reason, "{message}"),
+        EventType::Warning => tracing::warn!(pod, container, reason, count, "{message}"),
     }
 }

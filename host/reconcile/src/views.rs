@@ -35,12 +35,21 @@ impl Views {
     pub fn pods(&self) -> Vec<Arc<PodView>> {
         let mut pods: Vec<_> = lock(&self.pods).values().cloned().collect();
         pods.sort_by(|a, b| a.id.cmp(&b.id));
-        pods
+        pods.into_iter().map(|pod| self.with_probes(pod)).collect()
     }
 
     /// The pod of that UID.
     pub fn pod(&self, uid: &str) -> Option<Arc<PodView>> {
-        lock(&self.pods).get(uid).cloned()
+        let pod = lock(&self.pods).get(uid).cloned();
+        pod.map(|pod| self.with_probes(pod))
+    }
+
+    /// Probes are checked more often than a pod is published, so what they found is added when it is read.
+    fn with_probes(&self, pod: Arc<PodView>) -> Arc<PodView> {
+        match self.probes(&pod.id.uid) {
+            probes if probes.is_empty() => pod,
+            probes => Arc::new(PodView { probes, ..(*pod).clone() }),
+        }
     }
 
     /// What is wrong with the sources, by source.
