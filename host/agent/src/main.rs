@@ -98,7 +98,7 @@ fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
             for warning in warnings {
                 say(&format!("warning: {warning}"));
             }
-            wait(commands::plan(&config, arguments.dir.as_deref()))?;
+            wait(commands::plan(&config, &arguments))?;
         }
         Command::Takeover(arguments) => {
             let flags = DaemonFlags { docker_endpoint: arguments.docker_endpoint.clone(), ..DaemonFlags::default() };

@@ -57,7 +57,7 @@ impl PodName {
         let exact: Vec<&PodView> = views.iter().filter(inside).filter(|view| view.id.name == self.name).collect();
         let fitting = match exact.is_empty() {
             false => exact,
-            true => views.iter().filter(inside).filter(|view| self.is_static_name_of(view)).collect(),
+            true => views.iter().filter(inside).filter(|view| static_name(view) == Some(&self.name)).collect(),
         };
         let in_default: Vec<&PodView> = fitting.iter().copied().filter(|view| view.id.namespace == "default").collect();
         let mut fitting = if namespace.is_none() && !in_default.is_empty() { in_default } else { fitting };
@@ -74,22 +74,25 @@ impl PodName {
         Ok(fitting)
     }
 
-    fn is_static_name_of(&self, view: &PodView) -> bool {
-        let node = view.object.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        let Some(node) = node.filter(|node| !node.is_empty()) else { return false };
-        view.id.name.strip_suffix(node).and_then(|rest| rest.strip_suffix('-')) == Some(&self.name)
-    }
-
     fn not_found(&self, views: &[PodView]) -> String {
         let here = self.namespace.as_deref().map_or(String::new(), |namespace| format!(" in namespace {namespace:?}"));
         let elsewhere = views.iter().find(|view| view.id.name == self.name).map(|view| view.id.to_string());
         let names = || {
             let inside = |view: &&PodView| self.namespace.as_ref().is_none_or(|own| view.id.namespace == *own);
-            nearest(&self.name, views.iter().filter(inside).map(|view| view.id.name.as_str())).map(str::to_owned)
+            let known = views.iter().filter(inside);
+            let known = known.flat_map(|view| [Some(view.id.name.as_str()), static_name(view)]).flatten();
+            nearest(&self.name, known).map(str::to_owned)
         };
         let hint = elsewhere.or_else(names).map_or(String::new(), |near| format!("; did you mean {near:?}?"));
         format!("pod {:?} not found{here}{hint}", self.name)
     }
+}
+
+/// A static pod's name in its manifest: without the node's name at its end.
+fn static_name(view: &PodView) -> Option<&str> {
+    let node = view.object.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    let node = node.filter(|node| !node.is_empty())?;
+    view.id.name.strip_suffix(node).and_then(|rest| rest.strip_suffix('-'))
 }
 
 fn created(view: &PodView) -> Option<jiff::Timestamp> {
@@ -137,6 +140,7 @@ mod tests {
         assert_eq!(find("web", None).unwrap(), "default/web-node1");
         assert_eq!(find("web", Some("shop")).unwrap(), "shop/web-node1");
         assert_eq!(find("cart", None).unwrap(), "shop/cart-node1");
+        assert!(find("wbe", Some("default")).unwrap_err().ends_with("did you mean \"web\"?"));
         assert_eq!(
             find("cart-node", Some("shop")).unwrap_err(),
             "pod \"cart-node\" not found in namespace \"shop\"; did you mean \"cart-node1\"?"

@@ -50,7 +50,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let docker = Docker::connect(&config.docker_endpoint, id.clone(), docker_options(&config))?;
     let views = Arc::new(Views::default());
     let events = EventRing::new();
-    let state = AgentState::new(first_info(&config));
+    let info = first_info(&config, node);
+    info.store(&root);
+    let state = AgentState::new(info);
     let (beats, heard) = watch::channel(0);
     let mut tasks = Supervisor::new();
 
@@ -103,7 +105,6 @@ impl World {
         };
         facts::check_node(&self.config, info.cgroup_v2)?;
         let facts = facts::gather(&self.config, &info, &self.id)?;
-        self.state.update(|state| state.node = Some(facts.name.clone()));
         let probes = probes.await?.context("the probe plugins")?;
         notify::status(&format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version));
         let ports = self.ports(&facts, Arc::new(probes))?;
@@ -191,14 +192,14 @@ fn docker_options(config: &Config) -> DockerOptions {
     }
 }
 
-fn first_info(config: &Config) -> Info {
+fn first_info(config: &Config, node: String) -> Info {
     Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         started_at: Timestamp::now(),
         root_dir: config.root_dir.clone(),
-        manifests: config.manifests.clone(),
-        node: None,
+        manifests: std::path::absolute(&config.manifests).unwrap_or_else(|_| config.manifests.clone()),
+        node: Some(node),
         docker: DockerInfo { endpoint: config.docker_endpoint.clone(), ..DockerInfo::default() },
     }
 }

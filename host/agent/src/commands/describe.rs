@@ -182,7 +182,8 @@ impl Page {
 
     /// A name and what belongs to it; further lines of it are put under the first.
     pub(super) fn field(&mut self, level: usize, name: &str, value: &str) {
-        let width: usize = 18 - 2 * level.min(4);
+        // Values stand below each other, those of containers and volumes a little further right.
+        let width: usize = if level == 0 { 18 } else { 20 - 2 * level.min(4) };
         let name = format!("{name}:");
         let indent = " ".repeat(2 * level + width.max(name.len() + 1));
         let value = value.trim_end().replace('\n', &format!("\n{indent}"));

@@ -4,7 +4,7 @@
 //! agent knows (stops and pulls under way, probes' verdicts) is asked of nobody, so its plan may be a moment ahead.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -26,6 +26,7 @@ use longshore_filesystem::{CgroupOptions, Files, read_once};
 use longshore_reconcile::node::by_pod;
 
 use super::out;
+use crate::cli::PlanArgs;
 use crate::client::Client;
 use crate::config::Config;
 use crate::facts;
@@ -41,19 +42,23 @@ struct World {
     now: Timestamp,
 }
 
-/// Prints the plan for a folder: `dir`, or the one that the agent uses.
-pub(crate) async fn plan(config: &Config, dir: Option<&Path>) -> anyhow::Result<()> {
+/// Prints the plan for a folder: `dir`, what the flags name, what the agent uses, or what it used when it last ran.
+pub(crate) async fn plan(config: &Config, arguments: &PlanArgs) -> anyhow::Result<()> {
     let running: Option<Info> = Client::new(&config.root_dir).get("/v1/info").await.ok();
-    let folder = match (dir, &running) {
-        (Some(dir), _) => dir.to_owned(),
-        (None, Some(info)) => info.manifests.clone(),
-        (None, None) => config.manifests.clone(),
+    let agent = running.or_else(|| Info::load(&config.root_dir));
+    let flags = &arguments.daemon;
+    let agents = |asked: bool| agent.as_ref().filter(|_| !asked);
+    let folder = match &arguments.dir {
+        Some(dir) => dir.clone(),
+        None => agents(flags.config.is_some() || flags.pod_manifest_path.is_some())
+            .map_or_else(|| config.manifests.clone(), |agent| agent.manifests.clone()),
     };
-    let node = match running.as_ref().and_then(|info| info.node.clone()) {
+    let node = match agents(flags.hostname_override.is_some()).and_then(|agent| agent.node.clone()) {
         Some(node) => node,
         None => facts::node_name(config)?,
     };
-    let endpoint = running.map_or_else(|| config.docker_endpoint.clone(), |info| info.docker.endpoint);
+    let endpoint = agents(flags.docker_endpoint.is_some())
+        .map_or_else(|| config.docker_endpoint.clone(), |agent| agent.docker.endpoint.clone());
     let (world, warnings) = look(config, folder, node, &endpoint).await?;
     for warning in warnings {
         out::complain(&warning);

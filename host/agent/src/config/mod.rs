@@ -130,10 +130,11 @@ pub(crate) struct Surroundings {
 /// Reads what `--config` names, and builds the configuration. Fails with all problems.
 pub(crate) fn load(flags: &DaemonFlags, around: Surroundings) -> Result<(Config, Vec<String>), Vec<Problem>> {
     let path = flags.config.as_deref().map_or(ConfigPath::None, look_at);
-    let (config, mut findings) = Config::build(flags, path, &around);
+    let (mut config, mut findings) = Config::build(flags, path, &around);
     if !findings.problems.is_empty() {
         return Err(findings.problems);
     }
+    config.make_absolute();
     let mut warnings = around.warnings;
     warnings.append(&mut findings.warnings);
     Ok((config, warnings))
@@ -172,6 +173,17 @@ fn look_at(path: &Path) -> ConfigPath {
 }
 
 impl Config {
+    /// Docker mounts absolute paths only, and a derived UID covers its file's path: neither may depend on the folder that
+    /// the agent was started in.
+    fn make_absolute(&mut self) {
+        let paths = [&mut self.manifests, &mut self.root_dir, &mut self.pod_logs_dir, &mut self.container_logs_dir];
+        for path in paths {
+            if let Ok(absolute) = std::path::absolute(&*path) {
+                *path = absolute;
+            }
+        }
+    }
+
     /// The configuration, and what was found on the way; it is of use only when there are no problems.
     pub(crate) fn build(flags: &DaemonFlags, path: ConfigPath, around: &Surroundings) -> (Config, Findings) {
         let mut findings = Findings::default();

@@ -93,7 +93,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
         let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
         let message = error.to_string();
         // The place is told apart from the message, in one way for all problems.
-        let message = message.split(" at line ").next().unwrap_or(&message).lines().next().unwrap_or_default();
+        let short = message.split(" at line ").next().and_then(|message| message.split(", set DuplicateKey").next());
+        let message = short.unwrap_or(&message).lines().next().unwrap_or_default();
         SyntaxError { line, message: message.trim_end_matches([':', ',']).to_owned() }
     })
 }

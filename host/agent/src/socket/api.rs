@@ -1,6 +1,6 @@
 //! What the local socket speaks: the values that its routes answer with, and where they come from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::BoxStream;
@@ -66,6 +66,26 @@ pub(crate) struct Info {
     pub(crate) node: Option<String>,
     /// The container runtime.
     pub(crate) docker: DockerInfo,
+}
+
+/// Where the agent leaves what it knows of itself, for commands that work while it does not run.
+const LAST_RUN: &str = "last-run.json";
+
+impl Info {
+    /// Leaves it in the root folder; what cannot be written there only makes `longshore plan` ask for more flags.
+    pub(crate) fn store(&self, root: &Path) {
+        let fresh = root.join(format!(".{LAST_RUN}.new"));
+        let text = serde_json::to_vec_pretty(self).expect("these are texts and numbers");
+        let written = std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, root.join(LAST_RUN)));
+        if let Err(error) = written {
+            tracing::warn!("{} cannot be written: {error}", root.join(LAST_RUN).display());
+        }
+    }
+
+    /// What the last agent left there.
+    pub(crate) fn load(root: &Path) -> Option<Info> {
+        serde_json::from_slice(&std::fs::read(root.join(LAST_RUN)).ok()?).ok()
+    }
 }
 
 /// The container runtime, as the agent last saw it.

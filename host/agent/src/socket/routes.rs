@@ -98,7 +98,14 @@ fn pod_list(api: &Api, namespace: Option<String>) -> List<v1::Pod> {
 fn problems(api: &Api) -> ProblemList {
     let docker = api.state.info().docker;
     let unusable = docker.error.map(|message| SourceProblem { place: docker.endpoint, message, warning: false });
-    ProblemList { items: unusable.into_iter().chain(api.views.problems()).collect() }
+    // Two readers of one source may both tell of a thing.
+    let mut items: Vec<SourceProblem> = Vec::new();
+    for problem in unusable.into_iter().chain(api.views.problems()) {
+        if !items.contains(&problem) {
+            items.push(problem);
+        }
+    }
+    ProblemList { items }
 }
 
 /// The newest pod of that name: an old one may still be ending.
