@@ -8,6 +8,7 @@ use std::hash::{Hash as _, Hasher};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
@@ -83,7 +84,7 @@ impl Cache {
         let entries = fs::read_dir(folder).ok()?;
         for entry in entries.flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
-            if !name.starts_with(key) {
+            if !name.starts_with(key) || name.ends_with(".partial") {
                 continue;
             }
             let path = entry.path();
@@ -150,7 +151,9 @@ fn digest(file: &mut File) -> io::Result<String> {
 fn store(folder: &Path, key: &str, code: &[u8]) -> io::Result<PathBuf> {
     prune(folder)?;
     let path = folder.join(format!("{key}-{}.cwasm", hex(&Sha256::digest(code))));
-    let partial = folder.join(format!("{key}.{}.partial", rustix::process::getpid().as_raw_nonzero()));
+    static WRITTEN: AtomicU32 = AtomicU32::new(0);
+    let (process, number) = (std::process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed));
+    let partial = folder.join(format!("{key}.{process}.{number}.partial"));
     let _ = fs::remove_file(&partial);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
     file.write_all(code)?;

@@ -181,7 +181,8 @@ fn body_text(error: &hyper::Error) -> String {
     if error.is_incomplete_message() {
         return "unexpected EOF".to_owned();
     }
-    system(error).unwrap_or_else(|| innermost(error))
+    let text = system(error).unwrap_or_else(|| innermost(error));
+    if text == "EOF" { "unexpected EOF".to_owned() } else { text }
 }
 
 fn innermost(error: &hyper::Error) -> String {

@@ -1,0 +1,9 @@
+//! The plugin host from outside: the built-in probes against servers on loopback, and guests that mean harm.
+#![allow(clippy::unwrap_used)]
+
+mod built_in;
+mod cache;
+mod guests;
+mod hostile;
+mod server;
+mod support;
