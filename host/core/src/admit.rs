@@ -58,7 +58,8 @@ fn operating_system(pod: &Pod) -> Result<(), Rejection> {
 
 fn groups_policy(pod: &Pod) -> Result<(), Rejection> {
     // Docker always merges the groups of the image's /etc/group.
-    let policy = pod.spec().security_context.as_ref().and_then(|security| security.supplemental_groups_policy.as_deref());
+    let policy =
+        pod.spec().security_context.as_ref().and_then(|security| security.supplemental_groups_policy.as_deref());
     if policy == Some("Strict") {
         let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
         return reject("SupplementalGroupsPolicyNotSupported", message);
@@ -198,9 +199,7 @@ fn host_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Rejection> {
         return Ok(());
     }
     let every = |ip: &str| matches!(ip, "0.0.0.0" | "::");
-    let clash = |a: &HostPort, b: &HostPort| {
-        a.1 == b.1 && a.2 == b.2 && (a.0 == b.0 || every(&a.0) || every(&b.0))
-    };
+    let clash = |a: &HostPort, b: &HostPort| a.1 == b.1 && a.2 == b.2 && (a.0 == b.0 || every(&a.0) || every(&b.0));
     for other in others {
         let taken = ports(other);
         if wanted.iter().any(|port| taken.iter().any(|held| clash(port, held))) {
@@ -213,9 +212,8 @@ fn host_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Rejection> {
 
 fn apparmor(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
     // The kubelet refuses only what needs AppArmor; `Unconfined` does not (`pkg/security/apparmor/validate.go`).
-    let needs = |profile: &Option<v1::AppArmorProfile>| {
-        profile.as_ref().is_some_and(|profile| profile.type_ != "Unconfined")
-    };
+    let needs =
+        |profile: &Option<v1::AppArmorProfile>| profile.as_ref().is_some_and(|profile| profile.type_ != "Unconfined");
     let of_pod = pod.spec().security_context.as_ref().is_some_and(|security| needs(&security.app_armor_profile));
     let of_container = pod
         .containers()

@@ -127,7 +127,11 @@ mod tests {
         assert_eq!(desired.pods["1"].source, Source::File);
         insta::assert_snapshot!(
             desired.problems.iter().map(|p| format!("{}: {}", p.place, p.message)).collect::<Vec<_>>().join("\n"),
-            @""
+            @r"
+        source file: pod default/b: another pod of that namespace and name (UID 2) comes from source file already; rename or remove one of them
+        source http: pod default/c: UID 1 is that of pod default/a from source file already; give one of them another metadata.uid
+        source http: pod default/a: another pod of that namespace and name (UID 1) comes from source file already; rename or remove one of them
+        "
         );
     }
 

@@ -66,7 +66,9 @@ fn volumes(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
                 refuse("serviceAccountToken: there is no API server to issue a token; remove the source".to_owned());
             }
             if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
-                refuse("clusterTrustBundle and podCertificate are not supported; use a configMap or a secret".to_owned());
+                refuse(
+                    "clusterTrustBundle and podCertificate are not supported; use a configMap or a secret".to_owned(),
+                );
             }
         }
     }
@@ -101,11 +103,15 @@ fn of_container(container: &v1::Container, found: &mut Vec<(&'static str, String
     let name = &container.name;
     let mut refuse = |event, message: String| found.push((event, format!("container {name}: {message}")));
     if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-        refuse(FAILED_MOUNT, "volumeDevices (raw block volumes) are not supported; use a hostPath of type BlockDevice".to_owned());
+        refuse(
+            FAILED_MOUNT,
+            "volumeDevices (raw block volumes) are not supported; use a hostPath of type BlockDevice".to_owned(),
+        );
     }
     for mount in container.volume_mounts.iter().flatten() {
         if mount.recursive_read_only.as_deref() == Some("Enabled") {
-            let message = format!("recursiveReadOnly: Enabled of {} is not supported; use IfPossible", mount.mount_path);
+            let message =
+                format!("recursiveReadOnly: Enabled of {} is not supported; use IfPossible", mount.mount_path);
             refuse(FAILED_MOUNT, message);
         }
         if mount.bind_mount_options.as_ref().is_some_and(|options| !options.is_empty()) {
@@ -153,7 +159,9 @@ fn needs_device(resource: &str) -> bool {
 }
 
 fn no_device(resource: &str) -> String {
-    format!("resource {resource} cannot be had on this node, which serves no device plugins and no huge pages; remove it")
+    format!(
+        "resource {resource} cannot be had on this node, which serves no device plugins and no huge pages; remove it"
+    )
 }
 
 #[cfg(test)]
@@ -184,7 +192,7 @@ mod tests {
             "{containers: [{name: c, image: i}], hostUsers: false}",
             "{containers: [{name: c, image: i}], runtimeClassName: gvisor}",
             "{containers: [{name: c, image: i}], resourceClaims: [{name: x}]}",
-            "{containers: [{name: c, image: i, resources: {limits: {nvidia.com/gpu: 1}}}]}",
+            "{containers: [{name: c, image: i, resources: {limits: {nvidia.com/gpu: '1'}}}]}",
             "{containers: [{name: c, image: i, volumeDevices: [{name: v, devicePath: /dev/x}]}]}",
             "{containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /v, recursiveReadOnly: Enabled, readOnly: true}]}]}",
             "{containers: [{name: c, image: i, securityContext: {windowsOptions: {}}}]}",

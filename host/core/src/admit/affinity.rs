@@ -32,7 +32,8 @@ fn matches(term: &v1::NodeSelectorTerm, node: &NodeFacts) -> bool {
     if expressions.clone().next().is_none() && fields.clone().next().is_none() {
         return false;
     }
-    expressions.into_iter().all(|wanted| holds(wanted, &node.labels)) && fields.into_iter().all(|wanted| holds(wanted, &name))
+    expressions.into_iter().all(|wanted| holds(wanted, &node.labels))
+        && fields.into_iter().all(|wanted| holds(wanted, &name))
 }
 
 fn holds(wanted: &v1::NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {

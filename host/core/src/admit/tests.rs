@@ -1,1 +1,131 @@
-//! Tests.
+//! One test per reason.
+
+use super::testing::{node, pod};
+use super::*;
+
+fn outcome(wanted: &Pod, active: &[&Pod]) -> String {
+    match admit(wanted, active, &node()) {
+        Ok(()) => "admitted".to_owned(),
+        Err(rejection) => rejection.to_string(),
+    }
+}
+
+fn alone(spec: &str) -> String {
+    outcome(&pod(spec), &[])
+}
+
+fn with(rest: &str) -> String {
+    format!("{{containers: [{{name: c, image: i, {rest}}}]}}")
+}
+
+#[test]
+fn requests_must_fit_beside_those_of_the_others() {
+    let half = pod(&with("resources: {requests: {cpu: '1', memory: 2Gi}}"));
+    let rest = pod(&with("resources: {requests: {cpu: 1000m, memory: 2Gi}}"));
+    let more = pod(&with("resources: {requests: {cpu: 1001m}}"));
+    assert_eq!(outcome(&rest, &[&half]), "admitted");
+    assert_eq!(
+        outcome(&more, &[&half]),
+        "OutOfcpu: Node didn't have enough resource: cpu, requested: 1001, used: 1000, capacity: 2000"
+    );
+    assert!(alone(&with("resources: {requests: {memory: 5Gi}}")).starts_with("OutOfmemory: "));
+    assert!(alone(&with("resources: {requests: {ephemeral-storage: 1Ti}}")).starts_with("OutOfephemeral-storage: "));
+    // What requests nothing fits on a full node, and a pod does not stand in its own way.
+    let full = pod(&with("resources: {requests: {cpu: '2'}}"));
+    assert_eq!(outcome(&pod(&with("")), &[&full]), "admitted");
+    assert_eq!(outcome(&full, &[&full]), "admitted");
+    let (a, b, c) = (pod(&with("")), pod(&with("")), pod(&with("")));
+    assert_eq!(outcome(&a, &[&b, &c]), "admitted");
+    assert_eq!(
+        outcome(&a, &[&b, &c, &full]),
+        "OutOfpods: Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"
+    );
+}
+
+#[test]
+fn sidecars_add_up_and_init_containers_run_one_by_one() {
+    let spec = pod(r#"
+initContainers:
+- {name: a, image: i, resources: {requests: {cpu: 900m}}}
+- {name: s, image: i, restartPolicy: Always, resources: {requests: {cpu: 100m}}}
+- {name: b, image: i, resources: {requests: {cpu: 700m, memory: 1Ki}}}
+containers:
+- {name: c, image: i, resources: {requests: {cpu: 300m}}}
+- {name: d, image: i, resources: {requests: {cpu: 200m}}}
+overhead: {cpu: 50m}
+"#);
+    let requests = pod_requests(spec.spec());
+    assert_eq!((requests["cpu"], requests["memory"]), (950, 1024));
+    let whole = pod(
+        "{containers: [{name: c, image: i, resources: {requests: {cpu: 300m}}}], resources: {requests: {cpu: '1'}}}",
+    );
+    assert_eq!(pod_requests(whole.spec())["cpu"], 1000);
+}
+
+#[test]
+fn ports_of_the_node_are_taken_once() {
+    let port = |rest: &str| pod(&with(&format!("ports: [{{containerPort: 80, hostPort: 80, protocol: TCP{rest}}}]")));
+    let clash = "NodePorts: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    assert_eq!(outcome(&port(""), &[&port("")]), clash);
+    assert_eq!(outcome(&port(", hostIP: 10.0.0.1"), &[&port("")]), clash);
+    assert_eq!(outcome(&port(", hostIP: 10.0.0.1"), &[&port(", hostIP: 10.0.0.2")]), "admitted");
+    let udp = pod(&with("ports: [{containerPort: 80, hostPort: 80, protocol: UDP}]"));
+    assert_eq!(outcome(&udp, &[&port("")]), "admitted");
+}
+
+#[test]
+fn selectors_match_the_nodes_labels() {
+    let spec = |rest: &str| format!("{{containers: [{{name: c, image: i}}], {rest}}}");
+    let affinity = |terms: &str| {
+        spec(&format!(
+            "affinity: {{nodeAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{terms}]}}}}}}"
+        ))
+    };
+    let refused = "NodeAffinity: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+    assert_eq!(alone(&spec("nodeSelector: {zone: a}")), "admitted");
+    assert_eq!(alone(&spec("nodeSelector: {zone: b}")), refused);
+    assert_eq!(alone(&affinity("{matchExpressions: [{key: zone, operator: In, values: [a, b]}]}")), "admitted");
+    assert_eq!(alone(&affinity("{matchExpressions: [{key: size, operator: Gt, values: ['4']}]}")), refused);
+    assert_eq!(alone(&affinity("{matchExpressions: [{key: none, operator: NotIn, values: [a]}]}")), "admitted");
+    assert_eq!(alone(&affinity("{matchFields: [{key: metadata.name, operator: In, values: [node]}]}")), "admitted");
+    assert_eq!(alone(&affinity("{}")), refused);
+    assert_eq!(
+        alone(&spec("nodeName: other")),
+        "NodeName: Predicate NodeName failed: node(s) didn't match the requested node name"
+    );
+}
+
+#[test]
+fn sysctls_are_the_safe_ones_and_those_allowed() {
+    let spec = |name: &str, rest: &str| {
+        alone(&format!(
+            "{{containers: [{{name: c, image: i}}], securityContext: {{sysctls: [{{name: {name}, value: '1'}}]}}, {rest}}}"
+        ))
+    };
+    assert_eq!(spec("net.ipv4.tcp_syncookies", ""), "admitted");
+    assert_eq!(spec("net/ipv4/tcp_syncookies", ""), "admitted");
+    assert_eq!(spec("kernel.msgmax", ""), "admitted");
+    assert_eq!(spec("net.core.somaxconn", ""), "admitted");
+    assert_eq!(spec("kernel.shmmax", ""), "SysctlForbidden: forbidden sysctl: \"kernel.shmmax\" not allowlisted");
+    assert_eq!(
+        spec("net.core.somaxconn", "hostNetwork: true"),
+        "SysctlForbidden: forbidden sysctl: \"net.core.somaxconn\" not allowed with host net enabled"
+    );
+    assert_eq!(
+        spec("kernel.msgmax", "hostIPC: true"),
+        "SysctlForbidden: forbidden sysctl: \"kernel.msgmax\" not allowed with host ipc enabled"
+    );
+}
+
+#[test]
+fn what_linux_and_docker_lack_is_rejected_as_the_kubelet_does() {
+    let spec = |rest: &str| alone(&format!("{{containers: [{{name: c, image: i}}], {rest}}}"));
+    assert!(spec("os: {name: windows}").starts_with("PodOSNotSupported: "));
+    assert!(
+        spec("securityContext: {supplementalGroupsPolicy: Strict}")
+            .starts_with("SupplementalGroupsPolicyNotSupported: ")
+    );
+    assert!(spec("securityContext: {appArmorProfile: {type: RuntimeDefault}}").starts_with("AppArmor: "));
+    assert_eq!(spec("securityContext: {appArmorProfile: {type: Unconfined}}"), "admitted");
+    assert!(alone(&with("securityContext: {appArmorProfile: {type: RuntimeDefault}}")).starts_with("AppArmor: "));
+}

@@ -149,14 +149,16 @@ impl Reader<'_> {
             }
         }
         let literal = &self.text[start..=end];
-        let text = serde_json::from_str(literal).map_err(|_| self.error("a string with an invalid escape or a control character"))?;
+        let text = serde_json::from_str(literal)
+            .map_err(|_| self.error("a string with an invalid escape or a control character"))?;
         self.position = end + 1;
         Ok(text)
     }
 
     fn scalar(&mut self) -> Result<Value, JsonError> {
         let rest = &self.text[self.position..];
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))).unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))).unwrap_or(rest.len());
         let word = &rest[..end];
         let value = match word {
             "null" => Value::Null,

@@ -193,7 +193,7 @@ impl Reader<'_> {
 
     /// The typed object, after telling of fields that it does not have; nothing if it does not fit.
     fn typed<T: DeserializeOwned>(&mut self, item: &Item<'_>, node: &Node) -> Option<T> {
-        match typed::read::<T>(node) {
+        match typed::read::<T>(node, item.kind == "Secret") {
             Ok((object, unknown)) => {
                 for field in unknown {
                     let hint = field.near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
@@ -221,9 +221,12 @@ impl Reader<'_> {
     }
 
     fn field_errors(&mut self, item: &Item<'_>, errors: Vec<FieldError>) {
-        for error in errors {
+        let mut placed: Vec<(At, FieldError)> =
+            errors.into_iter().map(|error| (item.node.find(&error.path), error)).collect();
+        placed.sort_by_key(|(at, _)| (at.line, at.column));
+        for (at, error) in placed {
             let message = format!("{}: {}", self.subject(item, &error.path), error.message);
-            self.problem(item.node.find(&error.path), message, false);
+            self.problem(at, message, false);
         }
     }
 
@@ -290,4 +293,5 @@ fn kinds() -> &'static str {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -82,16 +82,26 @@ impl Node {
         at
     }
 
+    /// What kind of value it is, in words.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Int(_) | Value::Float(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Seq(_) => "a list",
+            Value::Map(_) => "a map",
+        }
+    }
+
     /// What it is, in words, for "found …".
     pub(super) fn describe(&self) -> String {
         match &self.value {
-            Value::Null => "null".to_owned(),
             Value::Bool(value) => format!("the boolean {value}"),
             Value::Int(value) => format!("the number {value}"),
             Value::Float(value) => format!("the number {value}"),
             Value::String(text) => format!("the string {}", quoted(text)),
-            Value::Seq(_) => "a list".to_owned(),
-            Value::Map(_) => "a map".to_owned(),
+            Value::Null | Value::Seq(_) | Value::Map(_) => self.kind().to_owned(),
         }
     }
 
@@ -114,8 +124,7 @@ impl Node {
                 out.push(']');
             }
             Value::Map(entries) => {
-                let mut sorted: Vec<&Entry> =
-                    entries.iter().filter(|entry| entry.node.value != Value::Null).collect();
+                let mut sorted: Vec<&Entry> = entries.iter().filter(|entry| entry.node.value != Value::Null).collect();
                 sorted.sort_by(|a, b| a.key.cmp(&b.key));
                 out.push('{');
                 for (index, entry) in sorted.into_iter().enumerate() {

@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::Origin;
 use super::node::{Node, Value};
+use super::references;
 use crate::pod::{Pod, PodId, Source};
 use crate::validate::FieldError;
-use super::references;
 use crate::{defaults, hash, validate};
 
 /// Annotation with the pod's source.

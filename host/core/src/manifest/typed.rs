@@ -28,12 +28,19 @@ pub(super) struct UnknownField {
     pub(super) near: Option<&'static str>,
 }
 
-/// The object, and the fields of the document that it has no place for.
-pub(super) fn read<T: DeserializeOwned>(node: &Node) -> Result<(T, Vec<UnknownField>), TypeError> {
-    let unknown = RefCell::new(Vec::new());
-    let root = NodeDe { node, path: String::new(), unknown: &unknown, quantity: false };
+/// The object, and the fields of the document that it has no place for. Of a `secret` document no value is ever
+/// repeated in an error.
+pub(super) fn read<T: DeserializeOwned>(node: &Node, secret: bool) -> Result<(T, Vec<UnknownField>), TypeError> {
+    let shared = Shared { unknown: RefCell::new(Vec::new()), secret };
+    let root = NodeDe { node, path: String::new(), shared: &shared, quantity: false };
     let object = T::deserialize(root)?;
-    Ok((object, unknown.into_inner()))
+    Ok((object, shared.unknown.into_inner()))
+}
+
+/// What all values of one document share while it is read.
+struct Shared {
+    unknown: RefCell<Vec<UnknownField>>,
+    secret: bool,
 }
 
 impl fmt::Display for TypeError {
@@ -53,7 +60,7 @@ impl de::Error for TypeError {
 struct NodeDe<'a> {
     node: &'a Node,
     path: String,
-    unknown: &'a RefCell<Vec<UnknownField>>,
+    shared: &'a Shared,
     /// Inside a quantity, where a number is as good as a string.
     quantity: bool,
 }
@@ -62,7 +69,8 @@ impl NodeDe<'_> {
     fn mismatch(&self, expected: &str) -> TypeError {
         let plain = matches!(self.node.value, Value::Bool(_) | Value::Int(_) | Value::Float(_));
         let hint = if plain && expected == "a string" { "; quote it to make it a string" } else { "" };
-        let message = format!("expected {expected}, found {}{hint}", self.node.describe());
+        let found = if self.shared.secret { self.node.kind().to_owned() } else { self.node.describe() };
+        let message = format!("expected {expected}, found {found}{hint}");
         TypeError { path: self.path.clone(), at: self.node.at, message, located: true }
     }
 
@@ -71,7 +79,13 @@ impl NodeDe<'_> {
         if error.located { error } else { TypeError { path: path.to_owned(), at, located: true, ..error } }
     }
 
-    fn integer<'de, V: Visitor<'de>>(self, expected: &str, min: i128, max: i128, visitor: V) -> Result<V::Value, TypeError> {
+    fn integer<'de, V: Visitor<'de>>(
+        self,
+        expected: &str,
+        min: i128,
+        max: i128,
+        visitor: V,
+    ) -> Result<V::Value, TypeError> {
         let value = match self.node.value {
             Value::Int(value) => value,
             Value::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => value as i128,
@@ -148,6 +162,7 @@ impl<'de> de::Deserializer<'de> for NodeDe<'_> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeError> {
+        let expected = (&visitor as &dyn de::Expected).to_string();
         let result = match &self.node.value {
             Value::String(text) => visitor.visit_str(text),
             Value::Null => visitor.visit_str(""),
@@ -156,7 +171,10 @@ impl<'de> de::Deserializer<'de> for NodeDe<'_> {
             _ if self.quantity => return Err(self.mismatch("a quantity")),
             _ => return Err(self.mismatch("a string")),
         };
-        result.map_err(|error| NodeDe::locate(&self.path, self.node.at, error))
+        result.map_err(|error: TypeError| {
+            let message = format!("expected {expected}: {}", error.message);
+            NodeDe::locate(&self.path, self.node.at, TypeError { message, ..error })
+        })
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeError> {
@@ -237,7 +255,7 @@ impl<'de> de::SeqAccess<'de> for Items<'_, '_> {
         let Some(node) = self.items.next() else { return Ok(None) };
         let path = format!("{}[{}]", self.of.path, self.index);
         self.index += 1;
-        seed.deserialize(NodeDe { node, path, unknown: self.of.unknown, quantity: false }).map(Some)
+        seed.deserialize(NodeDe { node, path, shared: self.of.shared, quantity: false }).map(Some)
     }
 }
 
@@ -274,7 +292,7 @@ impl<'de> de::MapAccess<'de> for Fields<'_, '_> {
                 let near = nearest(&entry.key, known);
                 let path = self.path(&entry.key);
                 if entry.node.value != Value::Null {
-                    self.of.unknown.borrow_mut().push(UnknownField { path, at: entry.at, near });
+                    self.of.shared.unknown.borrow_mut().push(UnknownField { path, at: entry.at, near });
                 }
                 continue;
             }
@@ -290,7 +308,7 @@ impl<'de> de::MapAccess<'de> for Fields<'_, '_> {
             return Err(de::Error::custom("a value was read before its key"));
         };
         let path = self.path(&entry.key);
-        seed.deserialize(NodeDe { node: &entry.node, path, unknown: self.of.unknown, quantity: false })
+        seed.deserialize(NodeDe { node: &entry.node, path, shared: self.of.shared, quantity: false })
     }
 }
 

@@ -124,7 +124,10 @@ fn check_restart(place: &Place<'_>, errors: &mut Errors) {
         errors.required(format!("{path}.restartPolicy"), "must specify restartPolicy when restart rules are used");
     }
     if rules.len() > MAX_RESTART_RULES {
-        errors.push(format!("{path}.restartPolicyRules"), format!("Too many: {}: must have at most {MAX_RESTART_RULES} items", rules.len()));
+        errors.push(
+            format!("{path}.restartPolicyRules"),
+            format!("Too many: {}: must have at most {MAX_RESTART_RULES} items", rules.len()),
+        );
     }
     for (index, rule) in rules.iter().enumerate() {
         let path = format!("{path}.restartPolicyRules[{index}]");
@@ -138,7 +141,10 @@ fn check_restart(place: &Place<'_>, errors: &mut Errors) {
         if count == 0 {
             errors.required(format!("{path}.exitCodes.values"), "");
         } else if count > MAX_EXIT_CODES {
-            errors.push(format!("{path}.exitCodes.values"), format!("Too many: {count}: must have at most {MAX_EXIT_CODES} items"));
+            errors.push(
+                format!("{path}.exitCodes.values"),
+                format!("Too many: {count}: must have at most {MAX_EXIT_CODES} items"),
+            );
         }
     }
 }
@@ -163,7 +169,11 @@ fn check_ports(place: &Place<'_>, spec: &v1::PodSpec, host_ports: &mut Vec<HostP
         errors.one_of(format!("{path}.protocol"), protocol, &["SCTP", "TCP", "UDP"]);
         let ip = port.host_ip.as_deref().unwrap_or_default();
         if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
-            errors.invalid(format!("{path}.hostIP"), ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+            errors.invalid(
+                format!("{path}.hostIP"),
+                ip,
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            );
         }
         let Some(host_port) = port.host_port.filter(|port| *port != 0) else { continue };
         let path = format!("{path}.hostPort");

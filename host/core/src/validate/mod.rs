@@ -88,7 +88,10 @@ pub fn validate_secret(object: &v1::Secret) -> Vec<FieldError> {
         let bytes = object.data.as_ref().and_then(|data| data.get(*key)).map(|bytes| bytes.0.as_slice());
         if serde_json::from_slice::<serde_json::Value>(bytes.unwrap_or_default()).is_err() {
             // The content is secret: it is not repeated.
-            errors.push(format!("data[{key}]"), "Invalid value: \"<secret contents redacted>\": expected JSON".to_owned());
+            errors.push(
+                format!("data[{key}]"),
+                "Invalid value: \"<secret contents redacted>\": expected JSON".to_owned(),
+            );
         }
     }
     errors.0

@@ -69,8 +69,9 @@ pub(super) fn label_value(text: &str) -> Option<String> {
 /// What is wrong with the name of an environment variable, if anything.
 pub(super) fn env_name(text: &str) -> Option<String> {
     // Relaxed since 1.34: any printable ASCII but the equals sign.
-    (!text.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'='))
-        .then(|| "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned())
+    (!text.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'=')).then(|| {
+        "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()
+    })
 }
 
 /// What is wrong with a key of a ConfigMap or Secret, if anything.

@@ -27,7 +27,11 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
     for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = format!("spec.hostAliases[{index}]");
         if alias.ip.parse::<IpAddr>().is_err() {
-            errors.invalid(format!("{path}.ip"), &alias.ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+            errors.invalid(
+                format!("{path}.ip"),
+                &alias.ip,
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            );
         }
         for (number, name) in alias.hostnames.iter().flatten().enumerate() {
             errors.required_form(format!("{path}.hostnames[{number}]"), name, names::dns_subdomain);
@@ -88,12 +92,15 @@ fn dns(spec: &v1::PodSpec, errors: &mut Errors) {
     errors.one_of("spec.dnsPolicy", policy, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     let servers = spec.dns_config.as_ref().and_then(|config| config.nameservers.as_ref()).map_or(0, Vec::len);
     if policy == "None" && servers == 0 {
-        errors.required("spec.dnsConfig.nameservers", "must provide at least one DNS nameserver when `dnsPolicy` is None");
+        errors.required(
+            "spec.dnsConfig.nameservers",
+            "must provide at least one DNS nameserver when `dnsPolicy` is None",
+        );
     }
     let Some(config) = &spec.dns_config else { return };
     if servers > MAX_NAMESERVERS {
         let detail = format!("must not have more than {MAX_NAMESERVERS} nameservers");
-        errors.invalid("spec.dnsConfig.nameservers", &config.nameservers, detail);
+        errors.invalid("spec.dnsConfig.nameservers", servers, detail);
     }
     for (index, server) in config.nameservers.iter().flatten().enumerate() {
         if server.parse::<IpAddr>().is_err() {
@@ -107,14 +114,17 @@ fn dns(spec: &v1::PodSpec, errors: &mut Errors) {
         errors.invalid("spec.dnsConfig.searches", searches.len(), detail);
     }
     if searches.join(" ").len() > MAX_SEARCH_CHARACTERS {
-        let detail = format!("must not have more than {MAX_SEARCH_CHARACTERS} characters (including spaces) in the search list");
+        let detail =
+            format!("must not have more than {MAX_SEARCH_CHARACTERS} characters (including spaces) in the search list");
         errors.invalid("spec.dnsConfig.searches", searches.len(), detail);
     }
     for (index, search) in searches.iter().enumerate() {
         // As resolvers do, a dot alone and underscores are taken.
         let plain = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
         let plain = plain.trim_matches('-');
-        if search != "." && let Some(detail) = names::dns_subdomain(plain) {
+        if search != "."
+            && let Some(detail) = names::dns_subdomain(plain)
+        {
             errors.invalid(format!("spec.dnsConfig.searches[{index}]"), search, detail);
         }
     }
@@ -123,7 +133,11 @@ fn dns(spec: &v1::PodSpec, errors: &mut Errors) {
         if option.name.as_deref().unwrap_or_default().is_empty() {
             errors.required(format!("spec.dnsConfig.options[{index}]"), "must not be empty");
         } else if line(&option.name) || line(&option.value) {
-            errors.invalid(format!("spec.dnsConfig.options[{index}]"), &option.name, "must not contain white space");
+            errors.invalid(
+                format!("spec.dnsConfig.options[{index}]"),
+                option.name.as_deref().unwrap_or_default(),
+                "must not contain white space",
+            );
         }
     }
 }
@@ -135,7 +149,11 @@ fn tolerance(toleration: &v1::Toleration, path: &str, errors: &mut Errors) {
     match filled(&toleration.key) {
         Some(key) => errors.form(format!("{path}.key"), &key, names::qualified_name),
         None if operator != "Exists" => {
-            errors.invalid(format!("{path}.operator"), &operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+            errors.invalid(
+                format!("{path}.operator"),
+                &operator,
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            );
         }
         None => {}
     }
@@ -147,7 +165,11 @@ fn tolerance(toleration: &v1::Toleration, path: &str, errors: &mut Errors) {
         errors.one_of(format!("{path}.effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
     }
     if toleration.toleration_seconds.is_some() && effect.as_deref() != Some("NoExecute") {
-        errors.invalid(format!("{path}.effect"), &effect, "effect must be 'NoExecute' when `tolerationSeconds` is set");
+        errors.invalid(
+            format!("{path}.effect"),
+            effect.as_deref().unwrap_or_default(),
+            "effect must be 'NoExecute' when `tolerationSeconds` is set",
+        );
     }
 }
 

@@ -14,9 +14,9 @@ pub(super) fn check(container: &v1::Container, path: &str, errors: &mut Errors) 
     if let Some(probe) = &container.readiness_probe {
         let path = format!("{path}.readinessProbe");
         check_probe(probe, &path, errors);
-        if probe.termination_grace_period_seconds.is_some() {
+        if let Some(grace) = probe.termination_grace_period_seconds {
             let path = format!("{path}.terminationGracePeriodSeconds");
-            errors.invalid(path, probe.termination_grace_period_seconds, "must not be set for readinessProbes");
+            errors.invalid(path, grace, "must not be set for readinessProbes");
         }
     }
     if let Some(probe) = &container.startup_probe {
@@ -91,7 +91,11 @@ fn check_handler(
             let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
             if header.name.is_empty() || !header.name.bytes().all(token) {
                 let path = format!("{path}.httpHeaders[{index}].name");
-                errors.invalid(path, &header.name, "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name')");
+                errors.invalid(
+                    path,
+                    &header.name,
+                    "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name')",
+                );
             }
             if header.value.contains(['\r', '\n', '\0']) {
                 errors.invalid(format!("{path}.httpHeaders[{index}].value"), &header.value, "must be one line");

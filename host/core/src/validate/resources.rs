@@ -12,6 +12,11 @@ use crate::quantity;
 pub(super) fn check(resources: &v1::ResourceRequirements, path: &str, errors: &mut Errors) {
     for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
         for (name, value) in list.iter().flatten() {
+            // A request that was defaulted from its limit is not told of twice.
+            let defaulted = resources.limits.as_ref().and_then(|limits| limits.get(name)) == Some(value);
+            if field == "requests" && defaulted {
+                continue;
+            }
             check_entry(name, value, &format!("{path}.{field}"), errors);
         }
     }
@@ -25,11 +30,18 @@ pub(super) fn check(resources: &v1::ResourceRequirements, path: &str, errors: &m
                 if !overcommits(name) && differ {
                     errors.invalid(path, &request.0, format!("must be equal to {name} limit of {}", limit.0));
                 } else if more {
-                    errors.invalid(path, &request.0, format!("must be less than or equal to {name} limit of {}", limit.0));
+                    errors.invalid(
+                        path,
+                        &request.0,
+                        format!("must be less than or equal to {name} limit of {}", limit.0),
+                    );
                 }
             }
             None if !overcommits(name) => {
-                errors.required(format!("{}.limits", path.trim_end_matches(&format!(".requests[{name}]"))), "Limit must be set for non overcommitable resources");
+                errors.required(
+                    format!("{}.limits", path.trim_end_matches(&format!(".requests[{name}]"))),
+                    "Limit must be set for non overcommitable resources",
+                );
             }
             None => {}
         }

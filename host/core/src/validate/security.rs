@@ -16,7 +16,9 @@ pub(super) fn check_pod(spec: &v1::PodSpec, errors: &mut Errors) {
         errors.invalid("spec.shareProcessNamespace", true, "ShareProcessNamespace and HostPID cannot both be enabled");
     }
     if spec.host_users == Some(false) {
-        for (field, host) in [("hostNetwork", spec.host_network), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)] {
+        for (field, host) in
+            [("hostNetwork", spec.host_network), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)]
+        {
             if host == Some(true) {
                 errors.forbidden(format!("spec.{field}"), "when `hostUsers` is false");
             }
@@ -57,17 +59,29 @@ pub(super) fn check_container(security: &v1::SecurityContext, path: &str, errors
     if security.allow_privilege_escalation == Some(false) {
         let path = format!("{path}.allowPrivilegeEscalation");
         if privileged {
-            errors.invalid(path.clone(), false, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+            errors.invalid(
+                path.clone(),
+                false,
+                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            );
         }
         if sys_admin {
-            errors.invalid(path, false, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
+            errors.invalid(
+                path,
+                false,
+                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
+            );
         }
     }
     let dropped = security.capabilities.iter().flat_map(|capabilities| capabilities.drop.iter().flatten());
     for (field, capabilities) in [("add", added.collect::<Vec<_>>()), ("drop", dropped.collect())] {
         for (index, name) in capabilities.into_iter().enumerate() {
             if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-                errors.invalid(format!("{path}.capabilities.{field}[{index}]"), name, "must be the name of a capability");
+                errors.invalid(
+                    format!("{path}.capabilities.{field}[{index}]"),
+                    name,
+                    "must be the name of a capability",
+                );
             }
         }
     }

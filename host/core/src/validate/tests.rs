@@ -1,1 +1,119 @@
-//! Tests.
+//! Whole pods; messages are pinned by the corpus of [`crate::manifest`].
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn pod(spec: &str) -> v1::Pod {
+    let mut pod = v1::Pod { spec: Some(serde_saphyr::from_str(spec).expect("a pod spec")), ..Default::default() };
+    pod.metadata.name = Some("web".to_owned());
+    pod.metadata.namespace = Some("default".to_owned());
+    crate::defaults::apply(&mut pod);
+    pod
+}
+
+fn paths(spec: &str) -> Vec<String> {
+    validate(&pod(spec)).into_iter().map(|error| error.path).collect()
+}
+
+#[test]
+fn a_pod_that_uses_everything_is_valid() {
+    let spec = r#"
+restartPolicy: OnFailure
+activeDeadlineSeconds: 10
+dnsPolicy: None
+dnsConfig: {nameservers: [10.0.0.1, "::1"], searches: [a.b., ., _tcp.x], options: [{name: ndots, value: "5"}]}
+hostAliases: [{ip: "::1", hostnames: [a.b]}]
+hostname: web
+subdomain: x
+os: {name: linux}
+imagePullSecrets: [{name: pull}]
+tolerations: [{operator: Exists}, {key: a/b, value: c, effect: NoExecute, tolerationSeconds: 3}]
+securityContext:
+  runAsUser: 0
+  sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: "0"}]
+  seccompProfile: {type: Localhost, localhostProfile: a/b.json}
+initContainers:
+- {name: setup, image: i, ports: [{containerPort: 80, hostPort: 80}]}
+- name: side
+  image: i
+  restartPolicy: Always
+  startupProbe: {exec: {command: [x]}}
+  lifecycle: {preStop: {sleep: {seconds: 3}}}
+containers:
+- name: web
+  image: i
+  restartPolicy: Never
+  restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]
+  ports: [{containerPort: 80, hostPort: 80, name: http}, {containerPort: 80, hostPort: 80, protocol: UDP}]
+  resources: {requests: {cpu: 100m, hugepages-2Mi: 4Mi}, limits: {cpu: "0.1", hugepages-2Mi: 4Mi, example.com/x: "2"}}
+  readinessProbe: {httpGet: {port: http, httpHeaders: [{name: X-A, value: b}]}, successThreshold: 3}
+  livenessProbe: {grpc: {port: 80}, terminationGracePeriodSeconds: 3}
+  lifecycle: {postStart: {exec: {command: [x]}}, stopSignal: SIGRTMIN+3}
+  securityContext: {privileged: true, capabilities: {add: [ALL], drop: [NET_RAW]}}
+  env:
+  - {name: a.b-c, value: x}
+  - {name: L, valueFrom: {fieldRef: {fieldPath: "metadata.labels['a.b/C']"}}}
+  - {name: R, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1m}}}
+  envFrom: [{prefix: X_, configMapRef: {name: c}}]
+  volumeMounts:
+  - {name: e, mountPath: /e, mountPropagation: Bidirectional}
+  - {name: p, mountPath: /p, subPath: a/..b, readOnly: true, recursiveReadOnly: IfPossible}
+volumes:
+- {name: e, emptyDir: {medium: Memory, sizeLimit: 1Gi}}
+- name: p
+  projected:
+    sources:
+    - {configMap: {name: c, items: [{key: k, path: a/b, mode: 0}]}}
+    - {downwardAPI: {items: [{path: cpu, resourceFieldRef: {containerName: web, resource: limits.cpu}}]}}
+- {name: h, hostPath: {path: /x, type: Directory}}
+"#;
+    assert_eq!(validate(&pod(spec)), []);
+}
+
+#[test]
+fn host_ports_of_app_containers_and_sidecars_are_unique() {
+    let port = "ports: [{containerPort: 80, hostPort: 80}]";
+    let spec = format!(
+        "{{initContainers: [{{name: s, image: i, restartPolicy: Always, {port}}}], containers: [{{name: c, image: i, {port}}}]}}"
+    );
+    assert_eq!(paths(&spec), ["spec.containers[0].ports[0].hostPort"]);
+    let spec = "{hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 81}]}]}";
+    assert_eq!(paths(spec), ["spec.containers[0].ports[0].hostPort"]);
+}
+
+#[test]
+fn objects() {
+    let secret = |name: &str, kind: &str, data: &[(&str, &[u8])]| {
+        let mut secret = v1::Secret { type_: Some(kind.to_owned()), ..Default::default() };
+        secret.metadata.name = Some(name.to_owned());
+        secret.metadata.namespace = Some("default".to_owned());
+        secret.data = Some(
+            data.iter().map(|(key, value)| ((*key).to_owned(), k8s_openapi::ByteString(value.to_vec()))).collect(),
+        );
+        validate_secret(&secret).into_iter().map(|error| error.path).collect::<Vec<_>>()
+    };
+    assert!(secret("s", "Opaque", &[("a.b_c-D", b"x")]).is_empty());
+    assert!(secret("s", "kubernetes.io/dockerconfigjson", &[(".dockerconfigjson", b"{}")]).is_empty());
+    assert_eq!(secret("s", "kubernetes.io/tls", &[("tls.crt", b"x")]), ["data[tls.key]"]);
+    assert_eq!(secret("s", "Opaque", &[("big", &vec![0; (1 << 20) + 1])]), ["data"]);
+    assert_eq!(secret("S", "Opaque", &[("..", b"")]), ["metadata.name", "data[..]"]);
+}
+
+proptest! {
+    #[test]
+    fn what_is_valid_names_no_path_outside(name in "[a-z./\\-]{0,8}", uid in "[a-z./\\-]{0,8}", key in "[a-z./]{0,4}") {
+        let mut pod = pod("{containers: [{name: c, image: i}]}");
+        pod.metadata.name = Some(name.clone());
+        pod.metadata.uid = Some(uid.clone());
+        if validate(&pod).is_empty() {
+            prop_assert!(!name.contains('/') && name != ".." && !uid.contains('/') && uid != "..");
+        }
+        let mut map = v1::ConfigMap { data: Some(BTreeMap::from([(key.clone(), String::new())])), ..Default::default() };
+        map.metadata.name = Some("c".to_owned());
+        map.metadata.namespace = Some("default".to_owned());
+        if validate_config_map(&map).is_empty() {
+            prop_assert!(!key.contains('/') && !key.starts_with(".."));
+        }
+    }
+}

@@ -184,7 +184,9 @@ fn check_downward(items: Option<&[v1::DownwardAPIVolumeFile]>, path: &str, error
                 }
                 check_resource(resource, &path, errors);
             }
-            (Some(_), Some(_)) => errors.invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"),
+            (Some(_), Some(_)) => {
+                errors.invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")
+            }
             (None, None) => errors.required(path, "one of fieldRef and resourceFieldRef is required"),
         }
     }
