@@ -93,10 +93,10 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
         report.skip("tests", "they do not compile");
         return Ok(());
     }
-    let (e2e, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.name == "e2e");
+    let (on_docker, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(Executable::needs_docker);
     if full {
         for test in &others {
-            report.step(&format!("{}: {}", test.package, test.name), || test.run(place))?;
+            report.step(&test.title(), || test.run(place))?;
         }
         report.step("documentation examples", || {
             let mut command = cargo(place);
@@ -109,14 +109,10 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
         report.skip("end to end", "--fast");
         return Ok(());
     }
-    end_to_end(place, args, report, &e2e)
+    end_to_end(place, args, report, &on_docker)
 }
 
-fn end_to_end(place: &Place, args: &Test, report: &mut Report, e2e: &[Executable]) -> Result<()> {
-    let Some(e2e) = e2e.first() else {
-        report.skip("end to end", "the tree has no tests/tests/e2e");
-        return Ok(());
-    };
+fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executable]) -> Result<()> {
     let mut flavors = Vec::new();
     report.step("docker: the system's", || {
         flavors.push(docker::system()?);
@@ -138,22 +134,29 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, e2e: &[Executable
         report.skip("end to end on docker-29", &why);
     }
     for flavor in flavors {
-        let name = format!("end to end: {}", flavor.name);
-        report.step(&name, || {
-            let world = World::prepare(place, flavor.clone())?;
-            let limit = 20 * MINUTE;
-            let mut command = vec![e2e.path.display().to_string()];
-            command.extend(args.only.clone());
-            let mut command = world.command(place, &command, limit);
-            e2e.environment(place, &mut command);
-            counted(place, &flavor.name, &mut command, limit + 2 * MINUTE)
-        })?;
+        for test in tests.iter().filter(|test| args.only.is_none() || test.name == "e2e") {
+            report.step(&format!("{}: {}", flavor.name, test.title()), || {
+                let world = World::prepare(place, flavor.clone())?;
+                let limit = 20 * MINUTE;
+                let mut command = vec![test.path.display().to_string()];
+                command.extend(args.only.clone());
+                let mut command = world.command(place, &command, limit);
+                test.environment(place, &mut command);
+                counted(place, &format!("{}-{}", flavor.name, test.title()), &mut command, limit + 2 * MINUTE)
+            })?;
+        }
     }
     if args.no_vm || args.only.is_some() {
         report.skip("virtual machine", "not asked for");
         return Ok(());
     }
-    vm::test(place, report, &e2e.path)
+    match tests.iter().find(|test| test.name == "e2e") {
+        Some(e2e) => vm::test(place, report, &e2e.path),
+        None => {
+            report.skip("virtual machine", "the tree has no tests/tests/e2e");
+            Ok(())
+        }
+    }
 }
 
 /// A compiled test binary.
@@ -161,16 +164,31 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, e2e: &[Executable
 struct Executable {
     package: String,
     name: String,
+    /// Of a `tests/` folder, not of the sources.
+    integration: bool,
     path: PathBuf,
     /// The package's folder: where cargo, too, would run it.
     folder: PathBuf,
 }
 
 impl Executable {
+    /// Those that talk to the Docker of `DOCKER_HOST`: each is run in worlds.
+    fn needs_docker(&self) -> bool {
+        self.integration
+            && matches!((self.package.as_str(), self.name.as_str()), ("docker", "docker") | ("tests", "e2e"))
+    }
+
+    fn title(&self) -> String {
+        match self.integration {
+            true => format!("{}/tests: {}", self.package, self.name),
+            false => self.package.clone(),
+        }
+    }
+
     fn run(&self, place: &Place) -> Result<Outcome> {
         let mut command = Command::new(&self.path);
         self.environment(place, &mut command);
-        counted(place, &format!("{}-{}", self.package, self.name), &mut command, 15 * MINUTE)
+        counted(place, &self.title(), &mut command, 15 * MINUTE)
     }
 
     /// What a test finds when cargo runs it, and where `longshore` is.
@@ -211,7 +229,8 @@ fn compile(place: &Place) -> Result<Vec<Executable>> {
         let folder = Path::new(manifest).parent().context("a manifest without a folder")?;
         tests.push(Executable {
             package: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            name: message["target"]["name"].as_str().unwrap_or("?").replace("longshore_", ""),
+            name: message["target"]["name"].as_str().unwrap_or("?").to_owned(),
+            integration: message["target"]["kind"][0] == "test",
             path: path.into(),
             folder: folder.to_owned(),
         });

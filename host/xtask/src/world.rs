@@ -124,8 +124,8 @@ impl World {
 
     /// Starts `command` in a new world. It finds there, in its environment: `DOCKER_HOST`, `LONGSHORE_TEST_IMAGE`,
     /// `LONGSHORE_TEST_EXAMPLE_IMAGE`, `LONGSHORE_TEST_REGISTRY` (host:port, when there is one),
-    /// `LONGSHORE_TEST_TARS` (folder of busybox.tar and example.tar), `LONGSHORE_TEST_DOCKER` (the name of the
-    /// Docker); its PATH begins with this Docker's programs.
+    /// `LONGSHORE_TEST_TARS` (folder of busybox.tar and example.tar), `LONGSHORE_TEST_DOCKER` (its name),
+    /// `LONGSHORE_TEST_DOCKER_PID`, `LONGSHORE_REQUIRE_DOCKER`; its PATH begins with this Docker's programs.
     pub(crate) fn command(&self, place: &Place, command: &[String], limit: Duration) -> Command {
         let mut outer = Command::new("unshare");
         outer
@@ -242,6 +242,8 @@ pub(crate) fn inside(args: &Inside) -> Result<i32> {
         .env("PATH", flavor.path())
         .env("DOCKER_HOST", format!("unix://{}", daemon.socket().display()))
         .env("LONGSHORE_TEST_DOCKER", &flavor.name)
+        .env("LONGSHORE_TEST_DOCKER_PID", daemon.pid().to_string())
+        .env("LONGSHORE_REQUIRE_DOCKER", "1")
         .env("LONGSHORE_TEST_IMAGE", images::BUSYBOX)
         .env("LONGSHORE_TEST_EXAMPLE_IMAGE", images::EXAMPLE);
     if let Some(tars) = args.busybox.parent() {
