@@ -23,6 +23,6 @@ mod volumes;
 mod write;
 
 pub use cgroups::CgroupOptions;
-pub use manifests::{FolderObjects, ManifestFolder, Reading, read_once};
+pub use manifests::{FolderObjects, ManifestFolder, Memory, Reading, read_once};
 pub use root::{LockError, RootLock, lock_root, root_id};
 pub use store::Files;

@@ -120,10 +120,13 @@ fn concurrent_readers_never_see_a_mix_or_a_missing_file() {
         payload(&[("a", &text, 0o644), ("b", &text, 0o644), ("d/c", &text, 0o644)])
     };
     update(at, &version(1), None).unwrap();
-    let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
+    let reads = [const { AtomicU64::new(0) }; 3];
     std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
+        for reads in &reads {
+            let stop = &stop;
+            scope.spawn(move || {
+                let _ends = StopOnPanic(stop);
                 while !stop.load(Ordering::Relaxed) {
                     let set = rustix::fs::open(
                         at.join(DATA),
@@ -131,32 +134,39 @@ fn concurrent_readers_never_see_a_mix_or_a_missing_file() {
                         rustix::fs::Mode::empty(),
                     )
                     .expect("..data must always be there");
+                    let base = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&set));
                     let one = |name: &str| {
-                        let base = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&set));
                         std::fs::read(Path::new(&base).join(name)).expect("a set stays whole while it is read")
                     };
                     let (a, b, c) = (one("a"), one("b"), one("d/c"));
                     assert!(a == b && b == c, "a mix of two versions");
                     for name in ["a", "b", "d/c"] {
                         let text = std::fs::read_to_string(at.join(name)).expect("a name must always be there");
-                        assert!(!text.is_empty() && text.len() % 600 == 0, "a file half written");
+                        assert!(!text.is_empty() && text.len().is_multiple_of(600), "a file half written");
                     }
                     reads.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        let mut n = 1;
-        while n < 100 || (reads.load(Ordering::Relaxed) < 200 && n < 20_000) {
-            n += 1;
+        for n in 2..400 {
+            // No faster than readers read: one that sleeps through many updates may find its set gone.
+            let before: Vec<u64> = reads.iter().map(|reads| reads.load(Ordering::Relaxed)).collect();
             update(at, &version(n), None).unwrap();
-            // A reader that took eight updates' time to read three files would find its set gone; none does here.
-            std::thread::yield_now();
-            while reads.load(Ordering::Relaxed) * 3 < n {
+            let late = |(reads, before): (&AtomicU64, &u64)| reads.load(Ordering::Relaxed) == *before;
+            while !stop.load(Ordering::Relaxed) && reads.iter().zip(&before).any(late) {
                 std::thread::yield_now();
             }
         }
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+struct StopOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn any_payload() -> impl Strategy<Value = BTreeMap<String, PayloadFile>> {

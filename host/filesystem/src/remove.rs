@@ -180,12 +180,12 @@ mod tests {
         std::fs::write(outside.join("precious"), "x").unwrap();
         let pod = dir.path().join("pod");
         std::fs::create_dir_all(pod.join("v/mnt")).unwrap();
-        std::fs::write(pod.join("v/file"), "").unwrap();
         // The same file system: a comparison of devices would walk into it.
         rustix::mount::mount_bind(&outside, pod.join("v/mnt")).unwrap();
         let folder = tree(&pod);
-        rustix::mount::mount_bind(outside.join("precious"), pod.join("v/file")).unwrap();
         rustix::mount::unmount(pod.join("v/mnt"), UnmountFlags::empty()).unwrap();
+        std::fs::write(pod.join("v/file"), "").unwrap();
+        rustix::mount::mount_bind(outside.join("precious"), pod.join("v/file")).unwrap();
         let file = tree(&pod);
         rustix::mount::unmount(pod.join("v/file"), UnmountFlags::empty()).unwrap();
         assert!(folder.unwrap_err().to_string().contains("v/mnt: something is mounted here"));

@@ -53,7 +53,10 @@ impl Files {
         write::folders(&root_dir, 0o750)?;
         // mountinfo names mounts without symlinks; so must we.
         let root = root_dir.canonicalize().at(&root_dir)?;
-        let layout = Layout { root, logs: log_root, container_logs: container_log_root };
+        // What links lead to must not depend on where they are.
+        let logs = std::path::absolute(&log_root).at(&log_root)?;
+        let container_logs = std::path::absolute(&container_log_root).at(&container_log_root)?;
+        let layout = Layout { root, logs, container_logs };
         write::folder(&layout.pods(), 0o750)?;
         let turns = Mutex::new(HashMap::new());
         Ok(Files { inner: Arc::new(Inner { layout, cgroups: Cgroups::new(cgroups), turns }) })

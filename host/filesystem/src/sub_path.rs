@@ -106,7 +106,7 @@ pub(crate) fn bind(pod: &Path, sub_path: &SubPath) -> Result<PathBuf, FilesError
     }
     place.push(sub_path.index.to_string());
     let wanted = rustix::fs::fstat(source.as_fd()).at(&place)?;
-    if mounts::at(&place)?.is_some() {
+    if mounts::is_mount(&place)? {
         if let Ok(found) = rustix::fs::lstat(&place)
             && (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
         {

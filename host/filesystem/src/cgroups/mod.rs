@@ -14,7 +14,7 @@ mod v2;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use longshore_core::cgroup::PodCgroup;
+use longshore_core::cgroup::{PodCgroup, Qos};
 use longshore_core::node::CgroupDriver;
 use longshore_core::ports::files::FilesError;
 
@@ -89,11 +89,23 @@ impl Cgroups {
             return Ok(());
         }
         let made = match (self.options.driver, self.options.v2) {
-            (CgroupDriver::Systemd, v2) => systemd::prepare(cgroup, v2),
+            (CgroupDriver::Systemd, v2) => systemd::prepare(&self.cpu_folder(cgroup)?, cgroup, v2),
             (CgroupDriver::Cgroupfs, true) => v2::prepare(&self.options.root, cgroup),
             (CgroupDriver::Cgroupfs, false) => v1::prepare(&v1::hierarchies()?, cgroup),
         };
         self.forgive(made)
+    }
+
+    /// Where the CPU controller keeps a slice of systemd's.
+    fn cpu_folder(&self, cgroup: &PodCgroup) -> Result<PathBuf, FilesError> {
+        let path = cgroup.systemd_path();
+        let path = path.trim_start_matches('/');
+        if self.options.v2 {
+            return Ok(self.options.root.join(path));
+        }
+        let hierarchies = v1::hierarchies()?;
+        let cpu = hierarchies.iter().find(|hierarchy| hierarchy.has("cpu"));
+        Ok(cpu.map_or_else(|| self.options.root.clone(), |cpu| cpu.root.clone()).join(path))
     }
 
     /// Removes a pod's cgroup. Blocks. One in which something still runs is an error, to be tried again.
@@ -189,9 +201,27 @@ fn weight(shares: i64) -> i64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
-/// Shares for the class of all burstable pods: what its pods have together (`qos_container_manager_linux.go`).
-fn class_shares(pods: impl Iterator<Item = i64>) -> i64 {
-    pods.fold(0_i64, |sum, shares| sum.saturating_add(shares.max(2))).clamp(2, 262_144)
+/// Shares of `kubepods`: the node's CPUs, so that pods as a whole weigh more than one service of the system.
+fn node_shares() -> i64 {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+    i64::try_from(cpus).unwrap_or(1).saturating_mul(1024).clamp(2, 262_144)
+}
+
+/// Shares of a class of pods, `None` where pods lie in `kubepods` itself: the least for BestEffort; for Burstable what
+/// its pods have together (`qos_container_manager_linux.go`), read from the cgroups in the class' folder.
+fn class_shares(class: &Path, qos: Qos, v2: bool) -> Option<i64> {
+    match qos {
+        Qos::Guaranteed => return None,
+        Qos::BestEffort => return Some(2),
+        Qos::Burstable => {}
+    }
+    let file = if v2 { "cpu.weight" } else { "cpu.shares" };
+    let pods = std::fs::read_dir(class).ok()?.filter_map(Result::ok).map(|entry| entry.path().join(file));
+    let values = pods.filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<i64>().ok());
+    // Up, for a weight stands for many shares, and `weight` of the result must be the weight.
+    let shares = |weight: i64| 2 + ((weight.clamp(1, 10_000) - 1) * 262_142 + 9998) / 9999;
+    let sum = values.fold(0_i64, |sum, value| sum.saturating_add(if v2 { shares(value) } else { value.max(2) }));
+    Some(sum.clamp(2, 262_144))
 }
 
 /// Cgroup file systems that are mounted, as mountinfo has them.

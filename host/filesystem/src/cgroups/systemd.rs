@@ -12,33 +12,56 @@ use std::time::{Duration, Instant};
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::ports::files::FilesError;
 
-use super::{CgroupError, weight};
+use super::{CgroupError, class_shares, node_shares, weight};
 
 /// How long systemd may take for one request.
 const LIMIT: Duration = Duration::from_secs(15);
 /// Where `set-property --runtime` keeps drop-ins, in the systemd versions in use.
 const DROP_INS: &str = "/run/systemd/system.control";
 
-pub(super) fn prepare(cgroup: &PodCgroup, v2: bool) -> Result<(), CgroupError> {
+/// `folder` is where the CPU controller will keep the pod's slice.
+pub(super) fn prepare(folder: &Path, cgroup: &PodCgroup, v2: bool) -> Result<(), CgroupError> {
     let slice = cgroup.systemd_slice();
-    let mut arguments = vec!["set-property".to_owned(), "--runtime".to_owned(), slice.clone()];
-    arguments.extend(properties(cgroup, v2));
-    systemctl(&arguments)?;
-    systemctl(&["start".to_owned(), slice])
+    set_property(&slice, properties(cgroup, v2))?;
+    systemctl(&["start".to_owned(), slice])?;
+    // Those above, where they differ: seldom for `kubepods`, and for a class when a pod with a request comes.
+    let Some(class) = folder.parent() else { return Ok(()) };
+    set_shares(class, class_shares(class, cgroup.qos, v2), v2)?;
+    let node = class.ancestors().find(|above| above.ends_with("kubepods.slice"));
+    node.map_or(Ok(()), |node| set_shares(node, Some(node_shares()), v2))
+}
+
+fn set_shares(folder: &Path, shares: Option<i64>, v2: bool) -> Result<(), CgroupError> {
+    let (Some(shares), Some(slice)) = (shares, folder.file_name()) else { return Ok(()) };
+    let (file, wanted) = if v2 { ("cpu.weight", weight(shares)) } else { ("cpu.shares", shares) };
+    if std::fs::read_to_string(folder.join(file)).is_ok_and(|found| found.trim() == wanted.to_string()) {
+        return Ok(());
+    }
+    set_property(&slice.to_string_lossy(), vec![share(shares, v2)])
+}
+
+fn set_property(slice: &str, properties: Vec<String>) -> Result<(), CgroupError> {
+    let mut arguments = vec!["set-property".to_owned(), "--runtime".to_owned(), slice.to_owned()];
+    arguments.extend(properties);
+    systemctl(&arguments)
+}
+
+fn share(shares: i64, v2: bool) -> String {
+    if v2 { format!("CPUWeight={}", weight(shares)) } else { format!("CPUShares={}", shares.clamp(2, 262_144)) }
 }
 
 /// Limits in systemd's words (systemd.resource-control(5)).
 pub(super) fn properties(cgroup: &PodCgroup, v2: bool) -> Vec<String> {
     let limit = |value: Option<i64>| value.map_or_else(|| "infinity".to_owned(), |value| value.to_string());
-    let (share, memory) = if v2 {
-        (format!("CPUWeight={}", weight(cgroup.cpu_shares)), format!("MemoryMax={}", limit(cgroup.memory)))
-    } else {
-        let shares = cgroup.cpu_shares.clamp(2, 262_144);
-        (format!("CPUShares={shares}"), format!("MemoryLimit={}", limit(cgroup.memory)))
-    };
+    let memory = if v2 { "MemoryMax" } else { "MemoryLimit" };
     // Whole per cent, rounded up: older versions take no fractions, and containers have their own exact quotas.
     let quota = cgroup.cpu_quota.map_or_else(String::new, |quota| format!("{}%", (quota.max(1) + 999) / 1000));
-    vec![share, format!("CPUQuota={quota}"), memory, format!("TasksMax={}", limit(cgroup.pids))]
+    vec![
+        share(cgroup.cpu_shares, v2),
+        format!("CPUQuota={quota}"),
+        format!("{memory}={}", limit(cgroup.memory)),
+        format!("TasksMax={}", limit(cgroup.pids)),
+    ]
 }
 
 pub(super) fn remove(cgroup: &PodCgroup, folders: &[PathBuf]) -> Result<(), CgroupError> {

@@ -51,7 +51,10 @@ fn a_unified_hierarchy_is_enabled_from_the_top() {
         Cgroups::new(CgroupOptions { driver: CgroupDriver::Cgroupfs, v2: true, root: root.to_owned(), enabled: true });
     cgroups.prepare(&pod).unwrap();
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
-    assert!(read("kubepods/cgroup.subtree_control").contains("+cpu"));
+    for above in ["", "kubepods/", "kubepods/burstable/"] {
+        assert!(read(&format!("{above}cgroup.subtree_control")).starts_with('+'));
+    }
+    assert_eq!(read("kubepods/burstable/podu1/cgroup.subtree_control"), "");
     assert_eq!(read("kubepods/burstable/podu1/cpu.weight"), "20");
     assert_eq!(read("kubepods/burstable/podu1/cpu.max"), "50000 100000");
     assert_eq!(read("kubepods/burstable/podu1/memory.max"), "67108864");

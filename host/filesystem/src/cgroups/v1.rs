@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use longshore_core::cgroup::{PodCgroup, Qos};
+use longshore_core::cgroup::PodCgroup;
 use longshore_core::ports::files::FilesError;
 
-use super::{CgroupError, PERIOD, class_shares, make, mounted, set};
+use super::{CgroupError, PERIOD, class_shares, make, mounted, node_shares, set};
 
 /// Controllers in whose hierarchies pods get a cgroup; `name=systemd` too, for runc makes containers there.
 const CONTROLLERS: [&str; 10] =
@@ -19,7 +19,7 @@ pub(super) struct Hierarchy {
 }
 
 impl Hierarchy {
-    fn has(&self, controller: &str) -> bool {
+    pub(super) fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|found| found == controller)
     }
 }
@@ -56,7 +56,11 @@ pub(super) fn prepare(hierarchies: &[Hierarchy], cgroup: &PodCgroup) -> Result<(
             set(&folder.join("cpu.shares"), &cgroup.cpu_shares.max(2).to_string())?;
             set(&folder.join("cpu.cfs_period_us"), &PERIOD.to_string())?;
             set(&folder.join("cpu.cfs_quota_us"), &cgroup.cpu_quota.unwrap_or(-1).to_string())?;
-            set_class(&folder, cgroup.qos)?;
+            set(&hierarchy.root.join("kubepods/cpu.shares"), &node_shares().to_string())?;
+            let class = folder.parent().unwrap_or(&hierarchy.root);
+            if let Some(shares) = class_shares(class, cgroup.qos, false) {
+                set(&class.join("cpu.shares"), &shares.to_string())?;
+            }
         }
         if hierarchy.has("memory") {
             set_memory(&folder.join("memory.limit_in_bytes"), cgroup.memory)?;
@@ -90,19 +94,4 @@ fn set_memory(file: &Path, limit: Option<i64>) -> Result<(), CgroupError> {
         None if found.is_some_and(|found| found < i64::MAX as u64 / 2) => set(file, "-1"),
         None => Ok(()),
     }
-}
-
-/// Sets the shares of the pod's class.
-fn set_class(pod: &Path, qos: Qos) -> Result<(), CgroupError> {
-    let Some(class) = pod.parent() else { return Ok(()) };
-    let shares = match qos {
-        Qos::Guaranteed => return Ok(()),
-        Qos::BestEffort => 2,
-        Qos::Burstable => {
-            let pods = std::fs::read_dir(class).map_err(|error| CgroupError::io(class, error))?;
-            let files = pods.filter_map(Result::ok).map(|entry| entry.path().join("cpu.shares"));
-            class_shares(files.filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok()))
-        }
-    };
-    set(&class.join("cpu.shares"), &shares.to_string())
 }

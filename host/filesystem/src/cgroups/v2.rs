@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use longshore_core::cgroup::{PodCgroup, Qos};
+use longshore_core::cgroup::PodCgroup;
 
-use super::{CgroupError, PERIOD, class_shares, make, set, weight};
+use super::{CgroupError, PERIOD, class_shares, make, node_shares, set, weight};
 
 /// Controllers that pods' cgroups get, where the kernel and the cgroups above have them.
 const CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
@@ -26,7 +26,12 @@ pub(super) fn prepare(root: &Path, cgroup: &PodCgroup) -> Result<(), CgroupError
     let limit = |limit: Option<i64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
     set(&folder.join("memory.max"), &limit(cgroup.memory))?;
     set(&folder.join("pids.max"), &limit(cgroup.pids))?;
-    set_class(&folder, cgroup.qos)
+    set(&root.join("kubepods/cpu.weight"), &weight(node_shares()).to_string())?;
+    let class = folder.parent().unwrap_or(root);
+    match class_shares(class, cgroup.qos, true) {
+        Some(shares) => set(&class.join("cpu.weight"), &weight(shares).to_string()),
+        None => Ok(()),
+    }
 }
 
 /// Hands each controller on by itself: one that is refused must not take the others with it.
@@ -38,23 +43,14 @@ fn enable(folder: &Path) -> Result<(), CgroupError> {
     for controller in CONTROLLERS {
         let has = |list: &str| list.split_whitespace().any(|found| found == controller);
         if has(&there) && !has(&enabled) {
-            set(&control, &format!("+{controller}"))?;
+            match set(&control, &format!("+{controller}")) {
+                // A cgroup that holds processes, or real-time threads, hands nothing on. Limits are lost, pods are not.
+                Err(CgroupError::Failed(error)) => {
+                    tracing::debug!(%error, controller, "a cgroup controller is not to be had")
+                }
+                other => other?,
+            }
         }
     }
     Ok(())
-}
-
-fn set_class(pod: &Path, qos: Qos) -> Result<(), CgroupError> {
-    let Some(class) = pod.parent() else { return Ok(()) };
-    let weight = match qos {
-        Qos::Guaranteed => return Ok(()),
-        Qos::BestEffort => 1,
-        Qos::Burstable => {
-            let pods = std::fs::read_dir(class).map_err(|error| CgroupError::io(class, error))?;
-            let files = pods.filter_map(Result::ok).map(|entry| entry.path().join("cpu.weight"));
-            let weights = files.filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<i64>().ok());
-            weight(class_shares(weights.map(|weight| 2 + (weight.clamp(1, 10_000) - 1) * 262_142 / 9999)))
-        }
-    };
-    set(&class.join("cpu.weight"), &weight.to_string())
 }

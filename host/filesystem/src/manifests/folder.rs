@@ -11,17 +11,25 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags};
+use serde::{Deserialize, Serialize};
 
 /// Largest manifest (`maxConfigLength` in `pkg/kubelet/config`), in bytes.
 pub(super) const LARGEST: u64 = 10 << 20;
 
 /// Which folder it is, whatever its path: a disk that is unmounted uncovers another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     device: (u32, u32),
     inode: u64,
     /// Where the file system knows it: inode numbers are used again.
     born: Option<(i64, u32)>,
+}
+
+impl Identity {
+    /// Whether it can be the same folder after a restart of the node, which gives devices other numbers.
+    pub(super) fn survives_as(&self, other: &Identity) -> bool {
+        (self.inode, self.born) == (other.inode, other.born)
+    }
 }
 
 /// Changes whenever a file does.

@@ -4,7 +4,9 @@
 //! says is parsed by core. As `pkg/kubelet/config/{file,file_linux}.go`, which reads one pod a file; beyond it, a bad file
 //! keeps its pods, a lost folder keeps them all, and other objects may lie there.
 
+mod choice;
 mod folder;
+mod memory;
 mod objects;
 mod state;
 mod task;
@@ -26,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::layout::{At, refuse};
 use folder::Content;
+pub use memory::Memory;
 pub use objects::FolderObjects;
 use state::State;
 
@@ -52,6 +55,16 @@ impl ManifestFolder {
     /// Watches a folder, and looks at it every `rescan` (the kubelet's `fileCheckFrequency`, 20 s) for what no event told:
     /// files behind links, and disks that were mounted over it. Starts a task: call it in a tokio runtime.
     pub fn new(path: &Path, node_name: &str, rescan: Duration) -> ManifestFolder {
+        ManifestFolder::start(path, node_name, rescan, None)
+    }
+
+    /// As [`ManifestFolder::new`], with what is known from before the agent started: so a disk that is not mounted after
+    /// a reboot, or a file that was broken meanwhile, ends no pod that ran.
+    pub fn with_memory(path: &Path, node_name: &str, rescan: Duration, memory: Memory) -> ManifestFolder {
+        ManifestFolder::start(path, node_name, rescan, Some(memory))
+    }
+
+    fn start(path: &Path, node_name: &str, rescan: Duration, memory: Option<Memory>) -> ManifestFolder {
         // A pod's UID is made of this path: links in it are not resolved.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let (sender, words) = tokio::sync::watch::channel(Word::default());
@@ -60,6 +73,7 @@ impl ManifestFolder {
             path: path.clone(),
             node_name: node_name.to_owned(),
             rescan: rescan.max(Duration::from_millis(100)),
+            memory,
             words: sender,
             stop: stop.clone(),
         };

@@ -3,11 +3,12 @@
 //! Owns the rules; it must not read anything. They are, for files: one that cannot be read, or holds an error, or holds
 //! nothing (a copy that has just begun), keeps what it last described well, until it is mended or removed. For the folder:
 //! one that cannot be read keeps all; so does an empty one in the place of one that was not (an unmounted disk looks
-//! like that); files that are removed from the same folder are gone, for that is the user's wish.
+//! like that); files that are removed from the same folder are gone, for that is the user's wish. And for a restart of the
+//! agent: pods that ran before are kept as long as a file, or the folder, cannot say whether it still wants them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
@@ -16,6 +17,7 @@ use longshore_core::manifest::Parsed;
 use longshore_core::pod::Pod;
 use longshore_core::ports::sources::{SourceProblem, SourceSnapshot};
 
+use super::choice::Choice;
 use super::folder::{Entry, Identity, Listing, Stamp};
 use super::objects::{FolderObjects, Key};
 
@@ -42,25 +44,35 @@ pub(super) struct State {
     folder_problems: Vec<SourceProblem>,
     /// Which file each pod and object comes from.
     winners: HashMap<(&'static str, Key), OsString>,
+    /// Pods that ran before this agent started and that no file has described yet.
+    former: Vec<Pod>,
+    /// The folder that they came from.
+    remembered: Option<Identity>,
+    /// Whether the folder was replaced by an empty one, and what it held before counts.
+    held: bool,
+    /// How a user says that an empty folder is meant.
+    release: String,
 }
 
 #[derive(Debug, Default)]
-struct FileState {
-    place: String,
+pub(super) struct FileState {
+    pub(super) place: String,
     stamp: Option<Stamp>,
     settled: bool,
-    good: Good,
+    pub(super) good: Good,
     problems: Vec<SourceProblem>,
+    /// Whether it was ever read without an error: what it describes is known.
+    whole: bool,
     /// Since when it is not there any more, in nanoseconds since the epoch.
     missing: Option<i128>,
 }
 
 /// What a file last described well.
 #[derive(Debug, Default)]
-struct Good {
-    pods: Vec<Pod>,
-    config_maps: Vec<Arc<v1::ConfigMap>>,
-    secrets: Vec<Arc<v1::Secret>>,
+pub(super) struct Good {
+    pub(super) pods: Vec<Pod>,
+    pub(super) config_maps: Vec<Arc<v1::ConfigMap>>,
+    pub(super) secrets: Vec<Arc<v1::Secret>>,
 }
 
 impl Good {
@@ -114,7 +126,27 @@ fn meta_key(meta: &ObjectMeta) -> Key {
 
 impl State {
     pub(super) fn new(path: PathBuf) -> State {
-        State { path, identity: None, files: BTreeMap::new(), folder_problems: Vec::new(), winners: HashMap::new() }
+        State {
+            path,
+            identity: None,
+            files: BTreeMap::new(),
+            folder_problems: Vec::new(),
+            winners: HashMap::new(),
+            former: Vec::new(),
+            remembered: None,
+            held: false,
+            release: "restart longshore".to_owned(),
+        }
+    }
+
+    /// What is known from before the agent started.
+    pub(super) fn remember(&mut self, former: Vec<Pod>, identity: Option<Identity>, release: String) {
+        (self.former, self.remembered, self.release) = (former, identity, release);
+    }
+
+    /// The folder that the pods of the last word came from, to be remembered; none when there are no pods in it.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.identity.filter(|_| self.files.values().any(|file| file.good.len() > 0))
     }
 
     /// Whether the folder was ever read.
@@ -128,7 +160,7 @@ impl State {
     }
 
     fn pods(&self) -> usize {
-        self.files.values().map(|file| file.good.pods.len()).sum()
+        self.files.values().map(|file| file.good.pods.len()).sum::<usize>() + self.former.len()
     }
 
     fn kept(&self) -> String {
@@ -162,17 +194,30 @@ impl State {
     pub(super) fn listed(&mut self, listing: Listing, now: i128) -> Vec<(OsString, PathBuf, Option<Stamp>)> {
         self.folder_problems.clear();
         let had = self.files.values().any(|file| file.good.len() > 0);
-        if listing.entries.is_empty() && had && self.identity.is_some_and(|identity| identity != listing.identity) {
+        let replaced = match self.identity {
+            Some(identity) => (had || self.held) && identity != listing.identity,
+            // The first look after a start.
+            None => {
+                let another = |known: Identity| !known.survives_as(&listing.identity);
+                !self.former.is_empty() && self.remembered.is_some_and(another)
+            }
+        };
+        if listing.entries.is_empty() && replaced {
+            // An answer all the same: the first word after a start is "those that ran".
+            self.identity = self.identity.or(self.remembered);
+            self.held = true;
             let kept = self.kept();
             self.folder_problem(
                 format!(
                     "is another, empty folder than the one that was read before (device or inode changed: is a disk not \
-                     mounted?); {kept}; put the files back, or restart longshore to let the pods go"
+                     mounted?); {kept}; put the files back, or {} to let the pods go",
+                    self.release
                 ),
                 false,
             );
             return Vec::new();
         }
+        self.held = false;
         self.identity = Some(listing.identity);
         self.files.retain(|name, file| {
             if listing.entries.contains_key(name) {
@@ -242,6 +287,7 @@ impl State {
         file.stamp = Some(stamp);
         file.settled = !younger(SETTLED);
         file.problems = problems;
+        file.whole |= !errors && good.len() > 0;
         let mut kept = 0;
         if errors || good.len() == 0 {
             kept = good.keep(std::mem::take(&mut file.good));
@@ -255,11 +301,34 @@ impl State {
         note_kept(file, kept);
     }
 
+    /// Lets go of pods from before the start that are described again, or, once every file is known, are not.
+    fn settle_former(&mut self) {
+        if self.former.is_empty() || self.held || !self.spoke() {
+            return;
+        }
+        let pods = || self.files.values().flat_map(|file| &file.good.pods);
+        let described: HashSet<Key> = pods().map(pod_key).collect();
+        let uids: HashSet<&str> = pods().map(|pod| pod.id.uid.as_str()).collect();
+        let unknown = |file: &FileState| !file.whole && !file.problems.is_empty();
+        let keep = self.files.values().any(unknown);
+        self.former.retain(|pod| keep && !described.contains(&pod_key(pod)) && !uids.contains(pod.id.uid.as_str()));
+    }
+
     /// The source's word.
     pub(super) fn snapshot(&mut self) -> (SourceSnapshot, FolderObjects) {
+        self.settle_former();
         let mut problems = self.folder_problems.clone();
+        if !self.former.is_empty() && !self.held && self.spoke() {
+            let names: Vec<String> = self.former.iter().take(10).map(|pod| pod.id.to_string()).collect();
+            let message = format!(
+                "pods that ran before longshore started, and that no file describes now, are kept until every file here \
+                 can be read: {}",
+                names.join(", ")
+            );
+            problems.push(SourceProblem { place: self.path.display().to_string(), message, warning: true });
+        }
         problems.extend(self.files.values().flat_map(|file| file.problems.iter().cloned()));
-        let mut choice = Choice { files: &self.files, former: &self.winners, now: HashMap::new(), problems };
+        let mut choice = Choice::new(&self.files, &self.winners, problems);
         let pods = choice.of("pod", |good| &good.pods, pod_key);
         let pods = choice.one_per_uid(pods);
         let config_maps = choice.of("ConfigMap", |good| &good.config_maps, |object| meta_key(&object.metadata));
@@ -271,8 +340,8 @@ impl State {
                 .collect(),
             secrets: secrets.into_iter().map(|(_, object)| (meta_key(&object.metadata), object.clone())).collect(),
         };
-        let pods = pods.into_iter().map(|(_, pod)| pod.clone()).collect();
-        let (winners, mut problems) = (choice.now, choice.problems);
+        let pods = pods.into_iter().map(|(_, pod)| pod.clone()).chain(self.former.iter().cloned()).collect();
+        let (winners, mut problems) = choice.done();
         if problems.len() > PROBLEMS {
             let message = format!("{} more problems are not shown", problems.len() - PROBLEMS);
             problems.truncate(PROBLEMS);
@@ -294,70 +363,4 @@ fn note_kept(file: &mut FileState, kept: usize) {
         kept => format!("the {kept} objects that it described before are"),
     };
     file.problems.push(problem(file, format!("{what} kept until the file is mended or removed"), true));
-}
-
-/// Chooses among files that describe the same thing: the one that it came from so far, else the first by name.
-struct Choice<'a> {
-    files: &'a BTreeMap<OsString, FileState>,
-    former: &'a HashMap<(&'static str, Key), OsString>,
-    now: HashMap<(&'static str, Key), OsString>,
-    problems: Vec<SourceProblem>,
-}
-
-impl<'a> Choice<'a> {
-    fn of<T>(
-        &mut self,
-        kind: &'static str,
-        list: impl Fn(&'a Good) -> &'a Vec<T>,
-        key: impl Fn(&T) -> Key,
-    ) -> Vec<(&'a OsString, &'a T)> {
-        let all: Vec<(&OsString, &T, Key)> = self
-            .files
-            .iter()
-            .flat_map(|(name, file)| list(&file.good).iter().map(move |item| (name, item)))
-            .map(|(name, item)| (name, item, key(item)))
-            .collect();
-        self.choose(kind, all, |kind, (namespace, name)| format!("{kind} {namespace}/{name}"))
-    }
-
-    /// Pods of different names that claim one UID.
-    fn one_per_uid(&mut self, pods: Vec<(&'a OsString, &'a Pod)>) -> Vec<(&'a OsString, &'a Pod)> {
-        let all = pods.into_iter().map(|(name, pod)| (name, pod, (String::new(), pod.id.uid.clone()))).collect();
-        self.choose("UID", all, |_, (_, uid)| format!("a pod with UID {uid}"))
-    }
-
-    fn choose<T>(
-        &mut self,
-        kind: &'static str,
-        all: Vec<(&'a OsString, &'a T, Key)>,
-        say: impl Fn(&str, &Key) -> String,
-    ) -> Vec<(&'a OsString, &'a T)> {
-        for (file, _, key) in &all {
-            let key = (kind, key.clone());
-            let former = self.former.get(&key);
-            match self.now.get(&key) {
-                None => _ = self.now.insert(key, (*file).clone()),
-                Some(_) if former == Some(*file) => _ = self.now.insert(key, (*file).clone()),
-                Some(_) => {}
-            }
-        }
-        let mut chosen = Vec::new();
-        let mut done: HashSet<Key> = HashSet::new();
-        for (file, item, key) in all {
-            let winner = self.now.get(&(kind, key.clone()));
-            if winner == Some(file) && done.insert(key.clone()) {
-                chosen.push((file, item));
-                continue;
-            }
-            let place = |file: &OsString| self.files.get(file).map_or_else(String::new, |file| file.place.clone());
-            let other = winner.map(place).unwrap_or_default();
-            let message = format!(
-                "{} is described in {} as well: that one counts, this one does not; remove or rename one of them",
-                say(kind, &key),
-                Path::new(&other).display()
-            );
-            self.problems.push(SourceProblem { place: place(file), message, warning: false });
-        }
-        chosen
-    }
 }

@@ -18,10 +18,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Word;
 use super::folder::{self, Content, Listing, Stamp};
 use super::state::State;
 use super::watch::Watch;
+use super::{Memory, Word};
 
 /// How long the folder, and each file, may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -40,6 +40,7 @@ pub(super) struct Task {
     pub(super) path: PathBuf,
     pub(super) node_name: String,
     pub(super) rescan: Duration,
+    pub(super) memory: Option<Memory>,
     pub(super) words: watch::Sender<Word>,
     pub(super) stop: CancellationToken,
 }
@@ -55,8 +56,14 @@ struct Eyes {
 }
 
 impl Task {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut state = State::new(self.path.clone());
+        let mut remembered = None;
+        if let Some(memory) = &mut self.memory {
+            remembered = memory.load().await;
+            let release = format!("remove {} and restart longshore", memory.file.display());
+            state.remember(std::mem::take(&mut memory.former), remembered, release);
+        }
         let mut eyes = Eyes { wake: Arc::new(Notify::new()), watch: None, look: None, hanging: HashMap::new() };
         loop {
             let listed = tokio::select! {
@@ -64,6 +71,13 @@ impl Task {
                 () = self.stop.cancelled() => return,
                 listed = self.scan(&mut state, &mut eyes) => listed,
             };
+            // First remembered, then said: no pod runs from a folder that a restart would not know.
+            if let (Some(memory), Some(identity)) = (&self.memory, state.identity())
+                && remembered != Some(identity)
+            {
+                memory.save(identity).await;
+                remembered = Some(identity);
+            }
             self.publish(&mut state);
             let pause = match listed {
                 false => MISSING.min(self.rescan),

@@ -1,8 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
+mod faults;
+
 use std::os::unix::fs::symlink;
 use std::time::Instant;
 
+use longshore_core::pod::Pod;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::*;
@@ -297,52 +300,6 @@ async fn a_folder_that_was_never_there_says_nothing_until_it_is() {
     assert!(seen.pods.is_empty() && seen.problems.is_empty());
     assert!(reader.source.config_map("default", "x").await.unwrap().is_none());
     assert!(read_once(&fixture.dir.path().join("none"), "node").is_err());
-}
-
-#[tokio::test]
-async fn huge_strange_and_many_files_are_coped_with() {
-    let fixture = Fixture::new();
-    for n in 0..3000 {
-        fixture.write(&format!("p{n:04}"), &pod(&format!("p{n}"), "i"));
-    }
-    let large = std::fs::File::create(fixture.folder().join("large")).unwrap();
-    large.set_len(folder::LARGEST + 1).unwrap();
-    let comment = format!("# {}\n", "x".repeat(1 << 20)).repeat(9);
-    fixture.write("nearly", &format!("{comment}{}", pod("nearly", "i")));
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        fixture.folder().join("pipe"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(fixture.folder().join("socket")).unwrap();
-    symlink("nowhere", fixture.folder().join("dangling")).unwrap();
-    symlink("pipe", fixture.folder().join("piped")).unwrap();
-    symlink("/", fixture.folder().join("to-folder")).unwrap();
-    symlink("loop", fixture.folder().join("loop")).unwrap();
-    symlink("/dev/zero", fixture.folder().join("zero")).unwrap();
-    let mut reader = fixture.watch();
-    let seen = reader.until("all", |snapshot| snapshot.pods.len() == 3001).await;
-    let expected = [
-        ("large", "10 MiB"),
-        ("pipe", "a pipe"),
-        ("socket", "a socket"),
-        ("dangling", "leads nowhere"),
-        ("piped", "not a file"),
-        ("loop", "cannot be read"),
-        ("zero", "not a file"),
-    ];
-    for (name, text) in expected {
-        let found = seen.problems.iter().find(|problem| problem.place.ends_with(&format!("manifests/{name}")));
-        assert!(found.is_some_and(|problem| problem.message.contains(text)), "{name}: {found:?}");
-    }
-    assert_eq!(seen.problems.len(), expected.len(), "{:#?}", seen.problems);
-    let started = Instant::now();
-    fixture.write("p0000", &pod("changed", "i"));
-    reader.until("a change among many", |snapshot| names(snapshot).contains(&"changed".to_owned())).await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

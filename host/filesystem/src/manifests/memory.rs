@@ -1,0 +1,43 @@
+//! What the manifest folder's reader knows from before the agent started.
+//!
+//! Owns a small file in the root folder that says which folder the pods came from. It holds nothing of the manifests.
+
+use std::path::{Path, PathBuf};
+
+use longshore_core::pod::Pod;
+
+use super::folder::Identity;
+use crate::write;
+
+/// What is known from before the agent started.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Pods of the manifest folder that ran then and that nobody has asked to end, from their records.
+    pub former: Vec<Pod>,
+    /// Where it is kept which folder they came from: a file in the root folder, made here.
+    pub file: PathBuf,
+}
+
+impl Memory {
+    /// The folder that pods came from last; none when it is not known.
+    pub(super) async fn load(&self) -> Option<Identity> {
+        let file = self.file.clone();
+        tokio::task::spawn_blocking(move || read(&file)).await.ok()?
+    }
+
+    /// Remembers a folder.
+    pub(super) async fn save(&self, identity: Identity) {
+        let file = self.file.clone();
+        let saved = tokio::task::spawn_blocking(move || {
+            let text = serde_json::to_vec(&identity).unwrap_or_default();
+            write::replace(&file, &text, 0o600)
+        });
+        if let Ok(Err(error)) = saved.await {
+            tracing::warn!(%error, "cannot remember the manifest folder: a disk missing after a reboot would go unnoticed");
+        }
+    }
+}
+
+fn read(file: &Path) -> Option<Identity> {
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+}

@@ -1,0 +1,139 @@
+//! Disks that hang or are missing, files that were never meant to be manifests.
+
+use super::*;
+
+#[tokio::test]
+async fn huge_strange_and_many_files_are_coped_with() {
+    let fixture = Fixture::new();
+    for n in 0..3000 {
+        fixture.write(&format!("p{n:04}"), &pod(&format!("p{n}"), "i"));
+    }
+    let large = std::fs::File::create(fixture.folder().join("large")).unwrap();
+    large.set_len(folder::LARGEST + 1).unwrap();
+    let comment = format!("# {}\n", "x".repeat(1 << 20)).repeat(9);
+    fixture.write("nearly", &format!("{comment}{}", pod("nearly", "i")));
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        fixture.folder().join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(fixture.folder().join("socket")).unwrap();
+    symlink("nowhere", fixture.folder().join("dangling")).unwrap();
+    symlink("pipe", fixture.folder().join("piped")).unwrap();
+    symlink("/", fixture.folder().join("to-folder")).unwrap();
+    symlink("loop", fixture.folder().join("loop")).unwrap();
+    symlink("/dev/zero", fixture.folder().join("zero")).unwrap();
+    let mut reader = fixture.watch();
+    let seen = reader.until("all", |snapshot| snapshot.pods.len() == 3001).await;
+    let expected = [
+        ("large", "10 MiB"),
+        ("pipe", "a pipe"),
+        ("socket", "a socket"),
+        ("dangling", "leads nowhere"),
+        ("piped", "not a file"),
+        ("loop", "cannot be read"),
+        ("zero", "not a file"),
+    ];
+    for (name, text) in expected {
+        let found = seen.problems.iter().find(|problem| problem.place.ends_with(&format!("manifests/{name}")));
+        assert!(found.is_some_and(|problem| problem.message.contains(text)), "{name}: {found:?}");
+    }
+    assert_eq!(seen.problems.len(), expected.len(), "{:#?}", seen.problems);
+    let started = Instant::now();
+    fixture.write("p0000", &pod("changed", "i"));
+    reader.until("a change among many", |snapshot| names(snapshot).contains(&"changed".to_owned())).await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+/// A file system whose server never answers: what is opened there hangs until `server` is dropped.
+#[tokio::test]
+async fn a_file_that_hangs_stalls_no_other() {
+    let fixture = Fixture::new();
+    let Ok(server) = std::fs::File::options().read(true).write(true).open("/dev/fuse") else { return };
+    let hung = fixture.dir.path().join("hung");
+    std::fs::create_dir(&hung).unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&server);
+    let data = std::ffi::CString::new(format!("fd={fd},rootmode=40000,user_id=0,group_id=0")).unwrap();
+    if rustix::mount::mount("longshore-test", &hung, "fuse", MountFlags::empty(), data.as_c_str()).is_err() {
+        return;
+    }
+    fixture.write("a", &pod("a", "one"));
+    symlink(hung.join("x"), fixture.folder().join("hanging")).unwrap();
+    let mut reader = fixture.watch();
+    let seen = reader.until("the other", |snapshot| names(snapshot) == ["a"]).await;
+    assert!(says(&seen, "does not answer"));
+    let started = Instant::now();
+    fixture.write("a", &pod("a", "two"));
+    reader.until("the change", |snapshot| images(snapshot) == ["two"]).await;
+    let took = started.elapsed();
+    drop(server);
+    rustix::mount::unmount(&hung, UnmountFlags::DETACH).unwrap();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+fn restart(fixture: &Fixture, former: &[Pod]) -> Reader {
+    let memory = Memory { former: former.to_vec(), file: fixture.dir.path().join("memory") };
+    Reader::new(ManifestFolder::with_memory(&fixture.folder(), "node", Duration::from_millis(200), memory))
+}
+
+#[tokio::test]
+async fn a_disk_that_is_not_mounted_after_a_reboot_ends_no_pod() {
+    let fixture = Fixture::new();
+    rustix::mount::mount("tmpfs", fixture.folder(), "tmpfs", MountFlags::empty(), c"size=1m").unwrap();
+    fixture.write("a", &pod("a", "one"));
+    let mut reader = restart(&fixture, &[]);
+    let ran = reader.until("the pod", |snapshot| names(snapshot) == ["a"]).await.pods;
+    let end = Instant::now() + Duration::from_secs(10);
+    while !fixture.dir.path().join("memory").exists() {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(reader);
+    rustix::mount::unmount(fixture.folder(), UnmountFlags::DETACH).unwrap();
+    let mut reader = restart(&fixture, &ran);
+    let seen = reader.until("the first word", |_| true).await;
+    assert_eq!(seen.pods, ran);
+    assert!(
+        says(&seen, "another, empty folder") && says(&seen, "memory and restart longshore"),
+        "{:#?}",
+        seen.problems
+    );
+    fixture.write("b", &pod("b", "one"));
+    let seen = reader.until("what is there", |snapshot| names(snapshot) == ["b"]).await;
+    assert!(seen.problems.is_empty());
+    drop(reader);
+    // Emptied by its user while the agent was down: the same folder.
+    fixture.remove("b");
+    let mut reader = restart(&fixture, &ran);
+    assert!(reader.until("the first word", |_| true).await.pods.is_empty());
+}
+
+#[tokio::test]
+async fn a_file_broken_while_the_agent_was_down_ends_no_pod() {
+    let fixture = Fixture::new();
+    fixture.write("a", &pod("a", "one"));
+    fixture.write("b", &pod("b", "one"));
+    let ran = read_once(&fixture.folder(), "node").unwrap().snapshot.pods;
+    fixture.write("a", "{");
+    fixture.write("b", &pod("b", "two"));
+    let mut reader = restart(&fixture, &ran);
+    let seen = reader.until("the first word", |_| true).await;
+    assert_eq!(images(&seen), ["two", "one"]);
+    assert!(says(&seen, "no file describes now"));
+    fixture.write("a", &pod("a", "three"));
+    reader.until("mended", |snapshot| images(snapshot) == ["three", "two"] && snapshot.problems.is_empty()).await;
+    drop(reader);
+    // Removed while it was down, and nothing else is wrong.
+    fixture.remove("a");
+    let mut reader = restart(&fixture, &ran);
+    assert_eq!(names(&reader.until("the first word", |_| true).await), ["b"]);
+    drop(reader);
+    fixture.write("junk", "");
+    let mut reader = restart(&fixture, &ran);
+    assert_eq!(names(&reader.until("the first word", |_| true).await), ["a", "b"]);
+    fixture.remove("junk");
+    reader.until("the end", |snapshot| names(snapshot) == ["b"]).await;
+}
