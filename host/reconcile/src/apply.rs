@@ -11,7 +11,7 @@ use longshore_core::cgroup;
 use longshore_core::container_config::{self, ContainerInput};
 use longshore_core::environment::{self, EnvironmentContext};
 use longshore_core::event::EventType;
-use longshore_core::observed::{Observation, Sandbox};
+use longshore_core::observed::{Container, ContainerState, Observation, Sandbox};
 use longshore_core::plan::Plan;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
 use longshore_core::ports::runtime::RuntimeError;
@@ -333,8 +333,8 @@ async fn pull_secrets(worker: &Worker) -> Vec<Arc<k8s_openapi::api::core::v1::Se
 
 async fn create_container(worker: &mut Worker, name: &str, attempt: u32) -> Step {
     match make_container(worker, name, attempt).await {
-        Ok(id) => {
-            worker.look_at(&id).await;
+        Ok(made) => {
+            worker.observed.update(Observation::Container(made));
             if let Some(known) = worker.record.containers.get_mut(name) {
                 if let Some(exit) = known.exit_or_unknown(jiff::Timestamp::now()) {
                     known.delayed_restarts = restart::counted_restarts(known, &exit).saturating_add(1);
@@ -356,7 +356,8 @@ fn container_failed(worker: &mut Worker, name: &str, failure: &Failure) -> Step 
     Step::Waits
 }
 
-async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result<String, Failure> {
+/// Makes a container; what is known of it then needs no look.
+async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result<Container, Failure> {
     let config_error = |message: String| Failure { reason: "CreateContainerConfigError", message };
     let create_error = |message: String| Failure { reason: "CreateContainerError", message };
     let shared = worker.shared.clone();
@@ -417,7 +418,23 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         log_path: &log_path,
     })
     .map_err(|error| config_error(error.to_string()))?;
-    shared.ports.runtime.create_container(&config).await.map_err(|error| create_error(error.to_string()))
+    let id = shared.ports.runtime.create_container(&config).await.map_err(|error| create_error(error.to_string()))?;
+    Ok(Container {
+        id,
+        pod: pod.id.clone(),
+        name: name.to_owned(),
+        kind: container.kind,
+        attempt,
+        hash: pod.hashes.get(name).cloned().unwrap_or_default(),
+        sandbox_id: sandbox,
+        image: container.spec.image.clone().unwrap_or_default(),
+        image_id: format!("docker://{}", image.id),
+        created_at: jiff::Timestamp::now(),
+        state: ContainerState::Created,
+        runtime_log: None,
+        termination_message_file: Some(termination.display().to_string()),
+        grace_seconds: pod.spec().termination_grace_period_seconds,
+    })
 }
 
 async fn start_container(worker: &mut Worker, name: &str) -> Step {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use longshore_core::observed::ObservedPod;
 use longshore_core::pod::{Deletion, Pod};
 use longshore_core::ports::runtime::{Image, RuntimeChange};
 use longshore_core::probe::{ProbeKind, Sample};
@@ -17,8 +18,10 @@ pub(crate) struct Wakes {
     pub(crate) deletion: Option<Deletion>,
     /// Things in the runtime that changed, by ID.
     pub(crate) changed: BTreeMap<String, RuntimeChange>,
-    /// Everything in the runtime may have changed.
+    /// Events may have been lost, or the runtime is back: look at everything, and try again what failed.
     pub(crate) resync: bool,
+    /// What a look at the whole runtime found of the pod.
+    pub(crate) seen: Option<ObservedPod>,
     /// ConfigMaps or Secrets may have changed.
     pub(crate) objects: bool,
     /// What probes decided, by container ID and kind.

@@ -6,6 +6,7 @@ mod apply;
 mod background;
 pub mod events;
 mod inbox;
+mod limits;
 pub mod node;
 pub mod orphan;
 mod probes;

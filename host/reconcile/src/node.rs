@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::{SelectAll, select_all};
@@ -17,7 +17,7 @@ use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::probes::ProbePlugins;
-use longshore_core::ports::runtime::{ContainerRuntime, RegistryCredentials, RuntimeEvent};
+use longshore_core::ports::runtime::{ContainerRuntime, ForeignContainer, RegistryCredentials, RuntimeEvent};
 use longshore_core::ports::sources::{PodSource, SourceSnapshot};
 use longshore_core::record::StoredPod;
 use tokio::task::JoinSet;
@@ -88,6 +88,9 @@ impl Default for Options {
     }
 }
 
+/// How old a list of other agents' containers may be.
+const FOREIGN_AGE: Duration = Duration::from_secs(5);
+
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) ports: Ports,
@@ -97,9 +100,27 @@ pub(crate) struct Shared {
     pub(crate) probes: ProbeScheduler,
     /// Pods that were admitted and have not ended, by UID: what a new one must fit beside.
     pub(crate) active: Mutex<BTreeMap<String, Pod>>,
+    /// Other agents' containers as last listed: one list serves all pods of a burst.
+    foreign: tokio::sync::Mutex<Option<(Instant, Arc<Vec<ForeignContainer>>)>>,
 }
 
 impl Shared {
+    /// Other agents' containers, as of a few seconds ago at most; none when the runtime does not say.
+    pub(crate) async fn foreign(&self) -> Arc<Vec<ForeignContainer>> {
+        let mut known = self.foreign.lock().await;
+        if let Some((_, list)) = known.as_ref().filter(|(at, _)| at.elapsed() < FOREIGN_AGE) {
+            return list.clone();
+        }
+        match self.ports.runtime.foreign().await {
+            Ok(list) => {
+                let list = Arc::new(list);
+                *known = Some((Instant::now(), list.clone()));
+                list
+            }
+            Err(_) => Arc::default(),
+        }
+    }
+
     pub(crate) fn active(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Pod>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,7 +138,9 @@ struct Node {
     words: BTreeMap<Source, Option<SourceSnapshot>>,
     desired: desired::Desired,
     workers: HashMap<String, Running>,
-    tasks: JoinSet<String>,
+    tasks: JoinSet<()>,
+    /// Which pod's worker a task is.
+    owners: HashMap<tokio::task::Id, String>,
     stop: CancellationToken,
     /// What was found in the runtime at start, until a worker takes it.
     found: HashMap<String, ObservedPod>,
@@ -130,13 +153,22 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
     let probes = ProbeScheduler::spawn(&ports, options.max_execs, stop.clone());
     let puller = Puller::new(ports.runtime.clone(), &options);
     let words = ports.sources.iter().map(|source| (source.source(), None)).collect();
-    let shared = Arc::new(Shared { ports, facts, options, puller, probes, active: Mutex::default() });
+    let shared = Arc::new(Shared {
+        ports,
+        facts,
+        options,
+        puller,
+        probes,
+        active: Mutex::default(),
+        foreign: tokio::sync::Mutex::default(),
+    });
     let mut node = Node {
         shared,
         words,
         desired: desired::Desired::default(),
         workers: HashMap::new(),
         tasks: JoinSet::new(),
+        owners: HashMap::new(),
         stop: stop.clone(),
         found: HashMap::new(),
         stored: HashMap::new(),
@@ -179,8 +211,8 @@ impl Node {
                 Some((source, snapshot)) = snapshots.next() => self.spoke(source, snapshot),
                 Some(event) = events.next() => self.happened(event).await,
                 Some(()) = objects.next() => self.wake_all(|wakes| wakes.objects = true),
-                Some(ended) = self.tasks.join_next() => self.ended(ended),
-                _ = resync.tick() => self.wake_all(|wakes| wakes.resync = true),
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                _ = resync.tick() => self.resync().await,
                 _ = beat.tick() => {}
             }
             if let Some(heartbeat) = &shared.options.heartbeat {
@@ -303,35 +335,58 @@ impl Node {
         let ending = pod.deletion.is_some() || start.record.deletion.is_some();
         self.shared.probes.register(&uid, inbox.clone());
         self.workers.insert(uid.clone(), Running { inbox, pod, ending });
-        self.tasks.spawn(async move {
-            worker::run(start).await;
-            uid
-        });
+        let task = self.tasks.spawn(worker::run(start));
+        self.owners.insert(task.id(), uid);
     }
 
-    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
-        match ended {
-            Ok(uid) => {
-                self.workers.remove(&uid);
-                self.shared.probes.forget(&uid);
-                self.shared.active().remove(&uid);
-                self.shared.ports.views.remove(&uid);
-            }
-            Err(error) => {
-                tracing::error!("a pod's worker failed: {error}; it is taken on again");
-                let alive: Vec<String> = self
-                    .workers
-                    .iter()
-                    .filter(|(_, running)| Arc::strong_count(&running.inbox) <= 2)
-                    .map(|(uid, _)| uid.clone())
-                    .collect();
-                for uid in alive {
-                    self.workers.remove(&uid);
-                }
-            }
+    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let (task, failed) = match ended {
+            Ok((task, ())) => (task, None),
+            Err(error) => (error.id(), Some(error)),
+        };
+        let Some(uid) = self.owners.remove(&task) else { return };
+        self.workers.remove(&uid);
+        self.shared.probes.forget(&uid);
+        self.shared.active().remove(&uid);
+        self.shared.ports.views.remove(&uid);
+        if let Some(error) = failed {
+            tracing::error!(uid, "a pod's worker failed: {error}; the pod is taken on again");
         }
         if !self.stop.is_cancelled() {
             self.reconcile();
+        }
+    }
+
+    /// Looks at the whole runtime at once; workers whose pods are not as they know them look for themselves.
+    async fn resync(&mut self) {
+        match self.shared.ports.runtime.list().await {
+            Ok(list) => {
+                let mut found = by_pod(list);
+                for (uid, running) in &self.workers {
+                    let seen = found.remove(uid).unwrap_or_default();
+                    running.inbox.put(|wakes| wakes.seen = Some(seen));
+                }
+                self.found = found;
+                self.reconcile();
+                self.tidy().await;
+            }
+            Err(error) => tracing::debug!("the runtime cannot be looked at: {error}"),
+        }
+    }
+
+    /// Removes the folders of pods that are gone: their records were lost, or their removal was.
+    async fn tidy(&self) {
+        if !self.desired.complete {
+            return;
+        }
+        for uid in self.shared.ports.files.pod_folders().await {
+            if self.workers.contains_key(&uid) || self.desired.pods.contains_key(&uid) {
+                continue;
+            }
+            match self.shared.ports.files.forget(&uid).await {
+                Ok(()) => tracing::info!(uid, "removed the folder of a pod that is gone"),
+                Err(error) => tracing::warn!(uid, "the folder of a pod that is gone cannot be removed: {error}"),
+            }
         }
     }
 

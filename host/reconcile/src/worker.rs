@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::Outcome;
 use crate::inbox::{Done, Inbox, Wakes};
+use crate::limits;
 use crate::node::{Shared, by_pod};
 use crate::publish;
 
@@ -69,6 +70,8 @@ pub(crate) struct Worker {
     /// Reasons told already, so that each is an event once.
     pub(crate) told: BTreeSet<String>,
     pub(crate) gone: bool,
+    /// When size limits were last looked at; `None` when the pod has none.
+    pub(crate) limits: Option<std::time::Instant>,
     saved: Option<StoredPod>,
     refresh: bool,
     messages: BTreeMap<String, String>,
@@ -99,6 +102,7 @@ pub(crate) async fn run(start: Start) {
         checked: None,
         told: BTreeSet::new(),
         gone: false,
+        limits: None,
         saved: None,
         refresh: true,
         messages: BTreeMap::new(),
@@ -110,11 +114,7 @@ pub(crate) async fn run(start: Start) {
     let inbox = worker.inbox.clone();
     loop {
         let wakes = worker.inbox.take();
-        let resync = wakes.resync;
         worker.take_in(wakes).await;
-        if resync {
-            worker.look().await;
-        }
         let wake = worker.turn().await;
         if worker.gone || stop.is_cancelled() {
             break;
@@ -151,17 +151,22 @@ impl Worker {
         }
         self.record.deletion = self.pod.deletion;
         self.refresh |= wakes.objects;
+        if wakes.resync {
+            self.record.backoffs.retain(|key, _| key != "pod" && !key.starts_with("create/"));
+            self.look().await;
+        } else if wakes.seen.is_some_and(|seen| seen != self.observed) {
+            // What was found may be older than what the worker did since: it looks for itself.
+            self.look().await;
+        }
         for ((container_id, kind), verdict) in wakes.verdicts {
             self.judge(&container_id, kind, &verdict.container, verdict.sample, verdict.grace_seconds);
         }
         for done in wakes.done {
             self.finish(done).await;
         }
-        if !wakes.resync {
-            for (id, change) in wakes.changed {
-                if !self.knows(&id, change) {
-                    self.look_at(&id).await;
-                }
+        for (id, change) in wakes.changed {
+            if !self.knows(&id, change) {
+                self.look_at(&id).await;
             }
         }
     }
@@ -281,6 +286,7 @@ impl Worker {
                     continue;
                 }
             }
+            self.watch_limits().await;
             if self.refresh && self.observed.sandbox().is_some() && !plan.finished {
                 self.refresh = false;
                 self.prepare().await;
@@ -396,7 +402,7 @@ impl Worker {
         if !self.observed.containers.is_empty() || !self.observed.sandboxes.is_empty() {
             return None;
         }
-        let foreign = self.shared.ports.runtime.foreign().await.ok()?;
+        let foreign = self.shared.foreign().await;
         let other = foreign.iter().find(|other| other.pod.uid == self.pod.id.uid && other.running)?;
         let whose = match &other.longshore_root {
             Some(root) => format!("the longshore agent of root {root}"),
@@ -429,10 +435,12 @@ impl Worker {
                 return;
             }
         }
-        active.insert(self.pod.id.uid.clone(), self.pod.clone());
+        if active.get(&self.pod.id.uid) != Some(&self.pod) {
+            active.insert(self.pod.id.uid.clone(), self.pod.clone());
+        }
     }
 
-    fn end(&mut self, terminal: Terminal) {
+    pub(crate) fn end(&mut self, terminal: Terminal) {
         if let (Some(reason), Some(message)) = (&terminal.reason, &terminal.message) {
             self.event(None, EventType::Normal, reason, message);
         }
@@ -499,11 +507,14 @@ impl Worker {
         let now = Timestamp::now();
         let deadline = status::deadline(&self.pod, &self.record).filter(|_| self.record.terminal.is_none());
         let wake = plan.wake.into_iter().chain(deadline).min();
-        let mut sleep = wake.map_or(Duration::from_secs(60), |wake| {
+        let mut sleep = wake.map_or(Duration::from_secs(600), |wake| {
             Duration::try_from(wake.duration_since(now)).unwrap_or_default() + Duration::from_millis(2)
         });
         if !self.busy.pulling.is_empty() {
             sleep = sleep.min(Duration::from_secs(1));
+        }
+        if self.limits.is_some() {
+            sleep = sleep.min(limits::PERIOD);
         }
         sleep.min(Duration::from_secs(600))
     }

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1;
 
 pub(crate) use self::payload::secret_data;
 pub use self::references::{ObjectKind, ObjectReference, pull_secrets, references};
-pub use self::resolve::{VolumeProblem, is_read_only, resolve};
+pub use self::resolve::{VolumeProblem, is_read_only, resolve, size_limits};
 
 /// A volume that a pod needs on the node.
 #[derive(Clone, Debug, PartialEq)]

@@ -42,6 +42,19 @@ pub fn resolve(
     volumes.map(resolve).collect()
 }
 
+/// Volumes on disk that have a size limit: name, limit in bytes, and the limit as it is written.
+pub fn size_limits(pod: &Pod) -> Vec<(String, u64, String)> {
+    let volumes = pod.spec().volumes.iter().flatten();
+    let limits = volumes.filter_map(|volume| {
+        let source =
+            volume.empty_dir.as_ref().filter(|source| source.medium.as_deref().unwrap_or_default().is_empty())?;
+        let limit = source.size_limit.as_ref()?;
+        let bytes = quantity::value(limit).and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0)?;
+        Some((volume.name.clone(), bytes, limit.0.clone()))
+    });
+    limits.collect()
+}
+
 /// Whether a volume is written by us alone, so that containers may only read it
 /// (`GetAttributes` in `pkg/volume/{configmap,secret,downwardapi,projected}`).
 pub fn is_read_only(volume: &v1::Volume) -> bool {
