@@ -86,8 +86,11 @@ fn ask_helper(helper: &str, server: &str, limit: Duration) -> Result<Option<Regi
     if helper.contains('/') {
         return Err("its name holds a slash".to_owned());
     }
-    let program = format!("docker-credential-{helper}");
-    let mut child = Command::new(&program)
+    run_helper(&format!("docker-credential-{helper}"), server, limit)
+}
+
+fn run_helper(program: &str, server: &str, limit: Duration) -> Result<Option<RegistryCredentials>, String> {
+    let mut child = Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -156,5 +159,30 @@ mod tests {
     fn a_helper_has_no_path() {
         assert!(ask_helper("../x", "foo.io", HELPER).is_err());
         assert!(ask_helper("longshore-no-such-helper", "foo.io", HELPER).unwrap_err().contains("cannot be started"));
+    }
+    #[test]
+    fn helpers_answer_know_nothing_fail_or_hang() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let run = |script: &str, limit| {
+            let path = folder.path().join("helper");
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            // Another test's thread may fork while the file is open for writing, which makes it busy.
+            loop {
+                match run_helper(path.to_str().unwrap(), "foo.io", limit) {
+                    Err(error) if error.contains("busy") => thread::yield_now(),
+                    other => return other,
+                }
+            }
+        };
+        let answer = r#"read s; echo "{\"ServerURL\":\"$s\",\"Username\":\"u\",\"Secret\":\"$s!\"}""#;
+        assert_eq!(run(answer, HELPER), Ok(basic("u", "foo.io!")));
+        let token = r#"echo '{"Username":"<token>","Secret":"t"}'"#;
+        assert_eq!(run(token, HELPER), Ok(Some(RegistryCredentials::IdentityToken("t".to_owned()))));
+        assert_eq!(run("echo credentials not found in native keychain; exit 1", HELPER), Ok(None));
+        assert!(run("echo no keyring; exit 1", HELPER).unwrap_err().contains("no keyring"));
+        assert!(run("echo x", HELPER).is_err());
+        assert!(run("exec sleep 1000", Duration::from_millis(200)).unwrap_err().contains("no answer within"));
     }
 }

@@ -22,6 +22,7 @@ use longshore_core::ports::runtime::RuntimeError;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::OnceCell;
 
 use crate::fault::Fault;
 use crate::wire;
@@ -88,6 +89,8 @@ pub(crate) struct Session {
     pub(crate) daemon: String,
     /// The agreed API version.
     pub(crate) api: (usize, usize),
+    /// Its default log driver, once it was asked.
+    pub(crate) log_driver: OnceCell<String>,
 }
 
 /// The way to one daemon, which may come and go.
@@ -175,7 +178,7 @@ impl Connection {
             &ClientVersion { major_version: api.0, minor_version: api.1 },
         )
         .map_err(|error| Fault::from_bollard(error, &self.name))?;
-        Ok(Session { client, daemon, api })
+        Ok(Session { client, daemon, api, log_driver: OnceCell::new() })
     }
 
     /// Makes a call through bollard. When the daemon says that it does not speak the agreed version (it was

@@ -14,7 +14,7 @@ use longshore_core::ports::runtime::{
     ContainerRuntime, ForeignContainer, Image, LogChunk, LogOptions, PullError, PullProgress, RegistryCredentials,
     RuntimeError, RuntimeEvent, RuntimeInfo,
 };
-use tokio::sync::{Mutex, OnceCell, Semaphore};
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::connection::Connection;
 use crate::known::Known;
@@ -71,10 +71,8 @@ struct Shared {
     execs: Arc<Semaphore>,
     /// Held while the pause image is brought in.
     pause: Mutex<()>,
-    /// The daemon's default log driver.
-    log_driver: OnceCell<String>,
-    /// See `info.rs`.
-    oom_floor: Mutex<Option<i32>>,
+    /// See `info.rs`: of which daemon, and the value.
+    oom_floor: Mutex<Option<(String, i32)>>,
 }
 
 impl Docker {
@@ -89,7 +87,6 @@ impl Docker {
             heavy: Semaphore::new(options.in_flight.max(1)),
             execs: Arc::new(Semaphore::new(options.execs.max(1))),
             pause: Mutex::new(()),
-            log_driver: OnceCell::new(),
             oom_floor: Mutex::new(None),
             options,
         };
@@ -126,11 +123,7 @@ impl Docker {
         &self.shared.pause
     }
 
-    pub(crate) fn log_driver(&self) -> &OnceCell<String> {
-        &self.shared.log_driver
-    }
-
-    pub(crate) fn oom_floor(&self) -> &Mutex<Option<i32>> {
+    pub(crate) fn oom_floor(&self) -> &Mutex<Option<(String, i32)>> {
         &self.shared.oom_floor
     }
 

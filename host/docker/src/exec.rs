@@ -35,9 +35,6 @@ impl Docker {
         {
             return Err(gone());
         }
-        if !names::is_container(&request.container_id) {
-            return Err(gone());
-        }
         let Ok(slot) = self.execs().clone().acquire_owned().await else { return Err(gone()) };
         let (docker, limit) = (self.clone(), request.timeout.saturating_add(CLEANUP));
         let task = tokio::spawn(async move {

@@ -101,7 +101,11 @@ impl Docker {
         let failed = |message| RuntimeError::Failed { operation: "bring in the pause image", message };
         if self.options().pause_image.is_none() {
             let archive = pause::archive().map_err(|error| failed(error.to_string()))?;
-            self.load(archive).await.map_err(|fault| fault.during("load the pause image"))?;
+            match self.load(archive).await {
+                // Another agent on this daemon was quicker.
+                Err(Fault::Answer { message, .. }) if message.contains("already exists") => {}
+                loaded => loaded.map_err(|fault| fault.during("load the pause image"))?,
+            }
             tracing::info!(image = name, "loaded the pause image into Docker");
             return Ok(());
         }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
 use bollard::query_parameters::RemoveContainerOptionsBuilder;
@@ -24,6 +25,8 @@ use crate::wire;
 const LOW: i32 = -998;
 /// What a daemon is told to allow that can set [`LOW`].
 const LOWEST: i32 = -1000;
+/// All trials together may take so long, however slow the daemon is.
+const TRIALS: Duration = Duration::from_secs(60);
 /// Marks the containers of a trial, so that a crash in its midst leaves nothing for long.
 const TRIAL: &str = "dev.longshore.trial";
 
@@ -64,13 +67,20 @@ impl Docker {
     }
 
     async fn ask_info(&self) -> Result<wire::Info, RuntimeError> {
-        self.connection().ask(ASK, "/info").await.map_err(|fault| fault.during("ask for information"))
+        let info: wire::Info =
+            self.connection().ask(ASK, "/info").await.map_err(|fault| fault.during("ask for information"))?;
+        if info.server_version.is_none() || info.mem_total.is_none() {
+            let fault = Fault::Nonsense("information without version and memory".to_owned());
+            return Err(fault.during("ask for information"));
+        }
+        Ok(info)
     }
 
     /// Whether the daemon's default log driver keeps nothing that could be read. From 20.10 on all others do, the
     /// remote ones by a copy of their own.
     pub(crate) async fn forgets_logs(&self) -> Result<bool, RuntimeError> {
-        let driver = self.log_driver().get_or_try_init(|| async {
+        let session = self.connection().session().await.map_err(|fault| fault.during("ask for the version"))?;
+        let driver = session.log_driver.get_or_try_init(|| async {
             let driver = self.ask_info().await?.logging_driver.unwrap_or_default();
             if driver == "none" {
                 tracing::warn!(
@@ -84,20 +94,20 @@ impl Docker {
 
     async fn least_oom_score_adj(&self, daemon: String) -> i32 {
         let mut floor = self.oom_floor().lock().await;
-        if let Some(known) = *floor {
-            return known;
+        if let Some((_, known)) = floor.as_ref().filter(|(of, _)| *of == daemon) {
+            return *known;
         }
         let boot_id = boot_id();
         let file = self.options().cache.clone();
         if let Some(kept) =
             file.as_deref().and_then(read).filter(|kept| kept.boot_id == boot_id && kept.daemon == daemon)
         {
-            *floor = Some(kept.min_oom_score_adj);
+            *floor = Some((daemon, kept.min_oom_score_adj));
             return kept.min_oom_score_adj;
         }
-        let Some(found) = self.try_oom_scores().await else { return 0 };
+        let Ok(Some(found)) = tokio::time::timeout(TRIALS, self.try_oom_scores()).await else { return 0 };
         tracing::info!(min_oom_score_adj = found, "found out how low Docker may set oom_score_adj");
-        *floor = Some(found);
+        *floor = Some((daemon.clone(), found));
         if let Some(file) = file {
             let kept = Kept { boot_id, daemon, min_oom_score_adj: found };
             if let Err(error) = write(&file, &kept) {

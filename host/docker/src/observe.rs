@@ -12,6 +12,7 @@ use longshore_core::ports::runtime::RuntimeError;
 
 use crate::connection::{CALL, encode, filters};
 use crate::docker::Docker;
+use crate::fault::Fault;
 use crate::{names, wire};
 
 impl Docker {
@@ -28,6 +29,10 @@ impl Docker {
             }
             Err(fault) => return Err(fault.during("inspect container")),
         };
+        if inspect.id.is_none() || inspect.config.is_none() {
+            // Not to be taken for "not ours": who looks would think that it is gone.
+            return Err(Fault::Nonsense("an inspect without an ID".to_owned()).during("inspect container"));
+        }
         let is_ours = root_of(&inspect) == Some(self.root_id());
         if !is_ours {
             return Ok(None);

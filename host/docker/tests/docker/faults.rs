@@ -71,6 +71,9 @@ async fn odd_json_is_passed_over() {
             ok("{}")
         }
     });
+    // "a" is there, whatever it is: it must not be taken for gone.
+    assert!(fake.docker.list().await.is_err());
+    let fake = Fake::new(|_, _| ok(r#"[{"Id":null},{}]"#));
     assert_eq!(fake.docker.list().await.unwrap(), []);
 }
 
@@ -119,7 +122,7 @@ async fn a_stop_whose_connection_breaks_ends_in_a_kill() {
         }
     });
     fake.docker.stop("abc", Duration::from_secs(2)).await.unwrap();
-    assert!(fake.count("/stop?t=2") == 1 && fake.count("/stop?t=1") >= 1, "{:?}", fake.seen.lock().unwrap());
+    assert!(fake.count("/stop?t=2") >= 1 && fake.count("/stop?t=1") >= 1, "{:?}", fake.seen.lock().unwrap());
     assert_eq!(fake.count("/kill?signal=SIGKILL"), 1);
 }
 
@@ -139,7 +142,7 @@ async fn events_go_on_after_a_break() {
     let mut next = async || tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap();
     assert!(matches!(next().await, RuntimeEvent::Changed { change: RuntimeChange::Died, .. }));
     let mut seen = Vec::new();
-    while seen.len() < 4 {
+    while seen.len() < 3 {
         seen.push(next().await);
     }
     assert_eq!(seen[0], RuntimeEvent::Resync);

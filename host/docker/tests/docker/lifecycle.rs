@@ -23,7 +23,7 @@ async fn a_pods_life() {
     docker.start(&app).await.unwrap();
     docker.start(&app).await.unwrap();
     let seen = world.see_sandbox(&sandbox).await;
-    assert_eq!((seen.state, seen.ips.len() >= 1, seen.pid.is_some()), (SandboxState::Running, true, true));
+    assert_eq!((seen.state, !seen.ips.is_empty(), seen.pid.is_some()), (SandboxState::Running, true, true));
     assert!(seen.ips[0].is_ipv4(), "{:?}", seen.ips);
     let seen = world.see(&app).await;
     let ContainerState::Running { pid, started_at } = seen.state else { panic!("{seen:?}") };
@@ -127,7 +127,7 @@ async fn a_missing_source_is_told_and_not_made() {
         source,
         target: "/data".to_owned(),
         read_only: true,
-        propagation: Propagation::HostToContainer,
+        propagation: Propagation::Private,
     };
     config.mounts = vec![mount(folder.path().join("absent"))];
     let Err(RuntimeError::Failed { message, .. }) = world.docker.create_container(&config).await else { panic!() };

@@ -8,6 +8,7 @@ use longshore_core::ports::runtime::{ContainerRuntime, PullError, PullProgress, 
 use longshore_docker::DockerOptions;
 
 use crate::fake::{Fake, Reply, chunk, ok};
+use crate::world::World;
 
 const IMAGE: &str = r#"{"Id":"sha256:aa","RepoDigests":["r.example/a@sha256:bb"],"Size":7,"Config":{"User":"9"}}"#;
 
@@ -68,4 +69,13 @@ async fn what_does_not_move_is_given_up() {
     let retrying = "{\"id\":\"l\",\"status\":\"Retrying in 5 seconds\"}\r\n".repeat(3);
     let fake = Fake::with(options, move |_, _| Reply::Stall(chunk(&retrying)));
     assert!(matches!(fake.docker.pull("a/b", None, &|_| {}).await, Err(PullError::RegistryUnavailable { .. })));
+}
+
+#[tokio::test]
+async fn a_registry_that_nobody_serves() {
+    let Some(world) = World::new().await else { return };
+    // A port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = world.docker.pull(&format!("127.0.0.1:{free}/a:b"), None, &|_| {}).await.unwrap_err();
+    assert!(matches!(error, PullError::RegistryUnavailable { .. }), "{error:?}");
 }
