@@ -120,10 +120,15 @@ impl Exit {
         Exit {
             code: 137,
             reason: "ContainerStatusUnknown".to_owned(),
-            message: "The container could not be located when the pod was last looked at".to_owned(),
+            message: "The container could not be located.  The container used to be Running".to_owned(),
             started_at: None,
             finished_at: now,
         }
+    }
+
+    /// Whether it is not known how it ended.
+    pub fn is_unknown(&self) -> bool {
+        self.reason == "ContainerStatusUnknown"
     }
 }
 
@@ -151,8 +156,8 @@ impl ObservedPod {
 
     /// Puts things in the order that the other methods rely on.
     pub fn sort(&mut self) {
-        self.sandboxes.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
-        self.containers.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+        self.sandboxes.sort_by_key(|sandbox| std::cmp::Reverse((sandbox.attempt, sandbox.created_at)));
+        self.containers.sort_by_key(|container| std::cmp::Reverse((container.attempt, container.created_at)));
     }
 
     /// Takes in a fresh look at one sandbox or container, in place of what was known of it.
@@ -193,6 +198,7 @@ impl Container {
 }
 
 /// A fresh look at one thing in the runtime.
+#[allow(clippy::large_enum_variant, reason = "lists of these are short, and most are containers")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observation {
     /// It is a pod's sandbox.

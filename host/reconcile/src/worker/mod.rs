@@ -5,31 +5,32 @@
 //! actions never race; what takes long (stops, hooks, pulls) goes on in the background. Assumes that the runtime's
 //! labels are true. Stopping the worker stops nothing of the pod.
 
+mod gate;
+mod wakes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use longshore_core::admit;
 use longshore_core::event::EventType;
 use longshore_core::observed::{ContainerState, ObservedPod};
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
-use longshore_core::pod::{Deletion, Pod};
+use longshore_core::pod::Pod;
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::files::PodFiles;
-use longshore_core::ports::runtime::{Image, RuntimeChange};
-use longshore_core::probe::{self, ProbeKind, ProbeSpec, Sample};
+use longshore_core::ports::runtime::Image;
+use longshore_core::probe::{self, ProbeSpec};
 use longshore_core::record::{PodRecord, StoredPod, Terminal};
 use longshore_core::status::{self, StatusInput};
-use longshore_core::support;
 use longshore_core::volume::Objects;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Outcome;
-use crate::inbox::{Done, Inbox, Wakes};
+use crate::inbox::Inbox;
 use crate::limits;
-use crate::node::{Shared, by_pod};
+use crate::node::Shared;
 use crate::publish;
 
 /// Bytes of a termination message that are kept (`MaxContainerTerminationMessageLength`).
@@ -135,138 +136,6 @@ pub(crate) async fn run(start: Start) {
 }
 
 impl Worker {
-    /// Merges what woke the worker into what it knows.
-    async fn take_in(&mut self, wakes: Wakes) {
-        if let Some(desired) = wakes.desired {
-            let deletion = self.pod.deletion.or(desired.deletion);
-            self.pod = Pod { deletion, ..desired };
-            self.checked = None;
-            self.refresh = true;
-        }
-        if let Some(deletion) = wakes.deletion {
-            let grace =
-                self.pod.deletion.map_or(deletion.grace_seconds, |old| old.grace_seconds.min(deletion.grace_seconds));
-            let requested_at = self.pod.deletion.map_or(deletion.requested_at, |old| old.requested_at);
-            self.pod.deletion = Some(Deletion { requested_at, grace_seconds: grace });
-        }
-        self.record.deletion = self.pod.deletion;
-        self.refresh |= wakes.objects;
-        if wakes.resync {
-            self.record.backoffs.retain(|key, _| key != "pod" && !key.starts_with("create/"));
-            self.look().await;
-        } else if wakes.seen.is_some_and(|seen| seen != self.observed) {
-            // What was found may be older than what the worker did since: it looks for itself.
-            self.look().await;
-        }
-        for ((container_id, kind), verdict) in wakes.verdicts {
-            self.judge(&container_id, kind, &verdict.container, verdict.sample, verdict.grace_seconds);
-        }
-        for done in wakes.done {
-            self.finish(done).await;
-        }
-        for (id, change) in wakes.changed {
-            if !self.knows(&id, change) {
-                self.look_at(&id).await;
-            }
-        }
-    }
-
-    /// Whether an event only tells what the worker saw itself.
-    fn knows(&self, id: &str, change: RuntimeChange) -> bool {
-        let container = self.observed.containers.iter().find(|seen| seen.id == id);
-        let sandbox = self.observed.sandboxes.iter().find(|seen| seen.id == id);
-        match change {
-            RuntimeChange::Started => {
-                container.is_some_and(|seen| seen.is_running())
-                    || sandbox.is_some_and(|seen| seen.state == longshore_core::observed::SandboxState::Running)
-            }
-            RuntimeChange::Died => {
-                container.is_some_and(|seen| seen.exit().is_some())
-                    || sandbox.is_some_and(|seen| seen.state == longshore_core::observed::SandboxState::Exited)
-            }
-            RuntimeChange::Removed => container.is_none() && sandbox.is_none(),
-            RuntimeChange::Other => container.is_some_and(|seen| seen.exit().is_some()),
-        }
-    }
-
-    fn judge(&mut self, container_id: &str, kind: ProbeKind, container: &str, sample: Sample, grace: Option<i64>) {
-        let Some(known) = self.record.containers.get_mut(container) else { return };
-        if known.id.as_deref() != Some(container_id) {
-            return;
-        }
-        match (kind, sample) {
-            (ProbeKind::Readiness, sample) => known.ready = sample == Sample::Success,
-            (ProbeKind::Startup, Sample::Success) => known.started = true,
-            (ProbeKind::Liveness, Sample::Success) => {}
-            (ProbeKind::Liveness | ProbeKind::Startup, Sample::Failure) => {
-                let unhealthy = Unhealthy { probe: kind.title(), grace_seconds: grace };
-                self.unhealthy.insert(container_id.to_owned(), unhealthy);
-            }
-        }
-    }
-
-    async fn finish(&mut self, done: Done) {
-        match done {
-            Done::Stop { id, error } => {
-                self.busy.stopping.remove(&id);
-                self.stops.remove(&id);
-                if let Some(error) = error {
-                    tracing::warn!(pod = %self.pod.id, "a container could not be stopped: {error}; trying again");
-                }
-                self.look_at(&id).await;
-            }
-            Done::PostStart { id, container, error } => {
-                self.busy.post_start.remove(&id);
-                if let Some(message) = error {
-                    self.event(Some(&container), EventType::Warning, "FailedPostStartHook", &message);
-                    let unhealthy = Unhealthy { probe: "PostStartHook", grace_seconds: None };
-                    self.unhealthy.insert(id, unhealthy);
-                }
-            }
-            Done::Pull { container, image, result } => {
-                self.busy.pulling.remove(&container);
-                match result {
-                    Ok(pulled) => {
-                        self.record.backoffs.remove(&format!("image/{image}"));
-                        self.images.insert(container, (image, pulled));
-                    }
-                    Err(failure) => {
-                        self.event(
-                            Some(&container),
-                            EventType::Warning,
-                            "Failed",
-                            &format!("Failed to pull image {image:?}: {}", failure.message),
-                        );
-                        self.event(
-                            Some(&container),
-                            EventType::Warning,
-                            "Failed",
-                            &format!("Error: {}", failure.reason),
-                        );
-                        self.failed(&format!("image/{image}"), failure.reason, &failure.message);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Looks at everything of the pod again.
-    pub(crate) async fn look(&mut self) {
-        match self.shared.ports.runtime.list_pod(&self.pod.id.uid).await {
-            Ok(list) => self.observed = by_pod(list).remove(&self.pod.id.uid).unwrap_or_default(),
-            Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at the pod: {error}"),
-        }
-    }
-
-    /// Looks at one thing of the pod again.
-    pub(crate) async fn look_at(&mut self, id: &str) {
-        match self.shared.ports.runtime.inspect(id).await {
-            Ok(Some(seen)) => self.observed.update(seen),
-            Ok(None) => self.observed.forget(id),
-            Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at {id}: {error}"),
-        }
-    }
-
     /// Plans and applies until there is nothing left to do at once, then publishes. Returns how long to sleep.
     async fn turn(&mut self) -> Duration {
         if self.checked.is_none() {
@@ -280,11 +149,11 @@ impl Worker {
         for _ in 0..PASSES {
             self.remember().await;
             plan = self.plan();
-            if self.record.terminal.is_none() {
-                if let Some(terminal) = self.with_status_input(&plan, status::terminal) {
-                    self.end(terminal);
-                    continue;
-                }
+            if self.record.terminal.is_none()
+                && let Some(terminal) = self.with_status_input(&plan, status::terminal)
+            {
+                self.end(terminal);
+                continue;
             }
             self.watch_limits().await;
             if self.refresh && self.observed.sandbox().is_some() && !plan.finished {
@@ -365,78 +234,6 @@ impl Worker {
             if is_new && runs {
                 (known.started, known.ready) = probe::initial(&self.probes, name);
             }
-        }
-    }
-
-    /// Asks once per spec whether it can be carried out here.
-    async fn check(&mut self) {
-        let blocked = match probe::specs(&self.pod) {
-            Err(error) => Some(("FailedCreatePodSandBox", error.to_string())),
-            Ok(specs) => {
-                let mut refused = None;
-                for spec in &specs {
-                    if let Err(error) = self.shared.ports.probes.validate(&spec.plugin, &spec.config).await {
-                        let message = format!("{} probe of container {}: {error}", spec.kind.as_str(), spec.container);
-                        refused = Some(("FailedCreatePodSandBox", message));
-                        break;
-                    }
-                }
-                self.probes = specs;
-                refused
-            }
-        };
-        let unsupported = support::unsupported(&self.pod, &self.shared.facts);
-        let blocked = blocked.or(unsupported.map(|unsupported| (unsupported.event, unsupported.message)));
-        let blocked = match blocked {
-            None => self.foreign().await.map(|message| ("FailedCreatePodSandBox", message)),
-            blocked => blocked,
-        };
-        if let Some((event, message)) = &blocked {
-            self.event(None, EventType::Warning, event, message);
-        }
-        self.checked = Some(Checked { blocked: blocked.map(|(_, message)| message) });
-    }
-
-    /// Says so when another agent's containers of this pod run: two agents on one pod would fight.
-    async fn foreign(&self) -> Option<String> {
-        if !self.observed.containers.is_empty() || !self.observed.sandboxes.is_empty() {
-            return None;
-        }
-        let foreign = self.shared.foreign().await;
-        let other = foreign.iter().find(|other| other.pod.uid == self.pod.id.uid && other.running)?;
-        let whose = match &other.longshore_root {
-            Some(root) => format!("the longshore agent of root {root}"),
-            None => "another agent (dockershim or cri-dockerd)".to_owned(),
-        };
-        Some(format!(
-            "container {} of this pod runs already under {whose}; stop that agent's pod, or run `longshore takeover`",
-            other.name
-        ))
-    }
-
-    /// Admits a pod that is new here, or ends it with the kubelet's reason.
-    fn admit(&mut self) {
-        let mut active = self.shared.active();
-        if self.record.terminal.is_some() || self.pod.deletion.is_some() {
-            active.remove(&self.pod.id.uid);
-            return;
-        }
-        if self.record.start_time.is_none() {
-            self.record.start_time = Some(Timestamp::now());
-            let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
-            if let Err(rejection) = admit::admit(&self.pod, &others, &self.shared.facts) {
-                drop(active);
-                self.event(None, EventType::Warning, rejection.reason, &rejection.message);
-                self.record.terminal = Some(Terminal {
-                    phase: "Failed".to_owned(),
-                    reason: Some(rejection.reason.to_owned()),
-                    message: Some(format!("Pod was rejected: {}", rejection.message)),
-                });
-                return;
-            }
-        }
-        if active.get(&self.pod.id.uid) != Some(&self.pod) {
-            active.insert(self.pod.id.uid.clone(), self.pod.clone());
         }
     }
 

@@ -1,0 +1,213 @@
+//! Bringing a container's image in, making the container, starting it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1;
+use longshore_core::container_config::{self, ContainerInput};
+use longshore_core::environment::{self, EnvironmentContext};
+use longshore_core::event::EventType;
+use longshore_core::observed::{Container, ContainerState, Observation};
+use longshore_core::{credentials, restart, security, volume};
+
+use super::Step;
+use crate::background;
+use crate::inbox::Failure;
+use crate::worker::Worker;
+
+pub(super) async fn ensure_image(worker: &mut Worker, container: &str) -> Step {
+    let Some(spec) = worker.pod.container(container).map(|container| container.spec) else { return Step::Waits };
+    let reference = spec.image.clone().unwrap_or_default();
+    if worker.images.get(container).is_some_and(|(known, _)| *known == reference) {
+        return Step::Done;
+    }
+    let policy = spec.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned());
+    if let Err(message) = credentials::parse_image(&reference) {
+        let message = format!("Failed to apply default image tag {reference:?}: {message}");
+        return image_failed(worker, container, &Failure { reason: "InvalidImageName", message });
+    }
+    if policy != "Always" {
+        match worker.shared.ports.runtime.image(&reference).await {
+            Ok(Some(image)) => {
+                let message = format!("Container image {reference:?} already present on machine");
+                worker.event(Some(container), EventType::Normal, "Pulled", &message);
+                worker.record.backoffs.remove(&format!("image/{reference}"));
+                worker.images.insert(container.to_owned(), (reference, image));
+                return Step::Done;
+            }
+            Ok(None) if policy == "Never" => {
+                let message = format!("Container image {reference:?} is not present with pull policy of Never");
+                return image_failed(worker, container, &Failure { reason: "ErrImageNeverPull", message });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let message = format!("Failed to inspect image {reference:?}: {error}");
+                return image_failed(worker, container, &Failure { reason: "ImageInspectError", message });
+            }
+        }
+    }
+    let secrets = pull_secrets(worker).await;
+    background::pull(worker, container, &reference, &secrets);
+    Step::Waits
+}
+
+/// An image that cannot be had without any pull: looked for again as anything that failed, not as a pull.
+fn image_failed(worker: &mut Worker, container: &str, failure: &Failure) -> Step {
+    let event = if failure.reason == "ErrImageNeverPull" { "ErrImageNeverPull" } else { "Failed" };
+    worker.event(Some(container), EventType::Warning, event, &failure.message);
+    worker.failed(&format!("create/{container}"), failure.reason, &failure.message);
+    Step::Waits
+}
+
+async fn pull_secrets(worker: &Worker) -> Vec<Arc<v1::Secret>> {
+    let mut secrets = Vec::new();
+    for name in volume::pull_secrets(&worker.pod) {
+        match worker.shared.ports.objects.secret(&worker.pod.id.namespace, &name).await {
+            Ok(Some(secret)) => secrets.push(secret),
+            Ok(None) => {
+                let message = format!(
+                    "Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed."
+                );
+                worker.event(None, EventType::Warning, "FailedToRetrieveImagePullSecret", &message);
+            }
+            Err(error) => tracing::warn!(pod = %worker.pod.id, "{error}"),
+        }
+    }
+    secrets
+}
+
+pub(super) async fn create_container(worker: &mut Worker, name: &str, attempt: u32) -> Step {
+    match make_container(worker, name, attempt).await {
+        Ok(made) => {
+            worker.observed.update(Observation::Container(made));
+            if let Some(known) = worker.record.containers.get_mut(name)
+                && let Some(exit) = known.exit_or_unknown(jiff::Timestamp::now())
+            {
+                known.delayed_restarts = restart::counted_restarts(known, &exit).saturating_add(1);
+            }
+            worker.event(Some(name), EventType::Normal, "Created", &format!("Created container: {name}"));
+            Step::Done
+        }
+        Err(failure) => {
+            worker.images.remove(name);
+            container_failed(worker, name, &failure)
+        }
+    }
+}
+
+fn container_failed(worker: &mut Worker, name: &str, failure: &Failure) -> Step {
+    worker.event(Some(name), EventType::Warning, "Failed", &format!("Error: {}", failure.message));
+    worker.failed(&format!("create/{name}"), failure.reason, &failure.message);
+    Step::Waits
+}
+
+/// Makes a container; what is known of it then needs no look.
+async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result<Container, Failure> {
+    let config_error = |message: String| Failure { reason: "CreateContainerConfigError", message };
+    let create_error = |message: String| Failure { reason: "CreateContainerError", message };
+    let shared = worker.shared.clone();
+    let pod = worker.pod.clone();
+    let Some(container) = pod.container(name) else {
+        return Err(config_error(format!("the pod has no container {name:?}")));
+    };
+    let Some((_, image)) = worker.images.get(name).cloned() else {
+        return Err(create_error("its image went away".to_owned()));
+    };
+    let Some(sandbox) = worker.observed.sandbox().map(|sandbox| sandbox.id.clone()) else {
+        return Err(create_error("its sandbox went away".to_owned()));
+    };
+    worker.look_up_objects().await.map_err(config_error)?;
+    let pod_ips = worker.pod_ips();
+    let services = BTreeMap::new();
+    let context = EnvironmentContext {
+        node: &shared.facts,
+        objects: &worker.objects,
+        pod_ips: &pod_ips,
+        host_ips: &shared.facts.ips,
+        services: &services,
+    };
+    let env = environment::build(&pod, container, &context).map_err(|error| config_error(error.to_string()))?;
+    let Some(files) = worker.files.clone() else { return Err(create_error("its volumes are not prepared".to_owned())) };
+    let wanted = container_config::sub_paths(&pod, container, &shared.facts, &env, &files)
+        .map_err(|error| config_error(error.to_string()))?;
+    let mut sub_paths = BTreeMap::new();
+    for sub_path in &wanted {
+        let path = shared.ports.files.sub_path(&pod.id, sub_path).await;
+        sub_paths.insert(sub_path.index, path.map_err(|error| config_error(error.to_string()))?);
+    }
+    let mut seccomp_profiles = BTreeMap::new();
+    for profile in security::localhost_profiles(&pod) {
+        // One that cannot be read is left out: only the container that uses it fails, and says why.
+        match shared.ports.files.seccomp_profile(&profile).await {
+            Ok(text) => {
+                seccomp_profiles.insert(profile, text);
+            }
+            Err(error) => tracing::warn!(pod = %pod.id, "{error}"),
+        }
+    }
+    let termination = shared.ports.files.termination_file(&pod.id, name, attempt).await;
+    let termination = termination.map_err(|error| create_error(error.to_string()))?;
+    let log_path = shared.ports.files.log_path(&pod.id, name, attempt);
+    let config = container_config::build(&ContainerInput {
+        pod: &pod,
+        container,
+        node: &shared.facts,
+        attempt,
+        sandbox_id: &sandbox,
+        image: &image,
+        env: &env,
+        files: &files,
+        sub_paths: &sub_paths,
+        seccomp_profiles: &seccomp_profiles,
+        termination_file: Some(&termination),
+        log_path: &log_path,
+    })
+    .map_err(|error| config_error(error.to_string()))?;
+    let id = shared.ports.runtime.create_container(&config).await.map_err(|error| create_error(error.to_string()))?;
+    Ok(Container {
+        id,
+        pod: pod.id.clone(),
+        name: name.to_owned(),
+        kind: container.kind,
+        attempt,
+        hash: pod.hashes.get(name).cloned().unwrap_or_default(),
+        sandbox_id: sandbox,
+        image: container.spec.image.clone().unwrap_or_default(),
+        image_id: format!("docker://{}", image.id),
+        created_at: jiff::Timestamp::now(),
+        state: ContainerState::Created,
+        runtime_log: None,
+        termination_message_file: Some(termination.display().to_string()),
+        grace_seconds: pod.spec().termination_grace_period_seconds,
+    })
+}
+
+pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
+    let Some(id) = worker.observed.container(name).map(|seen| seen.id.clone()) else { return Step::Waits };
+    let started = worker.shared.ports.runtime.start(&id).await;
+    worker.look_at(&id).await;
+    if let Err(error) = started {
+        worker.event(Some(name), EventType::Warning, "Failed", &format!("Error: {error}"));
+        // A start that left an exit behind is restarted like any other end; one that left nothing is tried again.
+        let ended = worker.observed.container(name).is_some_and(|seen| seen.exit().is_some());
+        if !ended {
+            worker.failed(&format!("create/{name}"), "RunContainerError", &error.to_string());
+        }
+        return Step::Waits;
+    }
+    worker.record.backoffs.remove(&format!("create/{name}"));
+    worker.images.remove(name);
+    worker.event(Some(name), EventType::Normal, "Started", &format!("Started container {name}"));
+    let seen = worker.observed.container(name).cloned();
+    if let Some(seen) = &seen
+        && let Some(log) = &seen.runtime_log
+    {
+        let linked = worker.shared.ports.files.link_log(&worker.pod.id, name, seen.attempt, &id, Path::new(log)).await;
+        if let Err(error) = linked {
+            tracing::warn!(pod = %worker.pod.id, container = name, "the log cannot be linked: {error}");
+        }
+    }
+    background::post_start(worker, &id, name);
+    Step::Done
+}

@@ -1,0 +1,186 @@
+//! Does what a plan says: one arm per action, one port call per arm.
+//!
+//! Holds no policy. What takes long is started in the background ([`crate::background`]) and its end wakes the worker.
+
+mod container;
+mod prepare;
+mod sandbox;
+
+use longshore_core::action::{Action, Planned, Stage, Track};
+use longshore_core::cgroup;
+use longshore_core::event::EventType;
+use longshore_core::plan::Plan;
+use longshore_core::ports::files::FilesError;
+use longshore_core::ports::runtime::RuntimeError;
+
+use crate::background;
+use crate::worker::{Worker, in_seconds};
+
+/// How applying a plan ended.
+pub(crate) enum Outcome {
+    /// All of it was done: plan again.
+    Done,
+    /// Something must wait, or goes on in the background.
+    Waits,
+    /// The pod is gone.
+    Gone,
+}
+
+/// How one action ended.
+pub(crate) enum Step {
+    Done,
+    Waits,
+    Gone,
+}
+
+/// Applies a plan, stage after stage. A failure of the pod as a whole ends it, a failure of one container ends that
+/// container's part of it.
+pub(crate) async fn apply(worker: &mut Worker, plan: &Plan) -> Outcome {
+    let mut waits = false;
+    let mut skipped: Vec<String> = Vec::new();
+    for stage in &plan.stages {
+        let (first, rest) = overlap(stage);
+        if let Some((start, creation)) = first {
+            match sandbox::start_beside(worker, start, creation).await {
+                (true, made) => {
+                    if !made {
+                        waits = true;
+                        skipped.extend(
+                            creation.iter().filter_map(|planned| planned.action.container().map(str::to_owned)),
+                        );
+                    }
+                }
+                (false, _) => return Outcome::Waits,
+            }
+        }
+        for track in rest {
+            for planned in track {
+                let container = planned.action.container().map(str::to_owned);
+                if container.as_ref().is_some_and(|name| skipped.contains(name)) {
+                    break;
+                }
+                match act(worker, planned).await {
+                    Step::Done => {}
+                    Step::Gone => return Outcome::Gone,
+                    Step::Waits => {
+                        waits = true;
+                        match container {
+                            Some(name) => skipped.push(name),
+                            None => return Outcome::Waits,
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    if waits { Outcome::Waits } else { Outcome::Done }
+}
+
+/// A stage in which a sandbox starts while its first container is made, taken apart.
+fn overlap(stage: &Stage) -> (Option<(&Planned, &Track)>, Vec<&Track>) {
+    if let [start, creation] = stage.as_slice()
+        && let [planned] = start.as_slice()
+        && matches!(planned.action, Action::StartSandbox { .. })
+    {
+        return (Some((planned, creation)), Vec::new());
+    }
+    (None, stage.iter().collect())
+}
+
+async fn act(worker: &mut Worker, planned: &Planned) -> Step {
+    tracing::debug!(pod = %worker.pod.id, container = planned.action.container(), "{}: {}", planned.action, planned.why);
+    match &planned.action {
+        Action::Prepare => worker.prepare().await,
+        Action::CreateSandbox { attempt } => sandbox::create_sandbox(worker, *attempt).await,
+        Action::StartSandbox { .. } => sandbox::start_sandbox(worker).await,
+        Action::EnsureImage { container } => container::ensure_image(worker, container).await,
+        Action::CreateContainer { container, attempt } => {
+            container::create_container(worker, container, *attempt).await
+        }
+        Action::StartContainer { container } => container::start_container(worker, container).await,
+        Action::StopContainer { id, container, grace_seconds } => {
+            background::stop(worker, id, container, *grace_seconds, &planned.why);
+            Step::Waits
+        }
+        Action::StopSandbox { id } => {
+            let stopped = worker.shared.ports.runtime.stop(id, std::time::Duration::from_secs(1)).await;
+            settle(worker, stopped, id, "FailedKillPod").await
+        }
+        Action::RemoveContainer { id, container } => {
+            let attempt = worker.observed.containers.iter().find(|seen| seen.id == *id).map_or(0, |seen| seen.attempt);
+            worker.shared.ports.files.unlink_log(&worker.pod.id, container, attempt, id).await;
+            let removed = worker.shared.ports.runtime.remove(id).await;
+            settle_removal(worker, removed, id)
+        }
+        Action::RemoveSandbox { id } => {
+            let removed = worker.shared.ports.runtime.remove(id).await;
+            settle_removal(worker, removed, id)
+        }
+        Action::Release => release(worker).await,
+    }
+}
+
+async fn settle(worker: &mut Worker, result: Result<(), RuntimeError>, id: &str, event: &str) -> Step {
+    match result {
+        Ok(()) => {
+            worker.look_at(id).await;
+            Step::Done
+        }
+        Err(error) => {
+            worker.event(None, EventType::Warning, event, &error.to_string());
+            worker.failed("pod", "ContainerCreating", &error.to_string());
+            worker.look_at(id).await;
+            Step::Waits
+        }
+    }
+}
+
+fn settle_removal(worker: &mut Worker, result: Result<(), RuntimeError>, id: &str) -> Step {
+    match result {
+        Ok(()) => {
+            worker.observed.forget(id);
+            Step::Done
+        }
+        Err(error) => {
+            tracing::warn!(pod = %worker.pod.id, "{id} could not be removed: {error}; trying again later");
+            worker.inbox_later();
+            Step::Waits
+        }
+    }
+}
+
+async fn release(worker: &mut Worker) -> Step {
+    let files = worker.shared.ports.files.clone();
+    let cgroup = cgroup::pod_cgroup(&worker.pod, &worker.shared.facts);
+    let released: Result<(), FilesError> = async {
+        files.release(&worker.pod.id).await?;
+        files.remove_cgroup(&cgroup).await?;
+        files.forget(&worker.pod.id.uid).await
+    }
+    .await;
+    match released {
+        Ok(()) => Step::Gone,
+        Err(error) => {
+            tracing::warn!(pod = %worker.pod.id, "what the pod had on the disk cannot be removed: {error}; trying again");
+            worker.inbox_later();
+            Step::Waits
+        }
+    }
+}
+
+impl Worker {
+    /// Comes back to what failed, in a while.
+    fn inbox_later(&self) {
+        let inbox = self.inbox.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            inbox.put(|_| {});
+        });
+    }
+
+    /// Marks a container as being stopped.
+    pub(crate) fn stopping(&mut self, id: &str, grace_seconds: i64) {
+        self.busy.stopping.insert(id.to_owned(), in_seconds(grace_seconds));
+    }
+}

@@ -1,0 +1,83 @@
+//! Whether a pod may run here: what its probes' plugins, the node and the other pods say.
+
+use jiff::Timestamp;
+use longshore_core::event::EventType;
+use longshore_core::pod::Pod;
+use longshore_core::record::Terminal;
+use longshore_core::{admit, probe, support};
+
+use super::{Checked, Worker};
+
+impl Worker {
+    /// Asks once per spec whether it can be carried out here.
+    pub(super) async fn check(&mut self) {
+        let blocked = match probe::specs(&self.pod) {
+            Err(error) => Some(("FailedCreatePodSandBox", error.to_string())),
+            Ok(specs) => {
+                let mut refused = None;
+                for spec in &specs {
+                    if let Err(error) = self.shared.ports.probes.validate(&spec.plugin, &spec.config).await {
+                        let message = format!("{} probe of container {}: {error}", spec.kind.as_str(), spec.container);
+                        refused = Some(("FailedCreatePodSandBox", message));
+                        break;
+                    }
+                }
+                self.probes = specs;
+                refused
+            }
+        };
+        let unsupported = support::unsupported(&self.pod, &self.shared.facts);
+        let blocked = blocked.or(unsupported.map(|unsupported| (unsupported.event, unsupported.message)));
+        let blocked = match blocked {
+            None => self.foreign().await.map(|message| ("FailedCreatePodSandBox", message)),
+            blocked => blocked,
+        };
+        if let Some((event, message)) = &blocked {
+            self.event(None, EventType::Warning, event, message);
+        }
+        self.checked = Some(Checked { blocked: blocked.map(|(_, message)| message) });
+    }
+
+    /// Says so when another agent's containers of this pod run: two agents on one pod would fight.
+    async fn foreign(&self) -> Option<String> {
+        if !self.observed.containers.is_empty() || !self.observed.sandboxes.is_empty() {
+            return None;
+        }
+        let foreign = self.shared.foreign().await;
+        let other = foreign.iter().find(|other| other.pod.uid == self.pod.id.uid && other.running)?;
+        let whose = match &other.longshore_root {
+            Some(root) => format!("the longshore agent of root {root}"),
+            None => "another agent (dockershim or cri-dockerd)".to_owned(),
+        };
+        Some(format!(
+            "container {} of this pod runs already under {whose}; stop that agent's pod, or run `longshore takeover`",
+            other.name
+        ))
+    }
+
+    /// Admits a pod that is new here, or ends it with the kubelet's reason.
+    pub(super) fn admit(&mut self) {
+        let mut active = self.shared.active();
+        if self.record.terminal.is_some() || self.pod.deletion.is_some() {
+            active.remove(&self.pod.id.uid);
+            return;
+        }
+        if self.record.start_time.is_none() {
+            self.record.start_time = Some(Timestamp::now());
+            let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
+            if let Err(rejection) = admit::admit(&self.pod, &others, &self.shared.facts) {
+                drop(active);
+                self.event(None, EventType::Warning, rejection.reason, &rejection.message);
+                self.record.terminal = Some(Terminal {
+                    phase: "Failed".to_owned(),
+                    reason: Some(rejection.reason.to_owned()),
+                    message: Some(format!("Pod was rejected: {}", rejection.message)),
+                });
+                return;
+            }
+        }
+        if active.get(&self.pod.id.uid) != Some(&self.pod) {
+            active.insert(self.pod.id.uid.clone(), self.pod.clone());
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What woke a worker, merged into what it knows.
+
+use longshore_core::event::EventType;
+use longshore_core::observed::SandboxState;
+use longshore_core::plan::Unhealthy;
+use longshore_core::pod::{Deletion, Pod};
+use longshore_core::ports::runtime::RuntimeChange;
+use longshore_core::probe::{ProbeKind, Sample};
+
+use super::Worker;
+use crate::inbox::{Done, Wakes};
+use crate::node::by_pod;
+
+impl Worker {
+    /// Merges what woke the worker into what it knows.
+    pub(super) async fn take_in(&mut self, wakes: Wakes) {
+        if let Some(desired) = wakes.desired {
+            let deletion = self.pod.deletion.or(desired.deletion);
+            self.pod = Pod { deletion, ..desired };
+            self.checked = None;
+            self.refresh = true;
+        }
+        if let Some(deletion) = wakes.deletion {
+            let grace =
+                self.pod.deletion.map_or(deletion.grace_seconds, |old| old.grace_seconds.min(deletion.grace_seconds));
+            let requested_at = self.pod.deletion.map_or(deletion.requested_at, |old| old.requested_at);
+            self.pod.deletion = Some(Deletion { requested_at, grace_seconds: grace });
+        }
+        self.record.deletion = self.pod.deletion;
+        self.refresh |= wakes.objects;
+        if wakes.resync {
+            self.record.backoffs.retain(|key, _| key != "pod" && !key.starts_with("create/"));
+            self.look().await;
+        } else if wakes.seen.is_some_and(|seen| seen != self.observed) {
+            // What was found may be older than what the worker did since: it looks for itself.
+            self.look().await;
+        }
+        for ((container_id, kind), verdict) in wakes.verdicts {
+            self.judge(&container_id, kind, &verdict.container, verdict.sample, verdict.grace_seconds);
+        }
+        for done in wakes.done {
+            self.finish(done).await;
+        }
+        for (id, change) in wakes.changed {
+            if !self.knows(&id, change) {
+                self.look_at(&id).await;
+            }
+        }
+    }
+
+    /// Whether an event only tells what the worker saw itself.
+    fn knows(&self, id: &str, change: RuntimeChange) -> bool {
+        let container = self.observed.containers.iter().find(|seen| seen.id == id);
+        let sandbox = self.observed.sandboxes.iter().find(|seen| seen.id == id);
+        match change {
+            RuntimeChange::Started => {
+                container.is_some_and(|seen| seen.is_running())
+                    || sandbox.is_some_and(|seen| seen.state == SandboxState::Running)
+            }
+            RuntimeChange::Died => {
+                container.is_some_and(|seen| seen.exit().is_some())
+                    || sandbox.is_some_and(|seen| seen.state == SandboxState::Exited)
+            }
+            RuntimeChange::Removed => container.is_none() && sandbox.is_none(),
+            RuntimeChange::Other => container.is_some_and(|seen| seen.exit().is_some()),
+        }
+    }
+
+    fn judge(&mut self, container_id: &str, kind: ProbeKind, container: &str, sample: Sample, grace: Option<i64>) {
+        let Some(known) = self.record.containers.get_mut(container) else { return };
+        if known.id.as_deref() != Some(container_id) {
+            return;
+        }
+        match (kind, sample) {
+            (ProbeKind::Readiness, sample) => known.ready = sample == Sample::Success,
+            (ProbeKind::Startup, Sample::Success) => known.started = true,
+            (ProbeKind::Liveness, Sample::Success) => {}
+            (ProbeKind::Liveness | ProbeKind::Startup, Sample::Failure) => {
+                let unhealthy = Unhealthy { probe: kind.title(), grace_seconds: grace };
+                self.unhealthy.insert(container_id.to_owned(), unhealthy);
+            }
+        }
+    }
+
+    async fn finish(&mut self, done: Done) {
+        match done {
+            Done::Stop { id, error } => {
+                self.busy.stopping.remove(&id);
+                self.stops.remove(&id);
+                if let Some(error) = error {
+                    tracing::warn!(pod = %self.pod.id, "a container could not be stopped: {error}; trying again");
+                }
+                self.look_at(&id).await;
+            }
+            Done::PostStart { id, container, error } => {
+                self.busy.post_start.remove(&id);
+                if let Some(message) = error {
+                    self.event(Some(&container), EventType::Warning, "FailedPostStartHook", &message);
+                    let unhealthy = Unhealthy { probe: "PostStartHook", grace_seconds: None };
+                    self.unhealthy.insert(id, unhealthy);
+                }
+            }
+            Done::Pull { container, image, result } => {
+                self.busy.pulling.remove(&container);
+                match result {
+                    Ok(pulled) => {
+                        self.record.backoffs.remove(&format!("image/{image}"));
+                        self.images.insert(container, (image, pulled));
+                    }
+                    Err(failure) => {
+                        self.event(
+                            Some(&container),
+                            EventType::Warning,
+                            "Failed",
+                            &format!("Failed to pull image {image:?}: {}", failure.message),
+                        );
+                        self.event(
+                            Some(&container),
+                            EventType::Warning,
+                            "Failed",
+                            &format!("Error: {}", failure.reason),
+                        );
+                        self.failed(&format!("image/{image}"), failure.reason, &failure.message);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at everything of the pod again.
+    pub(crate) async fn look(&mut self) {
+        match self.shared.ports.runtime.list_pod(&self.pod.id.uid).await {
+            Ok(list) => self.observed = by_pod(list).remove(&self.pod.id.uid).unwrap_or_default(),
+            Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at the pod: {error}"),
+        }
+    }
+
+    /// Looks at one thing of the pod again.
+    pub(crate) async fn look_at(&mut self, id: &str) {
+        match self.shared.ports.runtime.inspect(id).await {
+            Ok(Some(seen)) => self.observed.update(seen),
+            Ok(None) => self.observed.forget(id),
+            Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at {id}: {error}"),
+        }
+    }
+}
