@@ -226,6 +226,34 @@ fn secrets_are_not_repeated_in_problems() {
     assert!(!problems.contains("hunter2"), "{problems}");
 }
 
+#[test]
+fn the_examples_have_no_problems() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/manifests");
+    let mut pods = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().path();
+        let parsed = parse(&std::fs::read(&file).unwrap(), &origin());
+        assert_eq!(parsed.problems, [], "{}", file.display());
+        pods += parsed.pods.len();
+    }
+    assert!(pods > 0);
+}
+
+#[test]
+fn a_manifest_of_many_megabytes_is_read_or_refused_soon() {
+    let started = std::time::Instant::now();
+    let long = WEB.replace("labels: {app: web}", &format!("annotations: {{a: {}}}", "x".repeat(9 << 20)));
+    assert!(read(&long).problems[0].message.contains("Too long"));
+    let pods: String = (0..1_000)
+        .map(|n| format!("---{}", WEB.replace("name: web\n  labels", &format!("name: web-{n}\n  labels"))))
+        .collect();
+    assert_eq!(read(&pods).pods.len(), 1_000);
+    let labels: String = (0..50_000).map(|n| format!("    label-{n}: x\n")).collect();
+    let many = WEB.replace("labels: {app: web}", &format!("labels:\n{labels}"));
+    assert!(read(&many).pods.len() == 1);
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}
+
 /// One manifest as data, to be written down in several ways.
 fn manifests() -> impl Strategy<Value = serde_json::Value> {
     let word = "[a-z][a-z0-9]{0,8}";
