@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
-use crate::observed::Exit;
-use crate::pod::{Deletion, Source};
+use crate::observed::{Container, Exit, ObservedPod};
+use crate::pod::{Deletion, Pod, Source};
 
 /// The record of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,16 +21,45 @@ pub struct PodRecord {
     pub start_time: Option<Timestamp>,
     /// Set once the pod ended for good; never changed afterwards.
     pub terminal: Option<Terminal>,
-    /// Whether the init containers were once all done: they do not run again in the same sandbox.
-    pub initialized: bool,
     /// The end that the pod was asked for, so that a restart of the agent continues it.
     pub deletion: Option<Deletion>,
     /// What is remembered of each container, by name.
     pub containers: BTreeMap<String, ContainerRecord>,
-    /// What failed lately and must wait, by what it is (`sandbox`, `volumes`, `pull/<image>`, `container/<name>`).
+    /// What failed lately and must wait, by what it is (`pod`, `image/<image>`, `create/<container>`).
     pub backoffs: BTreeMap<String, Backoff>,
     /// When each condition of the status last changed, with its value then.
     pub conditions: BTreeMap<String, ConditionRecord>,
+}
+
+impl PodRecord {
+    /// The newest container of a name in the runtime; `None` when there is none, and when a newer one is remembered
+    /// that is gone (removed, pruned): then what is left of older ones says nothing.
+    pub fn newest<'a>(&self, observed: &'a ObservedPod, name: &str) -> Option<&'a Container> {
+        let seen = observed.container(name)?;
+        let outlived = self.containers.get(name).is_some_and(|known| known.outlives(seen));
+        (!outlived).then_some(seen)
+    }
+
+    /// Whether an app container was ever made in that sandbox. Then the init containers are done there, and do not
+    /// run again, also when they or all app containers were removed since (`hasAnyRegularContainerCreated`).
+    pub fn app_begun(&self, pod: &Pod, observed: &ObservedPod, sandbox: Option<&str>) -> bool {
+        let Some(sandbox) = sandbox else { return false };
+        pod.spec().containers.iter().any(|container| {
+            observed.containers_named(&container.name).any(|seen| seen.sandbox_id == sandbox)
+                || self.containers.get(&container.name).is_some_and(|known| known.sandbox.as_deref() == Some(sandbox))
+        })
+    }
+
+    /// Moves what lies in the future to `now`: after the clock stepped back no wait lasts longer than its delay.
+    pub fn forget_the_future(&mut self, now: Timestamp) {
+        self.start_time = self.start_time.map(|at| at.min(now));
+        for backoff in self.backoffs.values_mut() {
+            backoff.last = backoff.last.min(now);
+        }
+        for exit in self.containers.values_mut().filter_map(|known| known.exit.as_mut()) {
+            exit.finished_at = exit.finished_at.min(now);
+        }
+    }
 }
 
 /// How a pod ended for good.
@@ -56,6 +85,10 @@ pub struct ContainerRecord {
     pub started_at: Option<Timestamp>,
     /// The newest container's ID, once it was started.
     pub id: Option<String>,
+    /// ID of the sandbox that it was made in.
+    pub sandbox: Option<String>,
+    /// It is stopped only to be started again (changed, unhealthy): its exit code does not matter.
+    pub restarting: bool,
     /// Whether its startup probe (if any) has succeeded.
     pub started: bool,
     /// Whether its readiness probe (if any) says ready.
@@ -67,6 +100,12 @@ pub struct ContainerRecord {
 }
 
 impl ContainerRecord {
+    /// Whether `seen` is a leftover from before the container that is remembered, which itself is gone.
+    pub fn outlives(&self, seen: &Container) -> bool {
+        let other = self.id.as_deref().is_some_and(|id| id != seen.id);
+        other && seen.exit().is_some() && seen.attempt < self.restarts
+    }
+
     /// How the newest container ended. One that was started, is gone and left no exit behind ended unknown;
     /// `None` when none was ever started.
     pub fn exit_or_unknown(&self, now: Timestamp) -> Option<Exit> {

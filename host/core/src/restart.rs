@@ -39,6 +39,12 @@ pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit_code: i32) -> 
     }
 }
 
+/// Whether the newest container, which ended like this, is followed by another one: because it was stopped for that,
+/// or because its policy says so.
+pub fn runs_again(pod: &Pod, container: ContainerOf<'_>, known: Option<&ContainerRecord>, exit_code: i32) -> bool {
+    known.is_some_and(|known| known.restarting) || should_restart(pod, container, exit_code)
+}
+
 /// How many restarts count for the delay, when a container is restarted that ended like this.
 pub fn counted_restarts(record: &ContainerRecord, exit: &Exit) -> u32 {
     let started = exit.started_at.or(record.started_at);

@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use longshore_core::ports::files::FilesError;
 use rustix::fs::{FlockOperation, OFlags};
@@ -47,6 +48,9 @@ pub enum LockError {
     Files(#[from] FilesError),
 }
 
+/// How long the agent before may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Takes the root folder for this process; makes it when it is not there.
 pub fn lock_root(root: &Path) -> Result<RootLock, LockError> {
     write::folders(root, 0o750)?;
@@ -60,7 +64,16 @@ pub fn lock_root(root: &Path) -> Result<RootLock, LockError> {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(&path)
         .at(&path)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let begun = Instant::now();
+    let locked = loop {
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // One that was killed a moment ago holds it until the kernel has taken it down.
+        if locked != Err(rustix::io::Errno::WOULDBLOCK) || begun.elapsed() > PATIENCE {
+            break locked;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    match locked {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut text = String::new();

@@ -88,7 +88,7 @@ impl EventSink for EventRing {
 /// One line for what happened; what happens again and again is logged at the first time and then ever more rarely.
 fn log(event: &Event) {
     let Event { container, reason, message, count, .. } = event;
-    let pod = event.pod.as_ref().map(ToString::to_string);
+    let pod = event.pod.as_ref().map(tracing::field::display);
     match event.kind {
         _ if !count.is_power_of_two() => tracing::debug!(pod, container, reason, count, "{message}"),
         EventType::Normal => tracing::info!(pod, container, reason, "{message}"),

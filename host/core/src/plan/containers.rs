@@ -2,12 +2,18 @@
 
 use jiff::Timestamp;
 
+use super::standing::{Ended, Standing, begun_in, standing};
 use super::{Plan, Situation, keeps_pod_going, planned};
 use crate::action::{Action, Planned, Track};
-use crate::backoff::Policy;
+use crate::backoff::{Backoff, Policy};
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::{ContainerKind, ContainerOf};
 use crate::restart;
+
+/// Why something that was made is not used.
+const MADE_FOR_OTHER: &str = "it was made for another sandbox or configuration";
+/// Exit code of a container that was killed: 128 + SIGKILL.
+const KILLED: i32 = 137;
 
 /// What the containers need.
 #[derive(Debug, Default)]
@@ -18,8 +24,6 @@ pub(super) struct Needs {
     pub(super) starts: Vec<Start>,
     /// Nothing runs that counts, and nothing will.
     pub(super) finished: bool,
-    /// The init containers are done.
-    pub(super) initialized: bool,
 }
 
 /// A container to be started.
@@ -58,96 +62,51 @@ impl Start {
     }
 }
 
-/// Where a container stands.
-enum Standing<'a> {
-    /// Never made in this pod.
-    New,
-    /// Made for this sandbox, not started.
-    Made(&'a Container),
-    /// Runs in this sandbox.
-    Running(&'a Container),
-    /// Runs, or was made, for another sandbox or with another hash.
-    Stale(&'a Container),
-    /// Ended.
-    Ended { exit: Exit, in_this_sandbox: bool },
-}
-
-fn standing<'a>(situation: &Situation<'a>, sandbox: Option<&str>, container: ContainerOf<'_>) -> Standing<'a> {
-    let Situation { pod, observed, record, now, .. } = *situation;
-    let name = container.spec.name.as_str();
-    let fits = |seen: &Container| {
-        Some(seen.sandbox_id.as_str()) == sandbox && pod.hashes.get(name).is_none_or(|hash| *hash == seen.hash)
-    };
-    match observed.container(name) {
-        Some(seen) => match &seen.state {
-            ContainerState::Exited(exit) => {
-                Standing::Ended { exit: exit.clone(), in_this_sandbox: Some(seen.sandbox_id.as_str()) == sandbox }
-            }
-            ContainerState::Running { .. } if fits(seen) => Standing::Running(seen),
-            ContainerState::Created if fits(seen) => Standing::Made(seen),
-            _ => Standing::Stale(seen),
-        },
-        None => match record.containers.get(name).and_then(|known| known.exit_or_unknown(now)) {
-            Some(exit) => Standing::Ended { exit, in_this_sandbox: sandbox.is_some() },
-            None => Standing::New,
-        },
-    }
-}
-
 /// What all containers need. `sandbox` is the ID of the sandbox that they belong in, if there is a usable one.
 pub(super) fn next(situation: &Situation<'_>, sandbox: Option<&str>, plan: &mut Plan) -> Needs {
     let mut needs = Needs::default();
     let pod = situation.pod;
-    // "Initialized" speaks of one sandbox: a new one begins with the init containers.
-    let app_made = pod
-        .containers()
-        .filter(|container| container.kind == ContainerKind::App)
-        .filter_map(|container| situation.observed.container(&container.spec.name))
-        .any(|seen| Some(seen.sandbox_id.as_str()) == sandbox);
-    needs.initialized = sandbox.is_some() && (app_made || situation.record.initialized);
+    // Speaks of one sandbox: a new one begins with the init containers.
+    let initialized = situation.record.app_begun(pod, situation.observed, sandbox);
 
     stop_surplus(situation, &mut needs, plan);
-    if !apps_go_on(situation, sandbox) {
-        needs.finished = true;
-        return needs;
-    }
-    // A new sandbox is made only for a pod that may run again, or that never ran.
-    if sandbox.is_none() && pod.restart_policy() == "Never" && has_run(situation) {
+    if !apps_go_on(situation, sandbox) || (sandbox.is_none() && gives_up(situation)) {
         needs.finished = true;
         return needs;
     }
 
-    let mut ready_for_apps = true;
-    for container in pod.containers().filter(|container| container.kind != ContainerKind::App) {
-        match init(situation, sandbox, container, needs.initialized, &mut needs, plan) {
-            Progress::Passed => {}
-            Progress::Holds => {
-                ready_for_apps = needs.initialized;
-                if !needs.initialized {
-                    break;
-                }
+    let inits: Vec<ContainerOf<'_>> = pod.containers().filter(|of| of.kind != ContainerKind::App).collect();
+    // Each is begun after those before it, whose containers may have been removed since.
+    let front = inits.iter().rposition(|of| begun_in(situation, sandbox, &of.spec.name)).unwrap_or(0);
+    for (index, container) in inits.into_iter().enumerate() {
+        let passed = initialized || index < front;
+        match init(situation, sandbox, container, passed, &mut needs, plan) {
+            Progress::Holds if !initialized && (index >= front || container.kind == ContainerKind::Init) => {
+                hold_apps(situation, sandbox, &mut needs, plan);
+                return needs;
             }
+            Progress::Passed | Progress::Holds => {}
             Progress::Failed => {
                 needs.finished = true;
                 return needs;
             }
         }
     }
-    if !ready_for_apps {
-        for container in pod.containers().filter(|container| container.kind == ContainerKind::App) {
-            plan.wait(&container.spec.name, "PodInitializing", String::new(), None);
-            stop_what_is_stale(situation, sandbox, container, &mut needs, plan);
-        }
-        return needs;
-    }
-    needs.initialized =
-        needs.initialized || sandbox.is_some() || pod.spec().init_containers.iter().flatten().next().is_none();
-
     let mut held = false;
     for container in pod.containers().filter(|container| container.kind == ContainerKind::App) {
         app(situation, sandbox, container, &mut held, &mut needs, plan);
     }
     needs
+}
+
+/// App containers wait for the init containers; what has no place any more is stopped meanwhile.
+fn hold_apps(situation: &Situation<'_>, sandbox: Option<&str>, needs: &mut Needs, plan: &mut Plan) {
+    for container in situation.pod.containers().filter(|container| container.kind == ContainerKind::App) {
+        plan.wait(&container.spec.name, "PodInitializing", String::new(), None);
+        if let Standing::Stale(seen) = standing(situation, sandbox, container) {
+            stop_or_remove_stale(situation, seen, needs, plan);
+        }
+    }
 }
 
 /// Stops what runs and has no place: older ones of a name, and containers that the spec does not name any more.
@@ -169,19 +128,30 @@ fn apps_go_on(situation: &Situation<'_>, sandbox: Option<&str>) -> bool {
     let pod = situation.pod;
     pod.containers().filter(|container| keeps_pod_going(container.kind)).any(|container| {
         match standing(situation, sandbox, container) {
-            Standing::Ended { exit, .. } => restart::should_restart(pod, container, exit.code),
+            Standing::Ended(ended) => ended.again,
             Standing::New | Standing::Made(_) | Standing::Running(_) | Standing::Stale(_) => true,
         }
     })
 }
 
-/// Whether an app container was ever started: then a pod that never restarts is not begun anew.
-fn has_run(situation: &Situation<'_>) -> bool {
-    situation.pod.containers().filter(|container| keeps_pod_going(container.kind)).any(|container| {
-        let name = container.spec.name.as_str();
-        let seen = situation.observed.containers_named(name).any(|seen| seen.state != ContainerState::Created);
-        seen || situation.record.containers.get(name).is_some_and(|known| known.id.is_some())
-    })
+/// A pod that never restarts is not begun anew once an app container was started, unless one of them runs again
+/// all the same.
+fn gives_up(situation: &Situation<'_>) -> bool {
+    let pod = situation.pod;
+    if pod.restart_policy() != "Never" {
+        return false;
+    }
+    let apps = || pod.containers().filter(|container| keeps_pod_going(container.kind));
+    let again = apps().any(|container| match standing(situation, None, container) {
+        Standing::Ended(ended) => ended.again,
+        _ => false,
+    });
+    !again
+        && apps().any(|container| {
+            let name = container.spec.name.as_str();
+            let seen = situation.observed.containers_named(name).any(|seen| seen.state != ContainerState::Created);
+            seen || situation.record.containers.get(name).is_some_and(|known| known.id.is_some())
+        })
 }
 
 enum Progress {
@@ -193,47 +163,38 @@ enum Progress {
     Failed,
 }
 
+/// One init container or sidecar. `passed`: the pod went on past it in this sandbox already.
 fn init(
     situation: &Situation<'_>,
     sandbox: Option<&str>,
     container: ContainerOf<'_>,
-    initialized: bool,
+    passed: bool,
     needs: &mut Needs,
     plan: &mut Plan,
 ) -> Progress {
     let name = container.spec.name.as_str();
     let sidecar = container.kind == ContainerKind::Sidecar;
-    if initialized && !sidecar {
-        return Progress::Passed;
+    let standing = standing(situation, sandbox, container);
+    if passed && !sidecar {
+        let runs = matches!(standing, Standing::Running(_));
+        return if runs { Progress::Holds } else { Progress::Passed };
     }
-    match standing(situation, sandbox, container) {
+    match standing {
         Standing::Running(seen) if sidecar => {
-            if stop_if_unhealthy(situation, seen, needs, plan) {
+            if stop_if_unhealthy(situation, container, seen, needs, plan) {
                 return Progress::Holds;
             }
-            let started = situation
-                .record
-                .containers
-                .get(name)
-                .is_some_and(|known| known.id.as_deref() == Some(seen.id.as_str()) && known.started);
+            let known = situation.record.containers.get(name);
+            let started = known.is_some_and(|known| known.id.as_deref() == Some(seen.id.as_str()) && known.started);
             let hooked = situation.busy.post_start.contains(&seen.id);
             if started && !hooked { Progress::Passed } else { Progress::Holds }
         }
         Standing::Running(_) => Progress::Holds,
         Standing::Stale(seen) => {
             stop_or_remove_stale(situation, seen, needs, plan);
-            if seen.is_running() {
-                return Progress::Holds;
+            if !seen.is_running() {
+                start(situation, container, seen.attempt, false, MADE_FOR_OTHER, needs, plan);
             }
-            start(
-                situation,
-                container,
-                seen.attempt,
-                false,
-                "it was made for another sandbox or configuration",
-                needs,
-                plan,
-            );
             Progress::Holds
         }
         Standing::Made(seen) => {
@@ -244,28 +205,15 @@ fn init(
             start(situation, container, 0, false, "it has not run yet", needs, plan);
             Progress::Holds
         }
-        Standing::Ended { exit, .. }
-            if exit.code != 0 && !restart::should_restart(situation.pod, container, exit.code) =>
-        {
-            Progress::Failed
+        Standing::Ended(ended) if ended.exit.code != 0 && !ended.again => Progress::Failed,
+        Standing::Ended(ended) if !ended.in_this_sandbox => {
+            let attempt = next_attempt(situation, name);
+            start(situation, container, attempt, false, "it has not run in this sandbox", needs, plan);
+            Progress::Holds
         }
-        Standing::Ended { exit, in_this_sandbox } => {
-            if !in_this_sandbox {
-                start(
-                    situation,
-                    container,
-                    next_attempt(situation, name),
-                    false,
-                    "it has not run in this sandbox",
-                    needs,
-                    plan,
-                );
-                return Progress::Holds;
-            }
-            if !sidecar && exit.code == 0 {
-                return Progress::Passed;
-            }
-            restart_after(situation, container, &exit, needs, plan);
+        Standing::Ended(ended) if !ended.again => Progress::Passed,
+        Standing::Ended(ended) => {
+            restart_after(situation, container, &ended, needs, plan);
             Progress::Holds
         }
     }
@@ -284,56 +232,54 @@ fn app(
         Standing::Running(seen) => {
             // The next one is started after the hook of this one (`startContainer` waits for it).
             *held |= situation.busy.post_start.contains(&seen.id);
-            stop_if_unhealthy(situation, seen, needs, plan);
+            stop_if_unhealthy(situation, container, seen, needs, plan);
         }
         Standing::Stale(seen) => {
             stop_or_remove_stale(situation, seen, needs, plan);
             if !seen.is_running() && !*held {
-                start(
-                    situation,
-                    container,
-                    seen.attempt,
-                    false,
-                    "it was made for another sandbox or configuration",
-                    needs,
-                    plan,
-                );
+                start(situation, container, seen.attempt, false, MADE_FOR_OTHER, needs, plan);
             }
         }
-        Standing::Ended { exit, .. } if restart::should_restart(situation.pod, container, exit.code) => {
+        Standing::Ended(ended) if ended.again => {
             if !*held {
-                restart_after(situation, container, &exit, needs, plan);
+                restart_after(situation, container, &ended, needs, plan);
             }
         }
-        Standing::Ended { .. } => {}
+        Standing::Ended(_) => {}
         Standing::Made(_) | Standing::New if *held => {
             plan.wait(name, "ContainerCreating", "waits for the postStart hook of the one before".to_owned(), None);
         }
         Standing::Made(seen) => {
-            start(situation, container, seen.attempt, true, "it was made and not started", needs, plan)
+            start(situation, container, seen.attempt, true, "it was made and not started", needs, plan);
         }
         Standing::New => start(situation, container, 0, false, "it has not run yet", needs, plan),
     }
 }
 
+/// One more than what the pod had of the name. One that vanished is counted already ([`crate::status::remember`]).
 fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
-    let seen = situation.observed.container(name).map(|seen| seen.attempt);
-    let known = situation.record.containers.get(name).filter(|known| known.id.is_some()).map(|known| known.restarts);
-    seen.max(known).map_or(0, |attempt| attempt.saturating_add(1))
+    let seen = situation.observed.container(name).map(|seen| seen.attempt.saturating_add(1));
+    let known = situation.record.containers.get(name).filter(|known| known.id.is_some()).map(|known| {
+        let vanished = known.exit.as_ref().is_some_and(Exit::is_unknown);
+        if vanished { known.restarts } else { known.restarts.saturating_add(1) }
+    });
+    seen.max(known).unwrap_or(0)
 }
 
 fn restart_after(
     situation: &Situation<'_>,
     container: ContainerOf<'_>,
-    exit: &Exit,
+    ended: &Ended,
     needs: &mut Needs,
     plan: &mut Plan,
 ) {
     let Situation { pod, record, now, crash_loop, .. } = *situation;
+    let exit = &ended.exit;
     let name = container.spec.name.as_str();
     let known = record.containers.get(name).cloned().unwrap_or_default();
     let at = restart::restart_at(&known, exit, crash_loop, now);
-    if at > now {
+    // The delay is one definition's (the kubelet's key has the container's hash in it).
+    if at > now && !ended.changed {
         let delay = crash_loop.delay(restart::counted_restarts(&known, exit));
         let message = format!(
             "back-off {} restarting failed container={name} pod={}_{}({})",
@@ -345,7 +291,11 @@ fn restart_after(
         plan.wait(name, "CrashLoopBackOff", message, Some(at));
         return;
     }
-    let why = format!("it ended with exit code {} and its restart policy says to run it again", exit.code);
+    let why = if known.restarting {
+        "it was stopped to be started again".to_owned()
+    } else {
+        format!("it ended with exit code {} and its restart policy says to run it again", exit.code)
+    };
     start(situation, container, next_attempt(situation, name), false, &why, needs, plan);
 }
 
@@ -366,23 +316,38 @@ fn start(
     let name = container.spec.name.as_str();
     let now = situation.now;
     let image = container.spec.image.as_deref().unwrap_or_default();
-    let waiting = |key: String, policy: Policy| -> Option<(String, String, Timestamp)> {
+    let waiting = |key: String, policy: Policy| -> Option<(&Backoff, Timestamp)> {
         let backoff = situation.record.backoffs.get(&key)?;
         let until = backoff.until(policy, now);
-        (until > now).then(|| (backoff.reason.clone(), backoff.message.clone(), until))
+        (until > now).then_some((backoff, until))
     };
     if !made && situation.busy.pulling.contains(name) {
         plan.wait(name, waiting_reason(situation), format!("pulling image {image:?}"), None);
         return;
     }
-    let held = (!made).then(|| waiting(format!("image/{image}"), Policy::IMAGE_PULL)).flatten();
-    let held = held.or_else(|| waiting(format!("create/{name}"), Policy::SYNC));
-    if let Some((reason, message, until)) = held {
-        plan.wait(name, &reason, message, Some(until));
+    if let Some((backoff, until)) = (!made).then(|| waiting(format!("image/{image}"), Policy::IMAGE_PULL)).flatten() {
+        wait_for_pull(name, image, backoff, until, now, plan);
+        return;
+    }
+    if let Some((backoff, until)) = waiting(format!("create/{name}"), Policy::SYNC) {
+        plan.wait(name, &backoff.reason, backoff.message.clone(), Some(until));
         return;
     }
     plan.wait(name, waiting_reason(situation), String::new(), None);
     needs.starts.push(Start { container: name.to_owned(), attempt, made, why: why.to_owned() });
+}
+
+/// First what went wrong, then, for the rest of the delay, that it is waited (`pkg/kubelet/images/image_manager.go`):
+/// readers see both.
+fn wait_for_pull(name: &str, image: &str, backoff: &Backoff, until: Timestamp, now: Timestamp, plan: &mut Plan) {
+    let shown = backoff.last.min(now).checked_add(Policy::IMAGE_PULL.initial / 2).unwrap_or(Timestamp::MAX);
+    if now < shown {
+        plan.wait(name, &backoff.reason, backoff.message.clone(), Some(until));
+        plan.wake_at(shown);
+        return;
+    }
+    let message = format!("Back-off pulling image {image:?}: {}: {}", backoff.reason, backoff.message);
+    plan.wait(name, "ImagePullBackOff", message, Some(until));
 }
 
 /// `ContainerCreating`, or `PodInitializing` in a pod with init containers.
@@ -391,10 +356,24 @@ fn waiting_reason(situation: &Situation<'_>) -> &'static str {
     if has_init { "PodInitializing" } else { "ContainerCreating" }
 }
 
-fn stop_if_unhealthy(situation: &Situation<'_>, seen: &Container, needs: &mut Needs, plan: &mut Plan) -> bool {
+fn stop_if_unhealthy(
+    situation: &Situation<'_>,
+    container: ContainerOf<'_>,
+    seen: &Container,
+    needs: &mut Needs,
+    plan: &mut Plan,
+) -> bool {
     let Some(unhealthy) = situation.unhealthy.get(&seen.id) else { return false };
     let grace = unhealthy.grace_seconds.unwrap_or_else(|| situation.pod.grace_seconds());
-    let why = format!("Container {} failed {} probe, will be restarted", seen.name, unhealthy.probe.to_lowercase());
+    let mut why = match unhealthy.probe {
+        "PostStartHook" => format!("Container {} failed its postStart hook", seen.name),
+        probe => format!("Container {} failed {} probe", seen.name, probe.to_lowercase()),
+    };
+    // It failed, whatever its exit code will be.
+    if restart::should_restart(situation.pod, container, KILLED) {
+        why.push_str(", will be restarted");
+        plan.restarting.insert(seen.name.clone());
+    }
     stop(situation, seen, grace, why, needs, plan);
     true
 }
@@ -402,22 +381,11 @@ fn stop_if_unhealthy(situation: &Situation<'_>, seen: &Container, needs: &mut Ne
 fn stop_or_remove_stale(situation: &Situation<'_>, seen: &Container, needs: &mut Needs, plan: &mut Plan) {
     if seen.is_running() {
         let why = format!("Container {} definition changed, will be restarted", seen.name);
+        plan.restarting.insert(seen.name.clone());
         stop(situation, seen, situation.pod.grace_seconds(), why, needs, plan);
     } else {
         let action = Action::RemoveContainer { id: seen.id.clone(), container: seen.name.clone() };
-        needs.stops.push(planned(action, "it was made for another sandbox or configuration"));
-    }
-}
-
-fn stop_what_is_stale(
-    situation: &Situation<'_>,
-    sandbox: Option<&str>,
-    container: ContainerOf<'_>,
-    needs: &mut Needs,
-    plan: &mut Plan,
-) {
-    if let Standing::Stale(seen) = standing(situation, sandbox, container) {
-        stop_or_remove_stale(situation, seen, needs, plan);
+        needs.stops.push(planned(action, MADE_FOR_OTHER));
     }
 }
 

@@ -12,7 +12,9 @@ pub(super) fn stop_action(situation: &Situation<'_>, seen: &Container, grace: i6
         let wanted = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);
         // A second's slack: the same grace period, reckoned again a moment later, is not a new wish.
         if wanted.duration_since(*deadline).as_secs() >= -1 {
-            plan.wake_at(deadline.checked_add(jiff::SignedDuration::from_secs(5)).unwrap_or(jiff::Timestamp::MAX));
+            // Looked at again when it is overdue; one that is overdue already wakes nobody again and again.
+            let later = jiff::SignedDuration::from_secs(5);
+            plan.wake_at((*deadline).max(now).checked_add(later).unwrap_or(jiff::Timestamp::MAX));
             return None;
         }
     }
@@ -60,9 +62,14 @@ fn stops(situation: &Situation<'_>, why: &str, plan: &mut Plan) -> Option<Stage>
     (!stage.is_empty()).then_some(stage)
 }
 
-/// Stops everything of a pod that will run again in a new sandbox.
-pub(super) fn stop_all(situation: &Situation<'_>, why: &str) -> Plan {
+/// Stops everything of a pod that begins again in a new sandbox. `changed`: its containers are stopped only for that,
+/// and start again whatever their restart policy.
+pub(super) fn stop_all(situation: &Situation<'_>, why: &str, changed: bool) -> Plan {
     let mut plan = Plan::default();
+    if changed {
+        let running = situation.observed.containers.iter().filter(|seen| seen.is_running());
+        plan.restarting = running.map(|seen| seen.name.clone()).collect();
+    }
     if let Some(stage) = stops(situation, why, &mut plan) {
         plan.stage(stage);
     }
@@ -71,7 +78,7 @@ pub(super) fn stop_all(situation: &Situation<'_>, why: &str) -> Plan {
 
 /// Stops everything of a pod that has ended, and keeps the dead for their logs.
 pub(super) fn finish(situation: &Situation<'_>, why: &str) -> Plan {
-    let mut plan = Plan { finished: true, initialized: situation.record.initialized, ..Plan::default() };
+    let mut plan = Plan { finished: true, ..Plan::default() };
     if let Some(stage) = stops(situation, why, &mut plan) {
         plan.stage(stage);
     }
@@ -81,7 +88,7 @@ pub(super) fn finish(situation: &Situation<'_>, why: &str) -> Plan {
 
 /// Ends a pod for good: nothing of it stays.
 pub(super) fn delete(situation: &Situation<'_>) -> Plan {
-    let mut plan = Plan { finished: true, initialized: situation.record.initialized, ..Plan::default() };
+    let mut plan = Plan { finished: true, ..Plan::default() };
     let why = "the pod is deleted";
     if let Some(stage) = stops(situation, why, &mut plan) {
         plan.stage(stage);

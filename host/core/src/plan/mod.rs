@@ -9,6 +9,7 @@ mod containers;
 mod ending;
 #[cfg(test)]
 mod model;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -72,8 +73,8 @@ pub struct Plan {
     pub waits: BTreeMap<String, Wait>,
     /// Whether all containers ended and none will run again.
     pub finished: bool,
-    /// Whether the init containers are all done (and sidecars started).
-    pub initialized: bool,
+    /// Containers that are stopped only to be started again, by name.
+    pub restarting: BTreeSet<String>,
     /// When to plan again at the latest.
     pub wake: Option<Timestamp>,
 }
@@ -152,14 +153,14 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
             Some(sandbox) if sandbox.hash != pod.sandbox_hash => "the pod's sandbox has changed",
             Some(_) => "the sandbox does not run",
         };
-        return ending::stop_all(situation, why);
+        let changed = sandbox.is_some_and(|sandbox| sandbox.hash != pod.sandbox_hash);
+        return ending::stop_all(situation, why, changed);
     }
 
     let containers = containers::next(situation, in_sandbox, &mut plan);
     plan.finished = containers.finished;
-    plan.initialized = containers.initialized;
     if containers.finished {
-        return Plan { initialized: plan.initialized, ..ending::finish(situation, "all containers have ended") };
+        return ending::finish(situation, "all containers have ended");
     }
 
     // Whatever must wait as a whole (volumes, sandbox) holds up starts, never stops.

@@ -69,7 +69,7 @@ impl Model {
     /// The agent looks at everything again, and remembers.
     pub(super) fn look(&mut self) {
         self.known = self.world.clone();
-        status::remember(&mut self.record, &self.known, &BTreeMap::new());
+        status::remember(&mut self.record, &self.pod, &self.known, &BTreeMap::new(), self.now);
         for known in self.record.containers.values_mut() {
             let runs =
                 self.known.containers.iter().any(|seen| Some(&seen.id) == known.id.as_ref() && seen.is_running());
@@ -94,6 +94,7 @@ impl Model {
     /// Plans once and applies it with the faults that come, one for each action. Says whether there was anything to do.
     pub(super) fn round(&mut self, mut fault: impl FnMut() -> Fault) -> bool {
         let plan = self.plan();
+        status::remember_restarts(&mut self.record, &plan);
         if self.record.terminal.is_none() {
             self.conclude(&plan);
         }
@@ -177,7 +178,6 @@ impl Model {
         match action {
             Action::Prepare | Action::EnsureImage { .. } => {}
             Action::CreateSandbox { attempt } => {
-                self.record.initialized = false;
                 let sandbox = Sandbox { id, created_at: self.now, ..testing::sandbox(*attempt, SandboxState::Created) };
                 self.world.sandboxes.push(sandbox);
             }

@@ -85,12 +85,7 @@ fn initialized(
     if phase == "Succeeded" {
         return Condition { reason: Some("PodCompleted"), ..condition("Initialized", true) };
     }
-    let app_started = apps.iter().any(|status| {
-        let state =
-            |state: Option<&v1::ContainerState>| state.is_some_and(|s| s.running.is_some() || s.terminated.is_some());
-        state(status.state.as_ref()) || state(status.last_state.as_ref())
-    });
-    if app_started || input.plan.initialized {
+    if apps.iter().any(super::containers::has_begun) {
         return condition("Initialized", true);
     }
     let waiting: Vec<&str> = inits

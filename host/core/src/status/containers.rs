@@ -6,27 +6,63 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::StatusInput;
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::{ContainerKind, ContainerOf};
-use crate::record::{ContainerRecord, EndedContainer};
+use crate::record::ContainerRecord;
+use crate::restart;
 
 /// Waiting reasons that only say that a start is about to be made: an ended container is then still shown ended.
 const ABOUT_TO_START: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
-/// Statuses of the containers of some kinds, in the order of the spec.
-pub(super) fn statuses(input: &StatusInput<'_>, wanted: impl Fn(ContainerKind) -> bool) -> Vec<v1::ContainerStatus> {
-    input
-        .pod
-        .containers()
-        .filter(|container| wanted(container.kind))
-        .map(|container| status(input, container))
-        .collect()
+/// Message of a container that was to run, or ran, and is not there at the pod's end (`TerminatePod`).
+const NOT_LOCATED: &str = "The container could not be located when the pod was terminated";
+
+/// Statuses of the init containers and of the app containers, in the order of the spec.
+pub(super) fn all(input: &StatusInput<'_>) -> (Vec<v1::ContainerStatus>, Vec<v1::ContainerStatus>) {
+    let of = |apps: bool| -> Vec<v1::ContainerStatus> {
+        let wanted = input.pod.containers().filter(|of| (of.kind == ContainerKind::App) == apps);
+        wanted.map(|container| status(input, container)).collect()
+    };
+    let (mut inits, mut apps) = (of(false), of(true));
+    let at_end = input.record.terminal.is_some() || input.pod.deletion.is_some();
+    if at_end && !super::runs(input.observed) {
+        close(input, &mut inits, &mut apps);
+    }
+    (inits, apps)
+}
+
+/// Whether a container was ever started.
+pub(super) fn has_begun(status: &v1::ContainerStatus) -> bool {
+    let waits = status.state.as_ref().is_none_or(|state| state.running.is_none() && state.terminated.is_none());
+    !waits || status.last_state.is_some()
+}
+
+/// At a pod's end every container that was begun has ended, also the lost ones. In a pod that was initialized the app
+/// containers were to run, so those that did not failed.
+fn close(input: &StatusInput<'_>, inits: &mut [v1::ContainerStatus], apps: &mut [v1::ContainerStatus]) {
+    let initialized = inits.is_empty()
+        || apps.iter().any(has_begun)
+        || inits.last().is_some_and(|last| last.ready || last.started == Some(true));
+    let begun = inits.iter().rposition(has_begun).map_or(0, |last| last + 1);
+    let lost = |status: &mut v1::ContainerStatus| {
+        if status.state.as_ref().is_some_and(|state| state.terminated.is_some()) {
+            return;
+        }
+        let exit = Exit { message: NOT_LOCATED.to_owned(), ..Exit::unknown(input.now) };
+        status.state = Some(inferred(&exit));
+        status.started = Some(false);
+        status.ready = false;
+    };
+    inits.iter_mut().take(begun).for_each(lost);
+    if initialized {
+        apps.iter_mut().for_each(lost);
+    }
 }
 
 fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerStatus {
     let name = container.spec.name.as_str();
-    let seen = input.observed.container(name);
+    let seen = input.record.newest(input.observed, name);
     let empty = ContainerRecord::default();
     let known = input.record.containers.get(name).unwrap_or(&empty);
-    let (state, last) = states(input, name, seen, known);
+    let (state, last) = states(input, container, seen, known);
     let running = state.running.is_some();
     let ours = seen.is_some_and(|seen| known.id.as_deref() == Some(seen.id.as_str()));
     let started = running && ours && known.started;
@@ -34,10 +70,7 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
         ContainerKind::Init => state.terminated.as_ref().is_some_and(|terminated| terminated.exit_code == 0),
         ContainerKind::Sidecar | ContainerKind::App => started && known.ready,
     };
-    let shown_id = match (&state.terminated, seen) {
-        (_, Some(seen)) => Some(seen.id.clone()),
-        (_, None) => known.id.clone(),
-    };
+    let shown_id = seen.map(|seen| seen.id.clone()).or_else(|| known.id.clone());
     v1::ContainerStatus {
         name: name.to_owned(),
         container_id: shown_id.map(|id| format!("docker://{id}")),
@@ -55,10 +88,11 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
 /// `state` and `lastState`.
 fn states(
     input: &StatusInput<'_>,
-    name: &str,
+    container: ContainerOf<'_>,
     seen: Option<&Container>,
     known: &ContainerRecord,
 ) -> (v1::ContainerState, Option<v1::ContainerState>) {
+    let name = container.spec.name.as_str();
     let before = known.last_exit.as_ref().map(|ended| terminated(&ended.exit, &ended.id));
     let wait = input.plan.waits.get(name);
     match seen.map(|seen| (seen, &seen.state)) {
@@ -76,20 +110,38 @@ fn states(
         }
         Some((_, ContainerState::Created)) => (waiting_for(input, wait), last_of(known).or(before)),
         None => match (&known.id, &known.exit) {
-            (Some(id), Some(exit)) => ended(wait, exit, id, before),
-            // It ran and cannot be found: `ContainerStatusUnknown` in lastState until something newer runs, in state
-            // once the pod is at its end.
-            (Some(id), None) => {
-                let lost = Exit::unknown(input.now);
-                if input.plan.finished {
-                    (terminated(&lost, id), before)
+            (Some(id), exit) => {
+                let unknown = Exit::unknown(input.now);
+                let exit = exit.as_ref().unwrap_or(&unknown);
+                let again = restart::runs_again(input.pod, container, Some(known), exit.code);
+                if exit.is_unknown() && again && !input.plan.finished {
+                    // It ran and cannot be found: shown as what it was before, until another one runs.
+                    (waiting_for(input, wait), Some(terminated(exit, id)))
                 } else {
-                    (waiting_for(input, wait), Some(terminated(&lost, id)))
+                    ended(wait, exit, id, before)
                 }
+            }
+            (None, _) if container.kind == ContainerKind::Init && was_passed(input) => {
+                let exit = Exit {
+                    code: 0,
+                    reason: "Completed".to_owned(),
+                    message: "Unable to get init container status from container runtime and pod has been \
+                              initialized, treat it as exited normally"
+                        .to_owned(),
+                    started_at: None,
+                    finished_at: input.now,
+                };
+                (inferred(&exit), before)
             }
             (None, _) => (waiting_for(input, wait), before),
         },
     }
+}
+
+/// Whether the pod went on past its init containers in the sandbox that it has.
+fn was_passed(input: &StatusInput<'_>) -> bool {
+    let sandbox = input.observed.sandbox().map(|sandbox| sandbox.id.as_str());
+    input.record.app_begun(input.pod, input.observed, sandbox)
 }
 
 fn last_of(known: &ContainerRecord) -> Option<v1::ContainerState> {
@@ -132,9 +184,16 @@ fn waiting(reason: &str, message: &str) -> v1::ContainerState {
     v1::ContainerState { waiting: Some(waiting), ..Default::default() }
 }
 
+/// An end that nobody saw: of no known container, at no known time.
+fn inferred(exit: &Exit) -> v1::ContainerState {
+    let seen = terminated(exit, "").terminated;
+    let terminated = seen.map(|seen| v1::ContainerStateTerminated { finished_at: None, ..seen });
+    v1::ContainerState { terminated, ..Default::default() }
+}
+
 fn terminated(exit: &Exit, id: &str) -> v1::ContainerState {
     let terminated = v1::ContainerStateTerminated {
-        container_id: Some(format!("docker://{id}")),
+        container_id: (!id.is_empty()).then(|| format!("docker://{id}")),
         exit_code: exit.code,
         reason: Some(exit.reason.clone()),
         message: (!exit.message.is_empty()).then(|| exit.message.clone()),
@@ -143,52 +202,4 @@ fn terminated(exit: &Exit, id: &str) -> v1::ContainerState {
         signal: None,
     };
     v1::ContainerState { terminated: Some(terminated), ..Default::default() }
-}
-
-/// Brings the record up to date with what is seen, before it is used: counts never fall, the newest exit and the
-/// one before are kept, also when their containers are removed. `messages` has termination messages by container ID.
-pub fn remember(
-    record: &mut crate::record::PodRecord,
-    observed: &crate::observed::ObservedPod,
-    messages: &std::collections::BTreeMap<String, String>,
-) {
-    let mut names: Vec<&str> = observed.containers.iter().map(|seen| seen.name.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    for name in names {
-        let Some(seen) = observed.containers_named(name).find(|seen| seen.state != ContainerState::Created) else {
-            continue;
-        };
-        let known = record.containers.entry(name.to_owned()).or_default();
-        if known.id.as_deref() != Some(seen.id.as_str()) {
-            // Something older than what is remembered (the newer one was pruned) says nothing new.
-            if known.id.is_some() && seen.attempt < known.restarts {
-                continue;
-            }
-            let before = observed
-                .containers_named(name)
-                .filter(|older| older.id != seen.id)
-                .find_map(|older| older.exit().map(|exit| EndedContainer { id: older.id.clone(), exit: exit.clone() }));
-            let remembered = known.id.clone().zip(known.exit.clone()).map(|(id, exit)| EndedContainer { id, exit });
-            known.last_exit = remembered.or(before).or(known.last_exit.take());
-            known.id = Some(seen.id.clone());
-            known.exit = None;
-            known.started = false;
-            known.ready = false;
-        }
-        known.restarts = known.restarts.max(seen.attempt);
-        if let ContainerState::Running { started_at, .. } = seen.state {
-            known.started_at = Some(started_at);
-            known.exit = None;
-        }
-        if let (Some(exit), None) = (seen.exit(), &known.exit) {
-            let mut exit = exit.clone();
-            if let Some(message) = messages.get(&seen.id).filter(|message| !message.is_empty()) {
-                exit.message = message.clone();
-            }
-            known.exit = Some(exit);
-            known.started = false;
-            known.ready = false;
-        }
-    }
 }

@@ -5,6 +5,8 @@
 
 mod conditions;
 mod containers;
+mod memory;
+mod phase;
 #[cfg(test)]
 mod tests;
 
@@ -16,12 +18,11 @@ use crate::cgroup;
 use crate::node::NodeFacts;
 use crate::observed::{ObservedPod, SandboxState};
 use crate::plan::{Busy, Plan};
-use crate::pod::{ContainerKind, Pod};
+use crate::pod::Pod;
 use crate::record::{PodRecord, Terminal};
-use crate::restart;
 
 pub use conditions::remember_conditions;
-pub use containers::remember;
+pub use memory::{remember, remember_restarts};
 
 /// All that a status is made from.
 #[derive(Clone, Debug)]
@@ -43,9 +44,11 @@ pub struct StatusInput<'a> {
 }
 
 /// The status of a pod.
+///
+/// A terminal phase comes from the record alone ([`terminal`]), and is shown once nothing runs any more
+/// (`mergePodStatus` in pkg/kubelet/status/status_manager.go): until then the pod is what it was.
 pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
     let StatusInput { pod, observed, record, node, .. } = *input;
-    let rejected = record.terminal.as_ref().filter(|_| record.containers.is_empty() && observed.containers.is_empty());
     let mut status = v1::PodStatus {
         qos_class: Some(cgroup::qos(pod.spec()).as_str().to_owned()),
         start_time: record.start_time.map(Time),
@@ -56,24 +59,23 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
         status.host_ip = Some(ip.to_string());
         status.host_ips = Some(node.ips.iter().map(|ip| v1::HostIP { ip: ip.to_string() }).collect());
     }
-    if let Some(terminal) = rejected {
-        // A pod that was never admitted has no containers to show (`rejectPod` in pkg/kubelet/kubelet.go).
+    let ended = record.terminal.as_ref().filter(|_| !runs(observed));
+    if let Some(terminal) = ended {
         status.phase = Some(terminal.phase.clone());
         status.reason = terminal.reason.clone();
         status.message = terminal.message.clone();
-        return status;
-    }
-    let inits = containers::statuses(input, |kind| kind != ContainerKind::App);
-    let apps = containers::statuses(input, |kind| kind == ContainerKind::App);
-    let phase = phase(input, &inits, &apps);
-    let nothing_runs = !observed.containers.iter().any(crate::observed::Container::is_running);
-    match record.terminal.as_ref().filter(|_| nothing_runs) {
-        Some(terminal) => {
-            status.phase = Some(terminal.phase.clone());
-            status.reason = terminal.reason.clone();
-            status.message = terminal.message.clone();
+        if was_rejected(input, terminal) {
+            return status;
         }
-        None => status.phase = Some(phase.to_owned()),
+    }
+    let (inits, apps) = containers::all(input);
+    if ended.is_none() {
+        let phase = match phase::phase(input, &inits, &apps) {
+            "Succeeded" | "Failed" if apps.iter().any(containers::has_begun) => "Running",
+            "Succeeded" | "Failed" => "Pending",
+            phase => phase,
+        };
+        status.phase = Some(phase.to_owned());
     }
     let ips = pod_ips(input);
     status.pod_ip = ips.first().cloned();
@@ -83,6 +85,19 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
     status.init_container_statuses = (!inits.is_empty()).then_some(inits);
     status.container_statuses = (!apps.is_empty()).then_some(apps);
     status
+}
+
+/// Reason of a pod that was active for longer than its `activeDeadlineSeconds`.
+const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+
+/// Whether the pod was never admitted: it has no containers to show (`rejectPod` in pkg/kubelet/kubelet.go).
+fn was_rejected(input: &StatusInput<'_>, terminal: &Terminal) -> bool {
+    let nothing = input.record.containers.is_empty() && input.observed.containers.is_empty();
+    nothing && terminal.reason.as_deref().is_some_and(|reason| reason != DEADLINE_EXCEEDED)
+}
+
+fn runs(observed: &ObservedPod) -> bool {
+    observed.containers.iter().any(crate::observed::Container::is_running)
 }
 
 /// Addresses of the pod: its sandbox's, or the node's on the node's network.
@@ -101,25 +116,20 @@ pub fn terminal(input: &StatusInput<'_>) -> Option<Terminal> {
     if record.terminal.is_some() {
         return record.terminal.clone();
     }
-    let deadline = pod.spec().active_deadline_seconds.and_then(|seconds| {
-        let start = record.start_time?;
-        start.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
-    });
+    let deadline = deadline(pod, record);
     if deadline.is_some_and(|deadline| deadline <= now) && !plan.finished {
         return Some(Terminal {
             phase: "Failed".to_owned(),
-            reason: Some("DeadlineExceeded".to_owned()),
+            reason: Some(DEADLINE_EXCEEDED.to_owned()),
             message: Some("Pod was active on the node longer than the specified deadline".to_owned()),
         });
     }
-    let runs = observed.containers.iter().any(crate::observed::Container::is_running);
-    if !plan.finished || runs {
+    if !plan.finished || runs(observed) {
         return None;
     }
-    let inits = containers::statuses(input, |kind| kind != ContainerKind::App);
-    let apps = containers::statuses(input, |kind| kind == ContainerKind::App);
-    // A container that never ran and never will counts as failed.
-    let phase = if phase(input, &inits, &apps) == "Succeeded" { "Succeeded" } else { "Failed" };
+    let (inits, apps) = containers::all(input);
+    // A container that never ran and never will counts as failed (`TerminatePod`).
+    let phase = if phase::phase(input, &inits, &apps) == "Succeeded" { "Succeeded" } else { "Failed" };
     Some(Terminal { phase: phase.to_owned(), reason: None, message: None })
 }
 
@@ -127,64 +137,4 @@ pub fn terminal(input: &StatusInput<'_>) -> Option<Terminal> {
 pub fn deadline(pod: &Pod, record: &PodRecord) -> Option<Timestamp> {
     let seconds = pod.spec().active_deadline_seconds?;
     record.start_time?.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
-}
-
-/// `getPhase`.
-fn phase(input: &StatusInput<'_>, inits: &[v1::ContainerStatus], apps: &[v1::ContainerStatus]) -> &'static str {
-    let pod = input.pod;
-    let exit_of =
-        |state: Option<&v1::ContainerState>| state.and_then(|state| state.terminated.as_ref()).map(|t| t.exit_code);
-    let mut pending_init = false;
-    let mut sidecar_not_started = false;
-    let mut running = 0;
-    let mut unknown = 0;
-    for status in inits {
-        let Some(container) = pod.container(&status.name) else { continue };
-        let current = exit_of(status.state.as_ref());
-        if container.kind == ContainerKind::Sidecar {
-            running += usize::from(status.state.as_ref().is_some_and(|state| state.running.is_some()));
-            sidecar_not_started |= !status.started.unwrap_or(false);
-            continue;
-        }
-        let ended = current.or_else(|| exit_of(status.last_state.as_ref()));
-        match (current, ended) {
-            (Some(0), _) => {}
-            (_, Some(code)) if code != 0 && !restart::should_restart(pod, container, code) => return "Failed",
-            _ => pending_init = true,
-        }
-    }
-    let (mut waiting, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0);
-    for status in apps {
-        let Some(container) = pod.container(&status.name) else { continue };
-        let state = status.state.clone().unwrap_or_default();
-        if state.running.is_some() {
-            running += 1;
-        } else if let Some(code) = exit_of(Some(&state)).or_else(|| exit_of(status.last_state.as_ref())) {
-            stopped += 1;
-            succeeded += usize::from(code == 0 && state.terminated.is_some());
-            again += usize::from(state.waiting.is_some() || restart::should_restart(pod, container, code));
-        } else if state.waiting.is_some() {
-            waiting += 1;
-        } else {
-            unknown += 1;
-        }
-    }
-    let initialized = input.plan.initialized || input.record.initialized;
-    let ending = pod.deletion.is_some();
-    if (pending_init || sidecar_not_started) && !initialized && !input.plan.finished {
-        return "Pending";
-    }
-    if waiting > 0 && !(ending && running == 0) {
-        return "Pending";
-    }
-    if running > 0 && unknown == 0 {
-        return "Running";
-    }
-    if running == 0 && stopped > 0 && unknown == 0 {
-        if again > 0 && !ending {
-            return "Running";
-        }
-        return if stopped == succeeded { "Succeeded" } else { "Failed" };
-    }
-    "Pending"
 }
