@@ -51,7 +51,6 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
     }
     match worker.shared.ports.runtime.create_sandbox(&config).await {
         Ok(id) => {
-            worker.record.initialized = false;
             worker.observed.update(Observation::Sandbox(Sandbox {
                 id,
                 pod: worker.pod.id.clone(),

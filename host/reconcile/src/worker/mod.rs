@@ -149,6 +149,7 @@ impl Worker {
         for _ in 0..PASSES {
             self.remember().await;
             plan = self.plan();
+            status::remember_restarts(&mut self.record, &plan);
             if self.record.terminal.is_none()
                 && let Some(terminal) = self.with_status_input(&plan, status::terminal)
             {
@@ -226,7 +227,7 @@ impl Worker {
         self.unhealthy.retain(|id, _| known.contains(id.as_str()));
         let before: BTreeMap<String, Option<String>> =
             self.record.containers.iter().map(|(name, known)| (name.clone(), known.id.clone())).collect();
-        status::remember(&mut self.record, &self.observed, &self.messages);
+        status::remember(&mut self.record, &self.pod, &self.observed, &self.messages, Timestamp::now());
         for (name, known) in &mut self.record.containers {
             let is_new = before.get(name).cloned().flatten() != known.id;
             let runs =

@@ -1,0 +1,107 @@
+//! What is kept of what was seen: the record is brought up to date before it is used, and never by code that acted.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::observed::{Container, ContainerState, Exit, ObservedPod};
+use crate::plan::Plan;
+use crate::pod::Pod;
+use crate::record::{ContainerRecord, EndedContainer, PodRecord};
+use crate::restart;
+
+/// Brings the record up to date with what is seen: counts never fall, the newest exit and the one before are kept, also
+/// when their containers are removed; one that ran and cannot be found ended unknown, once. `messages` has termination
+/// messages by container ID. Nothing that is remembered lies after `now`.
+pub fn remember(
+    record: &mut PodRecord,
+    pod: &Pod,
+    observed: &ObservedPod,
+    messages: &BTreeMap<String, String>,
+    now: Timestamp,
+) {
+    let mut names: Vec<&str> = observed.containers.iter().map(|seen| seen.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let started = |seen: &&Container| seen.state != ContainerState::Created;
+        let Some(seen) = observed.containers_named(name).find(started) else { continue };
+        let known = record.containers.entry(name.to_owned()).or_default();
+        if !known.outlives(seen) {
+            take_in(known, seen, observed, messages);
+        }
+    }
+    let goes_on = pod.deletion.is_none() && record.terminal.is_none();
+    for (name, known) in &mut record.containers {
+        vanish(known, name, pod, observed, goes_on, now);
+    }
+    record.containers.retain(|name, _| pod.container(name).is_some() || observed.container(name).is_some());
+    record.backoffs.retain(|key, _| is_about(pod, key));
+    record.forget_the_future(now);
+}
+
+fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod, messages: &BTreeMap<String, String>) {
+    if known.id.as_deref() != Some(seen.id.as_str()) {
+        let before = observed
+            .containers_named(&seen.name)
+            .filter(|older| older.id != seen.id)
+            .find_map(|older| older.exit().map(|exit| EndedContainer { id: older.id.clone(), exit: exit.clone() }));
+        let remembered = known.id.clone().zip(known.exit.clone()).map(|(id, exit)| EndedContainer { id, exit });
+        known.last_exit = remembered.or(before).or(known.last_exit.take());
+        known.id = Some(seen.id.clone());
+        known.sandbox = Some(seen.sandbox_id.clone());
+        known.exit = None;
+        known.started = false;
+        known.ready = false;
+        known.restarting = false;
+    }
+    known.restarts = known.restarts.max(seen.attempt);
+    if let ContainerState::Running { started_at, .. } = seen.state {
+        known.started_at = Some(started_at);
+        known.exit = None;
+    }
+    if let (Some(exit), None) = (seen.exit(), &known.exit) {
+        let mut exit = exit.clone();
+        if let Some(message) = messages.get(&seen.id).filter(|message| !message.is_empty()) {
+            exit.message = message.clone();
+        }
+        known.exit = Some(exit);
+        known.started = false;
+        known.ready = false;
+    }
+}
+
+/// A container that ran and is gone ended unknown, and is counted as restarted when it will be
+/// (`convertToAPIContainerStatuses`). Kept, so that its delay runs from now on and not from every later look.
+fn vanish(known: &mut ContainerRecord, name: &str, pod: &Pod, observed: &ObservedPod, goes_on: bool, now: Timestamp) {
+    let Some(id) = known.id.as_deref() else { return };
+    if known.exit.is_some() || observed.containers.iter().any(|seen| seen.id == id) {
+        return;
+    }
+    let exit = Exit { started_at: known.started_at, ..Exit::unknown(now) };
+    let again = pod.container(name).is_some_and(|of| restart::runs_again(pod, of, Some(known), exit.code));
+    if goes_on && again {
+        known.restarts = known.restarts.saturating_add(1);
+    }
+    known.exit = Some(exit);
+    known.started = false;
+    known.ready = false;
+}
+
+/// Whether a back-off's key is still about something in the pod.
+fn is_about(pod: &Pod, key: &str) -> bool {
+    if let Some(image) = key.strip_prefix("image/") {
+        return pod.containers().any(|container| container.spec.image.as_deref() == Some(image));
+    }
+    key.strip_prefix("create/").is_none_or(|name| pod.container(name).is_some())
+}
+
+/// Remembers which containers a plan stops only to start them again, so that they do start, whatever their exit code
+/// and however the agent ends meanwhile.
+pub fn remember_restarts(record: &mut PodRecord, plan: &Plan) {
+    for name in &plan.restarting {
+        if let Some(known) = record.containers.get_mut(name) {
+            known.restarting = true;
+        }
+    }
+}
