@@ -5,13 +5,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use longshore_core::ports::files::FilesError;
-use longshore_core::record::StoredPod;
+use longshore_core::record::{PodRecord, StoredPod};
 
 use crate::layout::{At, Layout, refuse};
-use crate::write;
+use crate::write::{self, Durability};
 
 /// Name of a record in the pod's folder.
 pub(crate) const RECORD: &str = "record.json";
@@ -76,18 +76,40 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, FilesError> {
     Ok(Some(data))
 }
 
-/// Stores a record; nothing is written where it says the same already.
-pub(crate) fn save(pod: &Path, stored: &StoredPod) -> Result<(), FilesError> {
+/// Stores a record; nothing is written where it says the same already. Returns the file when it is still to be flushed.
+///
+/// A power cut ends all containers, so what must survive one is what Docker cannot tell afterwards: that a pod ended or
+/// was to end, and how often containers ran. For the rest the record before will do, and for the first one none.
+pub(crate) fn save(pod: &Path, stored: &StoredPod) -> Result<Option<PathBuf>, FilesError> {
     let path = pod.join(RECORD);
     let data = serde_json::to_vec(stored).map_err(|error| refuse(&path, format!("cannot be written: {error}")))?;
-    match read(&path) {
-        Ok(Some(found)) if found == data => return Ok(()),
-        Ok(Some(found)) if serde_json::from_slice::<StoredPod>(&found).is_ok() => {}
-        Ok(None) => {}
-        Ok(Some(_)) | Err(_) => std::fs::rename(&path, pod.join(DAMAGED)).at(&path)?,
-    }
+    let durability = match read(&path) {
+        Ok(Some(found)) if found == data => return Ok(None),
+        Ok(None) => Durability::Later,
+        Ok(Some(found)) => match serde_json::from_slice::<StoredPod>(&found) {
+            Ok(former) if ends(&former.record) == ends(&stored.record) => Durability::Whole,
+            Ok(_) => Durability::New,
+            Err(_) => set_aside(pod)?,
+        },
+        Err(_) => set_aside(pod)?,
+    };
     // Environment variables may hold what only root should read.
-    write::replace(&path, &data, 0o600)
+    write::replace_as(&path, &data, 0o600, durability)?;
+    Ok((durability == Durability::Later).then_some(path))
+}
+
+fn set_aside(pod: &Path) -> Result<Durability, FilesError> {
+    let path = pod.join(RECORD);
+    std::fs::rename(&path, pod.join(DAMAGED)).at(&path)?;
+    Ok(Durability::New)
+}
+
+/// What a power cut must not undo.
+fn ends(record: &PodRecord) -> impl PartialEq + '_ {
+    let containers = record.containers.iter();
+    let containers: Vec<_> =
+        containers.map(|(name, seen)| (name, seen.restarts, &seen.exit, &seen.last_exit)).collect();
+    (&record.terminal, &record.deletion, containers)
 }
 
 #[cfg(test)]
@@ -144,5 +166,18 @@ mod tests {
         save(dir.path(), &stored("a")).unwrap();
         assert_eq!(std::fs::metadata(dir.path().join(RECORD)).unwrap().ino(), before.ino());
         assert_eq!(before.mode() & 0o777, 0o600);
+    }
+    #[test]
+    fn the_first_record_is_flushed_later_and_others_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pod = stored("a");
+        let later = save(dir.path(), &pod).unwrap().unwrap();
+        write::flush(&later).unwrap();
+        pod.record.start_time = Some(jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(save(dir.path(), &pod).unwrap(), None);
+        pod.record.containers.entry("app".into()).or_default().restarts = 1;
+        assert_eq!(save(dir.path(), &pod).unwrap(), None);
+        std::fs::remove_file(&later).unwrap();
+        write::flush(&later).unwrap();
     }
 }

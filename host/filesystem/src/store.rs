@@ -26,6 +26,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const RECORD_LIMIT: Duration = Duration::from_secs(30);
 /// What counting a folder's bytes may take.
 const USAGE_LIMIT: Duration = Duration::from_secs(10);
+/// How long records gather before they are flushed together.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// Turns of pods that nobody waits for are forgotten from so many on.
 const TURNS: usize = 256;
 
@@ -39,6 +41,8 @@ struct Inner {
     layout: Layout,
     cgroups: Cgroups,
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Records that a power cut could still undo.
+    unflushed: Mutex<Vec<PathBuf>>,
 }
 
 impl Files {
@@ -59,7 +63,9 @@ impl Files {
         let layout = Layout { root, logs, container_logs };
         write::folder(&layout.pods(), 0o750)?;
         let turns = Mutex::new(HashMap::new());
-        Ok(Files { inner: Arc::new(Inner { layout, cgroups: Cgroups::new(cgroups), turns }) })
+        Ok(Files {
+            inner: Arc::new(Inner { layout, cgroups: Cgroups::new(cgroups), turns, unflushed: Mutex::default() }),
+        })
     }
 
     /// Runs a job on a thread of its own, alone among those with the same key.
@@ -94,6 +100,35 @@ impl Files {
                 Err(refuse(place, message))
             }
         }
+    }
+
+    /// Flushes a record, with all that come in the next moment: the first flush of many does most of their work.
+    fn flush_later(&self, path: PathBuf) {
+        let first = {
+            let mut unflushed = self.inner.unflushed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            unflushed.push(path);
+            unflushed.len() == 1
+        };
+        if !first {
+            return;
+        }
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FLUSH_AFTER).await;
+            let flushed = tokio::task::spawn_blocking(move || {
+                let paths = {
+                    let mut unflushed = inner.unflushed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    std::mem::take(&mut *unflushed)
+                };
+                for path in paths {
+                    if let Err(error) = write::flush(&path) {
+                        tracing::error!(path = %path.display(), %error, "cannot flush a pod's record to the disk");
+                    }
+                }
+            });
+            // A disk that hangs shows with the next record that is saved.
+            let _ = flushed.await;
+        });
     }
 
     /// Removes former sets of a pod's payload volumes once nobody can be reading them.
@@ -278,11 +313,14 @@ impl FileStore for Files {
     async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError> {
         let place = self.inner.layout.pod(uid)?;
         let (folder, stored) = (place.clone(), stored.clone());
-        self.job(record_key(uid), &place, RECORD_LIMIT, move |_| {
+        let saved = self.job(record_key(uid), &place, RECORD_LIMIT, move |_| {
             write::folder(&folder, 0o750)?;
             records::save(&folder, &stored)
-        })
-        .await
+        });
+        if let Some(path) = saved.await? {
+            self.flush_later(path);
+        }
+        Ok(())
     }
 
     async fn forget(&self, uid: &str) -> Result<(), FilesError> {

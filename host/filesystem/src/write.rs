@@ -35,8 +35,36 @@ pub(crate) fn folders(path: &Path, mode: u32) -> Result<(), FilesError> {
     folder(path, mode)
 }
 
+/// How much of a replacement is on the disk when it returns. Other processes see one whole file in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// After a power cut the new file is there.
+    New,
+    /// After a power cut the old file is there, or the new one.
+    Whole,
+    /// After a power cut the file may be empty, until [`flush`].
+    Later,
+}
+
 /// Puts content at a path in one step that survives a power cut: readers see the old file or the new one.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FilesError> {
+    replace_as(path, content, mode, Durability::New)
+}
+
+/// Makes a file that was replaced [`Durability::Later`] survive a power cut. One that is gone needs nothing.
+pub(crate) fn flush(path: &Path) -> std::io::Result<()> {
+    let flushed = File::open(path).and_then(|file| file.sync_data()).and_then(|()| match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    });
+    match flushed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// As [`replace`]; each flush costs some milliseconds, and everybody on that disk waits for it.
+pub(crate) fn replace_as(path: &Path, content: &[u8], mode: u32, durability: Durability) -> Result<(), FilesError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(refuse(path, "is no path of a file"));
     };
@@ -51,9 +79,11 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), File
             .open(&temporary)?;
         file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(content)?;
-        file.sync_all()?;
+        if durability != Durability::Later {
+            file.sync_data()?;
+        }
         std::fs::rename(&temporary, path)?;
-        File::open(parent)?.sync_all()
+        if durability == Durability::New { File::open(parent)?.sync_all() } else { Ok(()) }
     })();
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);

@@ -122,7 +122,10 @@ impl Cgroups {
         let folders: Vec<PathBuf> = if self.options.v2 {
             vec![self.options.root.join(path)]
         } else {
-            v1::hierarchies()?.iter().map(|hierarchy| hierarchy.root.join(path)).collect()
+            // Beside v1 (`unified`) runc makes the same folder in a mounted v2, too, and leaves it.
+            let beside = mounted("cgroup2")?.into_iter().map(|mount| mount.point);
+            let hierarchies = v1::hierarchies()?.into_iter().map(|hierarchy| hierarchy.root);
+            hierarchies.chain(beside).map(|root| root.join(path)).collect()
         };
         let removed = match self.options.driver {
             CgroupDriver::Cgroupfs => folders.iter().try_for_each(|folder| remove_folder(folder)),
