@@ -20,9 +20,15 @@ pub struct FakeFiles {
     stored: Mutex<BTreeMap<String, StoredPod>>,
     /// How many more times `prepare` fails.
     pub failing: Mutex<usize>,
+    used: Mutex<u64>,
 }
 
 impl FakeFiles {
+    /// Every folder holds so many bytes from now on.
+    pub fn holds(&self, bytes: u64) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
+
     /// The stored pod of that UID.
     pub fn stored(&self, uid: &str) -> Option<StoredPod> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
@@ -102,7 +108,7 @@ impl FileStore for FakeFiles {
     }
 
     async fn usage(&self, _: &Path) -> Option<u64> {
-        Some(0)
+        Some(*self.used.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

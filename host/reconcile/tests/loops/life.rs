@@ -109,3 +109,39 @@ async fn an_unknown_probe_plugin_keeps_the_pod_pending_and_says_so() {
     assert_eq!(bed.phase("p"), "Pending");
     assert!(bed.runtime.things().is_empty());
 }
+
+#[tokio::test]
+async fn a_changed_manifest_is_a_new_pod_and_the_old_one_ends_first() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("old", "{containers: [{name: app, image: app}]}")]);
+    bed.until("ready", |bed| bed.is_ready("old")).await;
+    let mut new = pod("new", "{containers: [{name: app, image: app}]}");
+    new.id.name = "old".to_owned();
+    let mut object = (*new.object).clone();
+    object.metadata.name = Some("old".to_owned());
+    new.object = std::sync::Arc::new(object);
+    bed.source.set(vec![new]);
+    bed.until("the new one is ready", |bed| {
+        let old = bed.runtime.things().iter().any(|thing| thing.pod().uid == "old");
+        let new = bed.runtime.things().iter().any(|thing| thing.pod().uid == "new");
+        assert!(!(old && new), "the two never live at once");
+        bed.is_ready("new")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_given_back_while_it_ends_comes_back() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let first = bed.runtime.container("p", "app").unwrap().id;
+    bed.source.set(Vec::new());
+    bed.until("it ends", |bed| bed.views.pod("p").is_none_or(|view| view.object.metadata.deletion_timestamp.is_some()))
+        .await;
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("ready again", |bed| {
+        bed.is_ready("p") && bed.runtime.container("p", "app").is_some_and(|seen| seen.id != first)
+    })
+    .await;
+}

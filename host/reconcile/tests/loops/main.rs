@@ -5,4 +5,5 @@ mod adoption;
 mod bed;
 mod faults;
 mod life;
+mod limits;
 mod probing;
