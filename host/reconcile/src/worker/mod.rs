@@ -146,6 +146,7 @@ impl Worker {
             self.save().await;
         }
         let mut plan = Plan::default();
+        let mut settled = false;
         for _ in 0..PASSES {
             self.remember().await;
             plan = self.plan();
@@ -162,6 +163,7 @@ impl Worker {
                 self.prepare().await;
             }
             if plan.is_empty() {
+                settled = true;
                 break;
             }
             self.publish(&plan);
@@ -170,6 +172,7 @@ impl Worker {
                 Outcome::Waits => {
                     self.remember().await;
                     plan = self.plan();
+                    settled = true;
                     break;
                 }
                 Outcome::Gone => {
@@ -182,7 +185,8 @@ impl Worker {
         self.tell_waits(&plan);
         self.publish(&plan);
         self.save().await;
-        self.sleep_for(&plan)
+        // What was done and is still to be done says that the runtime and its reports differ: not in a hot loop.
+        if settled { self.sleep_for(&plan) } else { Duration::from_secs(1) }
     }
 
     fn plan(&self) -> Plan {
