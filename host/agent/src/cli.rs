@@ -176,7 +176,7 @@ pub(crate) struct ConfigArgs {
 /// What `longshore config` does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print every problem of KubeletConfiguration files; ends with 78 when there is one
+    /// Print every problem of KubeletConfiguration files, manifests or manifest folders; ends with 78 when there is one
     Check {
         /// The files
         #[arg(required = true)]

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use longshore_core::node::{CgroupDriver, NodeFacts};
 use longshore_core::ports::runtime::RuntimeInfo;
 
-use crate::config::Config;
+use crate::config::{Config, Findings};
 use crate::network;
 
 /// The resolver configuration of a node, where nothing else is said.
@@ -28,25 +28,43 @@ pub(crate) fn node_name(config: &Config) -> anyhow::Result<String> {
     Ok(name)
 }
 
-/// Refuses, or warns about, what `failSwapOn` and `failCgroupV1` are about. The kubelet refuses both unless told
-/// otherwise; here only an explicit true refuses, since most machines with Docker have one or the other.
-pub(crate) fn check_node(config: &Config, cgroup_v2: bool) -> anyhow::Result<()> {
+/// What `failSwapOn` and `failCgroupV1` are about. The kubelet refuses both unless told otherwise; here only an explicit
+/// true refuses, since most machines with Docker have one or the other.
+pub(crate) fn check_node(config: &Config) -> Findings {
     let swap = std::fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count() > 1;
+    judge(config, swap, is_cgroup_v2())
+}
+
+fn judge(config: &Config, swap: bool, cgroup_v2: bool) -> Findings {
+    let mut findings = Findings::default();
     match (swap, config.fail_swap_on) {
-        (true, Some(true)) => bail!("swap is on, and fail-swap-on is true: turn swap off, or set it to false"),
-        (true, None) => tracing::warn!("swap is on; pods get none of it (set fail-swap-on to say what you want)"),
+        (true, Some(true)) => {
+            findings.problem("fail-swap-on", "is true, and swap is on: turn swap off, or set it to false");
+        }
+        (true, None) => {
+            findings
+                .warnings
+                .push("swap is on; pods get none of it (set fail-swap-on to say what you want)".to_owned());
+        }
         _ => {}
     }
     match (cgroup_v2, config.fail_cgroup_v1) {
         (false, Some(true)) => {
-            bail!("this machine uses cgroup v1, and fail-cgroupv1 is true: boot it with cgroup v2, or set it to false")
+            let message = "is true, and this machine uses cgroup v1: boot it with cgroup v2, or set it to false";
+            findings.problem("fail-cgroupv1", message);
         }
         (false, None) => {
-            tracing::warn!("this machine uses cgroup v1, which Kubernetes no longer maintains (set fail-cgroupv1)");
+            let message = "this machine uses cgroup v1, which Kubernetes no longer maintains (set fail-cgroupv1 to say \
+                           what you want)";
+            findings.warnings.push(message.to_owned());
         }
         _ => {}
     }
-    Ok(())
+    findings
+}
+
+fn is_cgroup_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// All facts of the node.
@@ -102,7 +120,7 @@ pub(crate) fn estimate(config: &Config, name: String) -> anyhow::Result<NodeFact
         version: String::new(),
         api_version: String::new(),
         cgroup_driver: CgroupDriver::Cgroupfs,
-        cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        cgroup_v2: is_cgroup_v2(),
         apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|text| text.starts_with('Y')),
         runtimes: vec!["runc".to_owned()],
@@ -175,6 +193,18 @@ fn is_stub(resolv_conf: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_explicit_true_refuses() {
+        let config = |value| {
+            let (config, _) = Config::build(&Default::default(), Default::default(), &Default::default());
+            Config { fail_swap_on: value, fail_cgroup_v1: value, ..config }
+        };
+        assert_eq!(judge(&config(Some(true)), true, false).problems.len(), 2);
+        assert_eq!(judge(&config(Some(true)), false, true), Findings::default());
+        assert_eq!(judge(&config(None), true, false).warnings.len(), 2);
+        assert_eq!(judge(&config(Some(false)), true, false), Findings::default());
+    }
 
     #[test]
     fn stubs() {

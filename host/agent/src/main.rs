@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod facts;
 mod logging;
+mod memory;
 mod names;
 mod network;
 mod notify;
@@ -123,8 +124,12 @@ fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
 
 fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure> {
     let (config, warnings) = config::load(flags, around).map_err(Failure::Configuration)?;
+    let node = facts::check_node(&config);
+    if !node.problems.is_empty() {
+        return Err(Failure::Configuration(node.problems));
+    }
     logging::start(config.verbosity, config.log_format);
-    for warning in warnings {
+    for warning in warnings.into_iter().chain(node.warnings) {
         tracing::warn!("{warning}");
     }
     // The loops wait for Docker most of the time; more threads cost memory and win nothing.

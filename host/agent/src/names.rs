@@ -66,7 +66,7 @@ impl PodName {
         }
         let same =
             |view: &&PodView| (&view.id.namespace, &view.id.name) == (&fitting[0].id.namespace, &fitting[0].id.name);
-        if !fitting.iter().all(|view| same(&view)) {
+        if !fitting.iter().all(same) {
             let names: Vec<String> = fitting.iter().map(|view| view.id.to_string()).collect();
             return Err(format!("pod {:?} is not unique: {}; say which with -n", self.name, names.join(", ")));
         }

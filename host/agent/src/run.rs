@@ -27,10 +27,13 @@ use crate::commands::crash_loop;
 use crate::config::Config;
 use crate::socket::api::{AgentState, Api, DockerInfo, Info};
 use crate::supervisor::Supervisor;
-use crate::{facts, notify, socket};
+use crate::{facts, memory, notify, socket};
 
 /// Waits between two looks for a Docker that does not answer: at first, and at most.
 const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// How often it is looked whether Docker still answers.
+const DOCKER_LOOK: Duration = Duration::from_secs(10);
 
 /// Runs the agent until it is told to end.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -103,10 +106,11 @@ impl World {
             () = stop.cancelled() => return Ok(()),
             info = self.first_answer() => info,
         };
-        facts::check_node(&self.config, info.cgroup_v2)?;
         let facts = facts::gather(&self.config, &info, &self.id)?;
         let probes = probes.await?.context("the probe plugins")?;
-        notify::status(&format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version));
+        memory::give_back();
+        let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
+        notify::status(&status);
         let ports = self.ports(&facts, Arc::new(probes))?;
         let options = Options {
             max_parallel_pulls: self.config.max_parallel_pulls,
@@ -116,8 +120,12 @@ impl World {
             heartbeat: Some(self.beats),
             ..Options::default()
         };
-        node::run(ports, facts, options, stop).await;
-        Ok(())
+        let docker = DockerWatch { docker: self.docker.clone(), state: self.state.clone(), status };
+        // Cancel safe: a look at Docker that is dropped changes nothing.
+        tokio::select! {
+            () = node::run(ports, facts, options, stop) => Ok(()),
+            () = docker.run() => anyhow::bail!("the watch on Docker ended"),
+        }
     }
 
     /// Docker's first answer, however long it takes.
@@ -172,6 +180,40 @@ impl World {
             events: self.events.clone(),
             views: self.views.clone(),
         })
+    }
+}
+
+/// Notices when Docker goes and comes back, for whoever asks how things are; the loops notice by themselves.
+struct DockerWatch {
+    docker: Docker,
+    state: Arc<AgentState>,
+    status: String,
+}
+
+impl DockerWatch {
+    async fn run(&self) {
+        loop {
+            tokio::time::sleep(DOCKER_LOOK).await;
+            // The cheapest question there is: what exists of a pod that does not.
+            let error = self.docker.list_pod("none").await.err().map(|error| error.to_string());
+            let before = self.state.info().docker.error;
+            match (&before, &error) {
+                (None, Some(error)) => {
+                    tracing::error!(
+                        "{error}; what runs keeps running, and nothing is started or probed until it answers"
+                    );
+                    notify::status(&format!("Docker does not answer: {error}"));
+                }
+                (Some(_), None) => {
+                    tracing::info!("Docker answers again");
+                    notify::status(&self.status);
+                }
+                _ => {}
+            }
+            if before != error {
+                self.state.update(|state| state.docker.error = error);
+            }
+        }
     }
 }
 

@@ -1,15 +1,18 @@
-//! `longshore config check`: every problem of configuration files, with line, field and nearest name.
+//! `longshore config check`: every problem of configuration files, with line, field and nearest name. Manifests and
+//! folders of them are looked at, too, as the agent would read them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use longshore_filesystem::read_once;
 
 use super::out;
-use crate::config;
+use crate::config::{self, Findings};
 
 /// Checks files; whether all are sound.
 pub(crate) fn check(files: &[PathBuf]) -> anyhow::Result<bool> {
     let mut sound = true;
     for file in files {
-        let findings = config::check_file(file);
+        let findings = if is_manifest(file) { check_manifests(file) } else { config::check_file(file) };
         for problem in &findings.problems {
             out::print(&format!("error: {problem}\n"))?;
         }
@@ -22,4 +25,26 @@ pub(crate) fn check(files: &[PathBuf]) -> anyhow::Result<bool> {
         sound &= findings.problems.is_empty();
     }
     Ok(sound)
+}
+
+/// A folder, or a file that says that it is something else than a KubeletConfiguration.
+fn is_manifest(file: &Path) -> bool {
+    file.is_dir() || config::kind_of_file(file).is_some_and(|kind| kind != "KubeletConfiguration")
+}
+
+fn check_manifests(path: &Path) -> Findings {
+    let mut findings = Findings::default();
+    // Names and UIDs end with the node's name; what is wrong does not depend on it.
+    match read_once(path, "node") {
+        Ok(reading) => {
+            for problem in reading.snapshot.problems {
+                match problem.warning {
+                    true => findings.warnings.push(format!("{}: {}", problem.place, problem.message)),
+                    false => findings.problem(&problem.place, problem.message),
+                }
+            }
+        }
+        Err(error) => findings.problem(&path.display().to_string(), error.to_string()),
+    }
+    findings
 }

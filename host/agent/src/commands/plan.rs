@@ -215,7 +215,8 @@ fn pod_text(world: &World, pod: &Pod, actions: &mut usize) -> String {
         *actions += 1;
         lines.push_str(&format!("  {}: {}\n", planned.action, planned.why));
     }
-    for (container, wait) in &made.waits {
+    // A wait that says nothing is only the state that its container shows meanwhile.
+    for (container, wait) in made.waits.iter().filter(|(_, wait)| !wait.message.is_empty() || wait.until.is_some()) {
         let who = if container.is_empty() { "the pod".to_owned() } else { format!("container {container}") };
         let until = wait.until.map_or(String::new(), |until| format!(", until {until}"));
         let message = if wait.message.is_empty() { String::new() } else { format!(": {}", wait.message) };
@@ -235,4 +236,76 @@ fn plan_of(world: &World, pod: &Pod, observed: &ObservedPod, record: &PodRecord,
         crash_loop: world.crash_loop,
         now: world.now,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use longshore_core::manifest::{self, Origin};
+    use longshore_core::ports::sources::SourceSnapshot;
+
+    use super::*;
+    use crate::config::{ConfigPath, DaemonFlags, Surroundings};
+    use crate::print::samples::now;
+
+    fn pods_of(yaml: &str) -> Vec<Pod> {
+        let origin = Origin { source: Source::File, node_name: "node1".to_owned(), place: "/m/web.yaml".to_owned() };
+        manifest::parse(yaml.as_bytes(), &origin).pods
+    }
+
+    fn world(wanted: Vec<Pod>, stored: &[&Pod]) -> World {
+        let (config, _) = Config::build(&DaemonFlags::default(), ConfigPath::None, &Surroundings::default());
+        let config = Config { root_dir: "/".into(), ..config };
+        let snapshot = SourceSnapshot { pods: wanted, problems: Vec::new() };
+        let stored = stored.iter().map(|pod| {
+            let record = PodRecord { start_time: Some(now()), ..PodRecord::default() };
+            let stored = StoredPod {
+                source: pod.source.clone(),
+                object: (*pod.object).clone(),
+                hashes: pod.hashes.clone(),
+                sandbox_hash: pod.sandbox_hash.clone(),
+                record,
+            };
+            (pod.id.uid.clone(), stored)
+        });
+        World {
+            desired: desired::merge(&BTreeMap::from([(Source::File, Some(snapshot))])),
+            stored: stored.collect(),
+            observed: HashMap::new(),
+            facts: facts::estimate(&config, "node1".to_owned()).unwrap(),
+            crash_loop: crash_loop(&config),
+            now: now(),
+        }
+    }
+
+    const WEB: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, uid: one}
+spec: {containers: [{name: main, image: nginx}]}
+";
+
+    #[test]
+    fn a_new_pod_step_by_step() {
+        insta::assert_snapshot!(text(&world(pods_of(WEB), &[])));
+    }
+
+    #[test]
+    fn a_changed_pod_waits_for_the_former_one() {
+        let old = pods_of(&WEB.replace("uid: one", "uid: zero"));
+        insta::assert_snapshot!(text(&world(pods_of(WEB), &[&old[0]])));
+    }
+
+    #[test]
+    fn what_the_node_cannot_do_or_refuses() {
+        let claim = WEB.replace("spec: {", "spec: {volumes: [{name: v, persistentVolumeClaim: {claimName: c}}], ");
+        let foreign = "
+apiVersion: v1
+kind: Pod
+metadata: {name: win, uid: two}
+spec: {os: {name: windows}, containers: [{name: main, image: nginx}]}
+";
+        let all = pods_of(&claim).into_iter().chain(pods_of(foreign)).collect();
+        insta::assert_snapshot!(text(&world(all, &[])));
+    }
 }

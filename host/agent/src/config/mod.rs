@@ -156,6 +156,14 @@ pub(crate) fn check_file(path: &Path) -> Findings {
     findings
 }
 
+/// The kind that a file says it is, where it can be read and says one.
+pub(crate) fn kind_of_file(path: &Path) -> Option<String> {
+    match look_at(path) {
+        ConfigPath::File(_, text) => kubelet::kind_of(&text),
+        _ => None,
+    }
+}
+
 fn look_at(path: &Path) -> ConfigPath {
     let owned = path.to_owned();
     match std::fs::metadata(path) {

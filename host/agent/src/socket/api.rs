@@ -15,14 +15,17 @@ use serde::{Deserialize, Serialize};
 /// A log, piece by piece.
 pub(crate) type LogStream = BoxStream<'static, Result<LogChunk, RuntimeError>>;
 
+/// Opens the log of the container with that ID.
+pub(crate) type OpenLog = Box<dyn Fn(&str, LogOptions) -> LogStream + Send + Sync>;
+
 /// What the routes read.
 pub(crate) struct Api {
     /// The pods.
     pub(crate) views: Arc<Views>,
     /// The events.
     pub(crate) events: Arc<EventRing>,
-    /// The log of the container with that ID.
-    pub(crate) logs: Box<dyn Fn(&str, LogOptions) -> LogStream + Send + Sync>,
+    /// Containers' logs.
+    pub(crate) logs: OpenLog,
     /// The agent itself.
     pub(crate) state: Arc<AgentState>,
 }

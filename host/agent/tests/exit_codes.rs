@@ -1,0 +1,63 @@
+//! What scripts and systemd rely on: exit codes, and which stream says what. No Docker, no agent.
+#![allow(clippy::unwrap_used)]
+
+use std::process::{Command, Output};
+
+fn longshore(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    command.args(arguments).env_remove("DOCKER_HOST").output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn bad_configuration_is_78_and_names_every_problem() {
+    let output = longshore(&["--max-pods=many", "--register-node", "--docker-endpoint=nowhere"]);
+    assert_eq!(output.status.code(), Some(78));
+    let said = stderr(&output);
+    assert!(said.contains("--max-pods") && said.contains("register-node") && said.contains("--docker-endpoint"));
+    assert_eq!(longshore(&["--no-such-flag"]).status.code(), Some(78));
+    assert_eq!(longshore(&["run", "--config=/nowhere/kubelet.yaml"]).status.code(), Some(78));
+}
+
+#[test]
+fn config_check_is_78_for_a_bad_file_and_0_for_a_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kubelet.yaml");
+    let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+    std::fs::write(&file, format!("{head}maxPods: 3\n")).unwrap();
+    assert_eq!(longshore(&["config", "check", file.to_str().unwrap()]).status.code(), Some(0));
+    std::fs::write(&file, format!("{head}maxPods: three\n")).unwrap();
+    let output = longshore(&["config", "check", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("kubelet.yaml:3: maxPods"));
+    std::fs::write(&file, "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a}]}\n").unwrap();
+    let output = longshore(&["config", "check", folder.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("image"), "{output:?}");
+}
+
+#[test]
+fn an_agent_that_does_not_run_is_1_and_says_how_to_start_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_str().unwrap();
+    for command in [&["get", "pods"][..], &["describe", "x"], &["logs", "x"], &["why", "x"]] {
+        let output = longshore(&[command, &["--root-dir", root]].concat());
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        let said = stderr(&output);
+        assert!(said.contains("longshore.sock") && said.contains("longshore run --root-dir"), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(longshore(&["version", "--root-dir", root]).status.code(), Some(0));
+}
+
+#[test]
+fn help_and_completions_are_0() {
+    for arguments in [&["--help"][..], &["--version"], &["get", "--help"], &["completion", "zsh"]] {
+        let output = longshore(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty());
+    }
+}
