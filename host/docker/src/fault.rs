@@ -103,6 +103,9 @@ impl Fault {
             io::ErrorKind::PermissionDenied => "permission denied: run as root, or as a member of the group docker",
             io::ErrorKind::ConnectionRefused => "nobody listens there: is Docker running (systemctl status docker)?",
             io::ErrorKind::InvalidInput => "this is no address of a Docker daemon",
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                "there is no way to that host, or it does not answer"
+            }
             _ => return Fault::broken(error, endpoint),
         };
         Fault::Unreachable { endpoint: endpoint.to_owned(), message: advice.to_owned() }

@@ -77,27 +77,3 @@ async fn logs() {
     assert!(absent.next().await.unwrap().is_err());
     assert!(absent.next().await.is_none());
 }
-
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn zz_measure() {
-    let Some(world) = World::new().await else { return };
-    let sandbox = world.running_sandbox().await;
-    for n in 0..150 {
-        world.docker.create_container(&world.container(&sandbox, &format!("c{n}"), &["sleep", "1000"])).await.unwrap();
-    }
-    let fresh =
-        longshore_docker::Docker::connect(&crate::world::endpoint(), world.root.clone(), Default::default()).unwrap();
-    for round in 0..3 {
-        let begin = std::time::Instant::now();
-        let count = fresh.list().await.unwrap().len();
-        eprintln!("list {round}: {count} in {:?}", begin.elapsed());
-    }
-    let _events = fresh.events();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    for round in 0..3 {
-        let begin = std::time::Instant::now();
-        let count = fresh.list().await.unwrap().len();
-        eprintln!("list with events {round}: {count} in {:?}", begin.elapsed());
-    }
-}
