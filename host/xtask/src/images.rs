@@ -17,6 +17,9 @@ pub(crate) const BUSYBOX: &str = "longshore.dev/busybox:1";
 /// busybox, our gRPC health server and a page to serve: what `examples/manifests` runs.
 pub(crate) const EXAMPLE: &str = "longshore.dev/example:1";
 
+/// The label that tells what an image was made of.
+const CONTENT: &str = "dev.longshore.content";
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The two images as tar files of their root file systems, made once.
@@ -43,17 +46,25 @@ pub(crate) fn roots(place: &Place) -> Result<Roots> {
     Ok(roots)
 }
 
-/// Imports `tar` as `image` into the daemon at `socket`.
+/// Imports `tar` as `image` into the daemon at `socket`, unless it has that very one.
 ///
 /// # Errors
 /// When the daemon refuses.
 pub(crate) fn import(socket: &Path, tar: &Path, image: &str) -> Result<()> {
     let (name, tag) = image.rsplit_once(':').context("an image without a tag")?;
     let body = fs::read(tar).with_context(|| format!("{}", tar.display()))?;
+    let content = content(&body);
+    let mut client = Client::new(socket, LIMIT);
+    if let Ok(there) = client.get(&format!("/images/{image}/json"))
+        && there["Config"]["Labels"][CONTENT] == content
+    {
+        return Ok(());
+    }
     // PATH as Docker's own images have it, and a command, so that a bare container runs.
-    let changes = "changes=ENV%20PATH%3D%2Fbin&changes=CMD%20%5B%22sh%22%5D";
+    let changes =
+        format!("changes=ENV%20PATH%3D%2Fbin&changes=CMD%20%5B%22sh%22%5D&changes=LABEL%20{CONTENT}%3D{content}");
     let path = format!("/images/create?fromSrc=-&repo={name}&tag={tag}&{changes}");
-    let answer = Client::new(socket, LIMIT).request("POST", &path, "application/x-tar", &body)?;
+    let answer = client.request("POST", &path, "application/x-tar", &body)?;
     let text = String::from_utf8_lossy(&answer.body);
     if answer.status >= 400 || text.contains("\"errorDetail\"") {
         bail!("{image} cannot be imported: {} {}", answer.status, text.trim());
@@ -61,7 +72,31 @@ pub(crate) fn import(socket: &Path, tar: &Path, image: &str) -> Result<()> {
     Ok(())
 }
 
-/// Imports both images, those that the daemon has already included: they are cheap, and may have changed.
+/// A name for what is in `body`: a new one is imported, an old one is not imported again (each import that takes a
+/// tag away leaves an image without a name).
+fn content(body: &[u8]) -> String {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Removes the images `longshore.dev/…` from the daemon at `socket`, those in use aside.
+///
+/// # Errors
+/// When it does not answer.
+pub(crate) fn remove_all(socket: &Path) -> Result<()> {
+    let mut client = Client::new(socket, LIMIT);
+    let list = client.get("/images/json")?;
+    let names =
+        list.as_array().into_iter().flatten().flat_map(|image| image["RepoTags"].as_array().into_iter().flatten());
+    for name in names.filter_map(serde_json::Value::as_str).filter(|name| name.starts_with("longshore.dev/")) {
+        let _ = client.request("DELETE", &format!("/images/{name}"), "", b"")?;
+    }
+    Ok(())
+}
+
+/// Imports both images.
 ///
 /// # Errors
 /// When the daemon refuses.

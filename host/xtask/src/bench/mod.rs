@@ -49,6 +49,9 @@ pub(crate) struct Bench {
     /// Use the debug build, to try the benchmark itself.
     #[arg(long)]
     debug: bool,
+    /// Build nothing: use what was built before.
+    #[arg(long)]
+    no_build: bool,
     /// We are in the world already.
     #[arg(long, hide = true)]
     inside: bool,
@@ -81,9 +84,10 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<bool> {
         return inside(place, args).map(|()| true);
     }
     let all = args.what == What::All;
-    guests::build(&place.root)?;
+    if !args.no_build {
+        guests::build(&place.root)?;
+    }
     if all || NEED_DOCKER.contains(&args.what) {
-        say!("building longshore");
         build(place, args, &["-p", "longshore-agent", "--bin", "longshore"])?;
         let world = World::prepare(place, docker::named(place, &args.docker)?)?;
         // The arguments as they were given, to ourselves in a world.
@@ -105,6 +109,10 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<bool> {
 }
 
 fn build(place: &Place, args: &Bench, what: &[&str]) -> Result<()> {
+    if args.no_build {
+        return Ok(());
+    }
+    say!("building {}", what[1]);
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&place.root).args(["build", "--quiet"]).args(what);
     if !args.debug {

@@ -41,6 +41,9 @@ pub(crate) struct Demo {
     /// Use the debug build: quicker to compile, slower to run.
     #[arg(long)]
     debug: bool,
+    /// Build nothing: use what was built before.
+    #[arg(long)]
+    no_build: bool,
 }
 
 /// Where a demo has its things.
@@ -76,7 +79,9 @@ pub(crate) fn run(place: &Place, args: &Demo) -> Result<bool> {
     }
     let engine = engine::find_or_start(&paths.root)?;
     say!("Docker {} at {}", engine.version, engine.socket.display());
-    build(place, args.debug)?;
+    if !args.no_build {
+        build(place, args.debug)?;
+    }
     say!("making the images {} and {} (nothing is pulled)", images::BUSYBOX, images::EXAMPLE);
     images::import_all(&engine.socket, &images::roots(place)?)?;
     copy_manifests(&place.root.join("examples/manifests"), &paths.manifests)?;
@@ -166,7 +171,7 @@ fn start(paths: &Paths, socket: &Path) -> Result<Running> {
     say!("longshore runs on {}", paths.manifests.display());
     say!("  its log     {}", paths.log.display());
     say!("  its state   {}", paths.root.display());
-    say!("  pods' logs  /var/log/pods, or: {} logs --root-dir {} web", paths.binary.display(), paths.root.display());
+    say!("  pods' logs  {}", paths.root.join("logs").display());
     for socket in sockets(&paths.root) {
         say!("  its socket  {}", socket.display());
     }
@@ -271,10 +276,7 @@ fn stop(paths: &Paths) -> Result<bool> {
         let count = pods::remove_by_force(&engine.socket, &paths.root)?;
         say!("{count} containers removed");
     }
-    for image in [images::BUSYBOX, images::EXAMPLE] {
-        let mut client = crate::http::Client::new(&engine.socket, Duration::from_secs(30));
-        let _ = client.request("DELETE", &format!("/images/{image}"), "", b"");
-    }
+    images::remove_all(&engine.socket)?;
     engine::stop(&paths.root)?;
     engine::clean(&paths.root)?;
     say!("the demo is gone");

@@ -60,9 +60,15 @@ pub(crate) fn shown(pod: &Value) -> Shown {
     let status = &pod["status"];
     let conditions = status["conditions"].as_array().into_iter().flatten();
     let ready = conditions.filter(|it| it["type"] == "Ready").any(|it| it["status"] == "True");
-    let containers: Vec<&Value> = status["containerStatuses"].as_array().into_iter().flatten().collect();
-    let inits = status["initContainerStatuses"].as_array().into_iter().flatten();
-    let all = inits.chain(containers.iter().copied());
+    let mut containers: Vec<&Value> = status["containerStatuses"].as_array().into_iter().flatten().collect();
+    let inits: Vec<&Value> = status["initContainerStatuses"].as_array().into_iter().flatten().collect();
+    let all: Vec<&Value> = inits.iter().chain(&containers).copied().collect();
+    // Sidecars count among the containers, other init containers do not.
+    let sidecar = |one: &Value| {
+        let specs = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+        specs.filter(|it| it["name"] == one["name"]).any(|it| it["restartPolicy"] == "Always")
+    };
+    containers.extend(inits.into_iter().filter(|one| sidecar(one)));
     let mut reason = status["reason"].as_str().or(status["phase"].as_str()).unwrap_or("Pending").to_owned();
     let mut restarts = 0;
     for one in all {
@@ -134,11 +140,15 @@ mod tests {
     fn a_pod_is_shown_as_kubectl_shows_it() {
         let pod = json!({
             "metadata": {"name": "web-node", "namespace": "default"},
+            "spec": {"initContainers": [{"name": "first"}, {"name": "side", "restartPolicy": "Always"}]},
             "status": {
                 "phase": "Running",
                 "podIP": "10.0.0.2",
                 "conditions": [{"type": "Ready", "status": "False"}],
-                "initContainerStatuses": [{"restartCount": 0, "state": {"terminated": {"reason": "Completed"}}}],
+                "initContainerStatuses": [
+                    {"name": "first", "restartCount": 0, "state": {"terminated": {"reason": "Completed"}}},
+                    {"name": "side", "ready": true, "restartCount": 0, "state": {"running": {}}},
+                ],
                 "containerStatuses": [
                     {"ready": true, "restartCount": 1, "state": {"running": {}}},
                     {"ready": false, "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}},
@@ -146,7 +156,7 @@ mod tests {
             },
         });
         let shown = shown(&pod);
-        assert_eq!(shown.containers, "1/2");
+        assert_eq!(shown.containers, "2/3");
         assert_eq!(shown.status, "CrashLoopBackOff");
         assert_eq!(shown.restarts, 3);
         assert!(!shown.ready);
