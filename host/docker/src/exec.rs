@@ -80,7 +80,10 @@ impl Docker {
         let kept = || std::mem::take(&mut *output.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         tokio::select! {
             done = &mut work => {
-                done.map_err(sort)?;
+                if let Err(fault) = done {
+                    self.see_to_orphan(&fault, exec, container);
+                    return Err(sort(fault));
+                }
                 let exit_code = self.exit_code(exec).await.map_err(sort)?;
                 return Ok(ExecOutput { exit_code: Some(exit_code), output: kept() });
             }
@@ -116,6 +119,14 @@ impl Docker {
             kept.extend_from_slice(&piece[..room]);
         }
         Ok(())
+    }
+
+    /// A connection that broke does not end a command: it is ended apart, when the daemon is back.
+    fn see_to_orphan(&self, fault: &Fault, exec: &str, container: &str) {
+        if fault.status().is_none() {
+            let (docker, exec, container) = (self.clone(), exec.to_owned(), container.to_owned());
+            tokio::spawn(async move { docker.end(&exec, &container).await });
+        }
     }
 
     /// The exit code of an exec whose output has ended. Docker notes it a little later.

@@ -22,6 +22,8 @@ use crate::{names, observe, wire};
 
 /// What a stop may take beyond the grace period: the kill and its bookkeeping.
 const AFTER_GRACE: Duration = Duration::from_secs(30);
+/// How often a name that is taken is seen to: once by removing what has it, then by other names.
+const NAMES: u32 = 3;
 /// Between two tries to stop over a connection that breaks.
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
@@ -52,7 +54,7 @@ impl Docker {
         is_sandbox: bool,
     ) -> Result<String, RuntimeError> {
         let mut name = name.to_owned();
-        let (mut may_bring, mut may_clear) = (is_sandbox, true);
+        let (mut may_bring, mut names_left) = (is_sandbox, NAMES);
         loop {
             let fault = match self.create(&name, &body).await {
                 Ok(id) => {
@@ -70,8 +72,10 @@ impl Docker {
                     let what = format!("image {}", body.image.as_deref().unwrap_or_default());
                     return Err(RuntimeError::NotFound { what });
                 }
-                Fault::Answer { status: 409, message } if names::says_name_is_taken(message) => {
-                    if !(std::mem::take(&mut may_clear) && self.clear_name(&name).await?) {
+                Fault::Answer { status: 409, message } if names_left > 0 && names::says_name_is_taken(message) => {
+                    let is_first = names_left == NAMES;
+                    names_left -= 1;
+                    if !(is_first && self.clear_name(&name).await?) {
                         let other = names::randomized(&name);
                         tracing::warn!(%name, %other, "the name is taken by something else, another one is used");
                         name = other;

@@ -175,3 +175,37 @@ async fn a_failing_daemon_is_not_a_failing_command() {
     });
     assert!(matches!(fake.docker.exec(request).await, Err(ExecError::Runtime { .. })));
 }
+
+#[tokio::test]
+async fn a_name_that_is_always_taken_is_an_error() {
+    let fake = Fake::new(|request, _| match request {
+        it if it.contains("/containers/create") => Reply::Json(
+            409,
+            r#"{"message":"Conflict. The container name \"/x\" is already in use by container \"y\"."}"#.to_owned(),
+        ),
+        it if it.contains("/info") => ok(r#"{"ServerVersion":"99","MemTotal":1}"#),
+        _ => Reply::Json(404, r#"{"message":"No such container: x"}"#.to_owned()),
+    });
+    let config = longshore_core::container::SandboxConfig {
+        pod: longshore_core::pod::PodId { namespace: "n".to_owned(), name: "p".to_owned(), uid: "u".to_owned() },
+        attempt: 0,
+        hash: String::new(),
+        hostname: "p".to_owned(),
+        labels: Default::default(),
+        cgroup_parent: None,
+        host: Default::default(),
+        share_process_namespace: false,
+        ports: Vec::new(),
+        sysctls: Default::default(),
+        security_options: Vec::new(),
+        user: None,
+        groups: Vec::new(),
+        privileged: false,
+        oom_score_adj: 0,
+        runtime: None,
+    };
+    let Err(RuntimeError::Failed { message, .. }) = fake.docker.create_sandbox(&config).await else { panic!() };
+    assert!(message.contains("already in use"), "{message}");
+    assert_eq!(fake.count("/containers/create"), 4);
+    assert_eq!(fake.count("/containers/create?name=k8s_POD_p_n_u_0_"), 3);
+}
