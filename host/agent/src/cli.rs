@@ -52,6 +52,12 @@ pub(crate) enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+    /// Compile the probe plugins into a cache folder, and end
+    #[command(hide = true)]
+    CompilePlugins {
+        /// The folder
+        cache: PathBuf,
+    },
     /// Print the version, and that of the running agent
     Version,
 }

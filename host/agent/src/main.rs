@@ -12,6 +12,7 @@ mod memory;
 mod names;
 mod network;
 mod notify;
+mod plugins;
 mod print;
 mod run;
 mod socket;
@@ -117,6 +118,7 @@ fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "longshore", &mut script);
             std::io::stdout().write_all(&script)?;
         }
+        Command::CompilePlugins { cache } => plugins::compile(&cache)?,
         Command::Version => wait(commands::version(&client))?,
     }
     Ok(ExitCode::SUCCESS)

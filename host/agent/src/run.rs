@@ -27,7 +27,7 @@ use crate::commands::crash_loop;
 use crate::config::Config;
 use crate::socket::api::{AgentState, Api, DockerInfo, Info};
 use crate::supervisor::Supervisor;
-use crate::{facts, memory, notify, socket};
+use crate::{facts, notify, plugins, socket};
 
 /// Waits between two looks for a Docker that does not answer: at first, and at most.
 const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -99,16 +99,15 @@ impl World {
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         // Compiling the probe plugins takes a moment at the first start; Docker need not wait for it, nor it for Docker.
         let exec: Arc<dyn ContainerExec> = Arc::new(self.docker.clone());
-        let cache = self.config.root_dir.join("plugins").join("cache");
-        let probes = tokio::task::spawn_blocking(move || ProbeHost::new(exec, &cache));
+        let root = self.config.root_dir.clone();
+        let probes = tokio::spawn(async move { plugins::load(&root, exec).await });
         // Cancel safe: an answer of Docker that is dropped changes nothing.
         let info = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             info = self.first_answer() => info,
         };
         let facts = facts::gather(&self.config, &info, &self.id)?;
-        let probes = probes.await?.context("the probe plugins")?;
-        memory::give_back();
+        let probes = probes.await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
         let ports = self.ports(&facts, Arc::new(probes))?;

@@ -61,3 +61,11 @@ fn help_and_completions_are_0() {
         assert!(!output.stdout.is_empty());
     }
 }
+
+#[test]
+fn plugins_are_compiled_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    assert_eq!(longshore(&["compile-plugins", cache.to_str().unwrap()]).status.code(), Some(0));
+    assert!(std::fs::read_dir(&cache).unwrap().count() >= 4);
+}

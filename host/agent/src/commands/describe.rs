@@ -1,10 +1,15 @@
 //! `longshore describe pod`: a pod in full, in kubectl's layout, with probes' plugins and last results.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use anyhow::bail;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::event::Event;
-use longshore_core::view::{PodView, ProbeView};
+use longshore_core::pod::Pod;
+use longshore_core::probe::{self, ProbeSpec};
+use longshore_core::view::PodView;
 
 use super::describe_status::{container_lines, probe_lines};
 use super::out;
@@ -42,6 +47,7 @@ fn text(view: &PodView, events: &[Event], now: Timestamp) -> String {
     head(&mut page, view, now);
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
+    let probes = probe_specs(view);
     let lists = [
         ("Init Containers", spec.init_containers.unwrap_or_default(), status.init_container_statuses),
         ("Containers", spec.containers, status.container_statuses),
@@ -55,9 +61,7 @@ fn text(view: &PodView, events: &[Event], now: Timestamp) -> String {
             let status = statuses.iter().flatten().find(|status| status.name == container.name);
             page.line(1, &format!("{}:", container.name));
             container_lines(&mut page, container, status);
-            let probes: Vec<&ProbeView> =
-                view.probes.iter().filter(|probe| probe.container == container.name).collect();
-            probe_lines(&mut page, container, &probes, now);
+            probe_lines(&mut page, &container.name, &probes, &view.probes, now);
         }
     }
     if let Some(conditions) = status.conditions.filter(|conditions| !conditions.is_empty()) {
@@ -72,6 +76,19 @@ fn text(view: &PodView, events: &[Event], now: Timestamp) -> String {
     page.field(0, "QoS Class", status.qos_class.as_deref().unwrap_or("<none>"));
     event_table(&mut page, events, now);
     page.text
+}
+
+/// The probes that the pod asks for. An annotation that cannot be read is told by the pod's status and events.
+fn probe_specs(view: &PodView) -> Vec<ProbeSpec> {
+    let pod = Pod {
+        id: view.id.clone(),
+        source: view.source.clone(),
+        object: Arc::new(view.object.clone()),
+        hashes: BTreeMap::new(),
+        sandbox_hash: String::new(),
+        deletion: None,
+    };
+    probe::specs(&pod).unwrap_or_default()
 }
 
 /// A header before its rows.
@@ -192,7 +209,7 @@ impl Page {
     }
 
     /// Key and value pairs, one a line.
-    fn map(&mut self, name: &str, pairs: Option<&std::collections::BTreeMap<String, String>>) {
+    fn map(&mut self, name: &str, pairs: Option<&BTreeMap<String, String>>) {
         let pairs: Vec<String> = pairs.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
         let value = if pairs.is_empty() { "<none>".to_owned() } else { pairs.join("\n") };
         self.field(0, name, &value);
@@ -209,7 +226,7 @@ impl Page {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use longshore_core::event::EventType;
-    use longshore_core::view::ProbeCheckView;
+    use longshore_core::view::{ProbeCheckView, ProbeView};
 
     use super::*;
     use crate::print::samples::{now, view};
@@ -221,6 +238,8 @@ mod tests {
         let probe = serde_json::json!({"httpGet": {"path": "/", "port": 80}, "initialDelaySeconds": 5});
         let spec = view.object.spec.as_mut().unwrap();
         spec.containers[0].readiness_probe = serde_json::from_value(probe).unwrap();
+        let annotation = "{plugin: tcp, config: {port: 80}, period: 200ms}".to_owned();
+        view.object.metadata.annotations = Some([("probe.longshore.dev/main.liveness".to_owned(), annotation)].into());
         let volume = serde_json::json!({"name": "site", "hostPath": {"path": "/srv", "type": "Directory"}});
         spec.volumes = Some(vec![serde_json::from_value(volume).unwrap()]);
         view.probes = vec![ProbeView {

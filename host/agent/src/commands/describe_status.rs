@@ -1,9 +1,8 @@
 //! The part of `describe` that is about one container: its state, resources, mounts and probes.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use longshore_core::probe::ProbeSpec;
 use longshore_core::view::ProbeView;
 
 use super::describe::Page;
@@ -93,44 +92,30 @@ fn state(page: &mut Page, name: &str, state: Option<&v1::ContainerState>) {
     }
 }
 
-/// A container's probes: how they are set up, and what they last said.
-pub(super) fn probe_lines(page: &mut Page, spec: &v1::Container, probes: &[&ProbeView], now: Timestamp) {
-    for probe in probes {
-        let title = match probe.kind.as_str() {
-            "liveness" => "Liveness",
-            "readiness" => "Readiness",
-            _ => "Startup",
-        };
-        let written = match probe.kind.as_str() {
-            "liveness" => spec.liveness_probe.as_ref(),
-            "readiness" => spec.readiness_probe.as_ref(),
-            _ => spec.startup_probe.as_ref(),
-        };
-        let delay = written.and_then(|probe| probe.initial_delay_seconds).unwrap_or(0);
+/// A container's probes: how they are set up, and what they last said. `seen` are those that were checked.
+pub(super) fn probe_lines(page: &mut Page, container: &str, specs: &[ProbeSpec], seen: &[ProbeView], now: Timestamp) {
+    for spec in specs.iter().filter(|spec| spec.container == container) {
         let set_up = format!(
-            "{} {} delay={delay}s timeout={} period={} #success={} #failure={}",
-            probe.plugin,
-            probe.config,
-            milliseconds(probe.timeout_ms),
-            milliseconds(probe.period_ms),
-            probe.success_threshold,
-            probe.failure_threshold,
+            "{} {} delay={:?} timeout={:?} period={:?} #success={} #failure={}",
+            spec.plugin,
+            spec.config,
+            spec.initial_delay,
+            spec.timeout,
+            spec.period,
+            spec.success_threshold,
+            spec.failure_threshold,
         );
-        let last = match &probe.last {
+        let seen = seen.iter().find(|view| view.container == container && view.kind == spec.kind.as_str());
+        let last = match seen.and_then(|view| Some((view.in_a_row, view.last.as_ref()?))) {
             None => "no check yet".to_owned(),
-            Some(check) => {
+            Some((in_a_row, check)) => {
                 let message = check.message.trim();
                 let message = if message.is_empty() { String::new() } else { format!(": {message}") };
-                let times = if probe.in_a_row > 1 { format!(", {} in a row", probe.in_a_row) } else { String::new() };
+                let times = if in_a_row > 1 { format!(", {in_a_row} in a row") } else { String::new() };
                 let ago = age::human(now.duration_since(check.at));
                 format!("last {ago} ago: {} in {:.1}ms{times}{message}", check.outcome, check.took_ms)
             }
         };
-        page.field(2, title, &format!("{set_up}\n{last}"));
+        page.field(2, spec.kind.title(), &format!("{set_up}\n{last}"));
     }
-}
-
-/// As Go prints a duration: `10s`, `200ms`.
-fn milliseconds(value: u64) -> String {
-    format!("{:?}", Duration::from_millis(value))
 }

@@ -1,0 +1,71 @@
+//! The probe plugins, compiled once: in a process of its own, so that the compiler's memory goes with it.
+//!
+//! What the compiler leaves in this process' heap (20 MiB, measured) is more than the agent itself needs. Which plugins
+//! there are and what they may do is the plugin host's.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use longshore_core::ports::exec::ContainerExec;
+use longshore_docker::{Docker, DockerOptions};
+use longshore_wasm::ProbeHost;
+
+use crate::config::DEFAULT_DOCKER;
+use crate::memory;
+
+/// Name of the command that compiles; it is not for people.
+pub(crate) const COMPILE: &str = "compile-plugins";
+/// A slow machine takes some seconds.
+const COMPILE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Loads the plugins of `root`'s cache, which is filled first when it is not of this binary.
+pub(crate) async fn load(root: &Path, exec: Arc<dyn ContainerExec>) -> anyhow::Result<ProbeHost> {
+    let cache = root.join("plugins").join("cache");
+    let mark = root.join("plugins").join("compiled-by");
+    let own = identity();
+    if own.is_none() || std::fs::read_to_string(&mark).ok() != own {
+        match compile_apart(&cache).await {
+            Ok(()) => {
+                // Without the mark the next start only looks again.
+                let _ = own.map(|own| std::fs::write(&mark, own));
+            }
+            Err(error) => tracing::warn!("{error:#}; the probe plugins are compiled in the agent itself"),
+        }
+    }
+    let host = tokio::task::spawn_blocking(move || ProbeHost::new(exec, &cache)).await?;
+    memory::give_back();
+    host.context("the probe plugins")
+}
+
+/// Fills the cache: what the process of its own does.
+pub(crate) fn compile(cache: &Path) -> anyhow::Result<()> {
+    // Nothing is probed here, so nothing is executed; the runtime is never asked.
+    let nobody = Docker::connect(DEFAULT_DOCKER, String::new(), DockerOptions::default())?;
+    ProbeHost::new(Arc::new(nobody), cache).context("the probe plugins")?;
+    Ok(())
+}
+
+async fn compile_apart(cache: &Path) -> anyhow::Result<()> {
+    // The kernel's own name for this binary: it holds also while an upgrade replaces the file.
+    let mut command = tokio::process::Command::new("/proc/self/exe");
+    command.arg(COMPILE).arg(cache).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    // The child is none of systemd's business.
+    command.env_remove("NOTIFY_SOCKET");
+    let ended = tokio::time::timeout(COMPILE_LIMIT, command.status()).await;
+    let status = ended.context("compiling the probe plugins took too long")?.context("compiling cannot be started")?;
+    match status.success() {
+        true => Ok(()),
+        false => anyhow::bail!("compiling the probe plugins failed ({status})"),
+    }
+}
+
+/// What tells this binary from others: its place, size and time.
+fn identity() -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let path: PathBuf = std::env::current_exe().ok()?;
+    let found = std::fs::metadata(&path).ok()?;
+    Some(format!("{} {} {}.{}\n", path.display(), found.size(), found.mtime(), found.mtime_nsec()))
+}
