@@ -122,3 +122,72 @@ fn hierarchies_of_v1_get_limits_and_are_removed() {
     assert!(!folder.exists());
     cgroups.remove(&pod).unwrap();
 }
+
+/// systemd itself, where it runs this machine.
+#[test]
+fn slices_get_limits_and_are_removed() {
+    if !Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let options = CgroupOptions::detect(CgroupDriver::Systemd);
+    let v2 = options.v2;
+    let cgroups = Cgroups::new(options);
+    let pod = cgroup(&format!("test-{}", std::process::id()), Qos::Burstable);
+    cgroups.prepare(&pod).unwrap();
+    cgroups.prepare(&pod).unwrap();
+    let folder = cgroups.cpu_folder(&pod).unwrap();
+    let read = |folder: &Path, file: &str| std::fs::read_to_string(folder.join(file)).unwrap().trim().to_owned();
+    let class = folder.parent().unwrap().to_owned();
+    let node = class.parent().unwrap().to_owned();
+    let found = if v2 {
+        [("cpu.weight", "20"), ("cpu.max", "50000 100000"), ("memory.max", "67108864"), ("pids.max", "100")].to_vec()
+    } else {
+        [("cpu.shares", "512"), ("cpu.cfs_quota_us", "50000")].to_vec()
+    };
+    for (file, wanted) in found {
+        assert_eq!(read(&folder, file), wanted, "{file}");
+    }
+    if v2 {
+        assert_eq!(read(&class, "cpu.weight"), "20");
+        assert_eq!(read(&node, "cpu.weight"), weight(node_shares()).to_string());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        std::fs::create_dir(folder.join("container")).unwrap();
+        std::fs::write(folder.join("container/cgroup.procs"), child.id().to_string()).unwrap();
+        let busy = cgroups.remove(&pod);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(busy.unwrap_err().to_string().contains("still has processes"));
+    }
+    cgroups.remove(&pod).unwrap();
+    assert!(!folder.exists());
+    let drop_ins = std::fs::read_dir("/run/systemd/system.control").map(|list| {
+        list.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(&pod.systemd_slice()))
+            .count()
+    });
+    assert_eq!(drop_ins.unwrap_or(0), 0);
+    cgroups.remove(&pod).unwrap();
+}
+
+/// The kernel's unified hierarchy, where this machine has one and lets us write it.
+#[test]
+fn the_kernels_unified_hierarchy_takes_limits() {
+    let options = CgroupOptions::detect(CgroupDriver::Cgroupfs);
+    let probe = options.root.join(format!("longshore-test-{}", std::process::id()));
+    if !options.v2 || std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_err() {
+        return;
+    }
+    let root = options.root.clone();
+    let cgroups = Cgroups::new(options);
+    let pod = cgroup(&format!("v2-{}", std::process::id()), Qos::Burstable);
+    cgroups.prepare(&pod).unwrap();
+    cgroups.prepare(&pod).unwrap();
+    let folder = root.join(pod.cgroupfs_path().trim_start_matches('/'));
+    for (file, wanted) in
+        [("cpu.weight", "20"), ("cpu.max", "50000 100000"), ("memory.max", "67108864"), ("pids.max", "100")]
+    {
+        assert_eq!(std::fs::read_to_string(folder.join(file)).unwrap().trim(), wanted, "{file}");
+    }
+    assert_eq!(std::fs::read_to_string(root.join("kubepods/burstable/cpu.weight")).unwrap().trim(), "20");
+    cgroups.remove(&pod).unwrap();
+    assert!(!folder.exists());
+}

@@ -63,7 +63,7 @@ impl Reader {
 
     /// Waits for a snapshot that fits; shows the last one when none comes.
     async fn until(&mut self, what: &str, fits: impl Fn(&SourceSnapshot) -> bool) -> SourceSnapshot {
-        let end = tokio::time::Instant::now() + Duration::from_secs(20);
+        let end = tokio::time::Instant::now() + Duration::from_secs(90);
         while let Ok(Some(snapshot)) = tokio::time::timeout_at(end, self.snapshots.next()).await {
             self.last = snapshot;
             if fits(&self.last) {
