@@ -109,7 +109,8 @@ impl World {
         let program = place.work().join("xtask-copy");
         fs::create_dir_all(place.work())?;
         let partial = program.with_extension("partial");
-        fs::copy(std::env::current_exe()?, &partial).context("a copy of xtask itself")?;
+        // By the kernel's own link: cargo may have replaced the file since we were started.
+        fs::copy("/proc/self/exe", &partial).context("a copy of xtask itself")?;
         fs::rename(&partial, &program)?;
         remove_stale(&place.work());
         let registry = match registry(place) {
