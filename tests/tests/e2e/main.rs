@@ -1,0 +1,17 @@
+//! End to end: the real `longshore` on a real Docker, one file per theme; [`bed`] is what they stand on. Must not know
+//! anything of longshore that its users do not: flags, folders, the local socket, labels.
+//!
+//! Environment, as `cargo xtask test` sets it: `LONGSHORE_BIN`, `DOCKER_HOST`, `LONGSHORE_TEST_IMAGE`,
+//! `LONGSHORE_TEST_EXAMPLE_IMAGE`, `LONGSHORE_TEST_REGISTRY`, `LONGSHORE_TEST_TARS`, `LONGSHORE_TEST_DOCKER_PID`,
+//! `LONGSHORE_TEST_SLOWNESS` (time limits are multiplied by it), `LONGSHORE_TEST_PARALLEL` (tests at once, 4).
+//! Without a Docker tests are skipped with a line, or fail when `LONGSHORE_REQUIRE_DOCKER` is set.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod bed;
+
+mod adoption;
+mod lifecycle;
+mod manifests;
+mod probes;
+mod start;
+mod volumes;

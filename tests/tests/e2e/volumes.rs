@@ -1,0 +1,241 @@
+//! Volumes: what is mounted, with which modes and owners, and that nothing of it is left.
+
+use std::{fs, os::unix::fs::MetadataExt};
+
+use serde_json::{Value, json};
+
+use crate::bed::{
+    Bed, NODE,
+    pods::{SLEEP, container, is_ready, pod, with},
+    until,
+};
+
+/// A pod with volumes, all mounted into one container.
+fn mounted(name: &str, volumes: Value, mounts: Value, spec: Value) -> Value {
+    let app = with(container("app", SLEEP), json!({"volumeMounts": mounts}));
+    pod(name, json!([app]), with(json!({"volumes": volumes}), spec))
+}
+
+#[test]
+fn volumes_empty_dirs() {
+    let Some(bed) = Bed::start() else { return };
+    let volumes = json!([
+        {"name": "disk", "emptyDir": {}},
+        {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}},
+    ]);
+    let mounts = json!([{"name": "disk", "mountPath": "/disk"}, {"name": "memory", "mountPath": "/memory"},
+        {"name": "disk", "mountPath": "/ro", "readOnly": true}]);
+    bed.apply(&mounted("a", volumes, mounts, json!({})));
+    let a = bed.wait_ready("a");
+    // As the kubelet leaves them: a tmpfs keeps its sticky bit.
+    assert_eq!(bed.exec("a", "app", "stat -c %a /disk /memory"), "777\n1777\n");
+    assert_eq!(bed.exec("a", "app", "echo x > /disk/f; cat /ro/f"), "x\n");
+    let (code, output) = bed.try_exec("a", "app", "echo y > /ro/f");
+    assert!(code != 0 && output.contains("Read-only"), "{output}");
+    assert!(bed.exec("a", "app", "grep ' /memory ' /proc/mounts").contains("tmpfs"));
+    let (code, output) = bed.try_exec("a", "app", "dd if=/dev/zero of=/memory/f bs=1M count=8");
+    assert!(code != 0 && output.contains("No space left"), "{output}");
+    // It outlives a container, not the pod.
+    bed.docker.kill(&crate::bed::pods::id(&a, "app"), "KILL");
+    bed.wait("a", "ready again", |pod| is_ready(pod) && crate::bed::pods::restarts(pod, "app") == 1);
+    assert_eq!(bed.exec("a", "app", "cat /disk/f"), "x\n");
+    let folder = bed.pod_folder(&a);
+    assert!(!bed.mounts().is_empty());
+    bed.delete("a");
+    bed.wait_gone("a");
+    until("its folder is removed", || (!folder.exists()).then_some(()));
+    until("nothing is mounted", || bed.mounts().is_empty().then_some(()));
+}
+
+#[test]
+fn volumes_host_paths() {
+    let Some(bed) = Bed::start() else { return };
+    let host = bed.folder.join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("file"), "content").unwrap();
+    let path = |name: &str, kind: &str| json!({"path": host.join(name), "type": kind});
+    let volumes = json!([
+        {"name": "made", "hostPath": path("made/deep", "DirectoryOrCreate")},
+        {"name": "touched", "hostPath": path("touched", "FileOrCreate")},
+        {"name": "dir", "hostPath": {"path": host}},
+        {"name": "file", "hostPath": path("file", "File")},
+        {"name": "null", "hostPath": {"path": "/dev/null", "type": "CharDevice"}},
+        {"name": "socket", "hostPath": {"path": bed.socket(), "type": "Socket"}},
+    ]);
+    let mounts = json!([
+        {"name": "made", "mountPath": "/made"}, {"name": "touched", "mountPath": "/touched"},
+        {"name": "dir", "mountPath": "/host"}, {"name": "file", "mountPath": "/file", "readOnly": true},
+        {"name": "null", "mountPath": "/none"}, {"name": "socket", "mountPath": "/s"},
+    ]);
+    bed.apply(&mounted("a", volumes, mounts, json!({})));
+    bed.wait_ready("a");
+    assert_eq!(
+        bed.exec("a", "app", "cat /file; echo x > /made/f; echo y > /touched; test -S /s && test -c /none"),
+        "content"
+    );
+    assert_eq!(fs::read_to_string(host.join("made/deep/f")).unwrap(), "x\n");
+    assert_eq!(fs::read_to_string(host.join("touched")).unwrap(), "y\n");
+    assert_eq!(fs::metadata(host.join("made/deep")).unwrap().mode() & 0o777, 0o755);
+    assert_eq!(fs::metadata(host.join("touched")).unwrap().mode() & 0o777, 0o644);
+
+    for (name, kind, part) in [
+        ("b", "Directory", "not a directory"),
+        ("c", "Socket", "not a socket"),
+        ("d", "BlockDevice", "not a block device"),
+    ] {
+        let volumes = json!([{"name": "v", "hostPath": path("file", kind)}]);
+        bed.apply(&mounted(name, volumes, json!([{"name": "v", "mountPath": "/v"}]), json!({})));
+        bed.wait_event(name, "FailedMount", part);
+        assert!(bed.containers(name).is_empty(), "no container is started");
+    }
+    // It is tried again: what was missing may come.
+    let volumes = json!([{"name": "v", "hostPath": path("later", "File")}]);
+    bed.apply(&mounted("e", volumes, json!([{"name": "v", "mountPath": "/v"}]), json!({})));
+    bed.wait_event("e", "FailedMount", "");
+    fs::write(host.join("later"), "late").unwrap();
+    bed.wait_ready("e");
+    assert_eq!(bed.exec("e", "app", "cat /v"), "late");
+    bed.delete("a");
+    bed.wait_gone("a");
+    assert!(host.join("made/deep/f").exists(), "what is the host's stays");
+}
+
+#[test]
+fn volumes_of_objects_with_modes() {
+    let Some(bed) = Bed::start() else { return };
+    bed.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"},
+        "data": {"one": "1", "two": "2"}, "binaryData": {"bin": "AAEC"}}));
+    bed.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"},
+        "data": {"key": "czNjcjN0"}, "stringData": {"plain": "text"}}));
+    let field = |path: &str| json!({"fieldPath": path});
+    let volumes = json!([
+        {"name": "all", "configMap": {"name": "m"}},
+        {"name": "some", "configMap": {"name": "m", "defaultMode": 0o400, "items": [
+            {"key": "one", "path": "deep/er/one"}, {"key": "two", "path": "two", "mode": 0o755}]}},
+        {"name": "secret", "secret": {"secretName": "s", "defaultMode": 0o600}},
+        {"name": "absent", "secret": {"secretName": "none", "optional": true}},
+        {"name": "down", "downwardAPI": {"items": [
+            {"path": "labels", "fieldRef": field("metadata.labels")},
+            {"path": "name", "fieldRef": field("metadata.name")},
+            {"path": "cpu", "resourceFieldRef": {"containerName": "app", "resource": "limits.cpu", "divisor": "1m"}}]}},
+        {"name": "mixed", "projected": {"defaultMode": 0o444, "sources": [
+            {"configMap": {"name": "m", "items": [{"key": "one", "path": "from/map"}]}},
+            {"secret": {"name": "s", "items": [{"key": "key", "path": "from/secret", "mode": 0o400}]}},
+            {"downwardAPI": {"items": [{"path": "ns", "fieldRef": field("metadata.namespace")}]}}]}},
+    ]);
+    let names = ["all", "some", "secret", "absent", "down", "mixed"];
+    let mounts: Vec<Value> =
+        names.iter().map(|name| json!({"name": name, "mountPath": format!("/v/{name}")})).collect();
+    let app = with(
+        container("app", SLEEP),
+        json!({"volumeMounts": mounts, "resources": {"limits": {"cpu": "200m", "memory": "32Mi"}}}),
+    );
+    let whole = pod("a", json!([app]), json!({"volumes": volumes}));
+    bed.apply(&with(whole, json!({"metadata": {"labels": {"app": "web", "tier": "x"}}})));
+    bed.wait_ready("a");
+    let cat = |path: &str| bed.exec("a", "app", &format!("cat /v/{path}"));
+    let mode = |path: &str| bed.exec("a", "app", &format!("stat -L -c %a /v/{path}")).trim().to_owned();
+    assert_eq!((cat("all/one"), cat("all/two"), mode("all/one")), ("1".into(), "2".into(), "644".into()));
+    assert_eq!(bed.exec("a", "app", "wc -c < /v/all/bin").trim(), "3");
+    assert_eq!(
+        (cat("some/deep/er/one"), mode("some/deep/er/one"), mode("some/two")),
+        ("1".into(), "400".into(), "755".into())
+    );
+    assert_eq!(bed.exec("a", "app", "ls /v/some").trim(), "deep\ntwo");
+    assert_eq!(
+        (cat("secret/key"), cat("secret/plain"), mode("secret/key")),
+        ("s3cr3t".into(), "text".into(), "600".into())
+    );
+    assert_eq!(bed.exec("a", "app", "ls /v/absent"), "");
+    assert_eq!(cat("down/labels"), "app=\"web\"\ntier=\"x\"");
+    assert_eq!((cat("down/name"), cat("down/cpu")), (format!("a-{NODE}"), "200".to_owned()));
+    assert_eq!(
+        (cat("mixed/from/map"), cat("mixed/from/secret"), cat("mixed/ns")),
+        ("1".into(), "s3cr3t".into(), "default".into())
+    );
+    assert_eq!((mode("mixed/from/map"), mode("mixed/from/secret")), ("444".into(), "400".into()));
+    assert!(bed.exec("a", "app", "grep ' /v/secret ' /proc/mounts").contains("tmpfs"), "secrets touch no disk");
+    let (code, output) = bed.try_exec("a", "app", "echo x > /v/all/one");
+    assert!(code != 0 && output.contains("Read-only"), "{output}");
+}
+
+#[test]
+fn volumes_that_miss_an_object_wait_for_it() {
+    let Some(bed) = Bed::start() else { return };
+    let volumes = json!([{"name": "v", "configMap": {"name": "late"}}]);
+    bed.apply(&mounted("a", volumes, json!([{"name": "v", "mountPath": "/v"}]), json!({})));
+    bed.wait_event("a", "FailedMount", "late");
+    assert!(bed.containers("a").is_empty());
+    assert!(bed.say(&["why", "a"]).contains("late"));
+    bed.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {"k": "v"}}));
+    bed.wait_ready("a");
+    assert_eq!(bed.exec("a", "app", "cat /v/k"), "v");
+}
+
+#[test]
+fn volumes_sub_paths() {
+    let Some(bed) = Bed::start() else { return };
+    let host = bed.folder.join("host");
+    fs::create_dir_all(host.join("in/side")).unwrap();
+    fs::write(host.join("in/side/file"), "content").unwrap();
+    std::os::unix::fs::symlink("/etc", host.join("out")).unwrap();
+    bed.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"one": "1"}}));
+    let app = with(
+        container("app", SLEEP),
+        json!({"env": [{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "volumeMounts": [
+            {"name": "h", "mountPath": "/side", "subPath": "in/side"},
+            {"name": "h", "mountPath": "/file", "subPath": "in/side/file", "readOnly": true},
+            {"name": "h", "mountPath": "/mine", "subPathExpr": "logs/$(WHO)"},
+            {"name": "m", "mountPath": "/etc/one.conf", "subPath": "one"},
+        ]}),
+    );
+    let volumes = json!([{"name": "h", "hostPath": {"path": host}}, {"name": "m", "configMap": {"name": "m"}}]);
+    bed.apply(&pod("a", json!([app]), json!({"volumes": volumes})));
+    bed.wait_ready("a");
+    assert_eq!(bed.exec("a", "app", "cat /side/file /file /etc/one.conf; echo x > /mine/f"), "contentcontent1");
+    assert_eq!(fs::read_to_string(host.join(format!("logs/a-{NODE}/f"))).unwrap(), "x\n");
+
+    // A link that leads out of the volume opens nothing of the host.
+    let app =
+        with(container("app", SLEEP), json!({"volumeMounts": [{"name": "h", "mountPath": "/x", "subPath": "out"}]}));
+    bed.apply(&pod("b", json!([app]), json!({"volumes": [{"name": "h", "hostPath": {"path": host}}]})));
+    bed.wait("b", "refused", |pod| crate::bed::pods::waiting(pod, "app") == "CreateContainerConfigError");
+
+    bed.delete("a");
+    bed.delete("b");
+    bed.wait_gone("a");
+    bed.wait_gone("b");
+    until("nothing is mounted", || bed.mounts().is_empty().then_some(()));
+    assert_eq!(fs::read_to_string(host.join("in/side/file")).unwrap(), "content");
+}
+
+#[test]
+fn volumes_belong_to_the_group() {
+    let Some(bed) = Bed::start() else { return };
+    bed.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}}));
+    let volumes =
+        json!([{"name": "e", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "s", "defaultMode": 0o400}}]);
+    let mounts = json!([{"name": "e", "mountPath": "/e"}, {"name": "s", "mountPath": "/s"}]);
+    let security = json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000}});
+    bed.apply(&mounted("a", volumes, mounts, security));
+    bed.wait_ready("a");
+    assert_eq!(bed.exec("a", "app", "stat -c '%g' /e; stat -L -c '%g %a' /s/k"), "2000\n2000 440\n");
+    assert_eq!(bed.exec("a", "app", "cat /s/k; echo x > /e/f; stat -c %g /e/f"), "v2000\n");
+    assert!(bed.exec("a", "app", "id -G").split_whitespace().any(|group| group == "2000"));
+}
+
+#[test]
+fn volumes_a_full_empty_dir_evicts_the_pod() {
+    let Some(bed) = Bed::start() else { return };
+    let volumes = json!([{"name": "e", "emptyDir": {"sizeLimit": "1Mi"}}]);
+    let app = with(
+        container("app", &format!("dd if=/dev/zero of=/e/f bs=1M count=4 2>/dev/null; {SLEEP}")),
+        json!({"volumeMounts": [{"name": "e", "mountPath": "/e"}]}),
+    );
+    bed.apply(&pod("a", json!([app]), json!({"volumes": volumes})));
+    let limit = std::time::Duration::from_secs(60);
+    let a = bed.wait_for("a", "evicted", limit, |pod| crate::bed::pods::phase(pod) == "Failed");
+    assert_eq!(a["status"]["reason"], "Evicted");
+    assert!(a["status"]["message"].to_string().contains("exceeds the limit"), "{}", a["status"]);
+}
