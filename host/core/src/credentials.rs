@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1;
-use oci_spec::distribution::{ParseError, Reference};
 use serde::Deserialize;
 
 use crate::ports::runtime::RegistryCredentials;
+
+mod reference;
 
 /// The key under which Docker keeps the credentials of Docker Hub.
 const DOCKER_HUB: &str = "index.docker.io";
@@ -41,35 +42,16 @@ pub fn parse_image(reference: &str) -> Result<ImageName, String> {
     let refuse = |why: String| {
         format!("Failed to apply default image tag \"{reference}\": couldn't parse image name \"{reference}\": {why}")
     };
-    let parsed: Reference = reference.parse().map_err(|error| refuse(wording(&error)))?;
-    if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Err(refuse(wording(&ParseError::NameContainsUppercase)));
-    }
+    let parsed = reference::parse(reference).map_err(|error| refuse(error.to_string()))?;
     // A bare image ID parses as a repository; Docker refuses it in a name, for it could mean either.
-    if parsed.tag().is_none_or(|tag| tag == "latest") && is_id(reference) {
+    if parsed.tag.as_ref().is_none_or(|tag| tag == "latest") && is_id(reference) {
         return Err(refuse("invalid repository name, cannot specify 64-byte hexadecimal strings".to_owned()));
     }
-    let registry = match parsed.registry() {
-        "index.docker.io" => "docker.io",
-        other => other,
-    };
-    let digest = parsed.digest().map(str::to_owned);
-    let tag = match (parsed.tag(), &digest) {
-        (Some(tag), _) => Some(tag.to_owned()),
+    let tag = match (parsed.tag, &parsed.digest) {
         (None, None) => Some("latest".to_owned()),
-        (None, Some(_)) => None,
+        (tag, _) => tag,
     };
-    Ok(ImageName { registry: registry.to_owned(), repository: parsed.repository().to_owned(), tag, digest })
-}
-
-/// distribution's own words where they differ from oci-spec's.
-fn wording(error: &ParseError) -> String {
-    match error {
-        ParseError::NameContainsUppercase => "invalid reference format: repository name must be lowercase".to_owned(),
-        ParseError::NameTooLong => "repository name must not be more than 255 characters".to_owned(),
-        ParseError::DigestUnsupported => "unsupported digest algorithm".to_owned(),
-        _ => "invalid reference format".to_owned(),
-    }
+    Ok(ImageName { registry: parsed.registry, repository: parsed.repository, tag, digest: parsed.digest })
 }
 
 fn is_id(text: &str) -> bool {
