@@ -1,5 +1,7 @@
 //! The part of `describe` that is about one container: its state, resources, mounts and probes.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::probe::ProbeSpec;
@@ -96,12 +98,12 @@ fn state(page: &mut Page, name: &str, state: Option<&v1::ContainerState>) {
 pub(super) fn probe_lines(page: &mut Page, container: &str, specs: &[ProbeSpec], seen: &[ProbeView], now: Timestamp) {
     for spec in specs.iter().filter(|spec| spec.container == container) {
         let set_up = format!(
-            "{} {} delay={:?} timeout={:?} period={:?} #success={} #failure={}",
+            "{} {} delay={} timeout={} period={} #success={} #failure={}",
             spec.plugin,
             spec.config,
-            spec.initial_delay,
-            spec.timeout,
-            spec.period,
+            duration(spec.initial_delay),
+            duration(spec.timeout),
+            duration(spec.period),
             spec.success_threshold,
             spec.failure_threshold,
         );
@@ -118,4 +120,9 @@ pub(super) fn probe_lines(page: &mut Page, container: &str, specs: &[ProbeSpec],
         };
         page.field(2, spec.kind.title(), &format!("{set_up}\n{last}"));
     }
+}
+
+/// As Go prints a duration: `10s`, `200ms`, `0s`.
+fn duration(value: Duration) -> String {
+    if value.is_zero() { "0s".to_owned() } else { format!("{value:?}") }
 }
