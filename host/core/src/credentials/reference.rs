@@ -99,7 +99,7 @@ fn is_component(text: &str) -> bool {
 fn is_domain(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((host, after)) if after.is_empty() => (host, None),
+            Some((host, "")) => (host, None),
             Some((host, after)) => match after.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
                 None => return false,
