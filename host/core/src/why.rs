@@ -1,5 +1,8 @@
 //! A pod's way from admission to readiness, for `longshore why`: which step it is in, and what that waits for.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -8,10 +8,12 @@
 mod containers;
 mod ending;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 mod standing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upsets;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,9 @@
 //! A model of the runtime, for the properties of plans: it does what actions say, or fails, or the agent dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
 
 use super::{Busy, Plan, Situation, Unhealthy, plan};
 use crate::action::{Action, Planned};
@@ -41,12 +42,82 @@ pub(super) struct Model {
     pub(super) released: bool,
     /// Exit code of init containers.
     pub(super) init_exit: i32,
+    /// Exit code of what is stopped.
+    pub(super) stop_exit: i32,
+    /// Sandboxes in which an app container was started.
+    begun: BTreeSet<String>,
     serial: u32,
     /// Everything that was done, for messages.
     pub(super) log: Vec<String>,
 }
 
+/// What happens to a pod from outside. Numbers choose among `side`, `a` and `b`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Upset {
+    /// Its liveness probe fails.
+    Unhealthy(usize),
+    /// Its definition changes.
+    Changed(usize),
+    /// It ends.
+    Ends(usize, i32),
+    /// Everything dead is removed.
+    Pruned,
+    /// It is removed by force.
+    Removed(usize),
+    /// The sandbox dies, alone.
+    SandboxDies,
+    /// The clock steps back, by seconds.
+    ClockBack(i64),
+}
+
+pub(super) fn any_upset() -> impl Strategy<Value = Upset> {
+    prop_oneof![
+        (0usize..3).prop_map(Upset::Unhealthy),
+        (0usize..3).prop_map(Upset::Changed),
+        (0usize..3, 0i32..2).prop_map(|(which, code)| Upset::Ends(which, code)),
+        Just(Upset::Pruned),
+        (0usize..3).prop_map(Upset::Removed),
+        Just(Upset::SandboxDies),
+        (1i64..200_000).prop_map(Upset::ClockBack),
+    ]
+}
+
 impl Model {
+    /// Lets something happen, and the agent see it.
+    pub(super) fn upset(&mut self, upset: Upset) {
+        self.log.push(format!("{upset:?}"));
+        self.serial += 1;
+        let name = |which: usize| ["side", "a", "b"][which];
+        match upset {
+            Upset::Unhealthy(which) => {
+                let running = self.known.container(name(which)).filter(|seen| seen.is_running());
+                let unhealthy = Unhealthy { probe: "Liveness", grace_seconds: None };
+                self.unhealthy.extend(running.map(|seen| (seen.id.clone(), unhealthy)));
+            }
+            Upset::Changed(which) => {
+                self.pod.hashes.insert(name(which).to_owned(), format!("new-{}", self.serial));
+            }
+            Upset::Ends(which, code) => {
+                let now = self.now;
+                for seen in self.world.containers.iter_mut().filter(|seen| seen.name == name(which)) {
+                    if seen.is_running() {
+                        seen.state = ContainerState::Exited(ended(code, now));
+                    }
+                }
+            }
+            Upset::Pruned => {
+                self.world.containers.retain(Container::is_running);
+                self.world.sandboxes.retain(|sandbox| sandbox.state == SandboxState::Running);
+            }
+            Upset::Removed(which) => self.world.containers.retain(|seen| seen.name != name(which)),
+            Upset::SandboxDies => {
+                self.world.sandboxes.iter_mut().for_each(|sandbox| sandbox.state = SandboxState::Exited);
+            }
+            Upset::ClockBack(seconds) => self.now -= SignedDuration::from_secs(seconds),
+        }
+        self.look();
+    }
+
     pub(super) fn new(pod: Pod, world: ObservedPod) -> Self {
         let mut model = Model {
             pod,
@@ -58,6 +129,8 @@ impl Model {
             now: testing::at(1_000_000),
             released: false,
             init_exit: 0,
+            stop_exit: 137,
+            begun: BTreeSet::new(),
             serial: 0,
             log: Vec::new(),
         };
@@ -94,6 +167,8 @@ impl Model {
     /// Plans once and applies it with the faults that come, one for each action. Says whether there was anything to do.
     pub(super) fn round(&mut self, mut fault: impl FnMut() -> Fault) -> bool {
         let plan = self.plan();
+        let longest = self.now + SignedDuration::from_secs(400);
+        assert!(plan.wake.is_none_or(|wake| wake <= longest), "waits are bounded: {:?} at {}", plan.waits, self.now);
         status::remember_restarts(&mut self.record, &plan);
         if self.record.terminal.is_none() {
             self.conclude(&plan);
@@ -160,11 +235,11 @@ impl Model {
 
     fn settle(&mut self) {
         let now = self.now;
-        let init_exit = self.init_exit;
+        let (init_exit, stop_exit) = (self.init_exit, self.stop_exit);
         for seen in &mut self.world.containers {
             let stopping = self.busy.stopping.contains_key(&seen.id);
             if seen.is_running() && (stopping || seen.kind == ContainerKind::Init) {
-                let code = if stopping { 137 } else { init_exit };
+                let code = if stopping { stop_exit } else { init_exit };
                 seen.state = ContainerState::Exited(ended(code, now));
             }
         }
@@ -191,8 +266,11 @@ impl Model {
             Action::CreateContainer { container, attempt } => {
                 let of = self.pod.container(container).expect("an action names a container of the pod");
                 let sandbox = self.world.sandbox().expect("a container is made in a sandbox").id.clone();
+                let again = of.kind == ContainerKind::Init && self.begun.contains(&sandbox);
+                assert!(!again, "an init container runs again beside or after app containers");
                 let made = testing::container(of, *attempt, ContainerState::Created);
-                self.world.containers.push(Container { id, sandbox_id: sandbox, created_at: self.now, ..made });
+                let hash = self.pod.hashes[container].clone();
+                self.world.containers.push(Container { id, sandbox_id: sandbox, created_at: self.now, hash, ..made });
             }
             Action::StartContainer { container } => {
                 let sandbox = self.world.sandbox().expect("a container is started in a sandbox");
@@ -202,6 +280,9 @@ impl Model {
                 let made = made.expect("a container is made before it is started");
                 assert_eq!(made.state, ContainerState::Created, "only what was made is started");
                 made.state = ContainerState::Running { started_at: now, pid: 1 };
+                if made.kind == ContainerKind::App {
+                    self.begun.insert(made.sandbox_id.clone());
+                }
                 if let Some(known) = self.record.containers.get_mut(container) {
                     known.delayed_restarts += 1;
                 }
@@ -248,4 +329,51 @@ pub(super) fn ended(code: i32, now: Timestamp) -> Exit {
         started_at: Some(now),
         finished_at: now,
     }
+}
+
+const WEB: &str = "{restartPolicy: POLICY, containers: [{name: a, image: i}, {name: b, image: i}], \
+     initContainers: [{name: setup, image: i}, {name: side, image: i, restartPolicy: Always}]}";
+
+pub(crate) fn web(policy: &str) -> Pod {
+    testing::pod_from(&WEB.replace("POLICY", policy))
+}
+
+/// Any state that a runtime can be in, whatever led to it.
+pub(crate) fn any_world() -> impl Strategy<Value = ObservedPod> {
+    let sandboxes = prop::collection::vec((0u32..3, 0u8..3, any::<bool>()), 0..3);
+    let containers = prop::collection::vec((0usize..4, 0u32..3, 0u8..4, 0u32..3, any::<bool>()), 0..6);
+    (sandboxes, containers).prop_map(|(sandboxes, containers)| {
+        let pod = web("Always");
+        let mut world = ObservedPod::default();
+        for (index, (attempt, state, stale)) in sandboxes.into_iter().enumerate() {
+            // At most one runs: the runtime never started two.
+            let runs = world.sandboxes.iter().any(|other| other.state == SandboxState::Running);
+            let state = match state {
+                0 => SandboxState::Created,
+                1 if !runs => SandboxState::Running,
+                _ => SandboxState::Exited,
+            };
+            let made = testing::sandbox(attempt, state);
+            let hash = if stale { "old".to_owned() } else { made.hash.clone() };
+            world.sandboxes.push(Sandbox { id: format!("s{index}"), hash, ..made });
+        }
+        for (index, (which, attempt, state, sandbox, stale)) in containers.into_iter().enumerate() {
+            let of = pod.containers().nth(which).expect("one of four");
+            let state = match state {
+                0 => ContainerState::Created,
+                1 => testing::running(50),
+                2 => ContainerState::Exited(ended(0, testing::at(60))),
+                _ => ContainerState::Exited(ended(1, testing::at(60))),
+            };
+            let made = testing::container(of, attempt, state);
+            let hash = if stale { "old".to_owned() } else { made.hash.clone() };
+            world.containers.push(Container {
+                id: format!("c{index}"),
+                sandbox_id: format!("s{sandbox}"),
+                hash,
+                ..made
+            });
+        }
+        world
+    })
 }

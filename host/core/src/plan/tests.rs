@@ -2,65 +2,18 @@
 
 use proptest::prelude::*;
 
-use super::model::{Fault, Model, ended};
+use super::model::{Fault, Model, any_world, ended, web};
 use super::*;
-use crate::observed::{Container, ContainerState, Sandbox};
+use crate::observed::ContainerState;
 use crate::pod::Deletion;
-use crate::testing::{self, container, pod_from, running, sandbox};
+use crate::testing::pod_from;
 
-const WEB: &str = "{restartPolicy: POLICY, containers: [{name: a, image: i}, {name: b, image: i}], \
-     initContainers: [{name: setup, image: i}, {name: side, image: i, restartPolicy: Always}]}";
-
-fn web(policy: &str) -> Pod {
-    pod_from(&WEB.replace("POLICY", policy))
-}
-
-/// Any state that a runtime can be in, whatever led to it.
-fn any_world() -> impl Strategy<Value = ObservedPod> {
-    let sandboxes = prop::collection::vec((0u32..3, 0u8..3, any::<bool>()), 0..3);
-    let containers = prop::collection::vec((0usize..4, 0u32..3, 0u8..4, 0u32..3, any::<bool>()), 0..6);
-    (sandboxes, containers).prop_map(|(sandboxes, containers)| {
-        let pod = web("Always");
-        let mut world = ObservedPod::default();
-        for (index, (attempt, state, stale)) in sandboxes.into_iter().enumerate() {
-            // At most one runs: the runtime never started two.
-            let runs = world.sandboxes.iter().any(|other| other.state == SandboxState::Running);
-            let state = match state {
-                0 => SandboxState::Created,
-                1 if !runs => SandboxState::Running,
-                _ => SandboxState::Exited,
-            };
-            let made = sandbox(attempt, state);
-            let hash = if stale { "old".to_owned() } else { made.hash.clone() };
-            world.sandboxes.push(Sandbox { id: format!("s{index}"), hash, ..made });
-        }
-        for (index, (which, attempt, state, sandbox, stale)) in containers.into_iter().enumerate() {
-            let of = pod.containers().nth(which).unwrap();
-            let state = match state {
-                0 => ContainerState::Created,
-                1 => running(50),
-                2 => ContainerState::Exited(ended(0, testing::at(60))),
-                _ => ContainerState::Exited(ended(1, testing::at(60))),
-            };
-            let made = container(of, attempt, state);
-            let hash = if stale { "old".to_owned() } else { made.hash.clone() };
-            world.containers.push(Container {
-                id: format!("c{index}"),
-                sandbox_id: format!("s{sandbox}"),
-                hash,
-                ..made
-            });
-        }
-        world
-    })
-}
-
-fn any_fault() -> impl Strategy<Value = Fault> {
+pub(super) fn any_fault() -> impl Strategy<Value = Fault> {
     prop_oneof![4 => Just(Fault::None), 1 => Just(Fault::Error), 1 => Just(Fault::Crash), 1 => Just(Fault::LostEvent)]
 }
 
 /// Rounds with faults, then without, until nothing is left to do.
-fn converge(model: &mut Model, faults: Vec<Fault>) {
+pub(super) fn converge(model: &mut Model, faults: Vec<Fault>) {
     let mut faults = faults.into_iter();
     for _ in 0..20 {
         model.round(|| faults.next().unwrap_or(Fault::None));
@@ -151,7 +104,7 @@ fn one_that_must_know_the_address_waits_for_it() {
     assert!(plan.stages.iter().all(|stage| stage.len() == 1));
 }
 
-fn settled(spec: &str) -> Model {
+pub(super) fn settled(spec: &str) -> Model {
     let mut model = Model::new(pod_from(spec), ObservedPod::default());
     while model.round(|| Fault::None) {}
     model

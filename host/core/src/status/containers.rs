@@ -78,7 +78,8 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
         image_id: seen.map(|seen| seen.image_id.clone()).unwrap_or_default(),
         ready,
         started: Some(started),
-        restart_count: i32::try_from(known.restarts.max(seen.map_or(0, |seen| seen.attempt))).unwrap_or(i32::MAX),
+        // One that is made and not started is no restart yet: it may go again.
+        restart_count: i32::try_from(known.restarts).unwrap_or(i32::MAX),
         state: Some(state),
         last_state: last,
         ..Default::default()
