@@ -142,9 +142,6 @@ impl Worker {
             self.check().await;
         }
         self.admit();
-        if self.saved.is_none() {
-            self.save().await;
-        }
         let mut plan = Plan::default();
         let mut settled = false;
         for _ in 0..PASSES {
@@ -166,7 +163,7 @@ impl Worker {
                 settled = true;
                 break;
             }
-            self.publish(&plan);
+            self.publish(&plan).await;
             match crate::apply::apply(self, &plan).await {
                 Outcome::Done => {}
                 Outcome::Waits => {
@@ -183,8 +180,7 @@ impl Worker {
             }
         }
         self.tell_waits(&plan);
-        self.publish(&plan);
-        self.save().await;
+        self.publish(&plan).await;
         // What was done and is still to be done says that the runtime and its reports differ: not in a hot loop.
         if settled { self.sleep_for(&plan) } else { Duration::from_secs(1) }
     }
@@ -275,9 +271,11 @@ impl Worker {
         self.told = now;
     }
 
-    fn publish(&mut self, plan: &Plan) {
+    /// Stores what is known, then shows it: nothing that a reader was told is forgotten by a crash.
+    async fn publish(&mut self, plan: &Plan) {
         let status = self.with_status_input(plan, status::compute);
         status::remember_conditions(&mut self.record.conditions, &status);
+        self.save().await;
         let active = probe::active(&self.pod, &self.probes, &self.observed, &self.record, &self.busy.stopping);
         let ip = self.pod_ips().first().copied();
         self.shared.probes.set(&self.pod.id, active, ip);
