@@ -12,12 +12,15 @@ use anyhow::Context;
 use jiff::Timestamp;
 use longshore_core::credentials::parse_image;
 use longshore_core::node::NodeFacts;
+use longshore_core::pod::Source;
 use longshore_core::ports::exec::ContainerExec;
+use longshore_core::ports::files::FileStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
 use longshore_docker::{Docker, DockerOptions};
-use longshore_filesystem::{CgroupOptions, Files, ManifestFolder, lock_root, root_id};
+use longshore_filesystem::{CgroupOptions, Files, ManifestFolder, Memory, lock_root, root_id};
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::node::{self, NodeCredentials, Options, Ports};
+use longshore_reconcile::orphan::from_stored;
 use longshore_reconcile::views::Views;
 use longshore_wasm::ProbeHost;
 use tokio::sync::watch;
@@ -110,7 +113,7 @@ impl World {
         let probes = probes.await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
-        let ports = self.ports(&facts, Arc::new(probes))?;
+        let ports = self.ports(&facts, Arc::new(probes)).await?;
         let options = Options {
             max_parallel_pulls: self.config.max_parallel_pulls,
             pull_qps: self.config.pull_qps,
@@ -158,7 +161,7 @@ impl World {
         }
     }
 
-    fn ports(&self, facts: &NodeFacts, probes: Arc<ProbeHost>) -> anyhow::Result<Ports> {
+    async fn ports(&self, facts: &NodeFacts, probes: Arc<ProbeHost>) -> anyhow::Result<Ports> {
         let config = &self.config;
         let mut cgroups = CgroupOptions::new(facts.cgroup_driver, facts.cgroup_v2);
         cgroups.enabled = true;
@@ -168,7 +171,15 @@ impl World {
             config.container_logs_dir.clone(),
             cgroups,
         )?;
-        let folder = Arc::new(ManifestFolder::new(&config.manifests, &facts.name, config.file_check_frequency));
+        // What ran before this start: a manifest that was broken or a disk that is not mounted meanwhile ends none of it.
+        let (stored, _) = files.load_all().await;
+        let former = stored.iter().filter(|stored| stored.source == Source::File).filter_map(from_stored);
+        let memory = Memory {
+            former: former.filter(|pod| pod.deletion.is_none()).collect(),
+            file: config.root_dir.join("manifests.identity"),
+        };
+        let check = config.file_check_frequency;
+        let folder = Arc::new(ManifestFolder::with_memory(&config.manifests, &facts.name, check, memory));
         Ok(Ports {
             runtime: Arc::new(self.docker.clone()),
             files: Arc::new(files),

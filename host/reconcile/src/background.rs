@@ -162,11 +162,13 @@ pub(crate) fn pull(worker: &mut Worker, name: &str, image: &str, secrets: &[Arc<
     }
     worker.event(Some(name), EventType::Normal, "Pulling", &format!("Pulling image {image:?}"));
     let mut keys = credentials::for_image(image, secrets);
-    keys.extend((worker.shared.ports.credentials)(image));
     let (shared, inbox, pod) = (worker.shared.clone(), worker.inbox.clone(), worker.pod.id.clone());
     let (container, image) = (name.to_owned(), image.to_owned());
     tokio::spawn(async move {
         let begun = Instant::now();
+        // May ask a credential helper, which takes its time.
+        let (ask, of) = (shared.ports.credentials.clone(), image.clone());
+        keys.extend(tokio::task::spawn_blocking(move || ask(&of)).await.unwrap_or_default());
         let result = shared.puller.pull(&image, keys, &pod.uid).await;
         if let Ok(pulled) = &result {
             let took = begun.elapsed().as_secs_f64();
