@@ -80,6 +80,11 @@ impl FakeRuntime {
         self.world().foreign.push(foreign);
     }
 
+    /// Takes other agents' containers away.
+    pub fn remove_foreign(&self) {
+        self.world().foreign.clear();
+    }
+
     /// Everything that exists.
     pub fn things(&self) -> Vec<Observation> {
         self.world().things.values().cloned().collect()

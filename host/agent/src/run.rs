@@ -30,7 +30,7 @@ use crate::commands::crash_loop;
 use crate::config::Config;
 use crate::socket::api::{AgentState, Api, DockerInfo, Info};
 use crate::supervisor::Supervisor;
-use crate::{facts, notify, plugins, socket};
+use crate::{facts, memory, notify, plugins, socket};
 
 /// Waits between two looks for a Docker that does not answer: at first, and at most.
 const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -80,12 +80,23 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         notify::watchdog(heard, stop).await;
         Ok(())
     });
+    let stop = tasks.stop_token();
+    tasks.spawn("memory", async move {
+        // Cancel safe: nothing is under way while it sleeps.
+        while stop.run_until_cancelled(tokio::time::sleep(MEMORY_LOOK)).await.is_some() {
+            memory::give_back();
+        }
+        Ok(())
+    });
     notify::ready("waiting for Docker");
     let stop = tasks.stop_token();
     let world = World { config, id, docker, views, events, state, beats };
     tasks.spawn("the node", async move { world.run(stop).await });
     tasks.supervise(notify::stopping).await
 }
+
+/// How often memory that a burst of pods took is given back.
+const MEMORY_LOOK: Duration = Duration::from_secs(30);
 
 /// What the node's task is made from.
 struct World {
@@ -227,12 +238,11 @@ impl DockerWatch {
     }
 }
 
-/// Credentials of `~/.docker/config.json` and its helpers, which may take seconds: off the runtime's own threads.
+/// Credentials of `~/.docker/config.json` and its helpers, which may take seconds: the loops ask in a thread of its own.
 fn node_credentials() -> NodeCredentials {
     Arc::new(|image| {
         let Ok(name) = parse_image(image) else { return Vec::new() };
-        let found = tokio::task::block_in_place(|| longshore_docker::config_credentials(None, &name.registry));
-        found.into_iter().collect()
+        longshore_docker::config_credentials(None, &name.registry).into_iter().collect()
     })
 }
 

@@ -1,6 +1,7 @@
 //! Whether a pod may run here: what its probes' plugins, the node and the other pods say.
 
 use jiff::Timestamp;
+use longshore_core::backoff::Policy;
 use longshore_core::event::EventType;
 use longshore_core::pod::Pod;
 use longshore_core::record::Terminal;
@@ -8,7 +9,16 @@ use longshore_core::{admit, probe, support};
 
 use super::{Checked, Worker};
 
+/// Key of what keeps the pod from being started at all.
+const GATE: &str = "gate";
+
 impl Worker {
+    /// When a pod that may not be started is asked about again: plugins come, other agents' pods go.
+    pub(super) fn gate_opens(&self, now: Timestamp) -> Option<Timestamp> {
+        self.checked.as_ref()?.blocked.as_ref()?;
+        Some(self.record.backoffs.get(GATE).map_or(now, |backoff| backoff.until(Policy::SYNC, now)))
+    }
+
     /// Asks once per spec whether it can be carried out here.
     pub(super) async fn check(&mut self) {
         let blocked = match probe::specs(&self.pod) {
@@ -32,8 +42,14 @@ impl Worker {
             None => self.foreign().await.map(|message| ("FailedCreatePodSandBox", message)),
             blocked => blocked,
         };
-        if let Some((event, message)) = &blocked {
-            self.event(None, EventType::Warning, event, message);
+        match &blocked {
+            Some((event, message)) => {
+                self.event(None, EventType::Warning, event, message);
+                self.failed(GATE, "ContainerCreating", message);
+            }
+            None => {
+                self.record.backoffs.remove(GATE);
+            }
         }
         self.checked = Some(Checked { blocked: blocked.map(|(_, message)| message) });
     }

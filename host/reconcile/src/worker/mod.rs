@@ -66,7 +66,7 @@ pub(crate) struct Worker {
     pub(crate) objects: Objects,
     /// Background stops by container ID, to be replaced when less grace is left.
     pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
-    /// What plugins and the node make of the pod's spec, asked once per spec.
+    /// What plugins and the node make of the pod's spec, asked once per spec and again while it is held back.
     checked: Option<Checked>,
     /// Reasons told already, so that each is an event once.
     pub(crate) told: BTreeSet<String>,
@@ -138,7 +138,8 @@ pub(crate) async fn run(start: Start) {
 impl Worker {
     /// Plans and applies until there is nothing left to do at once, then publishes. Returns how long to sleep.
     async fn turn(&mut self) -> Duration {
-        if self.checked.is_none() {
+        let now = Timestamp::now();
+        if self.checked.is_none() || self.gate_opens(now).is_some_and(|at| at <= now) {
             self.check().await;
         }
         self.admit();
@@ -306,7 +307,7 @@ impl Worker {
     fn sleep_for(&self, plan: &Plan) -> Duration {
         let now = Timestamp::now();
         let deadline = status::deadline(&self.pod, &self.record).filter(|_| self.record.terminal.is_none());
-        let wake = plan.wake.into_iter().chain(deadline).min();
+        let wake = plan.wake.into_iter().chain(deadline).chain(self.gate_opens(now)).min();
         let mut sleep = wake.map_or(Duration::from_secs(600), |wake| {
             Duration::try_from(wake.duration_since(now)).unwrap_or_default() + Duration::from_millis(2)
         });

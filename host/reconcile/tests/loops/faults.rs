@@ -66,4 +66,6 @@ async fn another_agents_pod_is_left_alone() {
     bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
     bed.until("told", |bed| bed.has_event("p", "FailedCreatePodSandBox")).await;
     assert!(bed.runtime.things().is_empty());
+    bed.runtime.remove_foreign();
+    bed.until("it starts once the other one is gone", |bed| bed.is_ready("p")).await;
 }
