@@ -22,6 +22,8 @@ pub(crate) struct Engine {
     pub socket: PathBuf,
     /// Its version.
     pub version: String,
+    /// Whether it was started just now.
+    pub started: bool,
 }
 
 /// The running Docker, or one that is started now (and installed, if need be).
@@ -32,7 +34,7 @@ pub(crate) fn find_or_start(root: &Path) -> Result<Engine> {
     let given = env::var("DOCKER_HOST").ok().and_then(|host| host.strip_prefix("unix://").map(PathBuf::from));
     let socket = given.unwrap_or_else(|| "/var/run/docker.sock".into());
     if let Ok(version) = ask(&socket) {
-        return Ok(Engine { socket, version });
+        return Ok(Engine { socket, version, started: false });
     }
     if process::on_path("dockerd").is_none() {
         if !place::has_apt() {
@@ -49,7 +51,7 @@ pub(crate) fn find_or_start(root: &Path) -> Result<Engine> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match ask(&socket) {
-            Ok(version) => return Ok(Engine { socket, version }),
+            Ok(version) => return Ok(Engine { socket, version, started: true }),
             Err(error) if Instant::now() > deadline => {
                 return Err(error.context(format!("Docker does not come up at {}", socket.display())));
             }

@@ -109,6 +109,9 @@ pub(crate) fn run(place: &Place, args: &Demo) -> Result<bool> {
         let removed = pods::remove_all(&paths);
         agent.stop(Duration::from_secs(20));
         removed?;
+        if engine.started {
+            engine::stop(&paths.root)?;
+        }
         engine::clean(&paths.root)?;
         say!("{}", if ready { "all pods were Ready; they are removed again" } else { "not all pods became Ready" });
         return Ok(ready);
@@ -262,7 +265,10 @@ fn stop(paths: &Paths) -> Result<bool> {
         return Ok(true);
     }
     let engine = engine::find_or_start(&paths.root)?;
-    let graceful = if paths.binary.is_file() && paths.manifests.is_dir() {
+    let graceful = if !paths.root.join("id").exists() {
+        // No agent ever ran here: there are no pods.
+        Ok(())
+    } else if paths.binary.is_file() && paths.manifests.is_dir() {
         start(paths, &engine.socket).and_then(|mut agent| {
             let removed = pods::remove_all(paths);
             agent.stop(Duration::from_secs(20));

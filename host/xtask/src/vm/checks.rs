@@ -18,7 +18,25 @@ use crate::{
 
 /// Names of the end-to-end tests that run here, as libtest's filters. Each takes five to ten times longer than on
 /// the machine itself, so it is a selection.
-const SELECTION: &[&str] = &["start", "probes", "volumes", "restart", "adoption", "cgroup", "oom", "apparmor"];
+const SELECTION: &[&str] = &[
+    "start_a_pod",
+    "start_hosts",
+    "start_environment",
+    "probes_http",
+    "probes_exec",
+    "probes_grpc",
+    "probes_that_time_out",
+    "volumes_empty_dirs",
+    "volumes_of_objects",
+    "volumes_sub_paths",
+    "restart_",
+    "adoption_keeps",
+    "adoption_does_not_run",
+    "cgroup",
+    "qos",
+    "oom",
+    "apparmor",
+];
 /// What the tests multiply their time limits by.
 const SLOWNESS: &str = "10";
 
@@ -116,7 +134,7 @@ fn reboot(machine: &Machine) -> Result<Outcome> {
     let settled = format!(
         "longshore get pods -A -o json > /tmp/pods.json && \
          test \"$(docker ps -q --filter label=io.kubernetes.pod.name=service-{name} --filter label=io.kubernetes.docker.type=container | wc -l)\" = 1 && \
-         test \"$(cat /var/lib/runs)\" = ran && longshore get pods -A | tee /tmp/table | grep service- | grep -q '1/1' && \
+         test \"$(cat /srv/runs)\" = ran && longshore get pods -A | tee /tmp/table | grep service- | grep -q '1/1' && \
          grep job- /tmp/table | grep -q Completed && cat /tmp/table"
     );
     machine.until(&settled, LONG)?;
@@ -154,7 +172,7 @@ kind: Pod
 metadata: {name: job}
 spec:
   restartPolicy: Never
-  volumes: [{name: host, hostPath: {path: /var/lib}}]
+  volumes: [{name: host, hostPath: {path: /srv, type: Directory}}]
   containers:
     - name: job
       image: longshore.dev/busybox:1

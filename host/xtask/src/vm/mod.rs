@@ -6,14 +6,18 @@ mod checks;
 mod image;
 mod machine;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::Args;
 
 pub(crate) use self::checks::test;
 use self::machine::Machine;
-use crate::{place::Place, process, say};
+use crate::{place::Place, process, report::Report, say};
 
 /// `cargo xtask vm`.
 #[derive(Args, Debug)]
@@ -21,6 +25,9 @@ pub(crate) struct Vm {
     /// Make the disk image (in the cache) and end.
     #[arg(long)]
     image: bool,
+    /// Run this build of the end-to-end tests in it, as `cargo xtask test` does, and end.
+    #[arg(long, value_name = "BINARY")]
+    test: Option<PathBuf>,
 }
 
 /// Opens the machine for a person, until Ctrl-C.
@@ -32,6 +39,12 @@ pub(crate) fn open(place: &Place, args: &Vm) -> Result<bool> {
     if args.image {
         say!("{}", image.folder.display());
         return Ok(true);
+    }
+    if let Some(e2e) = &args.test {
+        let mut report = Report::default();
+        test(place, &mut report, e2e)?;
+        report.finish();
+        return Ok(report.is_green());
     }
     let payload = place.work().join("vm/payload");
     let binary = place.target.join("debug/longshore");
