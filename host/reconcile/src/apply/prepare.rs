@@ -42,7 +42,10 @@ impl Worker {
     pub(crate) async fn prepare(&mut self) -> Step {
         match self.prepare_files().await {
             Ok(()) => {
-                self.record.backoffs.remove("pod");
+                // Before the sandbox runs, the back-off may be about that: its start ends it.
+                if !self.pod_ips().is_empty() {
+                    self.record.backoffs.remove("pod");
+                }
                 Step::Done
             }
             Err(error) => {

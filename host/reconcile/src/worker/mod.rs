@@ -170,6 +170,7 @@ impl Worker {
                 Outcome::Waits => {
                     self.remember().await;
                     plan = self.plan();
+                    status::remember_restarts(&mut self.record, &plan);
                     settled = true;
                     break;
                 }
