@@ -35,9 +35,9 @@ pub mod sandbox_config;
 pub mod security;
 pub mod status;
 pub mod support;
-pub mod validate;
-pub mod view;
 #[cfg(test)]
 mod testing;
+pub mod validate;
+pub mod view;
 pub mod volume;
 pub mod why;

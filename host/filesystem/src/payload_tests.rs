@@ -1,3 +1,5 @@
+//! Payload volumes: replaced as a whole, also under readers.
+
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

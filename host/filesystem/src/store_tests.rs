@@ -1,3 +1,5 @@
+//! Pods' folders from the first file to the last mount.
+
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::MetadataExt;

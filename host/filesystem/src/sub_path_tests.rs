@@ -1,3 +1,5 @@
+//! Sub-paths under attack: links that lead out, and links that are swapped meanwhile.
+
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -279,16 +279,3 @@ fn adoption_of_back_off_and_restart_counts() {
     assert_eq!(restarts(&now, "app"), restarts(&a, "app"), "the back-off survives:\n{}", bed.log());
     assert!(http::request(&bed.socket(), "GET", "/v1/pods", None).is_ok());
 }
-
-#[test]
-fn adoption_through_a_restart_of_docker() {
-    let Some(program) = std::env::var_os("LONGSHORE_TEST_RESTART_DOCKER") else {
-        eprintln!("SKIPPED: LONGSHORE_TEST_RESTART_DOCKER (a program that restarts the Docker under test) is not set");
-        return;
-    };
-    let Some(bed) = Bed::start() else { return };
-    bed.apply(&sleeper("a"));
-    let a = bed.wait_ready("a");
-    assert!(std::process::Command::new(program).status().unwrap().success());
-    bed.wait_for("a", "ready again", Duration::from_secs(90), |pod| is_ready(pod) && id(pod, "app") != id(&a, "app"));
-}

@@ -10,8 +10,13 @@
 mod bed;
 
 mod adoption;
+mod cli;
+mod faults;
 mod lifecycle;
 mod manifests;
+mod network;
 mod probes;
+mod pulls;
+mod security;
 mod start;
 mod volumes;

@@ -137,8 +137,9 @@ fn probes_of_an_unknown_plugin_keep_the_pod_pending() {
             .any(|event| event["kind"] == "Warning" && event.to_string().contains("nosuch"))
             .then_some(())
     });
-    let a = bed.pod("a").unwrap();
-    assert_eq!(crate::bed::pods::phase(&a), "Pending");
+    bed.wait("a", "Pending, with the reason", |pod| {
+        crate::bed::pods::phase(pod) == "Pending" && pod["status"].to_string().contains("nosuch")
+    });
     assert!(bed.containers("a").is_empty(), "no container is started");
     assert!(bed.say(&["why", "a"]).contains("nosuch"));
     bed.apply(&with(

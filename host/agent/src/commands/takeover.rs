@@ -31,12 +31,13 @@ pub(crate) async fn takeover(config: &Config, dry_run: bool) -> anyhow::Result<(
     });
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     out::print(&Table::default().lines(&rows))?;
+    let containers = |count: usize| if count == 1 { "1 container".to_owned() } else { format!("{count} containers") };
     if dry_run {
-        out::print(&format!("{} containers would be stopped and removed\n", others.len()))?;
+        out::print(&format!("{} would be stopped and removed\n", containers(others.len())))?;
         return Ok(());
     }
     let failed = docker.remove_foreign(&others, None).await;
-    out::print(&format!("{} containers stopped and removed\n", others.len() - failed.len()))?;
+    out::print(&format!("{} stopped and removed\n", containers(others.len() - failed.len())))?;
     if failed.is_empty() {
         return Ok(());
     }

@@ -1,3 +1,5 @@
+//! Containers' configurations, case by case: commands, mounts, users, limits, what is refused.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! resolv.conf, hosts files and host names, case by case, and their limits.
+
 use proptest::prelude::*;
 
 use super::*;

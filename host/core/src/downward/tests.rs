@@ -1,3 +1,5 @@
+//! What pods are told of themselves: fields and resources.
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ResourceFieldSelector;

@@ -1,3 +1,5 @@
+//! Environments and `$(VAR)`: order, sources, and that expansion never fails.
+
 use std::sync::Arc;
 
 use k8s_openapi::ByteString;

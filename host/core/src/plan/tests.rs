@@ -1,3 +1,5 @@
+//! Properties of plans on the model of a runtime, and the cases that users meet.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Thresholds, and how probes are read from annotations.
+
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! Shares, quotas and oom scores: cases and bounds.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Sandboxes' configurations, case by case.
+
 use super::*;
 use crate::testing::{node, pod_from};
 

@@ -1,3 +1,5 @@
+//! Users, groups, capabilities and confinement, case by case.
+
 use super::*;
 use crate::testing::{node, pod_from};
 

@@ -1,3 +1,5 @@
+//! Volumes' contents, case by case: keys, modes, what is missing.
+
 use k8s_openapi::ByteString;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Cgroups of pods under both drivers and both hierarchies, as far as the machine has them.
+
 #![allow(clippy::unwrap_used)]
 
 use longshore_core::cgroup::Qos;

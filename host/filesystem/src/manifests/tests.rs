@@ -1,3 +1,5 @@
+//! A folder that is edited, broken, emptied, unmounted and put back.
+
 #![allow(clippy::unwrap_used)]
 
 mod faults;

@@ -52,7 +52,7 @@ impl Docker {
         answer.unwrap_or_else(|error| panic!("Docker: {method} {path}: {error}"))
     }
 
-    fn have_image(&self) {
+    pub(crate) fn have_image(&self) {
         if self.call("GET", &format!("/images/{}/json", image()), None).status == 200 {
             return;
         }

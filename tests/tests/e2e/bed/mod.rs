@@ -1,8 +1,11 @@
 //! A folder of manifests, a root folder, an agent on them, and the end of all that they made, also when a test fails.
 
+pub(crate) mod daemon;
 pub(crate) mod docker;
 pub(crate) mod http;
 pub(crate) mod pods;
+pub(crate) mod proxy;
+pub(crate) mod registry;
 pub(crate) mod watch;
 
 use std::{
@@ -390,7 +393,8 @@ impl Bed {
         self.kill();
         let id = self.root_id();
         for label in [format!("dev.longshore.root={id}"), format!("longshore-test={}", self.folder.display())] {
-            if label.ends_with('=') {
+            let there = http::request(&self.docker.socket, "GET", "/_ping", None).is_ok();
+            if label.ends_with('=') || !there {
                 continue;
             }
             for found in self.docker.list(&label) {
