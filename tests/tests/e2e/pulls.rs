@@ -1,0 +1,132 @@
+//! Images that are pulled, or cannot be.
+
+use serde_json::{Value, json};
+
+use crate::bed::{
+    Bed, docker,
+    pods::{SLEEP, container, phase, pod, sleeper, status, waiting, with},
+    registry, until,
+};
+
+fn pulled(name: &str, image: &str, policy: &str, spec: Value) -> Value {
+    pod(name, json!([with(container("app", SLEEP), json!({"image": image, "imagePullPolicy": policy}))]), spec)
+}
+
+/// A name in the registry that no other test has.
+fn unique(bed: &Bed, name: &str) -> String {
+    format!("{name}-{}", bed.folder.file_name().unwrap().to_string_lossy().to_lowercase())
+}
+
+fn message(pod: &Value) -> String {
+    status(pod, "app")["state"]["waiting"]["message"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn pulls_that_cannot_be() {
+    let Some(bed) = Bed::start() else { return };
+    bed.apply(&pulled("never", "longshore.dev/not-here:1", "Never", json!({})));
+    bed.apply(&pulled("invalid", "Not/A/Valid//Name:!", "IfNotPresent", json!({})));
+    bed.apply(&pulled("refused", "127.0.0.1:1/none:1", "IfNotPresent", json!({})));
+    bed.apply(&sleeper("good"));
+    let never = bed.wait("never", "ErrImageNeverPull", |pod| waiting(pod, "app") == "ErrImageNeverPull");
+    assert_eq!(phase(&never), "Pending");
+    assert!(message(&never).contains("is not present with pull policy of Never"), "{}", message(&never));
+    bed.wait_event("never", "ErrImageNeverPull", "");
+    bed.wait("invalid", "InvalidImageName", |pod| waiting(pod, "app") == "InvalidImageName");
+    bed.wait("refused", "cannot be pulled", |pod| {
+        matches!(waiting(pod, "app"), "ErrImagePull" | "RegistryUnavailable")
+    });
+    bed.wait("refused", "backs off", |pod| waiting(pod, "app") == "ImagePullBackOff");
+    bed.wait_ready("good");
+    assert!(bed.say(&["why", "never"]).contains("not present"));
+    let table = bed.say(&["get", "pods"]);
+    for reason in ["ErrImageNeverPull", "InvalidImageName"] {
+        assert!(table.contains(reason), "{table}");
+    }
+    // An image that comes is found: it is tried again.
+    let repo = format!("longshore.dev/{}", unique(&bed, "late"));
+    bed.apply(&pulled("late", &format!("{repo}:1"), "Never", json!({})));
+    bed.wait("late", "waits", |pod| waiting(pod, "app") == "ErrImageNeverPull");
+    let tag = format!("/images/{}/tag?repo={repo}&tag=1", docker::image());
+    assert_eq!(bed.docker.call("POST", &tag, None).status, 201);
+    bed.wait_ready("late");
+    bed.delete("late");
+    bed.wait_gone("late");
+    registry::remove(&bed, &format!("{repo}:1"));
+}
+
+#[test]
+fn pulls_from_a_registry() {
+    let Some(address) = registry::address() else { return };
+    let Some(bed) = Bed::start() else { return };
+    let name = unique(&bed, "public");
+    registry::push(&bed, &address, &name);
+    let image = format!("{address}/{name}:1");
+    bed.apply(&pulled("a", &image, "IfNotPresent", json!({})));
+    bed.apply(&pulled("missing", &format!("{address}/{name}:2"), "IfNotPresent", json!({})));
+    let a = bed.wait_ready("a");
+    bed.wait_event("a", "Pulling", &image);
+    bed.wait_event("a", "Pulled", "Successfully pulled image");
+    assert!(status(&a, "app")["imageID"].to_string().contains("sha256:"), "{a}");
+    assert_eq!(status(&a, "app")["image"], image.as_str());
+    let missing = bed.wait("missing", "cannot be pulled", |pod| waiting(pod, "app") == "ErrImagePull");
+    assert!(message(&missing).contains("manifest"), "{}", message(&missing));
+    bed.wait("missing", "backs off", |pod| waiting(pod, "app") == "ImagePullBackOff");
+    bed.wait_event("missing", "BackOff", "Back-off pulling image");
+    // Pushed later, it is found on a later try.
+    bed.delete("a");
+    bed.wait_gone("a");
+    registry::remove(&bed, &image);
+}
+
+#[test]
+fn pulls_with_secrets_of_the_folder() {
+    let Some(address) = registry::address() else { return };
+    let Some(bed) = Bed::start() else { return };
+    let name = unique(&bed, "private");
+    registry::push(&bed, &address, &name);
+    let door = registry::guarded(&address, "captain", "s3cr3t");
+    let image = format!("{door}/{name}:1");
+    let secret = |name: &str, password: &str| {
+        let config = json!({"auths": {&door: {"username": "captain", "password": password}}}).to_string();
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": config}})
+    };
+    bed.apply(&secret("wrong", "guess"));
+    let using =
+        |name: &str, secret: &str| pulled(name, &image, "Always", json!({"imagePullSecrets": [{"name": secret}]}));
+    bed.apply(&using("wrong-password", "wrong"));
+    bed.apply(&pulled("no-password", &image, "Always", json!({})));
+    for name in ["wrong-password", "no-password"] {
+        bed.wait(name, "ErrImagePull", |pod| waiting(pod, "app") == "ErrImagePull");
+        bed.wait(name, "ImagePullBackOff", |pod| waiting(pod, "app") == "ImagePullBackOff");
+    }
+    bed.apply(&secret("right", "s3cr3t"));
+    bed.apply(&using("right-password", "right"));
+    bed.wait_ready("right-password");
+    let told = bed.log() + &bed.get("/v1/events").to_string() + &bed.get("/v1/pods").to_string();
+    assert!(!told.contains("s3cr3t") && !told.contains("guess"), "passwords are told to nobody");
+    // The secret is mended: the pod that waits finds it, without being touched.
+    bed.apply(&secret("wrong", "s3cr3t"));
+    bed.wait_for("wrong-password", "ready", std::time::Duration::from_secs(60), crate::bed::pods::is_ready);
+    bed.delete("right-password");
+    bed.wait_gone("right-password");
+}
+
+#[test]
+fn pulls_that_hang_hold_up_nobody() {
+    let Some(bed) = Bed::start() else { return };
+    let silent = registry::silent();
+    for at in 0..3 {
+        bed.apply(&pulled(&format!("hangs{at}"), &format!("{silent}/none{at}:1"), "IfNotPresent", json!({})));
+    }
+    bed.wait_event("hangs0", "Pulling", "none0");
+    bed.apply(&sleeper("good"));
+    bed.wait_ready("good");
+    let text =
+        until("why tells of the pull", || Some(bed.say(&["why", "hangs0"])).filter(|text| text.contains("pull")));
+    assert!(text.contains(&silent), "{text}");
+    // A pod whose pull hangs can be removed.
+    bed.delete("hangs0");
+    bed.wait_gone("hangs0");
+}
