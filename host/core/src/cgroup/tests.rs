@@ -1,3 +1,5 @@
+//! Classes and names of cgroups, case by case.
+
 use super::*;
 use crate::testing::{node, pod_from};
 
