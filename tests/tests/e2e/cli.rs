@@ -214,4 +214,11 @@ fn cli_takeover_says_what_it_would_do() {
     bed.apply(&pod);
     bed.wait_event("a", "FailedCreatePodSandBox", "takeover");
     assert_eq!(bed.containers("a").len(), 0);
+    bed.docker.remove(&stranger);
+    bed.wait_for(
+        "a",
+        "ready when the other one is gone",
+        std::time::Duration::from_secs(90),
+        crate::bed::pods::is_ready,
+    );
 }

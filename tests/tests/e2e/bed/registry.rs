@@ -43,7 +43,11 @@ pub(crate) fn guarded(registry: &str, user: &str, password: &str) -> String {
     let wanted = format!("Basic {}", base64(format!("{user}:{password}").as_bytes()));
     let registry = registry.to_owned();
     listen(move |mut client| {
-        let Some(head) = head(&client) else { return };
+        let Some(head) = head(&client) else {
+            // Some clients try TLS first, and go on without when the answer is HTTP's.
+            let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+            return;
+        };
         let shown = head.lines().find(|line| line.to_ascii_lowercase().starts_with("authorization:"));
         let shown = shown.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim());
         if shown != Some(wanted.as_str()) {
