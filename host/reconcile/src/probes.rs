@@ -30,6 +30,9 @@ const MAX_CHECKS: usize = 64;
 /// A check that could not be made is tried again at once, this often (`maxProbeRetries` in pkg/kubelet/prober).
 const MAX_TRIES: usize = 3;
 
+/// The longest time between two checks whose plugin fails.
+const LONGEST_PACE: Duration = Duration::from_secs(60);
+
 type Key = (String, String, ProbeKind);
 
 /// One scheduled probe.
@@ -41,6 +44,8 @@ struct Entry {
     /// Tells an entry from the one that it replaced: what was due for the old one is not for the new.
     generation: u64,
     checking: bool,
+    /// Checks in a row in which the plugin itself failed: they come ever more rarely.
+    faults: u32,
 }
 
 #[derive(Default)]
@@ -142,13 +147,21 @@ impl ProbeScheduler {
             let state = active.decided.map_or_else(ProbeState::default, ProbeState::decided);
             earlier |= table.due.peek().is_none_or(|Reverse((at, _, _))| first < *at);
             table.due.push(Reverse((first, key.clone(), generation)));
-            table.entries.insert(key, Entry { pod: pod.clone(), active, ip, state, generation, checking: false });
+            table
+                .entries
+                .insert(key, Entry { pod: pod.clone(), active, ip, state, generation, checking: false, faults: 0 });
         }
         drop(table);
         if earlier {
             self.inner.changed.notify_one();
         }
     }
+}
+
+/// The time to the next check: the period, doubled for each fault of the plugin in a row.
+fn pace(period: Duration, faults: u32) -> Duration {
+    let doubled = period.saturating_mul(1 << faults.min(16));
+    if faults == 0 { period } else { doubled.min(LONGEST_PACE.max(period)) }
 }
 
 /// A share of the period that is the same for the same probe.
@@ -180,7 +193,7 @@ impl Inner {
                 continue;
             }
             // Periods that were missed while a check took long, or the machine slept, are not made up for.
-            let period = entry.active.spec.period;
+            let period = pace(entry.active.spec.period, entry.faults);
             let next = (at + period).max(now);
             if !entry.checking {
                 entry.checking = true;
@@ -198,6 +211,10 @@ impl Inner {
             return;
         };
         entry.checking = false;
+        entry.faults = match ended.outcome {
+            ProbeOutcome::Fault { .. } => entry.faults.saturating_add(1),
+            _ => 0,
+        };
         let spec = &entry.active.spec;
         let kind = spec.kind.title();
         let (sample, word, message) = match &ended.outcome {
@@ -311,4 +328,16 @@ async fn check(inner: Arc<Inner>, key: Key, generation: u64, call: ProbeCall, re
     };
     // The scheduler is gone only when the agent stops.
     let _ = results.send(Ended { key, generation, outcome, took }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_plugin_is_asked_ever_more_rarely() {
+        let paces: Vec<u64> = (0..9).map(|faults| pace(Duration::from_secs(1), faults).as_secs()).collect();
+        assert_eq!(paces, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(pace(Duration::from_secs(90), 3), Duration::from_secs(90));
+    }
 }
