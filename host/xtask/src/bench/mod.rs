@@ -190,5 +190,5 @@ fn inside(place: &Place, args: &Bench) -> Result<()> {
     if all || args.what == What::Adopt {
         publish("adopt", pods::adopt(&setting, args.adopt_pods, args.rounds)?)?;
     }
-    Ok(())
+    crate::demo::engine::clean(&setting.folder)
 }
