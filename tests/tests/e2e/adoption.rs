@@ -279,3 +279,63 @@ fn adoption_of_back_off_and_restart_counts() {
     assert_eq!(restarts(&now, "app"), restarts(&a, "app"), "the back-off survives:\n{}", bed.log());
     assert!(http::request(&bed.socket(), "GET", "/v1/pods", None).is_ok());
 }
+
+#[test]
+fn adoption_after_kills_while_pods_end() {
+    let Some(mut bed) = Bed::start() else { return };
+    let slow = "trap 'sleep 1; exit 0' TERM; sleep 1000000 & wait";
+    let mounts = json!({"volumeMounts": [{"name": "e", "mountPath": "/e"}]});
+    let spec =
+        json!({"terminationGracePeriodSeconds": 10, "volumes": [{"name": "e", "emptyDir": {"medium": "Memory"}}]});
+    let names: Vec<String> = (0..6).map(|at| format!("p{at}")).collect();
+    for name in &names {
+        bed.apply(&pod(name, json!([with(container("app", slow), mounts.clone())]), spec.clone()));
+    }
+    let pods: Vec<Value> = names.iter().map(|name| bed.wait_ready(name)).collect();
+    bed.apply(&sleeper("stays"));
+    let stays = bed.wait_ready("stays");
+    for name in &names {
+        bed.delete(name);
+    }
+    for moment in [400, 900, 600] {
+        thread::sleep(Duration::from_millis(moment));
+        bed.kill();
+        bed.begin();
+    }
+    for (name, pod) in names.iter().zip(&pods) {
+        bed.wait_gone(name);
+        until("its folder is removed", || (!bed.pod_folder(pod).exists()).then_some(()));
+    }
+    until("nothing is mounted", || bed.mounts().is_empty().then_some(()));
+    let now = bed.wait_ready("stays");
+    assert_eq!((id(&now, "app"), restarts(&now, "app")), (id(&stays, "app"), 0));
+}
+
+#[test]
+fn adoption_after_kills_while_containers_restart() {
+    let Some(mut bed) = Bed::start() else { return };
+    // Ends every second or so, whatever the agent does: counts may not fall, and every start is counted.
+    let folder = bed.folder.join("notes");
+    fs::create_dir(&folder).unwrap();
+    let mounts = json!({"volumeMounts": [{"name": "n", "mountPath": "/n"}]});
+    let spec = json!({"volumes": [{"name": "n", "hostPath": {"path": folder}}]});
+    bed.apply(&pod("a", json!([with(container("app", "echo x >> /n/runs; sleep 1; exit 1"), mounts)]), spec));
+    bed.wait("a", "runs", |pod| crate::bed::pods::status(pod, "app")["started"] == true);
+    let mut most = 0;
+    for moment in [1000, 300, 200, 500, 100] {
+        thread::sleep(Duration::from_millis(moment));
+        bed.kill();
+        bed.begin();
+        let now = bed.wait("a", "there", |pod| restarts(pod, "app") >= 0);
+        assert!(restarts(&now, "app") >= most, "{} after {most}:\n{}", restarts(&now, "app"), bed.log());
+        most = restarts(&now, "app");
+    }
+    let limit = Duration::from_secs(60);
+    let now = bed.wait_for("a", "restarted twice", limit, |pod| restarts(pod, "app") >= 2);
+    let runs = fs::read_to_string(folder.join("runs")).unwrap().lines().count();
+    assert!(
+        runs as i64 >= restarts(&now, "app") && runs as i64 <= restarts(&now, "app") + 1,
+        "{runs} runs: {}",
+        now["status"]
+    );
+}

@@ -127,7 +127,7 @@ fn faults_what_cannot_be_done_here_stays_pending() {
     bed.wait_event("a", "FailedMount", "persistentVolumeClaim");
     bed.wait_event("b", "FailedCreatePodSandBox", "nosuch");
     for name in ["a", "b"] {
-        assert_eq!(bed.pod(name).unwrap()["status"]["phase"], "Pending");
+        bed.wait(name, "Pending", |pod| phase(pod) == "Pending");
         assert!(bed.containers(name).is_empty());
     }
 }
