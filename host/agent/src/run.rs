@@ -118,10 +118,10 @@ impl World {
         // Cancel safe: an answer of Docker that is dropped changes nothing.
         let info = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            info = self.first_answer() => info,
+            info = node::beating(&self.beats, self.first_answer()) => info,
         };
         let facts = facts::gather(&self.config, &info, &self.id)?;
-        let probes = probes.await??;
+        let probes = node::beating(&self.beats, probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
         let ports = self.ports(&facts, Arc::new(probes)).await?;
@@ -130,7 +130,7 @@ impl World {
             pull_qps: self.config.pull_qps,
             pull_burst: self.config.pull_burst,
             crash_loop: crash_loop(&self.config),
-            heartbeat: Some(self.beats),
+            heartbeat: self.beats,
             ..Options::default()
         };
         let docker = DockerWatch { docker: self.docker.clone(), state: self.state.clone(), status };
@@ -165,8 +165,6 @@ impl World {
                     }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(longest);
-                    // Waiting is what is to be done here: the watchdog is content.
-                    self.beats.send_modify(|beats| *beats += 1);
                 }
             }
         }

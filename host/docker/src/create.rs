@@ -140,10 +140,11 @@ fn labels(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
 
 /// A mount and not a bind: a bind would make a missing source, as a folder of root's.
 fn bind(mount: &Mount, dialect: Dialect) -> DockerMount {
+    // Private is the daemon's default; said aloud it is refused for what holds the daemon's own folder, such as `/`.
     let propagation = match mount.propagation {
-        Propagation::Private => MountBindOptionsPropagationEnum::RPRIVATE,
-        Propagation::HostToContainer => MountBindOptionsPropagationEnum::RSLAVE,
-        Propagation::Bidirectional => MountBindOptionsPropagationEnum::RSHARED,
+        Propagation::Private => None,
+        Propagation::HostToContainer => Some(MountBindOptionsPropagationEnum::RSLAVE),
+        Propagation::Bidirectional => Some(MountBindOptionsPropagationEnum::RSHARED),
     };
     // `readOnly` of Kubernetes is not recursive.
     let read_only_non_recursive = (mount.read_only && dialect.recursive_read_only).then_some(true);
@@ -152,11 +153,7 @@ fn bind(mount: &Mount, dialect: Dialect) -> DockerMount {
         source: Some(mount.source.to_string_lossy().into_owned()),
         target: Some(mount.target.clone()),
         read_only: Some(mount.read_only),
-        bind_options: Some(MountBindOptions {
-            propagation: Some(propagation),
-            read_only_non_recursive,
-            ..Default::default()
-        }),
+        bind_options: Some(MountBindOptions { propagation, read_only_non_recursive, ..Default::default() }),
         ..Default::default()
     }
 }

@@ -20,6 +20,7 @@ use longshore_core::ports::probes::ProbePlugins;
 use longshore_core::ports::runtime::{ContainerRuntime, ForeignContainer, RegistryCredentials, RuntimeEvent};
 use longshore_core::ports::sources::{PodSource, SourceSnapshot};
 use longshore_core::record::StoredPod;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +72,7 @@ pub struct Options {
     /// How often everything is looked at again, events aside.
     pub resync: Duration,
     /// Told after every turn of the node's loop, for the watchdog.
-    pub heartbeat: Option<tokio::sync::watch::Sender<u64>>,
+    pub heartbeat: watch::Sender<u64>,
 }
 
 impl Default for Options {
@@ -83,11 +84,13 @@ impl Default for Options {
             crash_loop: Policy::CRASH_LOOP,
             max_execs: std::thread::available_parallelism().map_or(2, usize::from),
             resync: Duration::from_secs(60),
-            heartbeat: None,
+            heartbeat: watch::channel(0).0,
         }
     }
 }
 
+/// How often the watchdog is told that the loop turns.
+const BEAT: Duration = Duration::from_secs(5);
 /// How old a list of other agents' containers may be.
 const FOREIGN_AGE: Duration = Duration::from_secs(5);
 
@@ -148,6 +151,19 @@ struct Node {
     stored: HashMap<String, StoredPod>,
 }
 
+/// Waits for something that has a time limit of its own, and lets the watchdog know meanwhile that nothing hangs.
+pub async fn beating<T>(heartbeat: &watch::Sender<u64>, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        // Cancel safe: the work goes on where it was.
+        tokio::select! {
+            done = &mut work => return done,
+            _ = beat.tick() => heartbeat.send_modify(|beats| *beats += 1),
+        }
+    }
+}
+
 /// Runs the node until `stop`. Stopping it stops no pod. Before the runtime answered once, nothing is done.
 pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: CancellationToken) {
     let probes = ProbeScheduler::spawn(&ports, options.max_execs, stop.clone());
@@ -190,7 +206,7 @@ impl Node {
         let ports = &shared.ports;
         // Events from before the first look on, so that nothing falls between the two.
         let mut events = ports.runtime.events();
-        self.look().await;
+        beating(&shared.options.heartbeat, self.look()).await;
         let (stored, errors) = ports.files.load_all().await;
         for error in errors {
             tracing::error!("a stored pod cannot be read: {error}");
@@ -215,9 +231,7 @@ impl Node {
                 _ = resync.tick() => self.resync().await,
                 _ = beat.tick() => {}
             }
-            if let Some(heartbeat) = &shared.options.heartbeat {
-                heartbeat.send_modify(|beats| *beats += 1);
-            }
+            shared.options.heartbeat.send_modify(|beats| *beats += 1);
         }
     }
 
@@ -246,9 +260,6 @@ impl Node {
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(5));
                 }
-            }
-            if let Some(heartbeat) = &self.shared.options.heartbeat {
-                heartbeat.send_modify(|beats| *beats += 1);
             }
         }
     }

@@ -13,7 +13,8 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: 16 << 20, cpu: Duration::from_millis(100) }
+        // A check takes well under a millisecond; the first one on a slow machine (emulated, say) a hundred times that.
+        Self { memory: 16 << 20, cpu: Duration::from_millis(500) }
     }
 }
 
