@@ -21,20 +21,13 @@ use crate::{
 const SELECTION: &[&str] = &[
     "start_a_pod",
     "start_hosts",
-    "start_environment",
-    "probes_http",
     "probes_exec",
-    "probes_grpc",
-    "probes_that_time_out",
     "volumes_empty_dirs",
-    "volumes_of_objects",
-    "volumes_sub_paths",
-    "restart_",
+    "restart_a_killed",
     "adoption_keeps",
     "adoption_does_not_run",
-    "cgroup",
     "qos",
-    "oom",
+    "oom_scores",
     "apparmor",
 ];
 /// What the tests multiply their time limits by.
