@@ -105,7 +105,9 @@ fn lifecycle_init_containers_run_one_by_one() {
     let spec = json!({"volumes": volumes, "initContainers": [note("one", "1"), note("two", "2")]});
     bed.apply(&pod("a", json!([app]), spec));
     let a = bed.wait_ready("a");
-    let order = lines(&bed.folder.join("notes/order"));
+    // Running, it may not have come to its first word yet.
+    let order =
+        until("the app's word", || Some(lines(&bed.folder.join("notes/order"))).filter(|order| order.len() >= 5));
     assert_eq!(order, ["1 begins", "1 ends", "2 begins", "2 ends", "app"]);
     assert_eq!(status(&a, "one")["state"]["terminated"]["reason"], "Completed");
     assert_eq!(status(&a, "one")["ready"], true);
@@ -146,6 +148,8 @@ fn lifecycle_sidecars_start_in_order_and_stop_in_reverse() {
     bed.apply(&pod("a", json!([run("app", json!({}))]), spec));
     let a = bed.wait_ready("a");
     assert!(status(&a, "first")["ready"] == true && status(&a, "second")["started"] == true);
+    // Their traps are set before they say so.
+    until("all three have begun", || (lines(&bed.folder.join("notes/order")).len() == 3).then_some(()));
     bed.delete("a");
     bed.wait_gone("a");
     let order = lines(&bed.folder.join("notes/order"));
