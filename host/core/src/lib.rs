@@ -14,6 +14,7 @@ pub mod credentials;
 pub mod defaults;
 pub mod desired;
 pub mod dns;
+pub mod document;
 pub mod downward;
 pub mod environment;
 pub mod event;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::draft::{self, Draft, Findings};
 use super::known::UNSUPPORTED_FIELDS;
-use super::tree::{self, Entry, Node, Value};
+use longshore_core::document::{Entry, Node, Value};
+
+use super::tree;
 use super::{Reserved, duration};
 use crate::names::nearest;
 
@@ -59,7 +61,7 @@ pub(crate) fn read(file: &str, text: &str, findings: &mut Findings) -> Draft {
         }
     };
     let Value::Map(entries) = &node.value else {
-        findings.problem(file, format!("expected a KubeletConfiguration, got {}", node.value.describe()));
+        findings.problem(file, format!("expected a KubeletConfiguration, got {}", node.describe()));
         return Draft::default();
     };
     let mut reader = Reader { file, findings, unsupported: Vec::new() };
@@ -88,8 +90,8 @@ impl Reader<'_> {
             match entries.iter().find(|entry| entry.key == key) {
                 Some(entry) if entry.node.value == Value::String(expected.to_owned()) => {}
                 Some(entry) => {
-                    let message = format!("expected {expected:?}, got {}", entry.node.value.describe());
-                    self.findings.problem(&self.place(entry.line, key), message);
+                    let message = format!("expected {expected:?}, got {}", entry.node.describe());
+                    self.findings.problem(&self.place(entry.at.line, key), message);
                 }
                 None => self.findings.problem(self.file, format!("has no {key}; expected {expected:?}")),
             }
@@ -97,25 +99,25 @@ impl Reader<'_> {
     }
 
     fn field(&mut self, entry: &Entry, draft: &mut Draft) {
-        let Entry { key, line, node } = entry;
+        let Entry { key, at, node } = entry;
         let key = key.as_str();
         if matches!(key, "apiVersion" | "kind") {
             return;
         }
         if UNSUPPORTED_FIELDS.contains(&key) {
-            if !node.value.is_unset() {
-                self.unsupported.push(format!("{key} (line {line})"));
+            if !tree::is_unset(&node.value) {
+                self.unsupported.push(format!("{key} (line {})", at.line));
             }
             return;
         }
         if !SUPPORTED.contains(&key) {
             let known = SUPPORTED.iter().chain(UNSUPPORTED_FIELDS).copied();
             let hint = nearest(key, known).map_or(String::new(), |near| format!("; did you mean {near}?"));
-            let place = self.place(*line, key);
+            let place = self.place(at.line, key);
             self.findings.warnings.push(format!("{place}: no such field in KubeletConfiguration{hint}"));
             return;
         }
-        if node.value.is_unset() && key != "resolvConf" && key != "registryPullQPS" {
+        if tree::is_unset(&node.value) && key != "resolvConf" && key != "registryPullQPS" {
             return;
         }
         match key {
@@ -153,7 +155,7 @@ impl Reader<'_> {
                 "maxContainerRestartPeriod" => {
                     draft.max_restart_delay = self.duration(&field, &entry.node, draft::max_restart_delay);
                 }
-                key => self.unknown(&field, key, entry.line, &["maxContainerRestartPeriod"]),
+                key => self.unknown(&field, key, entry.at.line, &["maxContainerRestartPeriod"]),
             }
         }
     }
@@ -161,16 +163,16 @@ impl Reader<'_> {
     fn logging(&mut self, node: &Node, draft: &mut Draft) {
         for entry in self.map("logging", node) {
             let field = format!("logging.{}", entry.key);
-            if entry.node.value.is_unset() {
+            if tree::is_unset(&entry.node.value) {
                 continue;
             }
             match entry.key.as_str() {
                 "format" => draft.log_format = self.text(&field, &entry.node, |text| draft::log_format(&text)),
                 "verbosity" => draft.verbosity = self.whole(&field, &entry.node, draft::verbosity),
                 "flushFrequency" | "vmodule" | "options" => {
-                    self.unsupported.push(format!("{field} (line {})", entry.line));
+                    self.unsupported.push(format!("{field} (line {})", entry.at.line));
                 }
-                key => self.unknown(&field, key, entry.line, &["format", "verbosity"]),
+                key => self.unknown(&field, key, entry.at.line, &["format", "verbosity"]),
             }
         }
     }
@@ -190,8 +192,8 @@ impl Reader<'_> {
     }
 
     fn wrong(&mut self, field: &str, node: &Node, expected: &str) {
-        let message = format!("expected {expected}, got {}", node.value.describe());
-        self.findings.problem(&self.place(node.line, field), message);
+        let message = format!("expected {expected}, got {}", node.describe());
+        self.findings.problem(&self.place(node.at.line, field), message);
     }
 
     fn map<'n>(&mut self, field: &str, node: &'n Node) -> &'n [Entry] {
@@ -207,7 +209,7 @@ impl Reader<'_> {
     fn text<T>(&mut self, field: &str, node: &Node, check: impl FnOnce(String) -> Result<T, String>) -> Option<T> {
         match &node.value {
             Value::String(text) => {
-                let place = self.place(node.line, field);
+                let place = self.place(node.at.line, field);
                 self.findings.note(&place, check(text.clone()))
             }
             Value::Null => None,
@@ -219,7 +221,7 @@ impl Reader<'_> {
     }
 
     fn texts<T>(&mut self, field: &str, node: &Node, check: fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
-        let Value::List(items) = &node.value else {
+        let Value::Seq(items) = &node.value else {
             self.wrong(field, node, "a list");
             return None;
         };
@@ -230,7 +232,9 @@ impl Reader<'_> {
     fn whole<T>(&mut self, field: &str, node: &Node, check: fn(i64) -> Result<T, String>) -> Option<T> {
         match node.value {
             Value::Int(value) => {
-                let place = self.place(node.line, field);
+                let place = self.place(node.at.line, field);
+                // What does not fit is out of every range there is.
+                let value = i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX });
                 self.findings.note(&place, check(value))
             }
             Value::Null => None,
@@ -259,7 +263,7 @@ impl Reader<'_> {
     ) -> Option<Duration> {
         match &node.value {
             Value::String(text) => {
-                let place = self.place(node.line, field);
+                let place = self.place(node.at.line, field);
                 self.findings.note(&place, duration::parse(text).and_then(check))
             }
             _ => {
@@ -282,7 +286,7 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            let place = self.place(entry.node.line, &field);
+            let place = self.place(entry.node.at.line, &field);
             self.findings.note(&place, draft::reserve(&mut reserved, &entry.key, &text));
         }
         Some(reserved)

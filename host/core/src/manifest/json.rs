@@ -3,7 +3,7 @@
 //! Strict as RFC 8259 has it; strings and numbers are decoded by serde_json. Depth is bounded by the caller's
 //! limit, and nothing is allocated that the text does not hold.
 
-use super::node::{At, Entry, Node, Value, quoted};
+use crate::document::{At, Entry, Node, Value, quoted};
 
 /// What is wrong and where.
 pub(super) struct JsonError {

@@ -5,7 +5,6 @@
 //! come in as an argument.
 
 mod json;
-mod node;
 mod pod;
 mod references;
 mod text;
@@ -19,7 +18,7 @@ use crate::pod::{Pod, Source};
 use crate::ports::sources::SourceProblem;
 use crate::validate::{self, FieldError};
 
-use node::{At, Node, Value};
+use crate::document::{At, Node, Value};
 use serde::de::DeserializeOwned;
 
 /// Problems told of one manifest; more are counted.

@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1;
 use sha2::{Digest, Sha256};
 
 use super::Origin;
-use super::node::{Node, Value};
 use super::references;
+use crate::document::{Node, Value};
 use crate::pod::{Pod, PodId, Source};
 use crate::validate::FieldError;
 use crate::{defaults, hash, validate};

@@ -5,7 +5,7 @@
 use serde_saphyr::{DuplicateKeyPolicy, Options};
 
 use super::json;
-use super::node::{At, Node, Value};
+use crate::document::{At, Node, Value};
 
 /// The kubelet reads no larger file (`pkg/kubelet/config/common.go`, `maxConfigLength`).
 pub(super) const MAX_BYTES: usize = 10 << 20;

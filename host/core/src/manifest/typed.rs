@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 
-use super::node::{At, Entry, Node, Value, number};
+use crate::document::{At, Entry, Node, Value, number};
 
 /// A field that does not fit, and where.
 #[derive(Clone, Debug, PartialEq)]

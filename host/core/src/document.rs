@@ -1,7 +1,7 @@
 //! A document as written: values with the places that they stand at.
 //!
-//! YAML and JSON both end up in here, so that whatever is found wrong later can name a line. Must not know what
-//! any field means.
+//! YAML and JSON both end up in here, manifests and configuration files alike, so that whatever is found wrong later
+//! can name a line. Must not know what any field means.
 
 use std::fmt;
 
@@ -10,42 +10,56 @@ use serde_saphyr::{Location, Spanned};
 
 /// Line and column, both from 1; 0 where unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct At {
-    pub(super) line: u64,
-    pub(super) column: u64,
+pub struct At {
+    /// Line.
+    pub line: u64,
+    /// Column.
+    pub column: u64,
 }
 
 /// A value and where it stands.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Node {
-    pub(super) at: At,
-    pub(super) value: Value,
+pub struct Node {
+    /// Where it stands.
+    pub at: At,
+    /// What it is.
+    pub value: Value,
 }
 
 /// What a document can hold.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) enum Value {
+pub enum Value {
+    /// `null`, `~` or nothing.
     #[default]
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// A whole number.
     Int(i128),
+    /// A number that is not whole, or too large; finite.
     Float(f64),
+    /// Text.
     String(String),
+    /// A list.
     Seq(Vec<Node>),
+    /// A map, in the order of the document; no key comes twice.
     Map(Vec<Entry>),
 }
 
 /// One key of a map with its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) at: At,
-    pub(super) node: Node,
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// Where the key stands.
+    pub at: At,
+    /// The value.
+    pub node: Node,
 }
 
 impl Node {
     /// The value of that key, if this is a map that has it and it is not null.
-    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+    pub fn get(&self, key: &str) -> Option<&Node> {
         self.entry(key).map(|entry| &entry.node).filter(|node| node.value != Value::Null)
     }
 
@@ -55,7 +69,7 @@ impl Node {
     }
 
     /// The text, if this is a string.
-    pub(super) fn as_str(&self) -> Option<&str> {
+    pub fn as_str(&self) -> Option<&str> {
         match &self.value {
             Value::String(text) => Some(text),
             _ => None,
@@ -64,7 +78,7 @@ impl Node {
 
     /// Where the field of that path (`spec.containers[0].image`, `metadata.labels[a.b/c]`) stands, or the nearest
     /// thing around it.
-    pub(super) fn find(&self, path: &str) -> At {
+    pub fn find(&self, path: &str) -> At {
         let mut node = self;
         let mut at = self.at;
         for segment in segments(path) {
@@ -83,7 +97,7 @@ impl Node {
     }
 
     /// What kind of value it is, in words.
-    pub(super) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "null",
             Value::Bool(_) => "a boolean",
@@ -95,7 +109,7 @@ impl Node {
     }
 
     /// What it is, in words, for "found …".
-    pub(super) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match &self.value {
             Value::Bool(value) => format!("the boolean {value}"),
             Value::Int(value) => format!("the number {value}"),
@@ -106,7 +120,7 @@ impl Node {
     }
 
     /// JSON with sorted keys, without nulls and without white space: equal for equal documents, however written.
-    pub(super) fn canonical_json(&self, out: &mut String) {
+    pub fn canonical_json(&self, out: &mut String) {
         match &self.value {
             Value::Null => out.push_str("null"),
             Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
@@ -147,12 +161,12 @@ fn push_string(text: &str, out: &mut String) {
 }
 
 /// A float as text: without a fraction when it has none, so that `1.0` and `1` are the same.
-pub(super) fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     format!("{value}")
 }
 
 /// At most the first 60 characters, in quotes.
-pub(super) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut short: String = text.chars().take(60).collect();
     if short.len() < text.len() {
         short.push('…');
