@@ -110,8 +110,11 @@ fn pulls_with_secrets_of_the_folder() {
     // The secret is mended: the pod that waits finds it, without being touched.
     bed.apply(&secret("wrong", "s3cr3t"));
     bed.wait_for("wrong-password", "ready", std::time::Duration::from_secs(60), crate::bed::pods::is_ready);
-    bed.delete("right-password");
-    bed.wait_gone("right-password");
+    for name in ["right-password", "wrong-password"] {
+        bed.delete(name);
+        bed.wait_gone(name);
+    }
+    registry::remove(&bed, &image);
 }
 
 #[test]
