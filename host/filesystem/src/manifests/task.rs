@@ -26,7 +26,7 @@ use super::{Memory, Word};
 /// How long the folder, and each file, may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Quiet that ends a burst of changes, and the longest burst.
-const QUIET: Duration = Duration::from_millis(30);
+const QUIET: Duration = Duration::from_millis(5);
 const BURST: Duration = Duration::from_millis(100);
 /// How often a folder that is not there is looked for.
 const MISSING: Duration = Duration::from_secs(1);
