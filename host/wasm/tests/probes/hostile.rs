@@ -57,14 +57,13 @@ async fn one_that_never_ends_holds_nobody_up() {
         async move { host.check(call("hostile", "{}", BUDGET)).await }
     });
     // Others get their turn on the one thread that there is, while it runs.
-    let began = Instant::now();
     for _ in 0..5 {
         assert_eq!(world.check("exec", r#"{"command": ["true"]}"#).await, success("ok"));
     }
-    assert!(began.elapsed() < Duration::from_millis(400), "{:?}", began.elapsed());
+    assert!(!runaway.is_finished(), "nobody waited for its end");
     let outcome = runaway.await.unwrap();
     assert!(
-        matches!(&outcome, ProbeOutcome::Fault { message } if message.contains("100 ms on the CPU")),
+        matches!(&outcome, ProbeOutcome::Fault { message } if message.contains("500 ms on the CPU")),
         "{outcome:?}"
     );
 }
