@@ -280,10 +280,9 @@ impl Node {
     }
 
     fn spoke(&mut self, source: Source, snapshot: SourceSnapshot) {
-        self.shared.ports.views.set_problems(source.as_str(), snapshot.problems.clone());
         self.words.insert(source, Some(snapshot));
         self.desired = desired::merge(&self.words);
-        self.shared.ports.views.set_problems("merge", self.desired.problems.clone());
+        self.shared.ports.views.set_problems("sources", self.desired.problems.clone());
         self.reconcile();
     }
 
