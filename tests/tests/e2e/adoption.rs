@@ -27,7 +27,7 @@ fn names(bed: &Bed) -> Vec<String> {
 #[test]
 fn adoption_after_kills_at_any_moment() {
     let Some(mut bed) = Bed::new() else { return };
-    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 2});
+    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 2, "timeoutSeconds": 20});
     for at in 0..10 {
         let app = with(container("app", SLEEP), json!({"readinessProbe": probe}));
         let mounts = json!({"volumeMounts": [{"name": "e", "mountPath": "/e"}]});
@@ -63,10 +63,10 @@ fn adoption_after_kills_at_any_moment() {
 #[test]
 fn adoption_keeps_readiness_and_everything() {
     let Some(mut bed) = Bed::start() else { return };
-    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 5, "initialDelaySeconds": 1});
+    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 5, "initialDelaySeconds": 1, "timeoutSeconds": 20});
     let app = with(
         container("app", SLEEP),
-        json!({"readinessProbe": probe, "startupProbe": {"exec": {"command": ["true"]}}}),
+        json!({"readinessProbe": probe, "startupProbe": {"exec": {"command": ["true"]}, "timeoutSeconds": 20}}),
     );
     bed.apply(&pod("a", json!([app]), json!({})));
     bed.apply(&sleeper("b"));
