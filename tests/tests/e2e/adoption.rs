@@ -63,7 +63,8 @@ fn adoption_after_kills_at_any_moment() {
 #[test]
 fn adoption_keeps_readiness_and_everything() {
     let Some(mut bed) = Bed::start() else { return };
-    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 5, "initialDelaySeconds": 1, "timeoutSeconds": 20});
+    let probe =
+        json!({"exec": {"command": ["true"]}, "periodSeconds": 5, "initialDelaySeconds": 1, "timeoutSeconds": 20});
     let app = with(
         container("app", SLEEP),
         json!({"readinessProbe": probe, "startupProbe": {"exec": {"command": ["true"]}, "timeoutSeconds": 20}}),
