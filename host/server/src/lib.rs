@@ -1,0 +1,1 @@
+//! What the node serves: the kubelet's HTTPS API (10250) and health (10248). Only this room names axum.
