@@ -3,10 +3,15 @@
 //! A port says what is asked and what an answer means; it must not know who answers. Adapters implement
 //! them, the fakes in `tests/` implement them in memory, and nobody adds a type parameter for one.
 
+pub mod cluster;
 pub mod events;
 pub mod exec;
 pub mod files;
 pub mod objects;
+pub mod pods;
 pub mod probes;
+pub mod reviews;
 pub mod runtime;
 pub mod sources;
+pub mod stats;
+pub mod streams;

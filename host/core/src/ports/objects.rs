@@ -1,18 +1,23 @@
-//! ConfigMaps and Secrets, wherever they are kept.
+//! What pods refer to, wherever it is kept: ConfigMaps, Secrets, Services, tokens, certificates, claims.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+
+use crate::pod::PodId;
+use crate::volume::ObjectKind;
 
 /// Why an object cannot be told to exist or not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} {namespace}/{name}: {message}")]
 pub struct ObjectError {
-    /// `ConfigMap` or `Secret`.
+    /// `ConfigMap`, `Secret` and so on.
     pub kind: &'static str,
-    /// Its namespace.
+    /// Its namespace, empty for what has none.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -20,7 +25,83 @@ pub struct ObjectError {
     pub message: String,
 }
 
-/// ConfigMaps and Secrets.
+/// A token of a ServiceAccount to ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenQuery {
+    /// The ServiceAccount, in the pod's namespace.
+    pub service_account: String,
+    /// Who is to accept it; empty for the API server itself.
+    pub audience: String,
+    /// How long it is to be good, in seconds.
+    pub expiration_seconds: i64,
+}
+
+/// A token, until when it is good.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The token.
+    pub token: String,
+    /// Until when.
+    pub expires: Timestamp,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Token(… until {})", self.expires)
+    }
+}
+
+/// ClusterTrustBundles to join, as `projected.sources[].clusterTrustBundle` names them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrustBundleQuery {
+    /// By name.
+    Name(String),
+    /// All of a signer that a selector picks; no selector picks none.
+    Signer {
+        /// `spec.signerName`.
+        signer: String,
+        /// Which of them.
+        selector: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>,
+    },
+}
+
+/// A pod's certificate to ask for, as `projected.sources[].podCertificate` describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CertificateQuery {
+    /// Name of the volume.
+    pub volume: String,
+    /// Index of the source in the volume.
+    pub index: usize,
+    /// The source.
+    pub source: v1::PodCertificateProjection,
+}
+
+/// A certificate for a pod, with the key that was made for it here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PodCertificate {
+    /// The private key, PEM.
+    pub key: String,
+    /// The chain, leaf first, PEM.
+    pub chain: String,
+}
+
+impl std::fmt::Debug for PodCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PodCertificate(…)")
+    }
+}
+
+/// A claim with the volume that it is bound to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BoundClaim {
+    /// The claim.
+    pub claim: v1::PersistentVolumeClaim,
+    /// Its volume; `None` while it is not bound.
+    pub volume: Option<v1::PersistentVolume>,
+}
+
+/// What pods refer to. Where there is no cluster only ConfigMaps and Secrets can exist; the rest answers as
+/// [`absent`] does.
 #[async_trait]
 pub trait ObjectStore: Send + Sync {
     /// The ConfigMap, `None` when there is none.
@@ -29,6 +110,57 @@ pub trait ObjectStore: Send + Sync {
     /// The Secret, `None` when there is none.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError>;
 
-    /// Yields whenever any object may have changed.
+    /// Yields whenever any object may have changed, a token or certificate is due, and so on.
     fn changes(&self) -> BoxStream<'static, ()>;
+
+    /// Says which objects a pod refers to, so that they are watched from now on; what no pod holds is dropped. An
+    /// empty set lets go of all.
+    fn hold(&self, _pod: &PodId, _objects: &BTreeSet<(ObjectKind, String)>) {}
+
+    /// Services that a pod of the namespace sees in its environment: those of the namespace, and `kubernetes` of
+    /// `default` as the last one when the namespace has none of that name. `None` while they are not known yet.
+    async fn services(&self, _namespace: &str) -> Option<Vec<Arc<v1::Service>>> {
+        Some(Vec::new())
+    }
+
+    /// A token of a ServiceAccount, bound to the pod: the one at hand while it is fresh (80 % of its life, 24 h at most),
+    /// a new one after.
+    async fn token(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ObjectError> {
+        Err(absent("ServiceAccount", &pod.namespace, &query.service_account))
+    }
+
+    /// The bundles' certificates, PEM, in an order that does not tell theirs; `None` when there are none.
+    async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
+        let name = match query {
+            TrustBundleQuery::Name(name) => name,
+            TrustBundleQuery::Signer { signer, .. } => signer,
+        };
+        Err(absent("ClusterTrustBundle", "", name))
+    }
+
+    /// The pod's certificate: asked for at the first call and refreshed in time.
+    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        Err(absent("PodCertificateRequest", namespace, &query.volume))
+    }
+
+    /// A claim and its volume; `None` when there is no such claim.
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
+        Err(absent("PersistentVolumeClaim", namespace, name))
+    }
+
+    /// The runtime handler of a RuntimeClass; `None` when there is no such class.
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ObjectError> {
+        Err(absent("RuntimeClass", "", class))
+    }
+}
+
+/// The answer where there is no API server to ask.
+pub fn absent(kind: &'static str, namespace: &str, name: &str) -> ObjectError {
+    ObjectError {
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        message: "there is no API server to ask for it".to_owned(),
+    }
 }

@@ -1,0 +1,110 @@
+//! What the machine, its pods and their containers use, as it is read now: `/stats/summary`, eviction.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::pod::PodId;
+
+/// CPU and memory of a cgroup. Fields that the kernel does not tell are `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// When it was read.
+    pub at: Option<Timestamp>,
+    /// CPU time since the cgroup was made, in nanoseconds.
+    pub cpu_nanoseconds: Option<u64>,
+    /// CPU used lately, in nanoseconds a second; known from the second reading on.
+    pub cpu_rate: Option<u64>,
+    /// Memory charged, in bytes.
+    pub memory_usage: Option<u64>,
+    /// Memory that cannot be reclaimed easily: usage without inactive file pages.
+    pub memory_working_set: Option<u64>,
+    /// Anonymous memory.
+    pub memory_rss: Option<u64>,
+    /// Page faults, and those that went to a disk.
+    pub page_faults: Option<(u64, u64)>,
+    /// Swap used, in bytes.
+    pub swap: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
+}
+
+/// A file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Bytes in all.
+    pub capacity: u64,
+    /// Bytes that may still be used by other than root.
+    pub available: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// Inodes in all.
+    pub inodes: u64,
+    /// Inodes that are free.
+    pub inodes_free: u64,
+}
+
+/// Bytes through a network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Received: bytes and errors.
+    pub received: (u64, u64),
+    /// Sent: bytes and errors.
+    pub sent: (u64, u64),
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeUsage {
+    /// Its root cgroup.
+    pub usage: Usage,
+    /// Memory available, in bytes: capacity without the working set, as eviction reckons it.
+    pub memory_available: Option<u64>,
+    /// When the machine was booted.
+    pub started: Option<Timestamp>,
+    /// The file system of the root folder (`nodefs`).
+    pub node_fs: Option<FileSystem>,
+    /// The file system of Docker's images (`imagefs`).
+    pub image_fs: Option<FileSystem>,
+    /// Process IDs: the most that may be, and those in use.
+    pub processes: Option<(u64, u64)>,
+    /// Its interfaces, the one of the default route first.
+    pub interfaces: Vec<Interface>,
+    /// All pods together (the `kubepods` cgroup).
+    pub pods: Usage,
+}
+
+/// A pod whose numbers are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodQuery {
+    /// The pod.
+    pub pod: PodId,
+    /// Its cgroup, below the hierarchy's root: `/kubepods/burstable/pod…` or the slice's full path.
+    pub cgroup: String,
+    /// Process ID of its sandbox, whose network namespace is the pod's; `None` on the node's network.
+    pub sandbox_process: Option<u32>,
+    /// Its running containers: name and ID.
+    pub containers: Vec<(String, String)>,
+}
+
+/// What a pod uses.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodUsage {
+    /// The pod as a whole.
+    pub usage: Usage,
+    /// Its containers, by name.
+    pub containers: Vec<(String, Usage)>,
+    /// Its interfaces, `eth0` first.
+    pub interfaces: Vec<Interface>,
+}
+
+/// Reads what is used. Calls are cheap and may be made every second; rates come from the calls before.
+#[async_trait]
+pub trait Stats: Send + Sync {
+    /// The machine.
+    async fn node(&self) -> NodeUsage;
+
+    /// A pod; fields of what is gone are empty.
+    async fn pod(&self, query: &PodQuery) -> PodUsage;
+}
