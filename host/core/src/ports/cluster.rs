@@ -2,9 +2,11 @@
 //!
 //! Reading pods is a source's work ([`super::sources`]), reading what pods use is [`super::objects`]'s.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1;
 
@@ -108,4 +110,24 @@ pub trait ClusterApi: Send + Sync {
 
     /// Patches an Event (count, last timestamp, message), by namespace and name.
     async fn patch_event(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<v1::Event, ApiError>;
+}
+
+/// The pods of this node as the API server last told them: what the loops that write status, make mirrors and delete
+/// pods compare with, so that they need no GETs.
+///
+/// Objects come from one list and watch with the pod source of [`crate::pod::Source::Api`]; they are whole (status and
+/// resource version included) but for `managedFields`. Everything here answers at once from memory.
+pub trait ApiPods: Send + Sync {
+    /// The pod of that UID, mirror pods included; `None` when the API server does not have it (any more), or before the
+    /// first list.
+    fn pod(&self, uid: &str) -> Option<Arc<v1::Pod>>;
+
+    /// All mirror pods of this node (annotation `kubernetes.io/config.mirror`), in the order of namespace and name.
+    fn mirrors(&self) -> Vec<Arc<v1::Pod>>;
+
+    /// Yields after any of these pods came, changed or went; bursts yield once. Never ends.
+    fn changes(&self) -> BoxStream<'static, ()>;
+
+    /// Whether a complete list has been read since the start. Before it absence means nothing.
+    fn synced(&self) -> bool;
 }
