@@ -8,6 +8,7 @@ pub mod action;
 pub mod admit;
 pub mod backoff;
 pub mod cgroup;
+pub mod cluster;
 pub mod container;
 pub mod container_config;
 pub mod credentials;

@@ -1,0 +1,210 @@
+//! Events on their way to the API server: repeats are counted, similar ones joined, floods held back.
+//!
+//! As client-go's `tools/record/events_cache.go`: an event that was sent before is patched with a new count; more than
+//! ten different messages of one kind within ten minutes become one; an object has a burst of 25 events, then one each
+//! five minutes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::event::{Event, EventType};
+
+/// What is remembered at most; beyond, all is forgotten, and events are created anew.
+const MEMORY: usize = 4096;
+/// Different messages of one kind within [`SIMILAR_WINDOW`] that are told one by one.
+const SIMILAR: usize = 10;
+const SIMILAR_WINDOW: SignedDuration = SignedDuration::from_secs(600);
+/// Events of one object at once, and the time in which it gets another one.
+const BURST: f64 = 25.0;
+const REFILL: SignedDuration = SignedDuration::from_secs(300);
+/// Put before the message of events that were joined.
+const COMBINED: &str = "(combined from similar events): ";
+
+/// What to send for an event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sending {
+    /// A new Event.
+    Create {
+        /// What to remember it by, for [`Correlator::created`].
+        key: String,
+        /// The message.
+        message: String,
+    },
+    /// A repeat of one that was created.
+    Patch {
+        /// What it is remembered by.
+        key: String,
+        /// Namespace and name of the Event.
+        name: (String, String),
+        /// How often it has happened now.
+        count: i32,
+        /// The message, which differs when similar events were joined.
+        message: String,
+    },
+}
+
+struct Known {
+    name: Option<(String, String)>,
+    count: i32,
+}
+
+struct Similar {
+    messages: BTreeSet<String>,
+    last: Timestamp,
+}
+
+struct Bucket {
+    left: f64,
+    at: Timestamp,
+}
+
+/// Remembers what was sent.
+#[derive(Default)]
+pub struct Correlator {
+    known: HashMap<String, Known>,
+    similar: HashMap<String, Similar>,
+    buckets: HashMap<String, Bucket>,
+}
+
+impl Correlator {
+    /// What to send for an event; `None` when its object has had too many.
+    pub fn take(&mut self, event: &Event, now: Timestamp) -> Option<Sending> {
+        let object = event.pod.as_ref().map_or("node", |pod| pod.uid.as_str()).to_owned();
+        if !self.may(&object, now) {
+            return None;
+        }
+        let kind = if event.kind == EventType::Normal { "Normal" } else { "Warning" };
+        let container = event.container.as_deref().unwrap_or_default();
+        let group = format!("{object}\n{container}\n{kind}\n{}", event.reason);
+        let (key, message) = match self.is_joined(&group, &event.message, now) {
+            true => (group, format!("{COMBINED}{}", event.message)),
+            false => (format!("{group}\n{}", event.message), event.message.clone()),
+        };
+        if self.known.len() >= MEMORY {
+            self.known.clear();
+        }
+        let known = self.known.entry(key.clone()).or_insert(Known { name: None, count: 0 });
+        known.count = known.count.saturating_add(1);
+        Some(match &known.name {
+            Some(name) => Sending::Patch { key, name: name.clone(), count: known.count, message },
+            None => {
+                known.count = 1;
+                Sending::Create { key, message }
+            }
+        })
+    }
+
+    /// An event was created under that name.
+    pub fn created(&mut self, key: &str, namespace: &str, name: &str) {
+        if let Some(known) = self.known.get_mut(key) {
+            known.name = Some((namespace.to_owned(), name.to_owned()));
+        }
+    }
+
+    /// An event that was to be patched is gone (events live for an hour): the next one is created.
+    pub fn gone(&mut self, key: &str) {
+        self.known.remove(key);
+    }
+
+    fn may(&mut self, object: &str, now: Timestamp) -> bool {
+        if self.buckets.len() >= MEMORY {
+            self.buckets.clear();
+        }
+        let bucket = self.buckets.entry(object.to_owned()).or_insert(Bucket { left: BURST, at: now });
+        let passed = now.duration_since(bucket.at).as_secs_f64().max(0.0);
+        bucket.left = (bucket.left + passed / REFILL.as_secs_f64()).min(BURST);
+        bucket.at = now;
+        let may = bucket.left >= 1.0;
+        if may {
+            bucket.left -= 1.0;
+        }
+        may
+    }
+
+    fn is_joined(&mut self, group: &str, message: &str, now: Timestamp) -> bool {
+        if self.similar.len() >= MEMORY {
+            self.similar.clear();
+        }
+        let similar = self.similar.entry(group.to_owned()).or_insert(Similar { messages: BTreeSet::new(), last: now });
+        if now.duration_since(similar.last) > SIMILAR_WINDOW {
+            similar.messages.clear();
+        }
+        similar.last = now;
+        if similar.messages.len() < SIMILAR {
+            similar.messages.insert(message.to_owned());
+            return similar.messages.len() == SIMILAR;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(message: &str) -> Event {
+        Event {
+            pod: None,
+            container: None,
+            kind: EventType::Warning,
+            reason: "BackOff".to_owned(),
+            message: message.to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            first_at: Timestamp::UNIX_EPOCH,
+            count: 1,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_repeat_is_counted() {
+        let mut correlator = Correlator::default();
+        let Some(Sending::Create { key, .. }) = correlator.take(&event("a"), at(0)) else { panic!() };
+        correlator.created(&key, "default", "x.1");
+        for count in 2..5 {
+            let Some(Sending::Patch { count: found, name, .. }) = correlator.take(&event("a"), at(1)) else { panic!() };
+            assert_eq!((found, name.1.as_str()), (count, "x.1"));
+        }
+        correlator.gone(&key);
+        assert!(matches!(correlator.take(&event("a"), at(2)), Some(Sending::Create { .. })));
+    }
+
+    #[test]
+    fn similar_ones_are_joined() {
+        let mut correlator = Correlator::default();
+        let mut joined = 0;
+        for n in 0..15 {
+            match correlator.take(&event(&n.to_string()), at(n)).unwrap() {
+                Sending::Create { key, message } => {
+                    joined += i32::from(message.starts_with(COMBINED));
+                    correlator.created(&key, "default", "x");
+                }
+                Sending::Patch { message, .. } => {
+                    assert!(message.starts_with(COMBINED));
+                    joined += 1;
+                }
+            }
+        }
+        assert_eq!(joined, 6);
+    }
+
+    proptest! {
+        #[test]
+        fn a_flood_is_held_back(steps in prop::collection::vec(0i64..20, 1..400)) {
+            let mut correlator = Correlator::default();
+            let (mut now, mut sent) = (0, 0.0);
+            for step in steps {
+                now += step;
+                sent += f64::from(u8::from(correlator.take(&event("a"), at(now)).is_some()));
+            }
+            prop_assert!(sent <= BURST + now as f64 / REFILL.as_secs_f64() + 1.0);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Mirror pods: the API server's image of a pod that another source wants (`pkg/kubelet/pod/mirror_client.go`).
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use crate::pod::{Pod, Source};
+use crate::volume;
+
+/// On a mirror: the hash of the pod that it is the image of.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// On the pod that another source wants: its hash.
+const HASH: &str = "kubernetes.io/config.hash";
+
+/// Whether a pod of the API server is a mirror.
+pub fn is_mirror(pod: &v1::Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|found| found.contains_key(MIRROR))
+}
+
+/// Whether the pod can have a mirror: it comes from another source, and refers to no object of the API server, which
+/// the API server's NodeRestriction would refuse.
+pub fn wants_mirror(pod: &Pod) -> bool {
+    pod.source != Source::Api && !pod.hashes.is_empty() && why_not(pod).is_none()
+}
+
+/// Why a folder's pod can have no mirror, for the node's event; `None` when it can.
+pub fn why_not(pod: &Pod) -> Option<String> {
+    let references = volume::references(pod);
+    let first = references.first().map(|reference| format!("{} {:?}", reference.kind.as_str(), reference.name));
+    let first = first.or_else(|| volume::pull_secrets(pod).first().map(|name| format!("secret {name:?}")));
+    Some(format!(
+        "pod {} runs without a mirror in the API server: it refers to {} of its manifest folder, which the API server \
+         refuses to mirror pods",
+        pod.id, first?
+    ))
+}
+
+/// The mirror of a pod. `node_uid` is the Node's, which owns it.
+pub fn of(pod: &Pod, node: &str, node_uid: &str) -> v1::Pod {
+    let mut annotations = pod.annotations().clone();
+    let hash = annotations.get(HASH).cloned().unwrap_or_else(|| pod.id.uid.clone());
+    annotations.insert(MIRROR.to_owned(), hash);
+    v1::Pod {
+        metadata: ObjectMeta {
+            name: Some(pod.id.name.clone()),
+            namespace: Some(pod.id.namespace.clone()),
+            labels: pod.object.metadata.labels.clone(),
+            annotations: Some(annotations),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: node.to_owned(),
+                uid: node_uid.to_owned(),
+                controller: Some(true),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        },
+        spec: Some(pod.spec().clone()),
+        status: None,
+    }
+}
+
+/// Whether a mirror is the pod's as it is now.
+pub fn fits(mirror: &v1::Pod, pod: &Pod) -> bool {
+    let hash = pod.annotations().get(HASH).unwrap_or(&pod.id.uid);
+    let shown = mirror.metadata.annotations.as_ref().and_then(|found| found.get(MIRROR));
+    shown == Some(hash) && mirror.metadata.deletion_timestamp.is_none()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::pod::PodId;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        let object = json!({"metadata": {"name": "a", "namespace": "default", "uid": "1", "annotations": {HASH: "h"}},
+            "spec": spec});
+        Pod {
+            id: PodId { namespace: "default".to_owned(), name: "a".to_owned(), uid: "1".to_owned() },
+            source: Source::File,
+            object: Arc::new(serde_json::from_value(object).unwrap()),
+            hashes: BTreeMap::from([("c".to_owned(), "x".to_owned())]),
+            sandbox_hash: String::new(),
+            deletion: None,
+        }
+    }
+
+    #[test]
+    fn a_mirror_fits_until_the_pod_changes_or_it_ends() {
+        let pod = pod(json!({"containers": [{"name": "c"}]}));
+        assert!(wants_mirror(&pod));
+        let mut mirror = of(&pod, "n1", "u");
+        assert!(is_mirror(&mirror) && fits(&mirror, &pod));
+        mirror.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        assert!(!fits(&mirror, &pod));
+        let mut other = of(&pod, "n1", "u");
+        other.metadata.annotations.as_mut().unwrap().insert(MIRROR.to_owned(), "other".to_owned());
+        assert!(!fits(&other, &pod));
+    }
+
+    #[test]
+    fn what_refers_to_the_folders_objects_has_none() {
+        let pod = pod(json!({"containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "s"}}]}]}));
+        assert!(!wants_mirror(&pod));
+        assert!(why_not(&pod).unwrap().contains("secret \"s\""));
+    }
+}

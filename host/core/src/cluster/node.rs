@@ -1,0 +1,216 @@
+//! The Node object: what is created, and what is mended on one that exists.
+//!
+//! As `pkg/kubelet/kubelet_node_status.go` (`initialNode`, `reconcileExistingNode`…). Labels, annotations and taints
+//! of others are left alone.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Map, Value, json};
+
+/// Volumes are attached by the controller manager, not by the node.
+const CONTROLLER_ATTACHES: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+/// The address that `--node-ip` named, for the external cloud controller.
+pub const PROVIDED_NODE_IP: &str = "alpha.kubernetes.io/provided-node-ip";
+/// Keeps pods away until the external cloud controller has looked at the node.
+pub const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
+
+/// What a node is and has, gathered when the agent starts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeDescription {
+    /// Name of the Node.
+    pub name: String,
+    /// The machine's host name, for the address of type `Hostname`.
+    pub hostname: String,
+    /// Labels: the standard ones and `--node-labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `--register-with-taints`.
+    pub taints: Vec<v1::Taint>,
+    /// `--provider-id`.
+    pub provider_id: Option<String>,
+    /// Whether an external cloud controller looks after the node (`--cloud-provider=external`).
+    pub external_cloud: bool,
+    /// `--node-ip`, where given.
+    pub given_ips: Vec<IpAddr>,
+    /// The node's addresses, the primary one first.
+    pub ips: Vec<IpAddr>,
+    /// What the machine has, by resource, as quantities.
+    pub capacity: BTreeMap<String, String>,
+    /// What pods may use of it.
+    pub allocatable: BTreeMap<String, String>,
+    /// Content of `/etc/machine-id`.
+    pub machine_id: String,
+    /// The hardware's UUID, or the machine ID where there is none.
+    pub system_uuid: String,
+    /// Content of `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// Kernel release.
+    pub kernel_version: String,
+    /// `PRETTY_NAME` of `/etc/os-release`.
+    pub os_image: String,
+    /// `amd64`, `arm64`, …
+    pub architecture: String,
+    /// Swap of the machine, in bytes.
+    pub swap: u64,
+    /// Version of the container runtime: `docker://29.0.0`.
+    pub runtime_version: String,
+    /// Names of the container runtime's handlers.
+    pub runtime_handlers: Vec<String>,
+    /// Port of the node's HTTPS server; 0 when it has none.
+    pub port: i32,
+    /// Features that the node declares.
+    pub declared_features: Vec<String>,
+    /// `--kubelet-version`, where given.
+    pub kubelet_version: Option<String>,
+    /// longshore's own version.
+    pub version: String,
+}
+
+/// What stands in for the kubelet's version: the API server's minor version, at most the newest one that this agent was
+/// built for, with our own after it. Never newer than the server, whose skew rules it has to fit.
+pub fn kubelet_version(description: &NodeDescription, server: (u32, u32)) -> String {
+    /// The newest minor version whose types and rules are known here.
+    const NEWEST: u32 = 37;
+    if let Some(given) = &description.kubelet_version {
+        return given.clone();
+    }
+    format!("v{}.{}.0+longshore.{}", server.0, server.1.min(NEWEST), description.version)
+}
+
+/// The Node as it is created, without a status.
+pub fn initial(description: &NodeDescription) -> v1::Node {
+    let mut taints = description.taints.clone();
+    if description.external_cloud && !taints.iter().any(|taint| taint.key == UNINITIALIZED) {
+        taints.push(v1::Taint {
+            key: UNINITIALIZED.to_owned(),
+            value: Some("true".to_owned()),
+            effect: "NoSchedule".to_owned(),
+            ..Default::default()
+        });
+    }
+    v1::Node {
+        metadata: ObjectMeta {
+            name: Some(description.name.clone()),
+            labels: Some(description.labels.clone()),
+            annotations: Some(annotations(description)),
+            ..Default::default()
+        },
+        spec: Some(v1::NodeSpec {
+            provider_id: description.provider_id.clone(),
+            taints: (!taints.is_empty()).then_some(taints),
+            ..Default::default()
+        }),
+        status: None,
+    }
+}
+
+fn annotations(description: &NodeDescription) -> BTreeMap<String, String> {
+    let mut annotations = BTreeMap::from([(CONTROLLER_ATTACHES.to_owned(), "true".to_owned())]);
+    if description.external_cloud && !description.given_ips.is_empty() {
+        let ips: Vec<String> = description.given_ips.iter().map(ToString::to_string).collect();
+        annotations.insert(PROVIDED_NODE_IP.to_owned(), ips.join(","));
+    }
+    annotations
+}
+
+/// The strategic merge patch that makes an existing Node ours; `None` when nothing is to be mended. Taints are only
+/// given to a Node that is created, as the kubelet has it.
+pub fn mend(existing: &v1::Node, description: &NodeDescription) -> Option<Value> {
+    let mut metadata = Map::new();
+    let differing = |wanted: &BTreeMap<String, String>, found: Option<&BTreeMap<String, String>>| {
+        let found = |key: &str| found.and_then(|found| found.get(key));
+        let entries = wanted.iter().filter(|(key, value)| found(key) != Some(value));
+        entries.map(|(key, value)| (key.clone(), json!(value))).collect::<Map<String, Value>>()
+    };
+    let labels = differing(&description.labels, existing.metadata.labels.as_ref());
+    if !labels.is_empty() {
+        metadata.insert("labels".to_owned(), labels.into());
+    }
+    let mut notes = differing(&annotations(description), existing.metadata.annotations.as_ref());
+    let provided = existing.metadata.annotations.as_ref().is_some_and(|found| found.contains_key(PROVIDED_NODE_IP));
+    if provided && !annotations(description).contains_key(PROVIDED_NODE_IP) {
+        notes.insert(PROVIDED_NODE_IP.to_owned(), Value::Null);
+    }
+    if !notes.is_empty() {
+        metadata.insert("annotations".to_owned(), notes.into());
+    }
+    let mut patch = Map::new();
+    if !metadata.is_empty() {
+        patch.insert("metadata".to_owned(), metadata.into());
+    }
+    // An ID that is set is never changed: the API server forbids it.
+    let unset = existing.spec.as_ref().and_then(|spec| spec.provider_id.as_ref()).is_none_or(String::is_empty);
+    if let (true, Some(id)) = (unset, &description.provider_id) {
+        patch.insert("spec".to_owned(), json!({"providerID": id}));
+    }
+    (!patch.is_empty()).then(|| patch.into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn description() -> NodeDescription {
+        NodeDescription {
+            name: "n1".to_owned(),
+            labels: BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]),
+            version: "0.1.0".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn versions_never_exceed_the_server() {
+        assert_eq!(kubelet_version(&description(), (1, 33)), "v1.33.0+longshore.0.1.0");
+        assert_eq!(kubelet_version(&description(), (1, 40)), "v1.37.0+longshore.0.1.0");
+        let given = NodeDescription { kubelet_version: Some("v1.30.1".to_owned()), ..description() };
+        assert_eq!(kubelet_version(&given, (1, 40)), "v1.30.1");
+    }
+
+    #[test]
+    fn an_external_cloud_keeps_pods_away_until_it_looked() {
+        let external =
+            NodeDescription { external_cloud: true, given_ips: vec!["10.0.0.1".parse().unwrap()], ..description() };
+        let node = initial(&external);
+        assert_eq!(node.spec.unwrap().taints.unwrap()[0].key, UNINITIALIZED);
+        assert_eq!(node.metadata.annotations.unwrap()[PROVIDED_NODE_IP], "10.0.0.1");
+        assert!(initial(&description()).spec.unwrap().taints.is_none());
+    }
+
+    #[test]
+    fn an_id_is_set_once() {
+        let with_id = NodeDescription { provider_id: Some("x://1".to_owned()), ..description() };
+        let mut node = initial(&description());
+        assert_eq!(mend(&node, &with_id).unwrap(), json!({"spec": {"providerID": "x://1"}}));
+        node.spec.as_mut().unwrap().provider_id = Some("y://2".to_owned());
+        assert_eq!(mend(&node, &with_id), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_created_needs_no_mending_and_foreign_labels_stay(
+            labels in prop::collection::btree_map("[a-c]", "[a-c]", 0..4),
+            foreign in prop::collection::btree_map("[d-f]", "[a-c]", 0..4),
+            changed in prop::collection::btree_map("[a-c]", "[x-z]", 0..4),
+        ) {
+            let description = NodeDescription { labels, ..description() };
+            let mut node = initial(&description);
+            prop_assert_eq!(mend(&node, &description), None);
+            let found = node.metadata.labels.as_mut().unwrap();
+            found.extend(foreign.clone());
+            prop_assert_eq!(mend(&node, &description), None);
+            let found = node.metadata.labels.as_mut().unwrap();
+            found.extend(changed.clone());
+            let patch = mend(&node, &description);
+            let touched = patch.iter().flat_map(|patch| patch["metadata"]["labels"].as_object().unwrap().keys());
+            for key in touched {
+                prop_assert!(description.labels.contains_key(key) && changed.contains_key(key));
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! `v1.NodeStatus`: conditions with the kubelet's reasons, and the rest of what a node says of itself.
+//!
+//! As `pkg/kubelet/nodestatus/setters.go`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+
+use super::node::{NodeDescription, kubelet_version};
+
+/// Images that a Node shows at most, and names of one (`nodeStatusMaxImages`, `MaxNamesPerImageInNodeStatus`).
+const MAX_IMAGES: usize = 50;
+const MAX_NAMES: usize = 5;
+
+/// An image on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeImage {
+    /// Its names: `repo:tag` and `repo@digest`.
+    pub names: Vec<String>,
+    /// Bytes on disk.
+    pub size: u64,
+}
+
+/// What the node runs short of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Memory.
+    pub memory: bool,
+    /// Disk space or inodes.
+    pub disk: bool,
+    /// Process IDs.
+    pub pid: bool,
+}
+
+/// What a status is made from.
+#[derive(Clone, Debug)]
+pub struct NodeStatusInput<'a> {
+    /// The node.
+    pub description: &'a NodeDescription,
+    /// The API server's version.
+    pub server: (u32, u32),
+    /// Images on the node.
+    pub images: &'a [NodeImage],
+    /// What it runs short of.
+    pub pressure: Pressure,
+    /// Why pods cannot be run now; empty when they can.
+    pub problems: &'a [String],
+    /// The Node as the API server has it, for what stays.
+    pub existing: Option<&'a v1::Node>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The status of the node.
+pub fn compute(input: &NodeStatusInput<'_>) -> v1::NodeStatus {
+    let NodeStatusInput { description, .. } = *input;
+    v1::NodeStatus {
+        addresses: addresses(input),
+        capacity: Some(quantities(&description.capacity)),
+        allocatable: Some(quantities(&description.allocatable)),
+        conditions: Some(conditions(input)),
+        daemon_endpoints: Some(v1::NodeDaemonEndpoints {
+            kubelet_endpoint: Some(v1::DaemonEndpoint { port: description.port }),
+        }),
+        node_info: Some(v1::NodeSystemInfo {
+            architecture: description.architecture.clone(),
+            boot_id: description.boot_id.clone(),
+            container_runtime_version: description.runtime_version.clone(),
+            kernel_version: description.kernel_version.clone(),
+            kubelet_version: kubelet_version(description, input.server),
+            machine_id: description.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: description.os_image.clone(),
+            system_uuid: description.system_uuid.clone(),
+            swap: (description.swap > 0)
+                .then(|| v1::NodeSwapStatus { capacity: Some(i64::try_from(description.swap).unwrap_or(i64::MAX)) }),
+            ..Default::default()
+        }),
+        images: Some(images(input.images)),
+        runtime_handlers: Some(runtime_handlers(&description.runtime_handlers)),
+        features: Some(v1::NodeFeatures { supplemental_groups_policy: Some(false) }),
+        declared_features: (!description.declared_features.is_empty()).then(|| description.declared_features.clone()),
+        ..Default::default()
+    }
+}
+
+fn quantities(of: &BTreeMap<String, String>) -> BTreeMap<String, Quantity> {
+    of.iter().map(|(name, value)| (name.clone(), Quantity(value.clone()))).collect()
+}
+
+/// With an external cloud the addresses are its controller's to set: what is there stays, and before that only an
+/// address that `--node-ip` named is given.
+fn addresses(input: &NodeStatusInput<'_>) -> Option<Vec<v1::NodeAddress>> {
+    let description = input.description;
+    let found = input.existing.and_then(|node| node.status.as_ref()).and_then(|status| status.addresses.clone());
+    let ips = match description.external_cloud {
+        true => match found.filter(|found| !found.is_empty()) {
+            Some(found) => return Some(found),
+            None if description.given_ips.is_empty() => return None,
+            None => &description.given_ips,
+        },
+        false => &description.ips,
+    };
+    let address = |kind: &str, address: String| v1::NodeAddress { type_: kind.to_owned(), address };
+    let mut addresses: Vec<_> = ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+    addresses.push(address("Hostname", description.hostname.clone()));
+    Some(addresses)
+}
+
+/// The largest ones, digests before tags as the kubelet has them.
+fn images(images: &[NodeImage]) -> Vec<v1::ContainerImage> {
+    let mut sorted: Vec<&NodeImage> = images.iter().filter(|image| !image.names.is_empty()).collect();
+    sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.names.cmp(&b.names)));
+    let shown = sorted.into_iter().take(MAX_IMAGES).map(|image| {
+        let mut names = image.names.clone();
+        names.sort_by_key(|name| !name.contains('@'));
+        names.truncate(MAX_NAMES);
+        v1::ContainerImage { names: Some(names), size_bytes: Some(i64::try_from(image.size).unwrap_or(i64::MAX)) }
+    });
+    shown.collect()
+}
+
+/// The default handler (without a name) and the runtimes that RuntimeClasses may name.
+fn runtime_handlers(names: &[String]) -> Vec<v1::NodeRuntimeHandler> {
+    let features = || {
+        Some(v1::NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(false), user_namespaces: Some(false) })
+    };
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    let named =
+        names.into_iter().map(|name| v1::NodeRuntimeHandler { name: Some(name.to_owned()), features: features() });
+    std::iter::once(v1::NodeRuntimeHandler { name: Some(String::new()), features: features() }).chain(named).collect()
+}
+
+fn conditions(input: &NodeStatusInput<'_>) -> Vec<v1::NodeCondition> {
+    let Pressure { memory, disk, pid } = input.pressure;
+    let choose = |holds: bool, yes: (&str, &str), no: (&str, &str)| {
+        let (reason, message) = if holds { yes } else { no };
+        (holds, reason.to_owned(), message.to_owned())
+    };
+    let ready = match input.problems {
+        [] => (true, "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned()),
+        [one] => (false, "KubeletNotReady".to_owned(), one.clone()),
+        several => (false, "KubeletNotReady".to_owned(), format!("[{}]", several.join(", "))),
+    };
+    [
+        (
+            "MemoryPressure",
+            choose(
+                memory,
+                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            ),
+        ),
+        (
+            "DiskPressure",
+            choose(
+                disk,
+                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            ),
+        ),
+        (
+            "PIDPressure",
+            choose(
+                pid,
+                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            ),
+        ),
+        ("Ready", ready),
+    ]
+    .into_iter()
+    .map(|(kind, (holds, reason, message))| {
+        let status = if holds { "True" } else { "False" };
+        let known = condition(input.existing, kind).filter(|known| known.status == status);
+        let since = known.and_then(|known| known.last_transition_time.clone()).unwrap_or(Time(input.now));
+        v1::NodeCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason),
+            message: Some(message),
+            last_heartbeat_time: Some(Time(input.now)),
+            last_transition_time: Some(since),
+        }
+    })
+    .collect()
+}
+
+/// A condition of a Node by its type.
+pub fn condition<'a>(node: Option<&'a v1::Node>, kind: &str) -> Option<&'a v1::NodeCondition> {
+    let conditions = node?.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// The event of a condition that changed, or of one that a new Node has: `NodeReady`, `NodeHasSufficientMemory`, …
+pub fn event_of(condition: &v1::NodeCondition) -> Option<&'static str> {
+    Some(match (condition.type_.as_str(), condition.status == "True") {
+        ("Ready", true) => "NodeReady",
+        ("Ready", false) => "NodeNotReady",
+        ("MemoryPressure", true) => "NodeHasInsufficientMemory",
+        ("MemoryPressure", false) => "NodeHasSufficientMemory",
+        ("DiskPressure", true) => "NodeHasDiskPressure",
+        ("DiskPressure", false) => "NodeHasNoDiskPressure",
+        ("PIDPressure", true) => "NodeHasInsufficientPID",
+        ("PIDPressure", false) => "NodeHasSufficientPID",
+        _ => return None,
+    })
+}
+
+/// Whether two statuses differ in more than heartbeats; conditions of others do not count.
+pub fn differs(posted: &v1::NodeStatus, now: &v1::NodeStatus) -> bool {
+    let plain = |status: &v1::NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+            condition.last_transition_time = None;
+        }
+        status
+    };
+    plain(posted) != plain(now)
+}
+
+/// The strategic merge patch that posts a status. `previous` is what the Node has: what is no longer true is taken away.
+pub fn patch(previous: Option<&v1::NodeStatus>, status: &v1::NodeStatus) -> Value {
+    let mut patch = json!(status);
+    // Addresses are merged by their type, which may come twice: they are replaced as a whole.
+    if let Some(addresses) = patch["addresses"].as_array_mut() {
+        addresses.push(json!({"$patch": "replace"}));
+    }
+    for (field, before, now) in [
+        ("capacity", previous.and_then(|status| status.capacity.as_ref()), &status.capacity),
+        ("allocatable", previous.and_then(|status| status.allocatable.as_ref()), &status.allocatable),
+    ] {
+        for name in before.into_iter().flatten().map(|(name, _)| name) {
+            if !now.as_ref().is_some_and(|now| now.contains_key(name)) {
+                // Extended resources are others' to set and to take away (device plugins are not supported here).
+                if !name.contains('/') {
+                    patch[field][name] = Value::Null;
+                }
+            }
+        }
+    }
+    let declared = previous.and_then(|status| status.declared_features.as_ref()).is_some_and(|list| !list.is_empty());
+    if declared && status.declared_features.is_none() {
+        patch["declaredFeatures"] = Value::Null;
+    }
+    json!({"status": patch})
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn description() -> NodeDescription {
+        NodeDescription {
+            name: "n1".to_owned(),
+            hostname: "host".to_owned(),
+            ips: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            capacity: BTreeMap::from([("cpu".to_owned(), "2".to_owned())]),
+            ..Default::default()
+        }
+    }
+
+    fn input<'a>(
+        description: &'a NodeDescription,
+        problems: &'a [String],
+        existing: Option<&'a v1::Node>,
+        second: i64,
+    ) -> NodeStatusInput<'a> {
+        NodeStatusInput {
+            description,
+            server: (1, 36),
+            images: &[],
+            pressure: Pressure::default(),
+            problems,
+            existing,
+            now: Timestamp::from_second(second).unwrap(),
+        }
+    }
+
+    #[test]
+    fn transition_times_move_only_with_the_status() {
+        let description = description();
+        let first = compute(&input(&description, &[], None, 1));
+        let node = v1::Node { status: Some(first.clone()), ..Default::default() };
+        let second = compute(&input(&description, &[], Some(&node), 2));
+        assert!(!differs(&first, &second));
+        let of = |status: &v1::NodeStatus| {
+            let node = v1::Node { status: Some(status.clone()), ..Default::default() };
+            let ready = condition(Some(&node), "Ready").unwrap().clone();
+            (ready.status, ready.last_transition_time.unwrap().0.as_second(), ready.message.unwrap())
+        };
+        assert_eq!(of(&second).1, 1);
+        let problems = ["container runtime is down".to_owned(), "pods are not known yet".to_owned()];
+        let third = compute(&input(&description, &problems, Some(&node), 3));
+        assert!(differs(&second, &third));
+        let expected = "[container runtime is down, pods are not known yet]".to_owned();
+        assert_eq!(of(&third), ("False".to_owned(), 3, expected));
+    }
+
+    #[test]
+    fn addresses_are_replaced_and_an_external_clouds_stay() {
+        let description = description();
+        let status = compute(&input(&description, &[], None, 1));
+        let patch = patch(None, &status);
+        let addresses = patch["status"]["addresses"].as_array().unwrap();
+        assert_eq!(addresses.len(), 4);
+        assert_eq!(addresses[3]["$patch"], "replace");
+
+        let external = NodeDescription { external_cloud: true, ..description.clone() };
+        assert!(compute(&input(&external, &[], None, 1)).addresses.is_none());
+        let node = v1::Node { status: Some(status.clone()), ..Default::default() };
+        assert_eq!(compute(&input(&external, &[], Some(&node), 1)).addresses, status.addresses);
+    }
+
+    #[test]
+    fn what_is_no_longer_there_is_taken_away_but_for_what_others_set() {
+        let mut old = compute(&input(&description(), &[], None, 1));
+        let capacity = old.capacity.as_mut().unwrap();
+        capacity.insert("hugepages-2Mi".to_owned(), Quantity("0".to_owned()));
+        capacity.insert("example.com/dongle".to_owned(), Quantity("4".to_owned()));
+        let new = compute(&input(&description(), &[], None, 2));
+        let patch = patch(Some(&old), &new);
+        let capacity = patch["status"]["capacity"].as_object().unwrap();
+        assert!(capacity["hugepages-2Mi"].is_null());
+        assert!(!capacity.contains_key("example.com/dongle"));
+    }
+
+    #[test]
+    fn the_largest_images_are_shown() {
+        let images: Vec<NodeImage> =
+            (0..60).map(|n| NodeImage { names: vec![format!("i:{n}"), format!("i@sha256:{n}")], size: n }).collect();
+        let shown = super::images(&images);
+        assert_eq!(shown.len(), 50);
+        assert_eq!(shown[0].names.as_ref().unwrap()[0], "i@sha256:59");
+    }
+}
