@@ -4,6 +4,7 @@
 //! ConfigMaps and Secrets that pods use. Every problem names a line and a field. Must not do I/O: the bytes
 //! come in as an argument.
 
+mod api;
 mod json;
 mod pod;
 mod references;
@@ -18,6 +19,7 @@ use crate::pod::{Pod, Source};
 use crate::ports::sources::SourceProblem;
 use crate::validate::{self, FieldError};
 
+pub use self::api::from_api;
 use crate::document::{At, Node, Value};
 use serde::de::DeserializeOwned;
 

@@ -17,7 +17,7 @@ use crate::validate::FieldError;
 use crate::{defaults, hash, validate};
 
 /// Annotation with the pod's source.
-const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+pub(super) const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// Annotation with the UID that the pod would have without one of its own.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
