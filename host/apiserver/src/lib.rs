@@ -1,9 +1,14 @@
 //! The Kubernetes API that we call: joining, the node, pods, what pods use. Only this room names kube.
 
 mod cluster;
+mod objects;
 mod pods;
 mod reflector;
 mod requests;
+mod reviews;
+mod tokens;
 
 pub use cluster::NodeApi;
+pub use objects::ApiObjects;
 pub use pods::NodePods;
+pub use reviews::NodeReviews;

@@ -3,6 +3,7 @@
 //! A port says what is asked and what an answer means; it must not know who answers. Adapters implement
 //! them, the fakes in `tests/` implement them in memory, and nobody adds a type parameter for one.
 
+pub mod archive;
 pub mod cluster;
 pub mod events;
 pub mod exec;

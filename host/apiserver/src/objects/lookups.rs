@@ -1,0 +1,352 @@
+//! Services and trust bundles, followed as whole lists once somebody asks; claims and runtime classes, one GET each.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::Metadata;
+use k8s_openapi::api::core::v1;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use longshore_core::ports::cluster::ApiError;
+use longshore_core::ports::objects::{BoundClaim, ObjectError, TrustBundleQuery};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Mutex, OnceCell, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use crate::reflector::{Change, Followed, Follower, follow};
+use crate::requests::{Requests, encoded};
+
+/// How long a first list may take before "not known yet" is the answer.
+const FIRST_LIST: Duration = Duration::from_secs(5);
+/// How long a runtime class is believed.
+const CLASS_AGE: Duration = Duration::from_secs(30);
+/// Runtime classes that are remembered.
+const MAX_CLASSES: usize = 256;
+
+/// See the file's head.
+pub(super) struct Lookups {
+    requests: Requests,
+    changed: watch::Sender<u64>,
+    services: OnceCell<Whole<v1::Service>>,
+    bundles: Mutex<Option<Arc<Whole<Bundle>>>>,
+    classes: Mutex<BTreeMap<String, (Instant, Option<String>)>>,
+}
+
+/// Objects by namespace and name.
+type Listed<T> = BTreeMap<(String, String), Arc<T>>;
+
+/// A whole list that is followed.
+struct Whole<T> {
+    known: watch::Receiver<Option<Listed<T>>>,
+    task: JoinHandle<()>,
+}
+
+impl<T> Drop for Whole<T> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<T: DeserializeOwned + Metadata<Ty = ObjectMeta> + Send + Sync + 'static> Whole<T> {
+    fn start(requests: Requests, path: String, changed: watch::Sender<u64>) -> Self {
+        let (known, receiver) = watch::channel(None);
+        let followed =
+            Followed { path, fields: String::new(), watch_list: false, first_delay: Duration::from_millis(800) };
+        let task = tokio::spawn(follow(requests, followed, Teller { known, changed }));
+        Self { known: receiver, task }
+    }
+
+    /// Waits a while for the first list.
+    async fn look<R>(&self, look: impl FnOnce(&Listed<T>) -> R) -> Option<R> {
+        let mut known = self.known.clone();
+        drop(timeout(FIRST_LIST, known.wait_for(Option::is_some)).await);
+        known.borrow().as_ref().map(look)
+    }
+}
+
+struct Teller<T> {
+    known: watch::Sender<Option<Listed<T>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl<T: Metadata<Ty = ObjectMeta> + Send + Sync> Follower<T> for Teller<T> {
+    fn change(&mut self, change: Change<T>) -> ControlFlow<()> {
+        let key = |object: &T| {
+            let metadata = object.metadata();
+            (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+        };
+        self.known.send_modify(|known| {
+            let listed = known.get_or_insert_default();
+            match change {
+                Change::Reset(items) => {
+                    *listed = items.into_iter().map(|object| (key(&object), Arc::new(object))).collect();
+                }
+                Change::Put(object) => drop(listed.insert(key(&object), Arc::new(object))),
+                Change::Gone(object) => drop(listed.remove(&key(&object))),
+            }
+        });
+        self.changed.send_modify(|count| *count += 1);
+        ControlFlow::Continue(())
+    }
+
+    fn failed(&mut self, error: &ApiError, times: u32) {
+        tracing::debug!(%error, times, "a list cannot be read from the API server");
+    }
+}
+
+fn failure(kind: &'static str, namespace: &str, name: &str, message: impl ToString) -> ObjectError {
+    ObjectError { kind, namespace: namespace.to_owned(), name: name.to_owned(), message: message.to_string() }
+}
+
+impl Lookups {
+    pub(super) fn new(requests: Requests, changed: watch::Sender<u64>) -> Self {
+        Self { requests, changed, services: OnceCell::new(), bundles: Mutex::default(), classes: Mutex::default() }
+    }
+
+    /// As [`longshore_core::ports::objects::ObjectStore::services`]. Changes of services wake nobody: variables are
+    /// those of a container's start.
+    pub(super) async fn services(&self, namespace: &str) -> Option<Vec<Arc<v1::Service>>> {
+        let start =
+            || async { Whole::start(self.requests.clone(), "/api/v1/services".to_owned(), watch::Sender::new(0)) };
+        let whole = self.services.get_or_init(start).await;
+        whole
+            .look(|listed| {
+                let own = listed.iter().filter(|((of, _), _)| of == namespace).map(|(_, service)| Arc::clone(service));
+                let mut services: Vec<Arc<v1::Service>> = own.collect();
+                let named = |namespace: &str| (namespace.to_owned(), "kubernetes".to_owned());
+                if !listed.contains_key(&named(namespace)) {
+                    services.extend(listed.get(&named("default")).cloned());
+                }
+                services
+            })
+            .await
+    }
+
+    pub(super) async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
+        let failed = |error: ApiError| failure("PersistentVolumeClaim", namespace, name, error);
+        let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", encoded(namespace), encoded(name));
+        let Some(claim) = self.requests.find::<v1::PersistentVolumeClaim>(&path).await.map_err(failed)? else {
+            return Ok(None);
+        };
+        let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+        let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty());
+        let volume = match volume.filter(|_| bound) {
+            Some(volume) => {
+                let path = format!("/api/v1/persistentvolumes/{}", encoded(&volume));
+                let failed = |error: ApiError| failure("PersistentVolume", "", &volume, error);
+                self.requests.find::<v1::PersistentVolume>(&path).await.map_err(failed)?
+            }
+            None => None,
+        };
+        Ok(Some(BoundClaim { claim, volume }))
+    }
+
+    /// One that is known is served while the API server is away.
+    pub(super) async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ObjectError> {
+        let known = self.classes.lock().await.get(class).cloned();
+        if let Some((at, handler)) = &known
+            && handler.is_some()
+            && at.elapsed() < CLASS_AGE
+        {
+            return Ok(handler.clone());
+        }
+        let path = format!("/apis/node.k8s.io/v1/runtimeclasses/{}", encoded(class));
+        match self.requests.find::<RuntimeClass>(&path).await {
+            Ok(found) => {
+                let handler = found.map(|found| found.handler);
+                let mut classes = self.classes.lock().await;
+                if classes.len() >= MAX_CLASSES {
+                    classes.clear();
+                }
+                classes.insert(class.to_owned(), (Instant::now(), handler.clone()));
+                Ok(handler)
+            }
+            Err(error) => match known {
+                Some((_, handler @ Some(_))) if error.is_passing() => Ok(handler),
+                _ => Err(failure("RuntimeClass", "", class, error)),
+            },
+        }
+    }
+
+    pub(super) async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
+        let name = match query {
+            TrustBundleQuery::Name(name) => name,
+            TrustBundleQuery::Signer { signer, .. } => signer,
+        };
+        let failed = |message: String| failure("ClusterTrustBundle", "", name, message);
+        let whole = self.bundles().await.map_err(|error| failed(error.to_string()))?;
+        let picked: Option<Vec<Arc<Bundle>>> =
+            whole.look(|listed| listed.values().filter(|bundle| picks(query, bundle)).cloned().collect()).await;
+        let picked = picked.ok_or_else(|| failed("the API server has not listed any yet".to_owned()))?;
+        if picked.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(joined(picked.iter().map(|bundle| bundle.spec.trust_bundle.as_str()))))
+    }
+
+    /// The list of bundles, of the newest version that the server has.
+    async fn bundles(&self) -> Result<Arc<Whole<Bundle>>, ApiError> {
+        let mut bundles = self.bundles.lock().await;
+        if let Some(known) = &*bundles {
+            return Ok(Arc::clone(known));
+        }
+        for version in ["v1", "v1beta1", "v1alpha1"] {
+            let group = format!("/apis/certificates.k8s.io/{version}");
+            let resources: Option<Resources> = self.requests.find(&group).await?;
+            if resources.is_some_and(|known| known.resources.iter().any(|one| one.name == "clustertrustbundles")) {
+                let path = format!("{group}/clustertrustbundles");
+                let whole = Arc::new(Whole::start(self.requests.clone(), path, self.changed.clone()));
+                *bundles = Some(Arc::clone(&whole));
+                return Ok(whole);
+            }
+        }
+        let message = "the API server does not serve ClusterTrustBundles".to_owned();
+        Err(ApiError::Refused { code: 404, message })
+    }
+}
+
+#[derive(Deserialize)]
+struct Resources {
+    #[serde(default)]
+    resources: Vec<ResourceName>,
+}
+
+#[derive(Deserialize)]
+struct ResourceName {
+    name: String,
+}
+
+/// A ClusterTrustBundle of any version: they differ in nothing that matters here.
+#[derive(Deserialize)]
+struct Bundle {
+    metadata: ObjectMeta,
+    spec: BundleSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BundleSpec {
+    signer_name: Option<String>,
+    trust_bundle: String,
+}
+
+impl k8s_openapi::Resource for Bundle {
+    const API_VERSION: &'static str = "certificates.k8s.io/v1";
+    const GROUP: &'static str = "certificates.k8s.io";
+    const KIND: &'static str = "ClusterTrustBundle";
+    const VERSION: &'static str = "v1";
+    const URL_PATH_SEGMENT: &'static str = "clustertrustbundles";
+    type Scope = k8s_openapi::ClusterResourceScope;
+}
+
+impl Metadata for Bundle {
+    type Ty = ObjectMeta;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+fn picks(query: &TrustBundleQuery, bundle: &Bundle) -> bool {
+    match query {
+        TrustBundleQuery::Name(name) => bundle.metadata.name.as_ref() == Some(name),
+        TrustBundleQuery::Signer { signer, selector } => {
+            bundle.spec.signer_name.as_ref() == Some(signer)
+                && selector.as_ref().is_some_and(|selector| {
+                    selects(selector, bundle.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()))
+                })
+        }
+    }
+}
+
+/// `metav1.LabelSelectorAsSelector`: an empty one picks everything; an unknown operator nothing.
+fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    let mut labelled = selector.match_labels.iter().flatten();
+    let mut expressions = selector.match_expressions.iter().flatten();
+    labelled.all(|(key, value)| labels.get(key) == Some(value))
+        && expressions.all(|wanted| {
+            let value = labels.get(&wanted.key);
+            let listed = value.is_some_and(|value| wanted.values.iter().flatten().any(|one| one == value));
+            match wanted.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// The certificates of all bundles, each once, without headers and words between; ordered by their digests, so that
+/// nobody comes to rely on an order and no change of the volume comes from one.
+fn joined<'a>(bundles: impl Iterator<Item = &'a str>) -> String {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut certificates: BTreeMap<[u8; 32], Vec<u8>> = BTreeMap::new();
+    for bundle in bundles {
+        for part in bundle.split(BEGIN).skip(1) {
+            let Some((body, _)) = part.split_once(END) else { continue };
+            // Headers of a block hold a colon, base64 never does.
+            let text: String = body.lines().filter(|line| !line.contains(':')).map(str::trim).collect();
+            if let Ok(der) = STANDARD.decode(text) {
+                certificates.insert(Sha256::digest(&der).into(), der);
+            }
+        }
+    }
+    let mut pem = String::new();
+    for der in certificates.values() {
+        pem.push_str(BEGIN);
+        pem.push('\n');
+        let text = STANDARD.encode(der);
+        for line in text.as_bytes().chunks(64) {
+            pem.extend(line.iter().map(|byte| char::from(*byte)));
+            pem.push('\n');
+        }
+        pem.push_str(END);
+        pem.push('\n');
+    }
+    pem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_joined_once_each_and_without_their_order() {
+        let a = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let b = "words\n-----BEGIN CERTIFICATE-----\nName: x\n\nBBBB\n-----END CERTIFICATE-----\nmore";
+        let one = joined([a, b].into_iter());
+        assert_eq!(one, joined([b, a, a].into_iter()));
+        assert_eq!(one.matches("BEGIN CERTIFICATE").count(), 2);
+        assert!(!one.contains("Name") && !one.contains("words"));
+    }
+
+    #[test]
+    fn a_selector_picks_by_labels() {
+        let labels = BTreeMap::from([("a".to_owned(), "1".to_owned())]);
+        let selector = |json: &str| serde_json::from_str::<LabelSelector>(json).expect("a selector");
+        for picked in [
+            "{}",
+            r#"{"matchLabels":{"a":"1"}}"#,
+            r#"{"matchExpressions":[{"key":"a","operator":"In","values":["1","2"]}]}"#,
+            r#"{"matchExpressions":[{"key":"b","operator":"NotIn","values":["1"]}]}"#,
+        ] {
+            assert!(selects(&selector(picked), &labels), "{picked}");
+        }
+        for not in [r#"{"matchLabels":{"a":"2"}}"#, r#"{"matchExpressions":[{"key":"b","operator":"Exists"}]}"#] {
+            assert!(!selects(&selector(not), &labels), "{not}");
+        }
+    }
+}
