@@ -1,6 +1,9 @@
 //! The Kubernetes API that we call: joining, the node, pods, what pods use. Only this room names kube.
 
 mod cluster;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod fake;
 mod objects;
 mod pods;
 mod reflector;

@@ -3,6 +3,10 @@
 mod lookups;
 mod single;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -3,6 +3,10 @@
 //! One list and watch with `spec.nodeName=<node>` (the node authorizer asks for it), in a task that ends when the last
 //! handle goes. Mirror pods are kept apart: they are images of pods that other sources want. Must not write anything.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,0 +1,144 @@
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use longshore_core::pod::PodId;
+use longshore_core::ports::archive::{ArchiveKey, ObjectArchive};
+use longshore_core::ports::objects::{ObjectStore, TokenQuery};
+use longshore_core::volume::ObjectKind;
+use tokio::time::timeout;
+
+use super::ApiObjects;
+use crate::fake::Fake;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn map(version: u32, value: &str, more: &str) -> String {
+    format!(
+        r#"{{"metadata":{{"name":"c","namespace":"n","resourceVersion":"{version}"}},"data":{{"k":"{value}"}}{more}}}"#
+    )
+}
+
+fn list(items: &str) -> String {
+    format!(r#"{{"metadata":{{"resourceVersion":"5"}},"items":[{items}]}}"#)
+}
+
+fn event(kind: &str, object: &str) -> String {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+}
+
+fn pod() -> PodId {
+    PodId { namespace: "n".into(), name: "p".into(), uid: "u".into() }
+}
+
+/// Keeps the last thing put.
+#[derive(Default)]
+struct Archive(Mutex<Vec<(ArchiveKey, Vec<u8>)>>);
+
+#[async_trait]
+impl ObjectArchive for Archive {
+    fn put(&self, key: &ArchiveKey, bytes: Vec<u8>, _secret: bool) {
+        self.0.lock().unwrap().push((key.clone(), bytes));
+    }
+
+    fn remove(&self, key: &ArchiveKey) {
+        self.0.lock().unwrap().retain(|(other, _)| other != key);
+    }
+
+    async fn get(&self, key: &ArchiveKey) -> Option<Vec<u8>> {
+        let kept = self.0.lock().unwrap();
+        kept.iter().rev().find(|(other, _)| other == key).map(|(_, bytes)| bytes.clone())
+    }
+}
+
+#[tokio::test]
+async fn an_object_is_followed_from_its_absence_on() {
+    let fake = Fake::start().await;
+    let store = ApiObjects::start(fake.client.clone(), None);
+    fake.whole("limit=500", 403, "{}");
+    fake.whole("limit=500", 200, &list(""));
+    let events = fake.open("watch=true", 200);
+    store.hold(&pod(), &BTreeSet::from([(ObjectKind::ConfigMap, "c".to_owned())]));
+    assert!(store.config_map("n", "c").await.unwrap().is_none());
+    let mut changes = store.changes();
+    events.unbounded_send(event("ADDED", &map(6, "1", ""))).unwrap();
+    timeout(LIMIT, changes.next()).await.unwrap();
+    assert_eq!(store.config_map("n", "c").await.unwrap().unwrap().data.as_ref().unwrap()["k"], "1");
+    events.unbounded_send(event("MODIFIED", &map(7, "2", ""))).unwrap();
+    timeout(LIMIT, changes.next()).await.unwrap();
+    assert_eq!(store.config_map("n", "c").await.unwrap().unwrap().data.as_ref().unwrap()["k"], "2");
+    let asked = fake.asked("configmaps", 3).await;
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    assert!(asked.iter().all(|one| one.contains("fieldSelector=metadata.name%3Dc")), "{asked:?}");
+    // Nobody holds it: the watch ends, and with it the connection's stream.
+    store.hold(&pod(), &BTreeSet::new());
+    assert!(!events.is_closed());
+}
+
+#[tokio::test]
+async fn what_is_immutable_is_read_once() {
+    let fake = Fake::start().await;
+    let store = ApiObjects::start(fake.client.clone(), None);
+    fake.whole("limit=500", 200, &list(&map(5, "1", r#","immutable":true"#)));
+    assert!(store.config_map("n", "c").await.unwrap().is_some());
+    assert!(store.config_map("n", "c").await.unwrap().is_some());
+    assert_eq!(fake.asked("configmaps", 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_and_an_archive_serves_while_the_server_is_away() {
+    let fake = Fake::start().await;
+    for _ in 0..4 {
+        fake.whole("secrets", 403, r#"{"message":"no relationship found"}"#);
+    }
+    let store = ApiObjects::start(fake.client.clone(), None);
+    let error = store.secret("n", "s").await.unwrap_err();
+    assert!(error.to_string().contains("no relationship found"), "{error}");
+
+    let archive = Arc::new(Archive::default());
+    let key = ArchiveKey { kind: "ConfigMap", namespace: "n".into(), name: "c".into() };
+    archive.put(&key, map(1, "kept", "").into_bytes(), false);
+    let store = ApiObjects::start(fake.client.clone(), Some(archive));
+    assert_eq!(store.config_map("n", "c").await.unwrap().unwrap().data.as_ref().unwrap()["k"], "kept");
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_once_while_fresh_and_served_while_the_server_is_away() {
+    let fake = Fake::start().await;
+    let store = ApiObjects::start(fake.client.clone(), None);
+    let answer = |token: &str, expires: &str| {
+        format!(r#"{{"spec":{{"audiences":[]}},"status":{{"token":"{token}","expirationTimestamp":"{expires}"}}}}"#)
+    };
+    let query = |audience: &str| TokenQuery {
+        service_account: "default".into(),
+        audience: audience.into(),
+        expiration_seconds: 3600,
+    };
+    fake.whole("POST", 201, &answer("t1", "2999-01-01T00:00:00Z"));
+    for _ in 0..2 {
+        assert_eq!(store.token(&pod(), &query("")).await.unwrap().token, "t1");
+    }
+    assert_eq!(fake.asked("serviceaccounts/default/token", 1).await.len(), 1);
+    // One that is expired already: asked for again each time, served when that fails.
+    fake.whole("POST", 201, &answer("old", "2001-01-01T00:00:00Z"));
+    assert_eq!(store.token(&pod(), &query("a")).await.unwrap().token, "old");
+    assert_eq!(store.token(&pod(), &query("a")).await.unwrap().token, "old");
+    fake.whole("POST", 403, "{}");
+    assert!(store.token(&pod(), &query("a")).await.is_err());
+}
+
+#[tokio::test]
+async fn services_are_the_namespaces_own_and_kubernetes() {
+    let fake = Fake::start().await;
+    let store = ApiObjects::start(fake.client.clone(), None);
+    let service =
+        |namespace: &str, name: &str| format!(r#"{{"metadata":{{"name":"{name}","namespace":"{namespace}"}}}}"#);
+    let all = [service("default", "kubernetes"), service("default", "x"), service("n", "db")].join(",");
+    fake.whole("limit=500", 200, &list(&all));
+    let _open = fake.open("watch=true", 200);
+    let names: Vec<String> =
+        store.services("n").await.unwrap().iter().map(|service| service.metadata.name.clone().unwrap()).collect();
+    assert_eq!(names, ["db", "kubernetes"]);
+}
