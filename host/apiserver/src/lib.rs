@@ -6,6 +6,9 @@ mod cluster;
 mod fake;
 mod objects;
 mod pods;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod real;
 mod reflector;
 mod requests;
 mod reviews;

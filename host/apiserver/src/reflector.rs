@@ -237,7 +237,14 @@ where
                 return hear(&mut events, followed, version, follower, true).await;
             }
             Ok(Heard::Bookmark { .. }) => {}
-            Err(error) => return Step::Failed(None, error),
+            Err(error @ ApiError::Busy { .. }) => return Step::Failed(None, error),
+            // A server over an etcd without progress notices (before 3.4.25) begins the watch and then says 500: a
+            // list is better than trying that for ever (client-go does so, too).
+            Err(error) => {
+                tracing::debug!(path = followed.path, %error, "no watch that begins with a list; lists instead");
+                requests.watch_list_refused();
+                return Step::Relist;
+            }
         }
     }
 }

@@ -126,7 +126,13 @@ impl ClusterApi for NodeApi {
     }
 
     async fn patch_pod_status(&self, pod: &PodId, patch: &Value) -> Result<v1::Pod, ApiError> {
-        self.patch(&format!("{}/status", pod_path(&pod.namespace, &pod.name)), patch).await
+        match self.patch(&format!("{}/status", pod_path(&pod.namespace, &pod.name)), patch).await {
+            // Another pod of the same name: a UID is told to be immutable, not to be in conflict.
+            Err(ApiError::Refused { code: 422, message }) if message.contains("metadata.uid") => {
+                Err(ApiError::Conflict { message, exists: false })
+            }
+            other => other,
+        }
     }
 
     async fn delete_pod(&self, pod: &PodId, grace_seconds: i64) -> Result<(), ApiError> {

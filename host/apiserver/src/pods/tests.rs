@@ -88,7 +88,8 @@ async fn a_watch_that_begins_with_a_list_and_mirrors_apart() {
 #[tokio::test]
 async fn lists_in_pages_where_nothing_better_is_offered_and_anew_after_410() {
     let fake = Fake::start().await;
-    fake.whole("sendInitialEvents", 422, r#"{"kind":"Status","reason":"Invalid","code":422}"#);
+    // What a server over an old etcd says, after it has accepted the watch.
+    fake.whole("sendInitialEvents", 200, &event("ERROR", r#"{"kind":"Status","reason":"InternalError","code":500}"#));
     fake.whole("limit=500", 200, &list(5, "more", &[pod("a", 1, "")]));
     fake.whole("continue=more", 200, &list(5, "", &[pod("b", 2, "")]));
     let events = fake.open("resourceVersion=5", 200);
