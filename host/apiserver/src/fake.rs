@@ -102,6 +102,6 @@ impl Fake {
         let found =
             |all: &Vec<String>| -> Vec<String> { all.iter().filter(|one| one.contains(what)).cloned().collect() };
         let mut asked = self.asked.subscribe();
-        found(&*asked.wait_for(|all| found(all).len() >= times).await.unwrap())
+        found(&asked.wait_for(|all| found(all).len() >= times).await.unwrap())
     }
 }

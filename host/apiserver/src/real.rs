@@ -73,7 +73,7 @@ async fn a_nodes_life_at_a_real_api_server() {
     let mut snapshots = pods.snapshots();
     timeout(LIMIT, snapshots.next()).await.unwrap().unwrap();
     assert!(pods.synced());
-    let spec = json!({"nodeName": NODE, "containers": [{"name": "c", "image": "i"}]});
+    let spec = json!({"nodeName": NODE, "serviceAccountName": "tester", "containers": [{"name": "c", "image": "i"}]});
     let made = api
         .create_pod(&from(json!({"metadata": {"generateName": "p-", "namespace": "default"}, "spec": spec})))
         .await
