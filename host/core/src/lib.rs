@@ -35,6 +35,7 @@ pub mod resources;
 pub mod restart;
 pub mod sandbox_config;
 pub mod security;
+pub mod services;
 pub mod status;
 pub mod support;
 #[cfg(test)]
