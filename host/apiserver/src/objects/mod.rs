@@ -19,7 +19,7 @@ use kube::Client;
 use longshore_core::pod::PodId;
 use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::objects::{
-    BoundClaim, ObjectError, ObjectStore, Token, TokenQuery, TrustBundleQuery,
+    BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery,
 };
 use longshore_core::volume::ObjectKind;
 use tokio::sync::watch;
@@ -134,6 +134,15 @@ impl ObjectStore for ApiObjects {
 
     async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
         self.inner.lookups.trust_bundles(query).await
+    }
+
+    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
+        Err(ObjectError {
+            kind: "PodCertificateRequest",
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: format!("of volume {:?}", query.volume),
+            message: "longshore does not ask for certificates of pods; remove the podCertificate source".to_owned(),
+        })
     }
 
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
