@@ -6,12 +6,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::draft::{self, Draft, Findings};
+use super::draft::{Draft, Findings};
 use super::known::UNSUPPORTED_FIELDS;
 use longshore_core::document::{Entry, Node, Value};
 
 use super::tree;
-use super::{Reserved, duration};
+use super::{Reserved, duration, values};
 use crate::names::nearest;
 
 /// Fields that have an effect here.
@@ -121,21 +121,21 @@ impl Reader<'_> {
             return;
         }
         match key {
-            "allowedUnsafeSysctls" => draft.allowed_unsafe_sysctls = self.texts(key, node, draft::sysctl),
-            "clusterDNS" => draft.cluster_dns = self.texts(key, node, draft::address),
-            "clusterDomain" => draft.cluster_domain = self.text(key, node, |text| draft::domain(&text)),
+            "allowedUnsafeSysctls" => draft.allowed_unsafe_sysctls = self.texts(key, node, values::sysctl),
+            "clusterDNS" => draft.cluster_dns = self.texts(key, node, values::address),
+            "clusterDomain" => draft.cluster_domain = self.text(key, node, |text| values::domain(&text)),
             "failCgroupV1" => draft.fail_cgroup_v1 = self.boolean(key, node),
             "failSwapOn" => draft.fail_swap_on = self.boolean(key, node),
             "fileCheckFrequency" => {
-                draft.file_check_frequency = self.duration(key, node, draft::file_check_frequency);
+                draft.file_check_frequency = self.duration(key, node, values::file_check_frequency);
             }
             "kubeReserved" => draft.kube_reserved = self.reserved(key, node),
-            "maxParallelImagePulls" => draft.max_parallel_pulls = self.whole(key, node, draft::max_parallel_pulls),
-            "maxPods" => draft.max_pods = self.whole(key, node, draft::max_pods),
+            "maxParallelImagePulls" => draft.max_parallel_pulls = self.whole(key, node, values::max_parallel_pulls),
+            "maxPods" => draft.max_pods = self.whole(key, node, values::max_pods),
             "podLogsDir" => draft.pod_logs_dir = self.text(key, node, absolute),
             "registerNode" => draft.register_node = self.boolean(key, node),
-            "registryBurst" => draft.pull_burst = self.whole(key, node, draft::pull_burst),
-            "registryPullQPS" => draft.pull_qps = self.whole(key, node, draft::pull_qps),
+            "registryBurst" => draft.pull_burst = self.whole(key, node, values::pull_burst),
+            "registryPullQPS" => draft.pull_qps = self.whole(key, node, values::pull_qps),
             "resolvConf" => draft.resolv_conf = self.text(key, node, |text| Ok(PathBuf::from(text))),
             "seccompDefault" => draft.seccomp_default = self.boolean(key, node),
             "serializeImagePulls" => draft.serialize_pulls = self.boolean(key, node),
@@ -153,7 +153,7 @@ impl Reader<'_> {
             let field = format!("crashLoopBackOff.{}", entry.key);
             match entry.key.as_str() {
                 "maxContainerRestartPeriod" => {
-                    draft.max_restart_delay = self.duration(&field, &entry.node, draft::max_restart_delay);
+                    draft.max_restart_delay = self.duration(&field, &entry.node, values::max_restart_delay);
                 }
                 key => self.unknown(&field, key, entry.at.line, &["maxContainerRestartPeriod"]),
             }
@@ -167,8 +167,8 @@ impl Reader<'_> {
                 continue;
             }
             match entry.key.as_str() {
-                "format" => draft.log_format = self.text(&field, &entry.node, |text| draft::log_format(&text)),
-                "verbosity" => draft.verbosity = self.whole(&field, &entry.node, draft::verbosity),
+                "format" => draft.log_format = self.text(&field, &entry.node, |text| values::log_format(&text)),
+                "verbosity" => draft.verbosity = self.whole(&field, &entry.node, values::verbosity),
                 "flushFrequency" | "vmodule" | "options" => {
                     self.unsupported.push(format!("{field} (line {})", entry.at.line));
                 }
@@ -287,7 +287,7 @@ impl Reader<'_> {
                 }
             };
             let place = self.place(entry.node.at.line, &field);
-            self.findings.note(&place, draft::reserve(&mut reserved, &entry.key, &text));
+            self.findings.note(&place, values::reserve(&mut reserved, &entry.key, &text));
         }
         Some(reserved)
     }

@@ -11,6 +11,7 @@ mod kubelet;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod values;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -244,7 +245,7 @@ impl Config {
         };
         let docker_endpoint = draft.docker_endpoint.or_else(|| {
             let host = docker_host.filter(|host| !host.is_empty())?;
-            findings.note("$DOCKER_HOST", draft::endpoint(&host))
+            findings.note("$DOCKER_HOST", values::endpoint(&host))
         });
         let reserved = [draft.system_reserved, draft.kube_reserved].into_iter().flatten();
         let reserved = reserved.fold(Reserved::default(), |sum, part| Reserved {
