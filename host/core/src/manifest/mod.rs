@@ -40,6 +40,8 @@ pub struct Origin {
 /// What a manifest holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parsed {
+    /// Documents that hold anything; none is not the same as an empty list.
+    pub documents: usize,
     /// Pods without errors, defaults applied.
     pub pods: Vec<Pod>,
     /// ConfigMaps without errors.
@@ -61,7 +63,10 @@ impl Parsed {
 pub fn parse(bytes: &[u8], origin: &Origin) -> Parsed {
     let mut reader = Reader { origin, parsed: Parsed::default(), left_out: 0, seen: BTreeSet::new() };
     match text::documents(bytes) {
-        Ok(documents) => documents.iter().for_each(|document| reader.document(document)),
+        Ok(documents) => {
+            reader.parsed.documents = documents.len();
+            documents.iter().for_each(|document| reader.document(document));
+        }
         Err(error) => reader.problem(error.at, error.message, false),
     }
     reader.finish()
