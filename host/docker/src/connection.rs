@@ -15,8 +15,9 @@ use bollard::{BollardRequest, ClientVersion};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, Uri};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use longshore_core::ports::runtime::RuntimeError;
 use serde::de::DeserializeOwned;
@@ -222,6 +223,46 @@ impl Connection {
         let request = self.get(&self.versioned(path).await?);
         match tokio::time::timeout(limit, self.receive(request)).await {
             Ok(response) => Ok(response?.into_body()),
+            Err(_) => Err(Fault::late(limit)),
+        }
+    }
+
+    /// Posts to a path (with query) below the version and takes the connection over; the limit is for the head of the
+    /// answer.
+    pub(crate) async fn hijack(&self, limit: Duration, path: &str, body: Bytes) -> Result<Upgraded, Fault> {
+        let path = self.versioned(path).await?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(&path)
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "tcp")
+            .header(CONTENT_TYPE, "application/json")
+            .body(bollard::body_full(body))
+            .map_err(|error| Fault::Nonsense(format!("{path} cannot be asked for: {error}")))?;
+        let answer = async {
+            let response =
+                exchange(&self.endpoint, request).await.map_err(|error| Fault::from_bollard(error, &self.name))?;
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                return hyper::upgrade::on(response).await.map_err(|error| Fault::broken(&error, &self.name));
+            }
+            let body = Limited::new(response.into_body(), 1 << 20).collect().await;
+            let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+            Err(Fault::answer(status.as_u16(), &String::from_utf8_lossy(&body)))
+        };
+        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(Fault::late(limit)))
+    }
+
+    /// Posts nothing to a path (with query) below the version.
+    pub(crate) async fn post(&self, limit: Duration, path: &str) -> Result<(), Fault> {
+        let path = self.versioned(path).await?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(&path)
+            .body(bollard::body_full(Bytes::new()))
+            .map_err(|error| Fault::Nonsense(format!("{path} cannot be asked for: {error}")));
+        match tokio::time::timeout(limit, self.receive(request)).await {
+            Ok(response) => response.map(|_| ()),
             Err(_) => Err(Fault::late(limit)),
         }
     }

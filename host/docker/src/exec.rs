@@ -130,7 +130,7 @@ impl Docker {
     }
 
     /// The exit code of an exec whose output has ended. Docker notes it a little later.
-    async fn exit_code(&self, exec: &str) -> Result<i32, Fault> {
+    pub(crate) async fn exit_code(&self, exec: &str) -> Result<i32, Fault> {
         let end = Instant::now() + CLEANUP;
         let mut pause = LOOKS.0;
         loop {

@@ -23,6 +23,7 @@ mod logs;
 mod names;
 mod observe;
 mod pause;
+mod streams;
 mod wire;
 
 pub use config::config_credentials;

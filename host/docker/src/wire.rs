@@ -77,6 +77,7 @@ pub(crate) struct State {
 pub(crate) struct Config {
     pub(crate) labels: Option<BTreeMap<String, String>>,
     pub(crate) tty: Option<bool>,
+    pub(crate) open_stdin: Option<bool>,
 }
 
 /// `NetworkSettings` of an inspect.

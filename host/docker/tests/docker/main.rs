@@ -10,5 +10,6 @@ mod faults;
 mod foreign;
 mod lifecycle;
 mod pulls;
+mod streams;
 mod watching;
 mod world;

@@ -1,0 +1,179 @@
+//! Streams of commands and containers over Docker's hijacked connections ([`ContainerStreams`]).
+//!
+//! It must not read anything into exit codes, and speaks no protocol of those who want the streams.
+
+mod pipe;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bollard::models::ExecConfig;
+use bytes::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use longshore_core::ports::runtime::RuntimeError;
+use longshore_core::ports::streams::{Attached, AttachedControl, ContainerStreams, StreamedExec, Wants};
+
+use crate::connection::{ASK, CALL};
+use crate::docker::Docker;
+use crate::fault::Fault;
+use crate::{names, observe, wire};
+use pipe::Guard;
+
+/// So many bytes of an output are held at most between Docker and a slow reader.
+const BUFFER: usize = 64 << 10;
+
+/// Whose streams they are.
+enum Of {
+    Exec(String),
+    Container(String),
+}
+
+struct Control {
+    docker: Docker,
+    of: Of,
+    _guard: Arc<Guard>,
+}
+
+impl Docker {
+    /// A look at a running or dead container or sandbox of ours.
+    async fn process(&self, id: &str, operation: &'static str) -> Result<wire::Inspect, RuntimeError> {
+        let absent = || RuntimeError::NotFound { what: format!("container {id}") };
+        if !names::is_container(id) {
+            return Err(absent());
+        }
+        let sort = |fault: Fault| if fault.is_absent() { absent() } else { fault.during(operation) };
+        let inspect: wire::Inspect =
+            self.connection().ask(CALL, &format!("/containers/{id}/json")).await.map_err(sort)?;
+        if observe::root_of(&inspect) != Some(self.root_id()) {
+            return Err(absent());
+        }
+        Ok(inspect)
+    }
+
+    fn parts(&self, upgraded: Upgraded, wants: Wants, terminal: bool, of: Of) -> Attached {
+        let (read, write) = tokio::io::split(TokioIo::new(upgraded));
+        let (guard, stdout, stderr) = if terminal && wants.stdout {
+            let guard = Guard::new(None);
+            let stdout = pipe::output(read, &guard);
+            (guard, Some(stdout), None)
+        } else {
+            let pipe = |wanted: bool| wanted.then(|| tokio::io::duplex(BUFFER)).unzip();
+            let (out_write, out_read) = pipe(wants.stdout);
+            let (err_write, err_read) = pipe(wants.stderr && !terminal);
+            let task = tokio::spawn(async move {
+                if let Err(error) = pipe::demultiplex(read, out_write, err_write).await {
+                    tracing::debug!(%error, "a stream of Docker's broke");
+                }
+            });
+            let guard = Guard::new(Some(task.abort_handle()));
+            let stdout = out_read.map(|read| pipe::output(read, &guard));
+            let stderr = err_read.map(|read| pipe::output(read, &guard));
+            (guard, stdout, stderr)
+        };
+        let stdin = if wants.stdin { Some(pipe::stdin(write, &guard)) } else { None };
+        Attached { stdin, stdout, stderr, control: Box::new(Control { docker: self.clone(), of, _guard: guard }) }
+    }
+}
+
+fn not_running(id: &str, operation: &'static str) -> RuntimeError {
+    RuntimeError::Failed { operation, message: format!("container {id} is not running") }
+}
+
+#[async_trait]
+impl ContainerStreams for Docker {
+    async fn exec_streams(&self, exec: &StreamedExec) -> Result<Attached, RuntimeError> {
+        const OPERATION: &str = "exec in container";
+        let (id, wants) = (exec.container_id.as_str(), exec.wants);
+        if !self.is_ours(id).await? {
+            return Err(RuntimeError::NotFound { what: format!("container {id}") });
+        }
+        let config = ExecConfig {
+            attach_stdin: Some(wants.stdin),
+            attach_stdout: Some(wants.stdout),
+            attach_stderr: Some(wants.stderr && !wants.tty),
+            tty: Some(wants.tty),
+            cmd: Some(exec.command.clone()),
+            ..Default::default()
+        };
+        let sort = |fault: Fault| match fault {
+            fault if fault.is_absent() => RuntimeError::NotFound { what: format!("container {id}") },
+            Fault::Answer { message, .. } if message.contains("is not running") => not_running(id, OPERATION),
+            other => other.during(OPERATION),
+        };
+        let made = self
+            .connection()
+            .call(CALL, |docker| {
+                let config = config.clone();
+                async move { docker.create_exec(id, config).await }
+            })
+            .await
+            .map_err(sort)?;
+        if !names::is_container(&made.id) {
+            return Err(RuntimeError::Failed {
+                operation: OPERATION,
+                message: "Docker made an exec without an ID".to_owned(),
+            });
+        }
+        let body = Bytes::from(serde_json::json!({"Detach": false, "Tty": wants.tty}).to_string());
+        let upgraded = self.connection().hijack(CALL, &format!("/exec/{}/start", made.id), body).await.map_err(sort)?;
+        Ok(self.parts(upgraded, wants, wants.tty, Of::Exec(made.id)))
+    }
+
+    async fn attach(&self, container_id: &str, wants: Wants) -> Result<Attached, RuntimeError> {
+        const OPERATION: &str = "attach to container";
+        let inspect = self.process(container_id, OPERATION).await?;
+        if !inspect.state.as_ref().and_then(|state| state.running).unwrap_or_default() {
+            return Err(not_running(container_id, OPERATION));
+        }
+        let config = inspect.config.unwrap_or_default();
+        let terminal = config.tty.unwrap_or_default();
+        if wants.stdin && !config.open_stdin.unwrap_or_default() {
+            return Err(RuntimeError::Failed {
+                operation: OPERATION,
+                message: format!("container {container_id} was made without stdin"),
+            });
+        }
+        let path = format!(
+            "/containers/{container_id}/attach?stream=true&logs=false&stdin={}&stdout={}&stderr={}",
+            wants.stdin,
+            wants.stdout,
+            wants.stderr && !terminal
+        );
+        let upgraded =
+            self.connection().hijack(CALL, &path, Bytes::new()).await.map_err(|fault| fault.during(OPERATION))?;
+        Ok(self.parts(upgraded, wants, terminal, Of::Container(container_id.to_owned())))
+    }
+
+    async fn process_id(&self, id: &str) -> Result<u32, RuntimeError> {
+        let state = self.process(id, "inspect container").await?.state.unwrap_or_default();
+        match state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0) {
+            Some(pid) if state.running.unwrap_or_default() => Ok(pid),
+            _ => Err(not_running(id, "inspect container")),
+        }
+    }
+}
+
+#[async_trait]
+impl AttachedControl for Control {
+    async fn resize(&self, width: u16, height: u16) -> Result<(), RuntimeError> {
+        let path = match &self.of {
+            Of::Exec(id) => format!("/exec/{id}/resize?h={height}&w={width}"),
+            Of::Container(id) => format!("/containers/{id}/resize?h={height}&w={width}"),
+        };
+        self.docker.connection().post(ASK, &path).await.map_err(|fault| fault.during("resize terminal"))
+    }
+
+    async fn exit_code(&self) -> Result<Option<i32>, RuntimeError> {
+        match &self.of {
+            Of::Exec(id) => {
+                self.docker.exit_code(id).await.map(Some).map_err(|fault| fault.during("exec in container"))
+            }
+            Of::Container(id) => {
+                let state = self.docker.process(id, "inspect container").await?.state.unwrap_or_default();
+                let ended = !state.running.unwrap_or_default();
+                Ok(state.exit_code.filter(|_| ended).map(|code| i32::try_from(code).unwrap_or(-1)))
+            }
+        }
+    }
+}

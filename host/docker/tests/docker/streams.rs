@@ -1,0 +1,98 @@
+//! Streams of commands and of containers.
+
+use std::time::Duration;
+
+use futures::{AsyncReadExt, AsyncWriteExt};
+use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError};
+use longshore_core::ports::streams::{Attached, ContainerStreams, StreamedExec, Wants};
+
+use crate::world::World;
+
+const ALL: Wants = Wants { stdin: true, stdout: true, stderr: true, tty: false };
+
+async fn start(world: &World, id: &str, wants: Wants, command: &[&str]) -> Attached {
+    let command = command.iter().map(|word| (*word).to_owned()).collect();
+    world.docker.exec_streams(&StreamedExec { container_id: id.to_owned(), command, wants }).await.unwrap()
+}
+
+async fn text(read: Option<longshore_core::ports::streams::Read>) -> String {
+    let mut bytes = Vec::new();
+    read.unwrap().read_to_end(&mut bytes).await.unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn streams_are_apart_and_codes_come_through() {
+    let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
+    let id = world.run(&sandbox, "app", &["sleep", "1000"]).await;
+    let own = Wants { stdin: false, ..ALL };
+    let it = start(&world, &id, own, &["sh", "-c", "echo out; echo err >&2; exit 7"]).await;
+    let (out, err) = tokio::join!(text(it.stdout), text(it.stderr));
+    assert_eq!((out.as_str(), err.as_str()), ("out\n", "err\n"));
+    assert_eq!(it.control.exit_code().await.unwrap(), Some(7));
+
+    let it = start(&world, &id, own, &["no-such-program"]).await;
+    let (out, err) = tokio::join!(text(it.stdout), text(it.stderr));
+    assert!((out + &err).contains("no-such-program"));
+    assert!(matches!(it.control.exit_code().await.unwrap(), Some(126 | 127)));
+
+    // No tail is lost, and a half-close ends the stdin while the output goes on.
+    let mut it = start(&world, &id, ALL, &["cat"]).await;
+    let mut stdin = it.stdin.take().unwrap();
+    let sent: Vec<u8> = (0..4_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let (copy, mut back) = (sent.clone(), Vec::new());
+    let mut stdout = it.stdout.take().unwrap();
+    tokio::join!(
+        async move {
+            stdin.write_all(&copy).await.unwrap();
+            stdin.close().await.unwrap();
+        },
+        async { stdout.read_to_end(&mut back).await.unwrap() }
+    );
+    assert!(back == sent);
+    assert_eq!(it.control.exit_code().await.unwrap(), Some(0));
+
+    // A terminal: its size, and everything in one stream.
+    let wants = Wants { stdin: true, stdout: true, stderr: false, tty: true };
+    let mut it = start(&world, &id, wants, &["sh", "-c", "read line; stty size; echo got $line"]).await;
+    it.control.resize(123, 45).await.unwrap();
+    let mut stdin = it.stdin.take().unwrap();
+    stdin.write_all(b"word\n").await.unwrap();
+    let said = text(it.stdout.take()).await;
+    assert!(said.contains("45 123") && said.contains("got word"), "{said}");
+    assert_eq!(it.control.exit_code().await.unwrap(), Some(0));
+
+    // Whoever leaves ends the stdin.
+    let it = start(&world, &id, ALL, &["sh", "-c", "cat >/dev/null; touch /tmp/ended"]).await;
+    drop(it);
+    crate::exec::until(&world, &id, &["test", "-e", "/tmp/ended"]).await;
+
+    assert!(world.docker.process_id(&id).await.unwrap() > 1);
+    world.docker.stop(&id, Duration::ZERO).await.unwrap();
+    let wants = own;
+    let exec = StreamedExec { container_id: id.clone(), command: vec!["true".to_owned()], wants };
+    assert!(
+        matches!(world.docker.exec_streams(&exec).await, Err(RuntimeError::Failed { message, .. }) if message.contains("is not running"))
+    );
+    assert!(world.docker.attach(&id, own).await.is_err());
+    assert!(world.docker.process_id(&id).await.is_err());
+    world.docker.remove(&id).await.unwrap();
+    assert!(matches!(world.docker.exec_streams(&exec).await, Err(RuntimeError::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn attachments_see_what_comes() {
+    let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
+    let id = world
+        .run(&sandbox, "app", &["sh", "-c", "while ! test -e /tmp/go; do sleep 0.05; done; echo late; exit 3"])
+        .await;
+    let wants = Wants { stdin: false, ..ALL };
+    assert!(world.docker.attach(&id, ALL).await.is_err(), "it has no stdin");
+    let it = world.docker.attach(&id, wants).await.unwrap();
+    assert_eq!(it.control.exit_code().await.unwrap(), None);
+    crate::exec::until(&world, &id, &["touch", "/tmp/go"]).await;
+    let (out, _err) = tokio::join!(text(it.stdout), text(it.stderr));
+    assert_eq!(out, "late\n");
+}
