@@ -16,3 +16,19 @@ wasmtime::component::bindgen!({
     exports: { default: async },
     with: { "longshore:dial/tcp.connection": crate::dial::Connection },
 });
+
+/// The world of sources; what it shares with probes is theirs.
+pub(crate) mod source {
+    wasmtime::component::bindgen!({
+        path: ["../../wit/types", "../../wit/log", "../../wit/clock", "../../wit/http", "../../wit/source"],
+        world: "longshore:source/source",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "longshore:types/core": crate::bindings::longshore::types::core,
+            "longshore:log/logger": crate::bindings::longshore::log::logger,
+            "longshore:clock/clock": crate::bindings::longshore::clock::clock,
+            "longshore:http/client": crate::bindings::longshore::http::client,
+        },
+    });
+}

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use longshore_core::ports::exec::ContainerExec;
 use tokio::time::timeout_at;
 use wasmtime::component::ResourceTable;
-use wasmtime::{StoreLimits, StoreLimitsBuilder};
+use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
 
 use crate::grants::{Capability, Denied, Grants};
 use crate::limits::{Limits, MAX_LINES, TABLE_ELEMENTS};
 use crate::log::Lines;
 use crate::meter::Meter;
 use crate::net::Address;
+use crate::net::web::Web;
 
 /// Where a call is aimed. The host fixes it.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,10 @@ pub(crate) struct Call {
     pub(crate) deadline: Instant,
     pub(crate) exec: Arc<dyn ContainerExec>,
     pub(crate) used: Used,
+    /// Where the call may send requests by URL; nowhere, unless granted.
+    pub(crate) web: Option<Arc<Web>>,
+    /// The most memory that the guest has had.
+    pub(crate) grown: usize,
     grants: Grants,
 }
 
@@ -86,8 +91,19 @@ impl Call {
             deadline: began + budget,
             exec,
             used: Used::default(),
+            web: None,
+            grown: 0,
             grants,
         }
+    }
+
+    /// Begins another call in a store that is warm, and hands out its meter.
+    pub(crate) fn renew(&mut self, budget: Duration) -> Arc<Meter> {
+        self.began = Instant::now();
+        self.deadline = self.began + budget;
+        self.used = Used::default();
+        self.meter = Arc::default();
+        Arc::clone(&self.meter)
     }
 
     /// Whether the plugin has a capability.
@@ -114,6 +130,33 @@ impl Call {
     pub(crate) fn may_log(&mut self) -> bool {
         self.used.lines = self.used.lines.saturating_add(1);
         self.used.lines <= MAX_LINES
+    }
+}
+
+/// Bounds of memory, and a look at how much it became.
+impl ResourceLimiter for Call {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let may = self.memory.memory_growing(current, desired, maximum)?;
+        if may {
+            self.grown = self.grown.max(desired);
+        }
+        Ok(may)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.memory.table_growing(current, desired, maximum)
+    }
+
+    fn instances(&self) -> usize {
+        self.memory.instances()
+    }
+
+    fn tables(&self) -> usize {
+        self.memory.tables()
+    }
+
+    fn memories(&self) -> usize {
+        self.memory.memories()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::limits::{MAX_MEMORY, PLACES, TABLE_ELEMENTS};
+use crate::limits::{MAX_MEMORY, PLACES, SOURCES, TABLE_ELEMENTS};
 use crate::meter::Ticker;
 
 /// Why there is no engine: the node's to mend, or ours.
@@ -64,7 +64,7 @@ fn config(pooling: bool) -> Config {
 }
 
 fn pool() -> PoolingAllocationConfig {
-    let places = PLACES as u32;
+    let places = PLACES as u32 + SOURCES as u32;
     let mut pool = PoolingAllocationConfig::default();
     // wit-component makes up to four core instances and two tables of one guest.
     pool.total_component_instances(places)

@@ -2,6 +2,7 @@
 //! It must not decide when a probe is due or what its outcome does to a pod, and nobody else may name wasmtime.
 
 mod bindings;
+mod built_in;
 mod cache;
 mod call;
 mod clock;
@@ -15,8 +16,10 @@ mod log;
 mod meter;
 mod net;
 mod probe;
+mod source;
 
 pub use engine::EngineError;
 pub use grants::Grants;
 pub use limits::Limits;
 pub use probe::{BUILT_IN_PROBES, LoadError, ProbeHost, ProbeStatistics};
+pub use source::{PluginSource, SourceHost, SourceOptions, SourceStatistics, UrlSource};

@@ -24,6 +24,9 @@ pub(crate) const MAX_MEMORY: usize = 64 << 20;
 /// Calls at once; more wait for their turn, which is not charged to their budget.
 pub(crate) const PLACES: usize = 128;
 
+/// Sources at once: each keeps a place, beside those of calls.
+pub(crate) const SOURCES: usize = 8;
+
 /// Elements of a guest's tables.
 pub(crate) const TABLE_ELEMENTS: usize = 20_000;
 
@@ -84,3 +87,25 @@ pub(crate) const MAX_LINES: u32 = 16;
 pub(crate) const LINE_BURST: u32 = 32;
 /// … and one more after each such time.
 pub(crate) const LINE_EVERY: Duration = Duration::from_millis(500);
+
+/// Bytes of an answer's body that a source may ask for, and of one manifest (`pkg/kubelet/config/file.go`, `maxConfigLength`).
+pub(crate) const MAX_MANIFEST: usize = 10 << 20;
+/// Bytes that a source may hand to the host in one answer.
+pub(crate) const SOURCE_BYTES: usize = 24 << 20;
+/// Manifests of one source.
+pub(crate) const MAX_ENTRIES: usize = 1000;
+/// Bytes of a manifest's key.
+pub(crate) const MAX_KEY: usize = 253;
+/// Bytes of a source's cursor.
+pub(crate) const MAX_CURSOR: usize = 64 << 10;
+/// Polls after which a source gets a new instance …
+pub(crate) const RECYCLE_POLLS: u32 = 100;
+/// … and bytes of memory after which it does.
+pub(crate) const RECYCLE_MEMORY: usize = 8 << 20;
+/// The longest that a source is left alone: after faults, or because it asks for it.
+pub(crate) const MAX_SOURCE_WAIT: Duration = Duration::from_secs(300);
+
+impl Limits {
+    /// What a source's poll may use: a manifest of the greatest size is copied and hashed in it, in the end.
+    pub const SOURCE: Self = Self { memory: MAX_MEMORY, cpu: Duration::from_secs(5) };
+}

@@ -1,6 +1,7 @@
 //! `longshore:http`: one request, one answer. It must not follow redirects, keep connections, or let a guest choose the host.
 
 mod exchange;
+mod fetcher;
 mod request;
 
 use crate::bindings::longshore::http::client::{Host, HttpError, Phase, Protocol, Request, Response, Scheme};

@@ -1,6 +1,7 @@
 //! Connections of the host to targets, for `longshore:dial` and `longshore:http`. It must not choose a target: that is the call's.
 
 pub(crate) mod tls;
+pub(crate) mod web;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
 //! `longshore:probe`: the plugins that probe, by name, and the port that the rest of the house sees. It must not know
 //! what any of them probes.
 
-mod outcome;
+pub(crate) mod outcome;
 mod plugin;
 
 use std::collections::BTreeMap;
@@ -17,11 +17,13 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::bindings::Probe;
+use crate::built_in;
 use crate::cache::Cache;
 use crate::call::{Aim, Call, address};
 use crate::engine::{EngineError, PluginEngine};
 use crate::grants::Grants;
 use crate::limits::{Limits, MAX_CONFIG, PLACES, VALIDATE_BUDGET};
+use crate::source::SourceHost;
 use plugin::Plugin;
 
 pub use plugin::ProbeStatistics;
@@ -29,13 +31,6 @@ pub use plugin::ProbeStatistics;
 /// The names of the built-in plugins.
 pub const BUILT_IN_PROBES: [&str; 4] = ["exec", "tcp", "http", "grpc"];
 
-struct BuiltIn {
-    name: &'static str,
-    wasm: &'static [u8],
-    sha256: [u8; 32],
-}
-
-static BUILT_IN: [BuiltIn; 4] = include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 
 /// Why a plugin was not loaded. Whatever had its name before is still there.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +44,17 @@ pub enum LoadError {
         /// Name of the plugin.
         name: String,
         /// What wasmtime said.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// It is a component, but not one of world `longshore:source/source@0.1`. The plugin's author's to mend.
+    #[error(
+        "plugin {name:?} is no source: it must export longshore:source/provider@0.1.0, and import nothing but longshore:*"
+    )]
+    NotASource {
+        /// Name of the plugin.
+        name: String,
+        /// What is missing.
         #[source]
         source: wasmtime::Error,
     },
@@ -67,9 +73,9 @@ pub enum LoadError {
 
 /// The probe plugins of this node.
 pub struct ProbeHost {
-    engine: PluginEngine,
+    engine: Arc<PluginEngine>,
     linker: Linker<Call>,
-    cache: Cache,
+    cache: Arc<Cache>,
     exec: Arc<dyn ContainerExec>,
     plugins: RwLock<BTreeMap<String, Arc<Plugin>>>,
     places: Semaphore,
@@ -83,23 +89,31 @@ impl ProbeHost {
     /// # Errors
     /// When the engine does not start, or a built-in plugin does not load.
     pub fn new(exec: Arc<dyn ContainerExec>, cache: &Path) -> Result<Self, LoadError> {
-        let engine = PluginEngine::start()?;
+        let engine = Arc::new(PluginEngine::start()?);
         let mut linker = Linker::new(&engine.engine);
         Probe::add_to_linker::<Call, HasSelf<Call>>(&mut linker, |call| call)
             .map_err(|error| LoadError::Engine(EngineError::Engine(error)))?;
         let host = Self {
             engine,
             linker,
-            cache: Cache::open(cache),
+            cache: Arc::new(Cache::open(cache)),
             exec,
             plugins: RwLock::default(),
             places: Semaphore::new(PLACES),
         };
-        for built_in in &BUILT_IN {
-            let grants = Grants::of_built_in(built_in.name);
-            host.load(built_in.name, built_in.wasm, built_in.sha256, grants, Limits::default())?;
+        for name in BUILT_IN_PROBES {
+            let guest = built_in::guest(&format!("{name}-probe"));
+            host.load(name, guest.wasm, guest.sha256, Grants::of_built_in(name), Limits::default())?;
         }
         Ok(host)
+    }
+
+    /// The host of source plugins, on the same engine and cache.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub fn sources(&self) -> Result<SourceHost, LoadError> {
+        SourceHost::new(Arc::clone(&self.engine), Arc::clone(&self.cache), Arc::clone(&self.exec))
     }
 
     /// Loads a plugin under a name. One that had the name before serves until this one can, and finishes what it has begun.

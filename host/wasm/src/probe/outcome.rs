@@ -11,7 +11,7 @@ use crate::limits::{Limits, MAX_ANSWER, MAX_ATTRS, MAX_MESSAGE};
 
 /// What a plugin did wrong. Never a verdict on its target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[error("it ran for more than {} ms on the CPU without coming to an end", .0.as_millis())]
     Cpu(Duration),
     #[error("it wanted more than {} KiB of memory", .0 / 1024)]
@@ -26,7 +26,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// What wasmtime says, in words for people.
-    pub(super) fn of(error: &wasmtime::Error, limits: Limits) -> Self {
+    pub(crate) fn of(error: &wasmtime::Error, limits: Limits) -> Self {
         let root = error.root_cause().to_string();
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => Self::Cpu(limits.cpu),
@@ -68,7 +68,7 @@ pub(super) fn of_answer(answer: Result<Report, PluginError>) -> Result<ProbeOutc
 }
 
 /// The part of a message that is kept.
-pub(super) fn cut(mut message: String) -> String {
+pub(crate) fn cut(mut message: String) -> String {
     if message.len() > MAX_MESSAGE {
         let mut end = MAX_MESSAGE;
         while !message.is_char_boundary(end) {
