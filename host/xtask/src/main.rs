@@ -1,8 +1,9 @@
-//! What developers run: `cargo xtask demo | test | bench | plugins | vm`. Owns set-up, so that nobody needs a
+//! What developers run: `cargo xtask demo | test | cluster | bench | plugins | vm`. Owns set-up, so that nobody needs a
 //! second command. Must not depend on any room of the host: it builds and runs them as a user would.
 
 mod apt;
 mod bench;
+mod cluster;
 mod demo;
 mod docker;
 mod guests;
@@ -41,6 +42,8 @@ enum Task {
     Test(test::Test),
     /// Open the emulated machine with systemd, cgroup v2 and AppArmor for a person.
     Vm(vm::Vm),
+    /// Start a Kubernetes control plane and a node, until Ctrl-C or a command's end.
+    Cluster(cluster::Cluster),
     /// Run a command with a private Docker, registry and images, all gone when it ends.
     World(world::Open),
     /// Take figures, against a baseline of the same run.
@@ -71,6 +74,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Test(args) => test::run(&place, args)?,
         Task::Bench(args) => bench::run(&place, args)?,
         Task::Vm(args) => vm::open(&place, args)?,
+        Task::Cluster(args) => return cluster::run(&place, args),
         Task::World(args) => world::open(&place, args)?,
         Task::Inside(args) => {
             let code = world::inside(args)?;

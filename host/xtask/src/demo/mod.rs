@@ -122,7 +122,11 @@ pub(crate) fn run(place: &Place, args: &Demo) -> Result<bool> {
     Ok(true)
 }
 
-fn build(place: &Place, debug: bool) -> Result<()> {
+/// Builds the plugins and the agent.
+///
+/// # Errors
+/// When something does not compile.
+pub(crate) fn build(place: &Place, debug: bool) -> Result<()> {
     say!("building the plugins");
     guests::build(&place.root)?;
     say!("building longshore{}", if debug { "" } else { " (release; the first time takes some minutes)" });

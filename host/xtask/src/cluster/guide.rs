@@ -1,0 +1,66 @@
+//! What a person is told of the cluster that runs. Must not start anything.
+
+use std::path::PathBuf;
+
+use crate::say;
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub(crate) struct Guide {
+    /// kubectl of the cluster's version.
+    pub kubectl: PathBuf,
+    /// The administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// What another node joins with.
+    pub bootstrap: PathBuf,
+    /// Docker's address.
+    pub docker: String,
+    /// The folder of all logs.
+    pub logs: PathBuf,
+    /// The cluster's folder.
+    pub folder: PathBuf,
+    /// Whether there is a node.
+    pub node: bool,
+}
+
+/// Prints it.
+pub(crate) fn print(guide: &Guide) {
+    let folder = guide.kubectl.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
+    say!("");
+    say!("export KUBECONFIG={}", guide.kubeconfig.display());
+    say!("export PATH={folder}:$PATH   # kubectl of this version");
+    say!("export DOCKER_HOST={}", guide.docker);
+    say!("");
+    if guide.node {
+        say!("Try, for instance:");
+        for line in [
+            "kubectl get nodes -o wide",
+            "kubectl create deployment web --image=longshore.dev/example:1 --replicas=3 -- httpd -f -p 8080 -h /www",
+            "kubectl get pods -o wide --watch",
+            "kubectl scale deployment web --replicas=10",
+            "kubectl set image deployment web example=longshore.dev/busybox:1",
+            "kubectl rollout undo deployment web",
+            "kubectl logs deployment/web",
+            "kubectl exec -it deployment/web -- sh",
+            "kubectl get events --sort-by=.lastTimestamp",
+            "kubectl describe node node-1",
+        ] {
+            say!("  {line}");
+        }
+        say!("");
+        say!("  static pods      {}", guide.folder.join("manifests").display());
+        say!("  the node's state {}", guide.folder.join("node").display());
+    } else {
+        say!("Let a node join:");
+        say!(
+            "  longshore run --bootstrap-kubeconfig {} --kubeconfig FILE --root-dir FOLDER",
+            guide.bootstrap.display()
+        );
+        say!("");
+    }
+    say!("  another node     --bootstrap-kubeconfig {}", guide.bootstrap.display());
+    say!("  logs             {}", guide.logs.display());
+    say!("  requests of nodes, one a line: {}", guide.folder.join("audit.log").display());
+    say!("");
+    say!("Ctrl-C ends it and removes all of it.");
+}
