@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
+use longshore_core::cluster::node_status::NodeImage;
 use longshore_core::container::{ContainerConfig, SandboxConfig};
 use longshore_core::labels;
 use longshore_core::node::CgroupDriver;
@@ -177,6 +178,10 @@ impl ContainerRuntime for FakeRuntime {
             cpus: 4,
             memory: 8 << 30,
         })
+    }
+
+    async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {
+        Ok(Vec::new())
     }
 
     async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {

@@ -19,6 +19,7 @@ use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
 use longshore_docker::{Docker, DockerOptions};
 use longshore_filesystem::{CgroupOptions, Files, ManifestFolder, Memory, lock_root, root_id};
 use longshore_reconcile::events::EventRing;
+use longshore_reconcile::health::Health;
 use longshore_reconcile::node::{self, NodeCredentials, Options, Ports};
 use longshore_reconcile::orphan::from_stored;
 use longshore_reconcile::views::Views;
@@ -90,7 +91,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     });
     notify::ready("waiting for Docker");
     let stop = tasks.stop_token();
-    let world = World { config, id, docker, views, events, state, beats };
+    let world = World { config, id, docker, views, events, health: Arc::default(), state, beats };
     tasks.spawn("the node", async move { world.run(stop).await });
     tasks.supervise(notify::stopping).await
 }
@@ -105,6 +106,7 @@ struct World {
     docker: Docker,
     views: Arc<Views>,
     events: Arc<EventRing>,
+    health: Arc<Health>,
     state: Arc<AgentState>,
     beats: watch::Sender<u64>,
 }
@@ -133,7 +135,9 @@ impl World {
             heartbeat: self.beats,
             ..Options::default()
         };
-        let docker = DockerWatch { docker: self.docker.clone(), state: self.state.clone(), status };
+        let docker =
+            DockerWatch { docker: self.docker.clone(), state: self.state.clone(), health: self.health.clone(), status };
+        self.health.runtime(Ok(()));
         // Cancel safe: a look at Docker that is dropped changes nothing.
         tokio::select! {
             () = node::run(ports, facts, options, stop) => Ok(()),
@@ -198,6 +202,7 @@ impl World {
             sources: vec![folder],
             events: self.events.clone(),
             views: self.views.clone(),
+            health: self.health.clone(),
         })
     }
 }
@@ -206,6 +211,7 @@ impl World {
 struct DockerWatch {
     docker: Docker,
     state: Arc<AgentState>,
+    health: Arc<Health>,
     status: String,
 }
 
@@ -215,6 +221,7 @@ impl DockerWatch {
             tokio::time::sleep(DOCKER_LOOK).await;
             // The cheapest question there is: what exists of a pod that does not.
             let error = self.docker.list_pod("none").await.err().map(|error| error.to_string());
+            self.health.runtime(error.clone().map_or(Ok(()), Err));
             let before = self.state.info().docker.error;
             match (&before, &error) {
                 (None, Some(error)) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use longshore_core::cluster::node_status::NodeImage;
 use longshore_core::container::{ContainerConfig, SandboxConfig};
 use longshore_core::observed::Observation;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
@@ -173,6 +174,10 @@ impl ContainerRuntime for Docker {
 
     async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError> {
         self.find_image(reference).await
+    }
+
+    async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {
+        self.all_images().await
     }
 
     async fn pull(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bollard::auth::DockerCredentials;
 use bollard::query_parameters::{CreateImageOptionsBuilder, ImportImageOptionsBuilder};
 use futures::StreamExt;
+use longshore_core::cluster::node_status::NodeImage;
 use longshore_core::credentials::{ImageName, parse_image};
 use longshore_core::ports::runtime::{Image, PullError, PullProgress, RegistryCredentials, RuntimeError};
 use tokio::time::Instant;
@@ -39,6 +40,20 @@ impl Docker {
             Err(fault) if fault.is_absent() => Ok(None),
             Err(fault) => Err(fault.during("inspect image")),
         }
+    }
+
+    /// All images, with the names that they go by.
+    pub(crate) async fn all_images(&self) -> Result<Vec<NodeImage>, RuntimeError> {
+        let listed: Vec<wire::ImageSummary> =
+            self.connection().ask(CALL, "/images/json").await.map_err(|fault| fault.during("list images"))?;
+        let image = |summary: wire::ImageSummary| {
+            let names = summary.repo_digests.into_iter().flatten().chain(summary.repo_tags.into_iter().flatten());
+            NodeImage {
+                names: names.filter(|name| !name.starts_with("<none>")).collect(),
+                size: summary.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+            }
+        };
+        Ok(listed.into_iter().map(image).collect())
     }
 
     pub(crate) async fn fetch_image(

@@ -107,6 +107,15 @@ pub(crate) struct Image {
     pub(crate) config: Option<ImageConfig>,
 }
 
+/// One of `GET /images/json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct ImageSummary {
+    pub(crate) repo_tags: Option<Vec<String>>,
+    pub(crate) repo_digests: Option<Vec<String>>,
+    pub(crate) size: Option<i64>,
+}
+
 /// `Config` of an image.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

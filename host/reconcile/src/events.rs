@@ -48,6 +48,16 @@ impl EventRing {
 
 impl EventSink for EventRing {
     fn record(&self, pod: &PodId, container: Option<&str>, kind: EventType, reason: &str, message: &str) {
+        self.put(Some(pod), container, kind, reason, message);
+    }
+
+    fn record_node(&self, kind: EventType, reason: &str, message: &str) {
+        self.put(None, None, kind, reason, message);
+    }
+}
+
+impl EventRing {
+    fn put(&self, pod: Option<&PodId>, container: Option<&str>, kind: EventType, reason: &str, message: &str) {
         let now = Timestamp::now();
         let mut end = message.len().min(MESSAGE_LIMIT);
         while !message.is_char_boundary(end) {
@@ -56,7 +66,7 @@ impl EventSink for EventRing {
         let message = &message[..end];
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |event: &Event| {
-            event.pod.as_ref() == Some(pod)
+            event.pod.as_ref() == pod
                 && event.container.as_deref() == container
                 && event.reason == reason
                 && event.message == message
@@ -64,7 +74,7 @@ impl EventSink for EventRing {
         let event = match events.iter().position(same).and_then(|index| events.remove(index)) {
             Some(known) => Event { at: now, count: known.count.saturating_add(1), ..known },
             None => Event {
-                pod: Some(pod.clone()),
+                pod: pod.cloned(),
                 container: container.map(str::to_owned),
                 kind,
                 reason: reason.to_owned(),

@@ -4,7 +4,9 @@
 
 mod apply;
 mod background;
+pub mod cluster;
 pub mod events;
+pub mod health;
 mod inbox;
 mod limits;
 pub mod node;

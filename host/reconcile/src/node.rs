@@ -2,7 +2,7 @@
 //!
 //! Owns the set of workers. What a pod needs is decided in core and done by its worker; nothing here acts on one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::EventRing;
+use crate::health::Health;
 use crate::inbox::Inbox;
 use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
-use crate::views::Views;
+use crate::views::{StaticPod, Views};
 use crate::worker::{self, Start};
 
 /// Looks up a registry's credentials in the node's own configuration, by image reference.
@@ -54,6 +55,8 @@ pub struct Ports {
     pub events: Arc<EventRing>,
     /// Where pods' states go.
     pub views: Arc<Views>,
+    /// Where it goes whether pods can be run.
+    pub health: Arc<Health>,
 }
 
 /// How the loops are set up.
@@ -149,6 +152,9 @@ struct Node {
     found: HashMap<String, ObservedPod>,
     /// Records found on the disk at start, until a worker takes them.
     stored: HashMap<String, StoredPod>,
+    /// Pods that were to be deleted and of which nothing is left, though their source still has them: the API server
+    /// is yet to be told.
+    finished: HashSet<String>,
 }
 
 /// Waits for something that has a time limit of its own, and lets the watchdog know meanwhile that nothing hangs.
@@ -188,6 +194,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         stop: stop.clone(),
         found: HashMap::new(),
         stored: HashMap::new(),
+        finished: HashSet::new(),
     };
     // Cancel safety: dropped between two awaits it has started nothing but idempotent looks at the runtime.
     tokio::select! {
@@ -307,7 +314,9 @@ impl Node {
                 }
             }
         }
-        let wanted: Vec<Pod> = self.desired.pods.values().cloned().collect();
+        self.finished.retain(|uid| self.desired.pods.contains_key(uid));
+        let wanted = self.desired.pods.values().filter(|pod| !self.finished.contains(&pod.id.uid));
+        let wanted: Vec<Pod> = wanted.cloned().collect();
         for pod in wanted {
             match self.workers.get_mut(&pod.id.uid) {
                 Some(running) if running.ending => {}
@@ -328,6 +337,14 @@ impl Node {
                     }
                 }
             }
+        }
+        self.shared.ports.health.synced(self.desired.complete);
+        if self.desired.complete {
+            let others = self.workers.values().filter(|running| running.pod.source != Source::Api);
+            let mut pods: Vec<StaticPod> =
+                others.map(|running| StaticPod { pod: running.pod.clone(), ending: running.ending }).collect();
+            pods.sort_by(|a, b| a.pod.id.cmp(&b.pod.id));
+            self.shared.ports.views.set_static_pods(pods);
         }
     }
 
@@ -355,7 +372,11 @@ impl Node {
             Err(error) => (error.id(), Some(error)),
         };
         let Some(uid) = self.owners.remove(&task) else { return };
-        self.workers.remove(&uid);
+        let ended = self.workers.remove(&uid);
+        let deleted = ended.is_some_and(|running| running.ending || running.pod.deletion.is_some());
+        if deleted && failed.is_none() && self.desired.pods.get(&uid).is_some_and(|pod| pod.deletion.is_some()) {
+            self.finished.insert(uid.clone());
+        }
         self.shared.probes.forget(&uid);
         self.shared.active().remove(&uid);
         self.shared.ports.views.remove(&uid);

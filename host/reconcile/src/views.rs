@@ -6,9 +6,19 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::view::{PodView, ProbeView};
 use tokio::sync::watch;
+
+/// A pod of another source than the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticPod {
+    /// The pod.
+    pub pod: Pod,
+    /// Whether it is on its way out.
+    pub ending: bool,
+}
 
 /// The published state of the node's pods.
 #[derive(Debug)]
@@ -16,6 +26,9 @@ pub struct Views {
     pods: Mutex<BTreeMap<String, Arc<PodView>>>,
     probes: Mutex<BTreeMap<String, Vec<ProbeView>>>,
     problems: Mutex<BTreeMap<String, Vec<SourceProblem>>>,
+    /// Pods of the API server of which nothing is left here, until the API server knows.
+    ended: Mutex<BTreeMap<String, Arc<PodView>>>,
+    statics: watch::Sender<Option<Vec<StaticPod>>>,
     version: watch::Sender<u64>,
 }
 
@@ -25,6 +38,8 @@ impl Default for Views {
             pods: Mutex::default(),
             probes: Mutex::default(),
             problems: Mutex::default(),
+            ended: Mutex::default(),
+            statics: watch::channel(None).0,
             version: watch::channel(0).0,
         }
     }
@@ -68,16 +83,45 @@ impl Views {
         if pods.get(&view.id.uid).is_some_and(|known| **known == view) {
             return;
         }
-        pods.insert(view.id.uid.clone(), Arc::new(view));
+        let uid = view.id.uid.clone();
+        pods.insert(uid.clone(), Arc::new(view));
         drop(pods);
+        lock(&self.ended).remove(&uid);
         self.version.send_modify(|version| *version += 1);
     }
 
     /// Takes a pod that is gone off the list.
     pub fn remove(&self, uid: &str) {
-        if lock(&self.pods).remove(uid).is_some() {
-            self.version.send_modify(|version| *version += 1);
+        let Some(view) = lock(&self.pods).remove(uid) else { return };
+        if view.source == Source::Api {
+            lock(&self.ended).insert(uid.to_owned(), view);
         }
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Pods of the API server of which nothing is left here: their last state.
+    pub fn ended(&self) -> Vec<Arc<PodView>> {
+        lock(&self.ended).values().cloned().collect()
+    }
+
+    /// The API server knows that the pod ended.
+    pub fn forget_ended(&self, uid: &str) {
+        lock(&self.ended).remove(uid);
+    }
+
+    /// The pods of other sources than the API server; `None` until every source has spoken.
+    pub fn static_pods(&self) -> watch::Receiver<Option<Vec<StaticPod>>> {
+        self.statics.subscribe()
+    }
+
+    pub(crate) fn set_static_pods(&self, pods: Vec<StaticPod>) {
+        self.statics.send_if_modified(|known| match known {
+            Some(known) if *known == pods => false,
+            _ => {
+                *known = Some(pods);
+                true
+            }
+        });
     }
 
     /// Publishes what a probe last found.

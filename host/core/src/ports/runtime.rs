@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::exec::ContainerExec;
 use crate::container::{ContainerConfig, SandboxConfig};
+use crate::cluster::node_status::NodeImage;
 use crate::node::CgroupDriver;
 use crate::observed::Observation;
 use crate::pod::PodId;
@@ -235,6 +236,9 @@ pub trait ContainerRuntime: ContainerExec {
 
     /// The image of that name or ID; `None` when it is absent.
     async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError>;
+
+    /// All images that are present.
+    async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError>;
 
     /// Fetches an image. Without credentials the daemon's anonymous access is used.
     async fn pull(

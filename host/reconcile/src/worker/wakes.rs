@@ -15,8 +15,12 @@ impl Worker {
     /// Merges what woke the worker into what it knows.
     pub(super) async fn take_in(&mut self, wakes: Wakes) {
         if let Some(desired) = wakes.desired {
-            let deletion = self.pod.deletion.or(desired.deletion);
-            self.pod = Pod { deletion, ..desired };
+            let before = self.pod.deletion;
+            self.pod = Pod { deletion: before.or(desired.deletion), ..desired };
+            // A second deletion may only ask for less grace.
+            if let (Some(now), Some(before)) = (&mut self.pod.deletion, before.and(desired.deletion)) {
+                now.grace_seconds = now.grace_seconds.min(before.grace_seconds);
+            }
             self.checked = None;
             self.refresh = true;
         }

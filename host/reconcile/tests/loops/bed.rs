@@ -50,6 +50,7 @@ impl Bed {
             sources: vec![source.clone()],
             events: events.clone(),
             views: views.clone(),
+            health: Arc::default(),
         };
         let crash_loop =
             Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };

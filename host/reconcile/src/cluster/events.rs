@@ -1,0 +1,143 @@
+//! Events on their way to the API server. Bounded: what does not fit is dropped, and no status waits for it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use longshore_core::cluster::correlate::{Correlator, Sending};
+use longshore_core::event::{Event, EventType};
+use longshore_core::ports::cluster::ApiError;
+use serde_json::json;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+
+use super::{Cluster, Patience};
+
+/// Events that wait at most.
+const QUEUE: usize = 1000;
+/// Tries of one event, as client-go's.
+const TRIES: u32 = 12;
+/// The component that events come from: clients and tests select by the kubelet's name.
+const COMPONENT: &str = "kubelet";
+
+/// Carries events to the API server for ever.
+pub(super) async fn run(cluster: &Cluster) {
+    let mut news = cluster.events.subscribe();
+    let mut correlator = Correlator::default();
+    let mut queue: VecDeque<Event> = VecDeque::new();
+    loop {
+        if queue.is_empty() {
+            match news.recv().await {
+                Ok(event) => queue.push_back(event),
+                Err(RecvError::Lagged(missed)) => tracing::debug!(missed, "events were not sent: too many at once"),
+                Err(RecvError::Closed) => return std::future::pending().await,
+            }
+        }
+        // Nothing is sent while there is no API server; what waits longest is dropped first.
+        if let Some(event) = queue.pop_front() {
+            send(cluster, &mut correlator, event).await;
+        }
+        loop {
+            match news.try_recv() {
+                Ok(event) if queue.len() < QUEUE => queue.push_back(event),
+                Ok(_) | Err(TryRecvError::Lagged(_)) => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+async fn send(cluster: &Cluster, correlator: &mut Correlator, event: Event) {
+    let Some(sending) = correlator.take(&event, Timestamp::now()) else { return };
+    let mut patience = Patience::new(Duration::from_secs(10));
+    let mut sending = sending;
+    for _ in 0..TRIES {
+        let result = match &sending {
+            Sending::Create { key, message } => {
+                let object = object(cluster, &event, message);
+                cluster.api.create_event(&object).await.map(|_| {
+                    let ObjectMeta { namespace, name, .. } = object.metadata;
+                    correlator.created(key, &namespace.unwrap_or_default(), &name.unwrap_or_default());
+                })
+            }
+            Sending::Patch { name, count, message, .. } => {
+                let patch = json!({"count": count, "message": message, "lastTimestamp": Time(event.at)});
+                cluster.api.patch_event(&name.0, &name.1, &patch).await.map(|_| ())
+            }
+        };
+        match result {
+            Ok(()) => return,
+            Err(ApiError::NotFound { .. }) if matches!(sending, Sending::Patch { .. }) => {
+                if let Sending::Patch { key, message, .. } = sending {
+                    correlator.gone(&key);
+                    sending = Sending::Create { key, message };
+                }
+            }
+            Err(error) if error.is_passing() => tokio::time::sleep(patience.after(&error)).await,
+            Err(error) => {
+                // A namespace that ends takes no new events, for one.
+                tracing::debug!(reason = event.reason, "an event was not taken: {error}");
+                return;
+            }
+        }
+    }
+    tracing::debug!(reason = event.reason, "an event was dropped: the API server did not take it in time");
+}
+
+fn object(cluster: &Cluster, event: &Event, message: &str) -> v1::Event {
+    let node = &cluster.description.name;
+    let involved = match &event.pod {
+        Some(pod) => v1::ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            uid: Some(pod.uid.clone()),
+            field_path: event.container.as_deref().map(|name| field_path(cluster, &pod.uid, name)),
+            ..Default::default()
+        },
+        None => v1::ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(node.clone()),
+            // The kubelet puts the name here, and `kubectl describe node` selects by it.
+            uid: Some(node.clone()),
+            ..Default::default()
+        },
+    };
+    let namespace = event.pod.as_ref().map_or("default", |pod| pod.namespace.as_str());
+    let of = involved.name.clone().unwrap_or_default();
+    v1::Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{of}.{:x}", Timestamp::now().as_nanosecond())),
+            namespace: Some(namespace.to_owned()),
+            ..Default::default()
+        },
+        involved_object: involved,
+        reason: Some(event.reason.clone()),
+        message: Some(message.to_owned()),
+        type_: Some(if event.kind == EventType::Normal { "Normal" } else { "Warning" }.to_owned()),
+        count: Some(1),
+        first_timestamp: Some(Time(event.at)),
+        last_timestamp: Some(Time(event.at)),
+        source: Some(v1::EventSource { component: Some(COMPONENT.to_owned()), host: Some(node.clone()) }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_instance: Some(node.clone()),
+        ..Default::default()
+    }
+}
+
+/// `spec.containers{x}`, or the list that the container is in.
+fn field_path(cluster: &Cluster, uid: &str, container: &str) -> String {
+    let view = cluster.views.pod(uid);
+    let spec = view.as_ref().and_then(|view| view.object.spec.as_ref());
+    let is_init = spec.is_some_and(|spec| spec.init_containers.iter().flatten().any(|init| init.name == container));
+    let is_ephemeral =
+        spec.is_some_and(|spec| spec.ephemeral_containers.iter().flatten().any(|one| one.name == container));
+    let list = match (is_init, is_ephemeral) {
+        (true, _) => "initContainers",
+        (_, true) => "ephemeralContainers",
+        _ => "containers",
+    };
+    format!("spec.{list}{{{container}}}")
+}

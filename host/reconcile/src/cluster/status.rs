@@ -1,0 +1,219 @@
+//! Pods' status on its way to the API server: sent at once, one request per pod at a time, what changes meanwhile
+//! together in the next one; and the end of pods that were to be deleted.
+//!
+//! As `pkg/kubelet/status/status_manager.go`, without its reads: what the API server has is known from the watch and from
+//! its answers.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1;
+use longshore_core::cluster::pod_patch::patch;
+use longshore_core::pod::{PodId, Source};
+use longshore_core::ports::cluster::ApiError;
+use longshore_core::view::PodView;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{Cluster, Patience, Said};
+
+/// Requests at a time.
+const IN_FLIGHT: usize = 8;
+/// How often all are compared, whatever was heard.
+const RESYNC: Duration = Duration::from_secs(30);
+/// How long an answer of our own is believed against a watch that has not caught up.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// Carries pods' status to the API server for ever.
+pub(super) async fn run(cluster: &Cluster) {
+    let mut writer = Writer {
+        cluster,
+        acknowledged: HashMap::new(),
+        waiting: HashMap::new(),
+        in_flight: HashSet::new(),
+        tasks: JoinSet::new(),
+        patience: Patience::new(Duration::from_secs(10)),
+        said: Said::default(),
+    };
+    let mut views = cluster.views.subscribe();
+    let mut heard = cluster.pods.changes();
+    loop {
+        let next = writer.turn();
+        // Cancel safe: all of these keep what they did not yield.
+        tokio::select! {
+            Ok(()) = views.changed() => {}
+            Some(()) = heard.next() => {}
+            Some(done) = writer.tasks.join_next() => writer.ended(done),
+            () = tokio::time::sleep_until(next) => {}
+        }
+    }
+}
+
+/// What a request did.
+struct Done {
+    pod: PodId,
+    result: Result<Answer, ApiError>,
+}
+
+enum Answer {
+    /// The pod as the API server has it now.
+    Patched(Box<v1::Pod>),
+    /// It is gone, or it is another one's name now.
+    Gone,
+}
+
+struct Writer<'a> {
+    cluster: &'a Cluster,
+    /// What the API server answered last, by UID, until the watch shows it.
+    acknowledged: HashMap<String, (Arc<v1::Pod>, Instant)>,
+    /// When a pod that failed is tried again.
+    waiting: HashMap<String, Instant>,
+    in_flight: HashSet<String>,
+    tasks: JoinSet<Done>,
+    patience: Patience,
+    said: Said,
+}
+
+impl Writer<'_> {
+    /// Starts what is to be sent. Returns when to look again at the latest.
+    fn turn(&mut self) -> Instant {
+        let now = Instant::now();
+        let mut next = now + RESYNC;
+        if !self.cluster.pods.synced() {
+            return next;
+        }
+        self.waiting.retain(|_, until| *until > now);
+        if let Some(soonest) = self.waiting.values().min() {
+            next = next.min(*soonest);
+        }
+        let mirrors = self.cluster.pods.mirrors();
+        for view in self.cluster.views.pods() {
+            if self.tasks.len() >= IN_FLIGHT {
+                return next;
+            }
+            match view.source {
+                Source::Api => self.report(&view, view.id.clone()),
+                _ => {
+                    let own = mirrors.iter().find(|mirror| is_named(mirror, &view.id));
+                    let uid = own.and_then(|mirror| mirror.metadata.uid.clone());
+                    if let Some(uid) = uid {
+                        self.report(&view, PodId { uid, ..view.id.clone() });
+                    }
+                }
+            }
+        }
+        for view in self.cluster.views.ended() {
+            if self.tasks.len() >= IN_FLIGHT {
+                return next;
+            }
+            self.finish(&view);
+        }
+        self.acknowledged.retain(|_, (_, at)| at.elapsed() < CATCH_UP);
+        next
+    }
+
+    fn may(&self, uid: &str) -> bool {
+        !self.in_flight.contains(uid) && !self.waiting.contains_key(uid)
+    }
+
+    /// The pod as the API server has it: its last answer, until the watch shows something as new.
+    fn known(&self, uid: &str) -> Option<Arc<v1::Pod>> {
+        let seen = self.cluster.pods.pod(uid)?;
+        match self.acknowledged.get(uid) {
+            Some((answer, _)) if version(answer) > version(&seen) => Some(answer.clone()),
+            _ => Some(seen),
+        }
+    }
+
+    fn report(&mut self, view: &PodView, pod: PodId) {
+        if !self.may(&pod.uid) {
+            return;
+        }
+        let (Some(known), Some(status)) = (self.known(&pod.uid), &view.object.status) else { return };
+        let Some(patch) = patch(&known, status) else { return };
+        let api = self.cluster.api.clone();
+        self.in_flight.insert(pod.uid.clone());
+        self.tasks.spawn(async move {
+            let result = api.patch_pod_status(&pod, &patch).await;
+            Done { pod, result: result.map(|pod| Answer::Patched(Box::new(pod))) }
+        });
+    }
+
+    /// The last status of a pod of which nothing is left here, and then its deletion. A pod that nobody wants to be
+    /// deleted, or that is gone already, is done.
+    fn finish(&mut self, view: &PodView) {
+        let uid = &view.id.uid;
+        if !self.may(uid) {
+            return;
+        }
+        let Some(known) = self.known(uid) else {
+            self.cluster.views.forget_ended(uid);
+            self.acknowledged.remove(uid);
+            return;
+        };
+        if known.metadata.deletion_timestamp.is_none() {
+            return;
+        }
+        let last = view.object.status.as_ref().and_then(|status| patch(&known, status));
+        let (api, pod) = (self.cluster.api.clone(), view.id.clone());
+        self.in_flight.insert(uid.clone());
+        self.tasks.spawn(async move {
+            if let Some(patch) = last
+                && let Err(error) = api.patch_pod_status(&pod, &patch).await
+                && !matches!(error, ApiError::NotFound { .. } | ApiError::Conflict { .. })
+            {
+                return Done { pod, result: Err(error) };
+            }
+            let result = api.delete_pod(&pod, 0).await.map(|()| Answer::Gone);
+            Done { pod, result }
+        });
+    }
+
+    fn ended(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        let Done { pod, result } = match done {
+            Ok(done) => done,
+            Err(error) => {
+                // Nothing in there panics; should it, all are tried again.
+                tracing::error!("a status request failed: {error}");
+                self.in_flight.clear();
+                return;
+            }
+        };
+        self.in_flight.remove(&pod.uid);
+        match result {
+            Ok(Answer::Patched(answer)) => {
+                self.said.worked("pods' status");
+                self.patience.reset();
+                self.acknowledged.insert(pod.uid, (Arc::new(*answer), Instant::now()));
+            }
+            Ok(Answer::Gone) => {
+                self.said.worked("pods' status");
+                self.patience.reset();
+                self.cluster.views.forget_ended(&pod.uid);
+                self.acknowledged.remove(&pod.uid);
+            }
+            Err(error @ (ApiError::NotFound { .. } | ApiError::Conflict { .. })) => {
+                // The watch will say what became of it.
+                tracing::debug!(pod = %pod, "its status was not taken: {error}");
+                self.waiting.insert(pod.uid, Instant::now() + Duration::from_secs(1));
+            }
+            Err(error) => {
+                self.said.failed("a pod's status cannot be written", &error);
+                let wait = self.patience.after(&error);
+                self.waiting.insert(pod.uid, Instant::now() + wait);
+            }
+        }
+    }
+}
+
+fn is_named(mirror: &v1::Pod, id: &PodId) -> bool {
+    mirror.metadata.name.as_deref() == Some(id.name.as_str())
+        && mirror.metadata.namespace.as_deref() == Some(id.namespace.as_str())
+}
+
+/// Resource versions are comparable numbers (KEP-5504); one that is none is old.
+fn version(pod: &v1::Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,131 @@
+//! Whether pods can be run here: what the Node's `Ready` condition and `/healthz` say.
+//!
+//! Honest and calm: a runtime that does not answer for a moment is no reason to drop every endpoint of the node.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use longshore_core::cluster::node_status::Pressure;
+use tokio::sync::watch;
+
+/// How long the runtime may be silent (`maxWaitForContainerRuntime`).
+const RUNTIME_SILENCE: Duration = Duration::from_secs(30);
+
+/// The node's health.
+#[derive(Debug)]
+pub struct Health {
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    runtime: Option<Instant>,
+    runtime_error: Option<String>,
+    synced: bool,
+    others: BTreeMap<&'static str, String>,
+    pressure: Pressure,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let state = State {
+            runtime: None,
+            runtime_error: None,
+            synced: false,
+            others: BTreeMap::new(),
+            pressure: Pressure::default(),
+        };
+        Health { state: Mutex::new(state), changed: watch::channel(0).0 }
+    }
+}
+
+impl Health {
+    fn update(&self, change: impl FnOnce(&mut State) -> bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut state);
+        drop(state);
+        if changed {
+            self.changed.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// The runtime answered to something, or did not.
+    pub fn runtime(&self, answer: Result<(), String>) {
+        self.update(|state| match answer {
+            Ok(()) => {
+                let was_silent = state.runtime.is_none_or(|at| at.elapsed() >= RUNTIME_SILENCE);
+                state.runtime = Some(Instant::now());
+                state.runtime_error = None;
+                was_silent
+            }
+            Err(error) => {
+                state.runtime_error = Some(error);
+                false
+            }
+        });
+    }
+
+    /// Whether all sources have said which pods they want.
+    pub fn synced(&self, synced: bool) {
+        self.update(|state| std::mem::replace(&mut state.synced, synced) != synced);
+    }
+
+    /// Something else that keeps pods from being run, by what it is about (`network`); `None` when it is over.
+    pub fn other(&self, about: &'static str, problem: Option<String>) {
+        self.update(|state| match problem {
+            Some(problem) => state.others.insert(about, problem.clone()).as_ref() != Some(&problem),
+            None => state.others.remove(about).is_some(),
+        });
+    }
+
+    /// What the node runs short of.
+    pub fn set_pressure(&self, pressure: Pressure) {
+        self.update(|state| std::mem::replace(&mut state.pressure, pressure) != pressure);
+    }
+
+    /// What the node runs short of.
+    pub fn pressure(&self) -> Pressure {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).pressure
+    }
+
+    /// Why pods cannot be run now, in the kubelet's words where it has some; empty when they can.
+    pub fn problems(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut problems = Vec::new();
+        if state.runtime.is_none_or(|at| at.elapsed() >= RUNTIME_SILENCE) {
+            let error = state.runtime_error.as_deref().unwrap_or("it has not answered yet");
+            problems.push(format!("container runtime is down: {error}"));
+        }
+        if !state.synced {
+            problems.push("not every pod source has been read yet".to_owned());
+        }
+        problems.extend(state.others.values().cloned());
+        problems
+    }
+
+    /// Told of changes that need not wait for the next look.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_of_silence_is_no_problem() {
+        let health = Health::default();
+        assert_eq!(health.problems().len(), 2);
+        health.runtime(Ok(()));
+        health.synced(true);
+        health.runtime(Err("refused".to_owned()));
+        assert!(health.problems().is_empty());
+        health.other("network", Some("no CNI configuration".to_owned()));
+        assert_eq!(health.problems(), ["no CNI configuration"]);
+        health.other("network", None);
+        assert!(health.problems().is_empty());
+    }
+}
