@@ -16,6 +16,8 @@ use crate::quantity;
 mod affinity;
 mod sysctls;
 
+pub(crate) use affinity::selects;
+
 /// Why a pod may not run here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]

@@ -62,6 +62,63 @@ impl PodRecord {
     }
 }
 
+/// The end of a pod that the API server has it at already: it came from somebody who knew more, such as this node
+/// before its disk was lost. Such a pod is never run again.
+pub fn ended_in(object: &v1::Pod) -> Option<Terminal> {
+    let status = object.status.as_ref()?;
+    let phase = status.phase.clone().filter(|phase| phase == "Succeeded" || phase == "Failed")?;
+    Some(Terminal { phase, reason: status.reason.clone(), message: status.message.clone() })
+}
+
+/// The record of a pod whose own was lost, from the status that the API server has: counts of restarts never fall, a
+/// pod that was admitted stays so, and what has ended is not begun again.
+pub fn seeded(object: &v1::Pod) -> PodRecord {
+    let mut record = PodRecord { terminal: ended_in(object), ..PodRecord::default() };
+    let Some(status) = &object.status else { return record };
+    record.start_time = status.start_time.as_ref().map(|time| time.0);
+    for condition in status.conditions.iter().flatten() {
+        let Some(since) = condition.last_transition_time.as_ref() else { continue };
+        let known = ConditionRecord { status: condition.status.clone(), since: since.0 };
+        record.conditions.insert(condition.type_.clone(), known);
+    }
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    for seen in lists.into_iter().flatten().flatten() {
+        let id = seen.container_id.as_deref().and_then(|id| id.split_once("://")).map(|(_, id)| id.to_owned());
+        let last = seen.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let ended = seen.state.as_ref().and_then(|state| state.terminated.as_ref());
+        let running = seen.state.as_ref().and_then(|state| state.running.as_ref());
+        let known = ContainerRecord {
+            restarts: u32::try_from(seen.restart_count).unwrap_or(0),
+            id: id.filter(|id| !id.is_empty()),
+            started_at: running.and_then(|running| running.started_at.as_ref()).map(|time| time.0),
+            started: seen.started.unwrap_or(false),
+            ready: seen.ready,
+            exit: ended.map(exit_of),
+            last_exit: last.map(|last| EndedContainer {
+                id: last
+                    .container_id
+                    .as_deref()
+                    .and_then(|id| id.split_once("://"))
+                    .map_or_else(String::new, |(_, id)| id.to_owned()),
+                exit: exit_of(last),
+            }),
+            ..ContainerRecord::default()
+        };
+        record.containers.insert(seen.name.clone(), known);
+    }
+    record
+}
+
+fn exit_of(ended: &v1::ContainerStateTerminated) -> Exit {
+    Exit {
+        code: ended.exit_code,
+        reason: ended.reason.clone().unwrap_or_default(),
+        message: ended.message.clone().unwrap_or_default(),
+        started_at: ended.started_at.as_ref().map(|time| time.0),
+        finished_at: ended.finished_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+    }
+}
+
 /// How a pod ended for good.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Terminal {
@@ -145,4 +202,25 @@ pub struct StoredPod {
     pub sandbox_hash: String,
     /// What is remembered of it.
     pub record: PodRecord,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_record_begins_with_what_the_api_server_knows() {
+        let object: v1::Pod = serde_json::from_value(serde_json::json!({"status": {
+            "phase": "Failed", "reason": "Evicted", "startTime": "2026-01-01T00:00:00Z",
+            "containerStatuses": [{"name": "a", "image": "i", "imageID": "", "ready": false, "restartCount": 4,
+                "containerID": "docker://x", "state": {"terminated": {"exitCode": 3, "reason": "Error",
+                "finishedAt": "2026-01-01T00:01:00Z"}}}]}}))
+        .expect("a pod");
+        let record = seeded(&object);
+        assert_eq!(record.terminal.as_ref().and_then(|end| end.reason.as_deref()), Some("Evicted"));
+        let known = &record.containers["a"];
+        assert_eq!((known.restarts, known.id.as_deref()), (4, Some("x")));
+        assert_eq!(known.exit.as_ref().map(|exit| exit.code), Some(3));
+        assert_eq!(seeded(&v1::Pod::default()), PodRecord::default());
+    }
 }

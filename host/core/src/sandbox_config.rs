@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::container::{HostNamespaces, PortMapping, SandboxConfig};
 use crate::container_config::ConfigError;
 use crate::node::NodeFacts;
-use crate::pod::{ContainerKind, Pod};
+use crate::pod::{ContainerKind, Pod, Source};
 use crate::{cgroup, dns, labels, resources, security};
 
 /// The sandbox for a pod that had `attempt` sandboxes before. Errors are the user's to mend; the event is
@@ -51,16 +51,24 @@ pub fn shares_processes(pod: &Pod) -> bool {
     pod.spec().share_process_namespace.unwrap_or(false) && !host_namespaces(pod).pid
 }
 
-/// The daemon's runtime that `runtimeClassName` names; without an API server a class is just a runtime's name.
+/// The daemon's runtime for a pod: of one that no API server knows, its class's name is a runtime's; the handler of a
+/// cluster's class is looked up apart ([`runtime_of`]).
 pub fn runtime(pod: &Pod, node: &NodeFacts) -> Result<Option<String>, ConfigError> {
-    let name = pod.spec().runtime_class_name.as_deref().unwrap_or_default();
-    if name.is_empty() || node.runtimes.iter().any(|runtime| runtime == name) {
-        return Ok(Some(name.to_owned()).filter(|name| !name.is_empty()));
+    if pod.source == Source::Api {
+        return Ok(None);
     }
-    Err(ConfigError::new(format!(
-        "spec.runtimeClassName: the container runtime has no runtime {name:?}, only {}",
-        if node.runtimes.is_empty() { "its default one".to_owned() } else { node.runtimes.join(", ") }
-    )))
+    runtime_of(pod.spec().runtime_class_name.as_deref().unwrap_or_default(), node)
+}
+
+/// The daemon's runtime for a handler; `docker` and `runc` are always there, as the default one.
+pub fn runtime_of(handler: &str, node: &NodeFacts) -> Result<Option<String>, ConfigError> {
+    if handler.is_empty() || node.runtimes.iter().any(|runtime| runtime == handler) {
+        return Ok(Some(handler.to_owned()).filter(|name| !name.is_empty()));
+    }
+    if matches!(handler, "docker" | "runc") {
+        return Ok(None);
+    }
+    Err(ConfigError::new(format!("RuntimeHandler {handler:?} not supported")))
 }
 
 /// Ports of the node for app containers and sidecars. On the node's network every port is one anyway.

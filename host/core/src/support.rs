@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1;
 
 use crate::node::NodeFacts;
-use crate::pod::Pod;
+use crate::pod::{Pod, Source};
 
 /// Something that cannot be done here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +42,11 @@ fn volumes(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
         let mut refuse = |message: String| {
             found.push((FAILED_MOUNT, format!("MountVolume.SetUp failed for volume {:?} : {message}", volume.name)));
         };
+        let in_cluster = pod.source == Source::Api;
         for source in crate::validate::volume_sources(volume) {
             let advice = match source {
                 "emptyDir" | "hostPath" | "configMap" | "secret" | "downwardAPI" | "projected" => continue,
+                "persistentVolumeClaim" | "ephemeral" if in_cluster => continue,
                 "persistentVolumeClaim" | "ephemeral" => "claims are not bound on this node; use hostPath or emptyDir",
                 "csi" => "no CSI driver can be registered on this node; use hostPath or emptyDir",
                 "image" => "image volumes are not supported; copy the files with an init container into an emptyDir",
@@ -61,7 +63,7 @@ fn volumes(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
             refuse(format!("emptyDir: medium {medium} is not supported; use Memory or leave it out"));
         }
         let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
-        for source in sources {
+        for source in sources.filter(|_| !in_cluster) {
             if source.service_account_token.is_some() {
                 refuse("serviceAccountToken: there is no API server to issue a token; remove the source".to_owned());
             }
@@ -81,7 +83,9 @@ fn sandbox(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>)
         let message = "hostUsers: false needs a user namespace for the pod, which Docker cannot make; remove the field";
         refuse(FAILED_SANDBOX, message.to_owned());
     }
-    if let Some(class) = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty())
+    // In a cluster a class has a handler, which is looked up when the sandbox is made.
+    let class = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty() && pod.source != Source::Api);
+    if let Some(class) = class
         && !node.runtimes.iter().any(|runtime| runtime == class)
     {
         let known = if node.runtimes.is_empty() { "none".to_owned() } else { node.runtimes.join(", ") };

@@ -143,6 +143,7 @@ fn same(set: &Path, files: &BTreeMap<String, PayloadFile>, group: Option<u32>) -
                 && meta.len() == wanted.data.len() as u64
                 && meta.mode() & 0o7777 == mode_of(wanted, group)
                 && group.is_none_or(|gid| meta.gid() == gid)
+                && wanted.user.is_none_or(|uid| meta.uid() == uid)
                 && std::fs::read(&path).is_ok_and(|data| data == wanted.data);
             if !fits {
                 return false;
@@ -220,8 +221,9 @@ fn write_file(path: &Path, wanted: &PayloadFile, group: Option<u32>) -> std::io:
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)?;
     file.write_all(&wanted.data)?;
-    if let Some(gid) = group {
-        rustix::fs::fchown(&file, None, Some(Gid::from_raw(gid)))?;
+    let (user, group_id) = (wanted.user.map(rustix::fs::Uid::from_raw), group.map(Gid::from_raw));
+    if user.is_some() || group_id.is_some() {
+        rustix::fs::fchown(&file, user, group_id)?;
     }
     // Also past the umask; and the mode last, for chown takes bits away.
     file.set_permissions(Permissions::from_mode(mode_of(wanted, group)))

@@ -11,7 +11,7 @@ use super::*;
 fn payload(files: &[(&str, &str, u32)]) -> BTreeMap<String, PayloadFile> {
     files
         .iter()
-        .map(|(name, data, mode)| ((*name).to_owned(), PayloadFile { data: data.as_bytes().to_vec(), mode: *mode }))
+        .map(|(name, data, mode)| ((*name).to_owned(), PayloadFile { data: data.as_bytes().to_vec(), mode: *mode, user: None }))
         .collect()
 }
 
@@ -176,7 +176,7 @@ fn any_payload() -> impl Strategy<Value = BTreeMap<String, PayloadFile>> {
     let file = (proptest::collection::vec(any::<u8>(), 0..8), prop_oneof![Just(0o644_u32), Just(0o400), Just(0o755)]);
     proptest::collection::btree_map(
         name.prop_map(str::to_owned),
-        file.prop_map(|(data, mode)| PayloadFile { data, mode }),
+        file.prop_map(|(data, mode)| PayloadFile { data, mode, user: None }),
         0..6,
     )
 }

@@ -51,7 +51,7 @@ fn empty_dir(name: &str, memory: bool) -> VolumeSpec {
 }
 
 fn payload(name: &str, text: &str, memory: bool) -> VolumeSpec {
-    let file = PayloadFile { data: text.into(), mode: 0o400 };
+    let file = PayloadFile { data: text.into(), mode: 0o400, user: None };
     let plugin = if memory { "kubernetes.io~secret" } else { "kubernetes.io~configmap" };
     volume(name, VolumeKind::Payload { files: [("key".to_owned(), file)].into(), memory, plugin })
 }

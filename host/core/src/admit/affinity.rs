@@ -18,11 +18,16 @@ pub(super) fn check(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
         .and_then(|affinity| affinity.node_affinity.as_ref())
         .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     // Terms are alternatives; a selector without a term matches nothing.
-    let wanted = required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches(term, node)));
+    let wanted = required.is_none_or(|selector| selects(selector, node));
     if selected && wanted {
         return Ok(());
     }
     reject("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
+}
+
+/// Whether a selector picks this node.
+pub(crate) fn selects(selector: &v1::NodeSelector, node: &NodeFacts) -> bool {
+    selector.node_selector_terms.iter().any(|term| matches(term, node))
 }
 
 fn matches(term: &v1::NodeSelectorTerm, node: &NodeFacts) -> bool {

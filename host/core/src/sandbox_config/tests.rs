@@ -67,6 +67,6 @@ fn problems() {
     assert!(port("containerPort: 80, hostPort: 80, hostIP: here").contains("\"here\" is not an address"));
     assert_eq!(
         of("{runtimeClassName: kata, containers: [{name: a}]}").unwrap_err(),
-        "spec.runtimeClassName: the container runtime has no runtime \"kata\", only runc"
+        "RuntimeHandler \"kata\" not supported"
     );
 }

@@ -49,6 +49,9 @@ pub struct StatusInput<'a> {
 /// (`mergePodStatus` in pkg/kubelet/status/status_manager.go): until then the pod is what it was.
 pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
     let StatusInput { pod, observed, record, node, .. } = *input;
+    if let Some(known) = known_end(input) {
+        return known;
+    }
     let mut status = v1::PodStatus {
         qos_class: Some(cgroup::qos(pod.spec()).as_str().to_owned()),
         start_time: record.start_time.map(Time),
@@ -85,6 +88,14 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
     status.init_container_statuses = (!inits.is_empty()).then_some(inits);
     status.container_statuses = (!apps.is_empty()).then_some(apps);
     status
+}
+
+/// The status that the API server has of a pod that ended before this agent knew it, as long as nothing of it is here to
+/// tell more.
+fn known_end(input: &StatusInput<'_>) -> Option<v1::PodStatus> {
+    let known = crate::record::ended_in(&input.pod.object)?;
+    let same = input.record.terminal.as_ref() == Some(&known) && input.pod.source == crate::pod::Source::Api;
+    (same && input.observed.containers.is_empty()).then(|| input.pod.object.status.clone()).flatten()
 }
 
 /// Reason of a pod that was active for longer than its `activeDeadlineSeconds`.

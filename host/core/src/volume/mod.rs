@@ -15,8 +15,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
 
+use crate::ports::objects::{BoundClaim, PodCertificate, Token};
+
 pub(crate) use self::payload::secret_data;
-pub use self::references::{ObjectKind, ObjectReference, pull_secrets, references};
+pub use self::references::{
+    IssuedKind, IssuedReference, ObjectKind, ObjectReference, claim_of, issued_references, pull_secrets, references,
+    service_account,
+};
 pub use self::resolve::{VolumeProblem, is_read_only, resolve, size_limits};
 
 /// A volume that a pod needs on the node.
@@ -63,6 +68,8 @@ pub struct PayloadFile {
     pub data: Vec<u8>,
     /// Mode bits.
     pub mode: u32,
+    /// Who owns it, where that is not root.
+    pub user: Option<u32>,
 }
 
 /// `hostPath.type`.
@@ -95,11 +102,26 @@ pub struct FsGroup {
     pub on_root_mismatch: bool,
 }
 
-/// ConfigMaps and Secrets of one namespace that a pod refers to, as far as they exist.
+/// What a pod refers to, as far as it exists.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
-    /// ConfigMaps by name.
+    /// ConfigMaps of the pod's namespace by name.
     pub config_maps: BTreeMap<String, Arc<v1::ConfigMap>>,
-    /// Secrets by name.
+    /// Secrets of the pod's namespace by name.
     pub secrets: BTreeMap<String, Arc<v1::Secret>>,
+    /// What its projected volumes get from the API server, by volume and index of the source; or why it cannot be had.
+    pub issued: BTreeMap<(String, usize), Result<Issued, String>>,
+    /// Claims of the pod's namespace by name, or why they cannot be looked up.
+    pub claims: BTreeMap<String, Result<BoundClaim, String>>,
+}
+
+/// What the API server issues for one source of a projected volume.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Issued {
+    /// A token of the pod's ServiceAccount.
+    Token(Token),
+    /// Certificates of ClusterTrustBundles, PEM; `None` when there are none.
+    TrustBundles(Option<String>),
+    /// The pod's certificate.
+    Certificate(PodCertificate),
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 
-use super::{Objects, PayloadFile};
+use super::{Issued, Objects, PayloadFile};
 use crate::downward;
 use crate::node::NodeFacts;
 use crate::pod::Pod;
@@ -59,7 +59,7 @@ fn missing(kind: &str, wanted: &Wanted<'_>) -> Result<Files, String> {
 
 fn select(data: &BTreeMap<&str, &[u8]>, wanted: &Wanted<'_>, kind: &str) -> Result<Files, String> {
     let Some(items) = wanted.items.filter(|items| !items.is_empty()) else {
-        let file = |content: &[u8]| PayloadFile { data: content.to_vec(), mode: wanted.default_mode };
+        let file = |content: &[u8]| PayloadFile { data: content.to_vec(), mode: wanted.default_mode, user: None };
         return Ok(data.iter().map(|(key, content)| ((*key).to_owned(), file(content))).collect());
     };
     let mut files = Files::new();
@@ -71,7 +71,7 @@ fn select(data: &BTreeMap<&str, &[u8]>, wanted: &Wanted<'_>, kind: &str) -> Resu
             return Err(format!("references non-existent {kind} key: {}", item.key));
         };
         let mode = if item.mode.is_some() { mode(item.mode) } else { wanted.default_mode };
-        files.insert(item.path.clone(), PayloadFile { data: content.to_vec(), mode });
+        files.insert(item.path.clone(), PayloadFile { data: content.to_vec(), mode, user: None });
     }
     Ok(files)
 }
@@ -94,9 +94,74 @@ pub(super) fn downward_api(
         };
         let value = value.map_err(|message| format!("downwardAPI file {:?}: {message}", item.path))?;
         let mode = if item.mode.is_some() { mode(item.mode) } else { default_mode };
-        files.insert(item.path.clone(), PayloadFile { data: value.into_bytes(), mode });
+        files.insert(item.path.clone(), PayloadFile { data: value.into_bytes(), mode, user: None });
     }
     Ok(files)
+}
+
+/// Who the files that the API server issued are for: their mode is 0600 then, and 0640 by the group's doing
+/// (`pkg/volume/projected/projected.go`, `pkg/volume/util.FsUserFrom`).
+fn private_mode(pod: &Pod, default_mode: u32) -> (u32, Option<u32>) {
+    let context = pod.spec().security_context.as_ref();
+    let of_pod = context.and_then(|context| context.run_as_user);
+    let mut users = pod
+        .containers()
+        .map(|container| container.spec.security_context.as_ref().and_then(|context| context.run_as_user).or(of_pod));
+    let first = users.next().flatten();
+    let user = first.filter(|user| users.all(|other| other == Some(*user)));
+    let user = user.and_then(|user| u32::try_from(user).ok());
+    let grouped = context.is_some_and(|context| context.fs_group.is_some());
+    (if user.is_some() || grouped { 0o600 } else { default_mode }, user)
+}
+
+/// What the API server issued for one source of a projected volume; `None` for a source of another kind.
+pub(super) fn issued(
+    pod: &Pod,
+    objects: &Objects,
+    volume: &str,
+    index: usize,
+    source: &v1::VolumeProjection,
+    default_mode: u32,
+) -> Option<Result<Files, String>> {
+    if source.service_account_token.is_none()
+        && source.cluster_trust_bundle.is_none()
+        && source.pod_certificate.is_none()
+    {
+        return None;
+    }
+    let (mode, user) = private_mode(pod, default_mode);
+    let file = |text: &str| PayloadFile { data: text.as_bytes().to_vec(), mode, user };
+    let mut files = Files::new();
+    match objects.issued.get(&(volume.to_owned(), index)) {
+        None => return Some(Err("there is no API server to issue it".to_owned())),
+        Some(Err(message)) => return Some(Err(message.clone())),
+        Some(Ok(Issued::Token(token))) => {
+            let path = source.service_account_token.as_ref().map(|source| source.path.clone()).unwrap_or_default();
+            files.insert(path, file(&token.token));
+        }
+        Some(Ok(Issued::TrustBundles(found))) => {
+            let bundle = source.cluster_trust_bundle.as_ref();
+            let optional = bundle.is_some_and(|bundle| bundle.optional == Some(true));
+            let Some(text) = found.as_deref().or(optional.then_some("")) else {
+                let named = bundle.and_then(|bundle| bundle.name.as_deref().or(bundle.signer_name.as_deref()));
+                return Some(Err(format!("clustertrustbundle {:?} not found", named.unwrap_or_default())));
+            };
+            files.insert(bundle.map(|bundle| bundle.path.clone()).unwrap_or_default(), file(text));
+        }
+        Some(Ok(Issued::Certificate(certificate))) => {
+            let source = source.pod_certificate.as_ref();
+            let mut put = |path: Option<&String>, text: &str| {
+                if let Some(path) = path.filter(|path| !path.is_empty()) {
+                    files.insert(path.clone(), file(text));
+                }
+            };
+            let bundle = format!("{}{}", certificate.key, certificate.chain);
+            put(source.and_then(|source| source.credential_bundle_path.as_ref()), &bundle);
+            put(source.and_then(|source| source.key_path.as_ref()), &certificate.key);
+            put(source.and_then(|source| source.certificate_chain_path.as_ref()), &certificate.chain);
+        }
+    }
+    Some(Ok(files))
 }
 
 /// Refuses paths that would lead out of the volume, into the writer's own `..` entries, or through another file.

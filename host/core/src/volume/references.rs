@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1;
 
 use crate::pod::Pod;
+use crate::ports::objects::{CertificateQuery, TokenQuery, TrustBundleQuery};
 
 /// What kind of object is referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +56,76 @@ pub fn references(pod: &Pod) -> Vec<ObjectReference> {
 pub fn pull_secrets(pod: &Pod) -> Vec<String> {
     let names = pod.spec().image_pull_secrets.iter().flatten().map(|reference| reference.name.clone());
     names.filter(|name| !name.is_empty()).collect()
+}
+
+/// Something that the API server issues for a source of a projected volume.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IssuedReference {
+    /// Name of the volume.
+    pub volume: String,
+    /// Index of the source in the volume.
+    pub index: usize,
+    /// What is asked for.
+    pub kind: IssuedKind,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum IssuedKind {
+    /// `serviceAccountToken`.
+    Token(TokenQuery),
+    /// `clusterTrustBundle`.
+    TrustBundles(TrustBundleQuery),
+    /// `podCertificate`.
+    Certificate(CertificateQuery),
+}
+
+/// The pod's ServiceAccount, `default` where it names none.
+pub fn service_account(pod: &Pod) -> String {
+    let spec = pod.spec();
+    let named = spec.service_account_name.clone().or_else(|| spec.service_account.clone());
+    named.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned())
+}
+
+/// What the API server has to issue for the pod's projected volumes, in order of the spec.
+pub fn issued_references(pod: &Pod) -> Vec<IssuedReference> {
+    let mut found = Vec::new();
+    for volume in pod.spec().volumes.iter().flatten() {
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        for (index, source) in sources.enumerate() {
+            let kind = if let Some(token) = &source.service_account_token {
+                IssuedKind::Token(TokenQuery {
+                    service_account: service_account(pod),
+                    audience: token.audience.clone().unwrap_or_default(),
+                    expiration_seconds: token.expiration_seconds.unwrap_or(3600),
+                })
+            } else if let Some(bundle) = &source.cluster_trust_bundle {
+                IssuedKind::TrustBundles(match (&bundle.name, &bundle.signer_name) {
+                    (Some(name), _) => TrustBundleQuery::Name(name.clone()),
+                    (None, signer) => TrustBundleQuery::Signer {
+                        signer: signer.clone().unwrap_or_default(),
+                        selector: bundle.label_selector.clone(),
+                    },
+                })
+            } else if let Some(certificate) = &source.pod_certificate {
+                let (volume, source) = (volume.name.clone(), certificate.clone());
+                IssuedKind::Certificate(CertificateQuery { volume, index, source })
+            } else {
+                continue;
+            };
+            found.push(IssuedReference { volume: volume.name.clone(), index, kind });
+        }
+    }
+    found
+}
+
+/// Name of the claim behind a volume: the one that it names, or the one that is made for it (`ephemeral`).
+pub fn claim_of(pod: &Pod, volume: &v1::Volume) -> Option<String> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(source.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{}-{}", pod.id.name, volume.name)),
+        (None, None) => None,
+    }
 }
 
 fn of_volume(volume: &v1::Volume, found: &mut Vec<ObjectReference>) {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1;
 
 use super::payload::{self, Files, Wanted};
-use super::{HostPathKind, Objects, VolumeKind, VolumeSpec};
+use super::{HostPathKind, Objects, VolumeKind, VolumeSpec, claim_of};
 use crate::node::NodeFacts;
 use crate::pod::Pod;
 use crate::{quantity, resources};
@@ -55,13 +55,14 @@ pub fn size_limits(pod: &Pod) -> Vec<(String, u64, String)> {
     limits.collect()
 }
 
-/// Whether a volume is written by us alone, so that containers may only read it
+/// Whether containers may only read a volume: it is written by us alone, or its claim says so
 /// (`GetAttributes` in `pkg/volume/{configmap,secret,downwardapi,projected}`).
 pub fn is_read_only(volume: &v1::Volume) -> bool {
     volume.config_map.is_some()
         || volume.secret.is_some()
         || volume.downward_api.is_some()
         || volume.projected.is_some()
+        || volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only == Some(true))
 }
 
 fn kind(
@@ -101,7 +102,10 @@ fn kind(
         return files(payload::downward_api(pod, node, pod_ips, items, mode)?, false, "kubernetes.io~downward-api");
     }
     if let Some(source) = &volume.projected {
-        return projected(pod, node, objects, pod_ips, source);
+        return projected(pod, node, objects, pod_ips, &volume.name, source);
+    }
+    if let Some(claim) = claim_of(pod, volume) {
+        return claimed(pod, node, objects, &claim);
     }
     Err(format!("volume kind {} is not supported", unsupported_kind(volume)))
 }
@@ -117,13 +121,14 @@ fn projected(
     node: &NodeFacts,
     objects: &Objects,
     pod_ips: &[IpAddr],
+    volume: &str,
     source: &v1::ProjectedVolumeSource,
 ) -> Result<VolumeKind, String> {
     let default_mode = payload::mode(source.default_mode);
     let mut merged = BTreeMap::new();
     let mut problems = Vec::new();
     let mut memory = false;
-    for source in source.sources.iter().flatten() {
+    for (index, source) in source.sources.iter().flatten().enumerate() {
         let found = if let Some(source) = &source.config_map {
             let items = source.items.as_deref();
             payload::config_map(&Wanted { name: &source.name, items, optional: source.optional, default_mode }, objects)
@@ -134,12 +139,9 @@ fn projected(
         } else if let Some(source) = &source.downward_api {
             let items = source.items.as_deref().unwrap_or_default();
             payload::downward_api(pod, node, pod_ips, items, default_mode)
-        } else if source.service_account_token.is_some() {
-            Err("projected source serviceAccountToken is not supported".to_owned())
-        } else if source.cluster_trust_bundle.is_some() {
-            Err("projected source clusterTrustBundle is not supported".to_owned())
-        } else if source.pod_certificate.is_some() {
-            Err("projected source podCertificate is not supported".to_owned())
+        } else if let Some(files) = payload::issued(pod, objects, volume, index, source, default_mode) {
+            memory = true;
+            files
         } else {
             Ok(Files::new())
         };
@@ -152,6 +154,38 @@ fn projected(
         [] => files(merged, memory, "kubernetes.io~projected"),
         [only] => Err(only.clone()),
         several => Err(format!("[{}]", several.join(", "))),
+    }
+}
+
+/// The volume behind a claim: one that is a folder of this node (`pkg/volume/{local,hostpath}`).
+fn claimed(pod: &Pod, node: &NodeFacts, objects: &Objects, name: &str) -> Result<VolumeKind, String> {
+    let place = format!("error processing PVC {}/{name}", pod.id.namespace);
+    let bound = match objects.claims.get(name) {
+        None => return Err(format!("{place}: there is no API server to ask for it")),
+        Some(Err(message)) => return Err(format!("{place}: {message}")),
+        Some(Ok(bound)) => bound,
+    };
+    if bound.claim.metadata.deletion_timestamp.is_some() {
+        return Err(format!("{place}: PVC is being deleted"));
+    }
+    let Some(volume) = &bound.volume else { return Err(format!("{place}: PVC is not bound")) };
+    let pv = volume.metadata.name.as_deref().unwrap_or_default();
+    let spec = volume.spec.clone().unwrap_or_default();
+    if spec.volume_mode.as_deref() == Some("Block") {
+        return Err(format!("{place}: volume {pv} has volumeMode Block, and raw block volumes are not supported here"));
+    }
+    let terms = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
+    if terms.is_some_and(|terms| !crate::admit::selects(terms, node)) {
+        return Err(format!("no matching NodeSelectorTerms for volume {pv}"));
+    }
+    if let Some(source) = &spec.host_path {
+        return host_path(source);
+    }
+    match &spec.local {
+        Some(local) => Ok(VolumeKind::HostPath { path: PathBuf::from(&local.path), kind: HostPathKind::Directory }),
+        None => Err(format!(
+            "{place}: volume {pv} needs a driver that this node does not have; local and hostPath volumes work here"
+        )),
     }
 }
 

@@ -110,7 +110,7 @@ fn projected_sources_are_merged_in_order() {
     );
     assert_eq!(
         payload("projected: {sources: [{serviceAccountToken: {path: token}}]}"),
-        Err("projected source serviceAccountToken is not supported".to_owned())
+        Err("there is no API server to issue it".to_owned())
     );
 }
 
@@ -167,7 +167,10 @@ fn host_paths() {
 #[test]
 fn other_kinds_are_named() {
     let message = |kind: &str| Err(format!("volume kind \"{kind}\" is not supported"));
-    assert_eq!(resolved("persistentVolumeClaim: {claimName: x}"), message("persistentVolumeClaim"));
+    assert_eq!(
+        resolved("persistentVolumeClaim: {claimName: x}"),
+        Err("error processing PVC ns/x: there is no API server to ask for it".to_owned())
+    );
     assert_eq!(resolved("csi: {driver: x}"), message("csi"));
     assert_eq!(resolved("nfs: {server: x, path: /}"), message("nfs"));
     let nothing = pod_from("{containers: [{name: a}], volumes: [{name: v}]}");
@@ -220,4 +223,67 @@ proptest! {
             }
         }
     }
+}
+
+fn issued(pod: &crate::pod::Pod, issued: Result<Issued, String>) -> Result<Vec<(String, u32, Option<u32>)>, String> {
+    let objects = Objects { issued: BTreeMap::from([(("v".to_owned(), 0), issued)]), ..Objects::default() };
+    match resolve(pod, &node(), &objects, &[]).map_err(|problem| problem.message)?.remove(0).kind {
+        VolumeKind::Payload { files, memory: true, .. } => {
+            Ok(files.into_iter().map(|(path, file)| (path, file.mode, file.user)).collect())
+        }
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn a_token_is_for_the_pods_user_and_group_alone() {
+    let token = || {
+        let expires = jiff::Timestamp::UNIX_EPOCH;
+        Ok(Issued::Token(crate::ports::objects::Token { token: "t".to_owned(), expires }))
+    };
+    let volume = "volumes: [{name: v, projected: {defaultMode: 420, sources: [{serviceAccountToken: {path: token}}]}}]";
+    for (fields, mode, user) in [
+        ("containers: [{name: a}]", 0o644, None),
+        ("securityContext: {runAsUser: 1000}, containers: [{name: a}, {name: b}]", 0o600, Some(1000)),
+        ("securityContext: {fsGroup: 5}, containers: [{name: a}]", 0o600, None),
+        ("containers: [{name: a, securityContext: {runAsUser: 1}}, {name: b}]", 0o644, None),
+    ] {
+        let pod = pod_from(&format!("{{{fields}, {volume}}}"));
+        assert_eq!(issued(&pod, token()), Ok(vec![("token".to_owned(), mode, user)]), "{fields}");
+    }
+}
+
+#[test]
+fn bundles_and_certificates_go_where_their_sources_say() {
+    let of = |source: &str| {
+        pod_from(&format!("{{containers: [{{name: a}}], volumes: [{{name: v, projected: {{sources: [{source}]}}}}]}}"))
+    };
+    let bundle = of("{clusterTrustBundle: {name: ca, path: ca.pem}}");
+    assert_eq!(issued(&bundle, Ok(Issued::TrustBundles(None))), Err("clustertrustbundle \"ca\" not found".to_owned()));
+    let optional = of("{clusterTrustBundle: {name: ca, path: ca.pem, optional: true}}");
+    assert_eq!(issued(&optional, Ok(Issued::TrustBundles(None))), Ok(vec![("ca.pem".to_owned(), 0o644, None)]));
+    let certificate = crate::ports::objects::PodCertificate { key: "k".to_owned(), chain: "c".to_owned() };
+    let pod = of("{podCertificate: {signerName: s, keyType: ED25519, keyPath: k.pem, certificateChainPath: c.pem}}");
+    let files = issued(&pod, Ok(Issued::Certificate(certificate))).unwrap();
+    assert_eq!(files.into_iter().map(|file| file.0).collect::<Vec<_>>(), ["c.pem", "k.pem"]);
+}
+
+#[test]
+fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
+    let pod = pod_from("{containers: [{name: a}], volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]}");
+    let with = |volume: Option<&str>| {
+        let volume = volume.map(|spec| k8s_openapi::api::core::v1::PersistentVolume {
+            spec: Some(serde_saphyr::from_str(spec).unwrap()),
+            ..Default::default()
+        });
+        let claim = crate::ports::objects::BoundClaim { claim: Default::default(), volume };
+        let objects = Objects { claims: BTreeMap::from([("c".to_owned(), Ok(claim))]), ..Objects::default() };
+        resolve(&pod, &node(), &objects, &[]).map(|mut all| all.remove(0).kind).map_err(|problem| problem.message)
+    };
+    assert_eq!(with(None), Err("error processing PVC ns/c: PVC is not bound".to_owned()));
+    let local = VolumeKind::HostPath { path: "/disk".into(), kind: HostPathKind::Directory };
+    assert_eq!(with(Some("{local: {path: /disk}}")), Ok(local));
+    let elsewhere = "{local: {path: /disk}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: x, operator: Exists}]}]}}}";
+    assert!(with(Some(elsewhere)).unwrap_err().starts_with("no matching NodeSelectorTerms"));
+    assert!(with(Some("{csi: {driver: d, volumeHandle: h}}")).unwrap_err().contains("needs a driver"));
 }

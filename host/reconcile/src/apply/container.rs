@@ -119,7 +119,7 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
     };
     worker.look_up_objects().await.map_err(config_error)?;
     let pod_ips = worker.pod_ips();
-    let services = BTreeMap::new();
+    let services = worker.service_variables().await.map_err(config_error)?;
     let context = EnvironmentContext {
         node: &shared.facts,
         objects: &worker.objects,
@@ -149,7 +149,7 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
     let termination = shared.ports.files.termination_file(&pod.id, name, attempt).await;
     let termination = termination.map_err(|error| create_error(error.to_string()))?;
     let log_path = shared.ports.files.log_path(&pod.id, name, attempt);
-    let config = container_config::build(&ContainerInput {
+    let mut config = container_config::build(&ContainerInput {
         pod: &pod,
         container,
         node: &shared.facts,
@@ -164,6 +164,7 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         log_path: &log_path,
     })
     .map_err(|error| config_error(error.to_string()))?;
+    config.runtime = worker.runtime().await.map_err(create_error)?;
     let id = shared.ports.runtime.create_container(&config).await.map_err(|error| create_error(error.to_string()))?;
     Ok(Container {
         id,

@@ -37,9 +37,13 @@ pub(super) async fn start_beside(worker: &mut Worker, start: &Planned, creation:
 }
 
 pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
-    let config = match sandbox_config::build(&worker.pod, &worker.shared.facts, attempt) {
+    let mut config = match sandbox_config::build(&worker.pod, &worker.shared.facts, attempt) {
         Ok(config) => config,
         Err(error) => return sandbox_failed(worker, &error.to_string()),
+    };
+    config.runtime = match worker.runtime().await {
+        Ok(runtime) => runtime,
+        Err(message) => return sandbox_failed(worker, &message),
     };
     if attempt > 0 {
         worker.event(

@@ -16,14 +16,14 @@ use jiff::{SignedDuration, Timestamp};
 use longshore_core::event::EventType;
 use longshore_core::observed::{ContainerState, ObservedPod};
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
-use longshore_core::pod::Pod;
+use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::files::PodFiles;
 use longshore_core::ports::runtime::Image;
 use longshore_core::probe::{self, ProbeSpec};
-use longshore_core::record::{PodRecord, StoredPod, Terminal};
+use longshore_core::record::{self, PodRecord, StoredPod, Terminal};
 use longshore_core::status::{self, StatusInput};
-use longshore_core::volume::Objects;
+use longshore_core::volume::{self, ObjectKind, Objects};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,9 @@ use crate::publish;
 const TERMINATION_MESSAGE_LIMIT: usize = 4096;
 /// Plans made in a row before the worker lets others go on.
 const PASSES: usize = 64;
+/// How often tokens and certificates in volumes are looked after, besides whenever their store says so (the kubelet
+/// remounts every 60 to 90 seconds).
+const REMOUNT: Duration = Duration::from_secs(75);
 
 /// What a worker begins with.
 pub(crate) struct Start {
@@ -64,6 +67,10 @@ pub(crate) struct Worker {
     pub(crate) files: Option<PodFiles>,
     /// ConfigMaps and Secrets as last looked up.
     pub(crate) objects: Objects,
+    /// Objects that the store was told to follow for the pod.
+    pub(crate) held: BTreeSet<(ObjectKind, String)>,
+    /// When volumes were last brought up to date.
+    pub(crate) prepared_at: Option<std::time::Instant>,
     /// Background stops by container ID, to be replaced when less grace is left.
     pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
     /// What plugins and the node make of the pod's spec, asked once per spec and again while it is held back.
@@ -99,6 +106,8 @@ pub(crate) async fn run(start: Start) {
         images: BTreeMap::new(),
         files: None,
         objects: Objects::default(),
+        held: BTreeSet::new(),
+        prepared_at: None,
         stops: BTreeMap::new(),
         checked: None,
         told: BTreeSet::new(),
@@ -111,6 +120,9 @@ pub(crate) async fn run(start: Start) {
     };
     if worker.pod.deletion.is_none() {
         worker.pod.deletion = worker.record.deletion;
+    }
+    if worker.pod.source == Source::Api && worker.record == PodRecord::default() {
+        worker.record = record::seeded(&worker.pod.object);
     }
     let inbox = worker.inbox.clone();
     loop {
@@ -130,7 +142,9 @@ pub(crate) async fn run(start: Start) {
     for stop in worker.stops.values() {
         stop.abort();
     }
-    if !worker.gone {
+    if worker.gone {
+        worker.let_go();
+    } else {
         worker.save().await;
     }
 }
@@ -143,6 +157,10 @@ impl Worker {
             self.check().await;
         }
         self.admit();
+        self.hold_objects();
+        if self.remount_in().is_some_and(|left| left.is_zero()) {
+            self.refresh = true;
+        }
         let mut plan = Plan::default();
         let mut settled = false;
         for _ in 0..PASSES {
@@ -318,7 +336,17 @@ impl Worker {
         if self.limits.is_some() {
             sleep = sleep.min(limits::PERIOD);
         }
+        if let Some(left) = self.remount_in() {
+            sleep = sleep.min(left.max(Duration::from_millis(10)));
+        }
         sleep.min(Duration::from_secs(600))
+    }
+
+    /// How long until volumes with issued tokens are looked at again; `None` for a pod that has none, or is not up.
+    fn remount_in(&self) -> Option<Duration> {
+        let prepared = self.prepared_at?;
+        let runs = self.record.terminal.is_none() && self.pod.deletion.is_none() && self.observed.sandbox().is_some();
+        (runs && !volume::issued_references(&self.pod).is_empty()).then(|| REMOUNT.saturating_sub(prepared.elapsed()))
     }
 
     /// Notes a failure, so that the next try waits.

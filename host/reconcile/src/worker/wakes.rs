@@ -3,9 +3,10 @@
 use longshore_core::event::EventType;
 use longshore_core::observed::SandboxState;
 use longshore_core::plan::Unhealthy;
-use longshore_core::pod::{Deletion, Pod};
+use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::runtime::RuntimeChange;
 use longshore_core::probe::{ProbeKind, Sample};
+use longshore_core::record;
 
 use super::Worker;
 use crate::inbox::{Done, Wakes};
@@ -23,6 +24,11 @@ impl Worker {
             }
             self.checked = None;
             self.refresh = true;
+            let ended = record::ended_in(&self.pod.object).filter(|_| self.pod.source == Source::Api);
+            if let (None, Some(terminal)) = (&self.record.terminal, ended) {
+                tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the API server says that the pod has ended");
+                self.record.terminal = Some(terminal);
+            }
         }
         if let Some(deletion) = wakes.deletion {
             let grace =
