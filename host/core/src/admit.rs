@@ -46,6 +46,56 @@ pub fn admit(pod: &Pod, active: &[&Pod], node: &NodeFacts) -> Result<(), Rejecti
     apparmor(pod, node)
 }
 
+/// As [`admit`] for a pod of the API server, by the Node as it is there now: its labels and taints. Until that is known,
+/// the scheduler's word is taken for both.
+pub fn admit_in_cluster(
+    pod: &Pod,
+    active: &[&Pod],
+    facts: &NodeFacts,
+    node: Option<&v1::Node>,
+) -> Result<(), Rejection> {
+    let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
+    operating_system(pod)?;
+    groups_policy(pod)?;
+    fit(pod, &others, facts)?;
+    if let Some(node) = node {
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        affinity::check(pod, &NodeFacts { labels, ..facts.clone() })?;
+    }
+    node_name(pod, facts)?;
+    host_ports(pod, &others)?;
+    taints(pod, node)?;
+    sysctls::check(pod, facts)?;
+    apparmor(pod, facts)
+}
+
+/// Only `NoExecute` counts for the kubelet (`pkg/kubelet/lifecycle/predicate.go`).
+fn taints(pod: &Pod, node: Option<&v1::Node>) -> Result<(), Rejection> {
+    let taints = node.and_then(|node| node.spec.as_ref()).into_iter().flat_map(|spec| spec.taints.iter().flatten());
+    let tolerations = pod.spec().tolerations.as_deref().unwrap_or_default();
+    for taint in taints.filter(|taint| taint.effect == "NoExecute") {
+        if !tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
+            let message = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+            return reject("TaintToleration", message);
+        }
+    }
+    Ok(())
+}
+
+fn tolerates(toleration: &v1::Toleration, taint: &v1::Taint) -> bool {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let effect = given(&toleration.effect).is_none_or(|effect| effect == taint.effect);
+    let key = given(&toleration.key).is_none_or(|key| key == taint.key);
+    let value = || toleration.value.clone().unwrap_or_default() == taint.value.clone().unwrap_or_default();
+    effect
+        && key
+        && match toleration.operator.as_deref() {
+            None | Some("" | "Equal") => given(&toleration.key).is_some() && value(),
+            Some("Exists") => true,
+            Some(_) => false,
+        }
+}
+
 fn operating_system(pod: &Pod) -> Result<(), Rejection> {
     let label = pod.labels().get("kubernetes.io/os");
     if label.is_some_and(|os| os != "linux") {

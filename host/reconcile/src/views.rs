@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::api::core::v1;
 use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::view::{PodView, ProbeView};
@@ -29,6 +30,8 @@ pub struct Views {
     /// Pods of the API server of which nothing is left here, until the API server knows.
     ended: Mutex<BTreeMap<String, Arc<PodView>>>,
     statics: watch::Sender<Option<Vec<StaticPod>>>,
+    /// The Node as the API server last told it.
+    node: Mutex<Option<Arc<v1::Node>>>,
     version: watch::Sender<u64>,
 }
 
@@ -40,12 +43,23 @@ impl Default for Views {
             problems: Mutex::default(),
             ended: Mutex::default(),
             statics: watch::channel(None).0,
+            node: Mutex::default(),
             version: watch::channel(0).0,
         }
     }
 }
 
 impl Views {
+    /// The Node as the API server last told it; `None` on a node that runs alone, and before it was told.
+    pub fn node(&self) -> Option<Arc<v1::Node>> {
+        lock(&self.node).clone()
+    }
+
+    /// Publishes the Node as the API server has it now.
+    pub fn set_node(&self, node: &v1::Node) {
+        *lock(&self.node) = Some(Arc::new(node.clone()));
+    }
+
     /// All pods, ordered by namespace and name.
     pub fn pods(&self) -> Vec<Arc<PodView>> {
         let mut pods: Vec<_> = lock(&self.pods).values().cloned().collect();

@@ -1,5 +1,7 @@
 //! One test per reason.
 
+#![allow(clippy::unwrap_used)]
+
 use super::testing::{node, pod};
 use super::*;
 
@@ -128,4 +130,27 @@ fn what_linux_and_docker_lack_is_rejected_as_the_kubelet_does() {
     assert!(spec("securityContext: {appArmorProfile: {type: RuntimeDefault}}").starts_with("AppArmor: "));
     assert_eq!(spec("securityContext: {appArmorProfile: {type: Unconfined}}"), "admitted");
     assert!(alone(&with("securityContext: {appArmorProfile: {type: RuntimeDefault}}")).starts_with("AppArmor: "));
+}
+
+#[test]
+fn the_node_as_the_api_server_has_it_decides_for_its_pods() {
+    let node_with = |labels: &str, taints: &str| -> v1::Node {
+        serde_saphyr::from_str(&format!("{{metadata: {{labels: {labels}}}, spec: {{taints: {taints}}}}}")).unwrap()
+    };
+    let outcome =
+        |spec: &str, node: Option<&v1::Node>| match admit_in_cluster(&pod(spec), &[], &super::testing::node(), node) {
+            Ok(()) => "admitted".to_owned(),
+            Err(rejection) => rejection.reason.to_owned(),
+        };
+    let selecting = "{containers: [{name: c, image: i}], nodeSelector: {disk: ssd}}";
+    assert_eq!(outcome(selecting, None), "admitted");
+    assert_eq!(outcome(selecting, Some(&node_with("{disk: ssd}", "[]"))), "admitted");
+    assert_eq!(outcome(selecting, Some(&node_with("{}", "[]"))), "NodeAffinity");
+    let tainted = node_with("{}", "[{key: a, value: b, effect: NoExecute}, {key: x, effect: NoSchedule}]");
+    let plain = "{containers: [{name: c, image: i}]}";
+    assert_eq!(outcome(plain, Some(&tainted)), "TaintToleration");
+    for toleration in ["{operator: Exists}", "{key: a, operator: Exists, effect: NoExecute}", "{key: a, value: b}"] {
+        let spec = format!("{{containers: [{{name: c, image: i}}], tolerations: [{toleration}]}}");
+        assert_eq!(outcome(&spec, Some(&tainted)), "admitted", "{toleration}");
+    }
 }

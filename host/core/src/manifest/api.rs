@@ -13,8 +13,9 @@ use crate::{defaults, hash};
 
 /// The pod to run; `None` for an object without UID or name.
 ///
-/// `status`, `resourceVersion` and `managedFields` are left out, so that pods are equal unless something has changed
-/// that says how to run them: who needs the status asks [`crate::ports::cluster::ApiPods`]. The annotation
+/// `resourceVersion`, `managedFields` and most of `status` are left out, so that pods are equal unless something has
+/// changed that says how to run them: who needs the status asks [`crate::ports::cluster::ApiPods`]. Of the status stays
+/// that of a pod that has ended, and the conditions that its readiness gates name. The annotation
 /// `kubernetes.io/config.source` is added here, in memory only, as the kubelet does.
 pub fn from_api(object: &v1::Pod) -> Option<Pod> {
     let metadata = &object.metadata;
@@ -30,7 +31,7 @@ pub fn from_api(object: &v1::Pod) -> Option<Pod> {
         let grace = jiff::SignedDuration::from_secs(grace_seconds);
         Deletion { requested_at: until.0.checked_sub(grace).unwrap_or(until.0), grace_seconds }
     });
-    let mut run = v1::Pod { metadata: metadata.clone(), spec: object.spec.clone(), status: None };
+    let mut run = v1::Pod { metadata: metadata.clone(), spec: object.spec.clone(), status: kept_status(object) };
     let hashes = hash::containers(&run, &Source::Api);
     let sandbox_hash = hash::sandbox(&run);
     run.metadata.namespace = Some(id.namespace.clone());
@@ -40,6 +41,19 @@ pub fn from_api(object: &v1::Pod) -> Option<Pod> {
     annotations.insert(CONFIG_SOURCE.to_owned(), Source::Api.as_str().to_owned());
     defaults::apply(&mut run);
     Some(Pod { id, source: Source::Api, object: Arc::new(run), hashes, sandbox_hash, deletion })
+}
+
+/// What of a pod's status says how to run it.
+fn kept_status(object: &v1::Pod) -> Option<v1::PodStatus> {
+    let status = object.status.as_ref()?;
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return Some(status.clone());
+    }
+    let gates = object.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let gates: Vec<&str> = gates.map(|gate| gate.condition_type.as_str()).collect();
+    let conditions = status.conditions.iter().flatten().filter(|known| gates.contains(&known.type_.as_str()));
+    let conditions: Vec<v1::PodCondition> = conditions.cloned().collect();
+    (!conditions.is_empty()).then(|| v1::PodStatus { conditions: Some(conditions), ..Default::default() })
 }
 
 #[cfg(test)]
@@ -74,6 +88,20 @@ mod tests {
             object["status"]["phase"] = "Running".into();
         });
         assert_eq!(later, Some(pod));
+    }
+
+    #[test]
+    fn an_end_and_open_gates_are_part_of_a_pod() {
+        let ended = read(|object| object["status"]["phase"] = "Failed".into()).expect("a pod");
+        assert!(crate::record::ended_in(&ended.object).is_some());
+        let gated = read(|object| {
+            object["spec"]["readinessGates"] = json!([{"conditionType": "x/y"}]);
+            object["status"]["conditions"] =
+                json!([{"type": "x/y", "status": "True"}, {"type": "Ready", "status": "True"}]);
+        })
+        .expect("a pod");
+        let conditions = gated.object.status.clone().and_then(|status| status.conditions).unwrap_or_default();
+        assert_eq!(conditions.iter().map(|known| known.type_.as_str()).collect::<Vec<_>>(), ["x/y"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use longshore_core::backoff::Policy;
 use longshore_core::event::EventType;
-use longshore_core::pod::Pod;
+use longshore_core::pod::{Pod, Source};
 use longshore_core::record::Terminal;
 use longshore_core::{admit, probe, support};
 
@@ -81,7 +81,15 @@ impl Worker {
         if self.record.start_time.is_none() {
             self.record.start_time = Some(Timestamp::now());
             let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
-            if let Err(rejection) = admit::admit(&self.pod, &others, &self.shared.facts) {
+            let facts = &self.shared.facts;
+            let admitted = match self.pod.source {
+                Source::Api => {
+                    let node = self.shared.ports.views.node();
+                    admit::admit_in_cluster(&self.pod, &others, facts, node.as_deref())
+                }
+                _ => admit::admit(&self.pod, &others, facts),
+            };
+            if let Err(rejection) = admitted {
                 drop(active);
                 self.event(None, EventType::Warning, rejection.reason, &rejection.message);
                 self.record.terminal = Some(Terminal {
