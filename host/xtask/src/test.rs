@@ -13,7 +13,10 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    docker, guests,
+    cluster::{self, kubernetes::Kubernetes},
+    docker,
+    docker::Flavor,
+    guests,
     place::Place,
     process,
     report::{Outcome, Report, counts},
@@ -37,6 +40,9 @@ pub(crate) struct Test {
 
 /// The version that is installed when none is on the PATH.
 const CARGO_DENY: &str = "0.20.2";
+
+/// How the names of tests begin that need a cluster.
+const CLUSTER: &str = "cluster_";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -133,18 +139,23 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
     if let Some(why) = why {
         report.skip("end to end on docker-29", &why);
     }
-    for flavor in flavors {
+    for flavor in &flavors {
         for test in tests.iter().filter(|test| args.only.is_none() || test.name == "e2e") {
             report.step(&format!("{}: {}", flavor.name, test.title()), || {
                 let world = World::prepare(place, flavor.clone())?;
                 let limit = 20 * MINUTE;
                 let mut command = vec![test.path.display().to_string()];
                 command.extend(args.only.clone());
+                // Those have a step of their own.
+                command.extend(["--skip".to_owned(), CLUSTER.to_owned()]);
                 let mut command = world.command(place, &command, limit);
                 test.environment(place, &mut command);
                 counted(place, &format!("{}-{}", flavor.name, test.title()), &mut command, limit + 2 * MINUTE)
             })?;
         }
+    }
+    if let (Some(e2e), Some(flavor)) = (tests.iter().find(|test| test.name == "e2e"), flavors.last()) {
+        in_cluster(place, args, report, e2e, flavor)?;
     }
     if args.no_vm || args.only.is_some() {
         report.skip("virtual machine", "not asked for");
@@ -157,6 +168,49 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
             Ok(())
         }
     }
+}
+
+/// The tests of a node in a cluster: in a world with a control plane in it.
+fn in_cluster(place: &Place, args: &Test, report: &mut Report, e2e: &Executable, flavor: &Flavor) -> Result<()> {
+    let list = process::output("e2e --list", Command::new(&e2e.path).arg("--list"), MINUTE)?;
+    let names = list.lines().filter_map(|line| line.strip_suffix(": test")).filter(|name| name.starts_with(CLUSTER));
+    let names: Vec<&str> = names.filter(|name| args.only.as_ref().is_none_or(|only| name.contains(only))).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let (mut kubernetes, mut why) = (None, None);
+    report.step("cluster: build", || match Kubernetes::find(place, cluster::KUBERNETES) {
+        Ok(found) => {
+            kubernetes = Some(found);
+            Ok(Outcome::NOTHING)
+        }
+        // A contributor may have no network; a machine that decides over changes must not pass without.
+        Err(error) if std::env::var_os("CI").is_none() => {
+            process::check_interrupted()?;
+            why = Some(format!("{error:#}"));
+            Ok(Outcome::NOTHING)
+        }
+        Err(error) => Err(error),
+    })?;
+    let Some(kubernetes) = kubernetes else {
+        if let Some(why) = why {
+            report.skip("end to end in a cluster", &why);
+        }
+        return Ok(());
+    };
+    report.step(&format!("cluster-{} on {}: end to end", kubernetes.version, flavor.name), || {
+        let world = World::prepare(place, flavor.clone())?;
+        let limit = 15 * MINUTE;
+        let folder = tempfile::Builder::new().prefix(cluster::PREFIX).tempdir().context("a temporary folder")?;
+        let mut tests = vec![e2e.path.display().to_string(), "--exact".to_owned()];
+        tests.extend(names.iter().map(|name| (*name).to_owned()));
+        let mut command = vec![world.program.display().to_string()];
+        command.extend(cluster::inside(&kubernetes.version, true, limit.as_secs(), folder.path(), &tests));
+        let mut command = world.command(place, &command, limit + MINUTE);
+        e2e.environment(place, &mut command);
+        counted(place, &format!("cluster-{}", kubernetes.version), &mut command, limit + 3 * MINUTE)
+    })?;
+    Ok(())
 }
 
 /// A compiled test binary.

@@ -4,6 +4,8 @@
 //! Environment, as `cargo xtask test` sets it: `LONGSHORE_BIN`, `DOCKER_HOST`, `LONGSHORE_TEST_IMAGE`,
 //! `LONGSHORE_TEST_EXAMPLE_IMAGE`, `LONGSHORE_TEST_REGISTRY`, `LONGSHORE_TEST_TARS`, `LONGSHORE_TEST_DOCKER_PID`,
 //! `LONGSHORE_TEST_SLOWNESS` (time limits are multiplied by it), `LONGSHORE_TEST_PARALLEL` (tests at once, 4).
+//! Tests of `cluster_…` need what `cargo xtask cluster` sets as well: `LONGSHORE_TEST_CLUSTER` and the like, see
+//! [`bed::cluster`]; without it they are skipped with a line.
 //! Without a Docker tests are skipped with a line, or fail when `LONGSHORE_REQUIRE_DOCKER` is set.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -11,6 +13,12 @@ mod bed;
 
 mod adoption;
 mod cli;
+mod cluster_faults;
+mod cluster_life;
+mod cluster_node;
+mod cluster_objects;
+mod cluster_pods;
+mod cluster_work;
 mod faults;
 mod lifecycle;
 mod manifests;

@@ -42,7 +42,7 @@ use crate::{
 /// The version when none is asked for.
 pub(crate) const KUBERNETES: &str = "1.36";
 /// The start of the names of our folders.
-const PREFIX: &str = "longshore-cluster-";
+pub(crate) const PREFIX: &str = "longshore-cluster-";
 
 /// `cargo xtask cluster`.
 #[derive(Args, Clone, Debug)]
@@ -146,6 +146,7 @@ fn here(place: &Place, args: &Cluster, kubernetes: &Kubernetes, binary: Option<P
             .env("LONGSHORE_TEST_KUBERNETES", &kubernetes.version)
             .env("LONGSHORE_TEST_KUBECONFIG", plane.admin())
             .env("LONGSHORE_TEST_BOOTSTRAP_KUBECONFIG", &bootstrap)
+            .env("LONGSHORE_TEST_API_SOCKET", plane.socket())
             .env("LONGSHORE_TEST_KUBECTL", &kubectl.program)
             .env("LONGSHORE_TEST_NODE_IP", address.to_string());
         let running = Running::start(&args.command[0], &mut command)?;

@@ -89,6 +89,8 @@ impl Node {
         flag("docker-endpoint", &format!("unix://{}", settings.docker.display()));
         flag("pod-logs-dir", &shown(&settings.folder.join("logs/pods")));
         flag("container-logs-dir", &shown(&settings.folder.join("logs/containers")));
+        // The API server speaks only to a node whose certificate it can check.
+        flag("rotate-server-certificates", "true");
         flag("hostname-override", NAME);
         flag("cluster-domain", "cluster.local");
         flag("port", &plane::free_port(settings.address)?.to_string());

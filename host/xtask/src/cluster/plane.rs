@@ -26,6 +26,9 @@ const FIRST_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 /// Addresses of pods, a /24 for each node.
 const PODS: &str = "10.244.0.0/16";
 
+/// The part that serves tests.
+const PROXY: &str = "kubectl-proxy";
+
 /// How long a cold start may take on a busy machine.
 const START: Duration = Duration::from_secs(120);
 
@@ -116,8 +119,8 @@ impl Plane {
             plane.begin(name, 0)?;
         }
         plane.wait("the API server", &["get", "--raw=/readyz"])?;
-        // These two would only end and begin again while there is no API server.
-        for name in ["kube-controller-manager", "kube-scheduler"] {
+        // These would only end and begin again while there is no API server.
+        for name in ["kube-controller-manager", "kube-scheduler", PROXY] {
             plane.begin(name, 0)?;
         }
         // Without it no pod can be created.
@@ -144,6 +147,11 @@ impl Plane {
     /// Its administrator's kubeconfig.
     pub(crate) fn admin(&self) -> PathBuf {
         self.folder.join("admin.kubeconfig")
+    }
+
+    /// A Unix socket that speaks HTTP, in the name of its administrator, without TLS: for tests.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("api.sock")
     }
 
     /// kubectl for its administrator.
@@ -183,6 +191,7 @@ impl Plane {
             "etcd" => self.etcd(),
             "kube-apiserver" => self.api_server()?,
             "kube-controller-manager" => self.controllers(),
+            PROXY => self.proxy(),
             _ => self.scheduler(),
         };
         let (out, err) = process::log_pair(&self.logs.join(format!("{name}.log")))?;
@@ -320,6 +329,12 @@ impl Plane {
             "--secure-port=0",
         ]);
         command
+    }
+
+    fn proxy(&self) -> Command {
+        let socket = format!("--unix-socket={}", self.socket().display());
+        // It takes only names of loopback by default, and a socket has none; the folder is for root alone.
+        self.kubectl().command(&["proxy", &socket, "--accept-hosts=.*"])
     }
 
     fn scheduler(&self) -> Command {

@@ -1,8 +1,11 @@
 //! A folder of manifests, a root folder, an agent on them, and the end of all that they made, also when a test fails.
 
+pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod docker;
+pub(crate) mod gate;
 pub(crate) mod http;
+pub(crate) mod node;
 pub(crate) mod pods;
 pub(crate) mod proxy;
 pub(crate) mod registry;
@@ -153,7 +156,10 @@ impl Bed {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(binary());
         command.arg("run").arg("--config").arg(self.manifests()).arg("--root-dir").arg(self.root());
-        command.arg("--register-node=false").arg(format!("--hostname-override={NODE}"));
+        // A node of a cluster has a name of its own, and is registered.
+        if !self.flags.iter().any(|flag| flag.starts_with("--hostname-override")) {
+            command.arg("--register-node=false").arg(format!("--hostname-override={NODE}"));
+        }
         if !self.flags.iter().any(|flag| flag.starts_with("--docker-endpoint")) {
             command.arg(format!("--docker-endpoint=unix://{}", self.docker.socket.display()));
         }

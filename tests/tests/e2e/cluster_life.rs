@@ -1,0 +1,93 @@
+//! Static pods and their mirrors in the API.
+
+use serde_json::{Value, json};
+
+use crate::bed::{
+    docker::image,
+    node::Node,
+    pods::{id, is_ready, sleeper, uid, with},
+};
+
+/// A static pod in this test's namespace.
+fn fixed(node: &Node, name: &str) -> Value {
+    with(sleeper(name), json!({"metadata": {"namespace": node.name}}))
+}
+
+#[test]
+fn cluster_life_static_pod_has_a_mirror() {
+    let Some(node) = Node::start() else { return };
+    node.apply(&fixed(&node, "s"));
+    let name = format!("s-{}", node.name);
+    let mirror = node.wait_api_ready(&name);
+    let annotations = &mirror["metadata"]["annotations"];
+    for annotation in ["kubernetes.io/config.mirror", "kubernetes.io/config.hash", "kubernetes.io/config.source"] {
+        assert!(annotations[annotation].is_string(), "{annotation}: {annotations}");
+    }
+    assert_eq!(annotations["kubernetes.io/config.source"], "file");
+    let owner = &mirror["metadata"]["ownerReferences"][0];
+    assert_eq!((&owner["kind"], owner["name"].as_str()), (&json!("Node"), Some(node.name.as_str())));
+    assert_eq!(mirror["spec"]["nodeName"], node.name.as_str());
+    let container = id(&mirror, "app");
+
+    // A mirror that is deleted comes back; the pod does not notice.
+    node.cluster.delete(&node.one("pods", &name), None);
+    let again = node.wait_api(&name, "another mirror", |pod| is_ready(pod) && uid(pod) != uid(&mirror));
+    assert_eq!(id(&again, "app"), container);
+    node.cluster.delete(&node.one("pods", &name), Some(0));
+    let again = node.wait_api(&name, "another mirror", |pod| is_ready(pod) && uid(pod) != uid(&again));
+    assert_eq!(id(&again, "app"), container);
+}
+
+#[test]
+fn cluster_life_static_pod_changes_and_goes() {
+    let Some(node) = Node::start() else { return };
+    node.apply(&fixed(&node, "s"));
+    let name = format!("s-{}", node.name);
+    let first = node.wait_api_ready(&name);
+    let other = std::env::var("LONGSHORE_TEST_EXAMPLE_IMAGE").unwrap_or_else(|_| image());
+    let mut changed = fixed(&node, "s");
+    changed["spec"]["containers"][0]["image"] = json!(other);
+    changed["metadata"]["labels"] = json!({"changed": "yes"});
+    node.apply(&changed);
+    let second = node.wait_api(&name, "the changed one", |pod| {
+        is_ready(pod) && pod["metadata"]["labels"]["changed"] == "yes" && id(pod, "app") != id(&first, "app")
+    });
+    assert_eq!(second["spec"]["containers"][0]["image"], other.as_str());
+    assert_ne!(
+        first["metadata"]["annotations"]["kubernetes.io/config.hash"],
+        second["metadata"]["annotations"]["kubernetes.io/config.hash"]
+    );
+    node.delete("s");
+    node.wait_api(&name, "gone", Value::is_null);
+    crate::bed::until("nothing left in Docker", || node.containers_of_node().is_empty().then_some(()));
+}
+
+#[test]
+fn cluster_life_static_pod_and_agent_restart() {
+    let Some(mut node) = Node::start() else { return };
+    let pod = fixed(&node, "s");
+    node.apply(&pod);
+    let name = format!("s-{}", node.name);
+    let before = node.wait_api_ready(&name);
+    node.kill();
+    // While nobody looks the mirror goes, and so does the manifest of nothing.
+    node.cluster.delete(&node.one("pods", &name), Some(0));
+    node.begin();
+    let after = node.wait_api(&name, "another mirror", |pod| is_ready(pod) && uid(pod) != uid(&before));
+    assert_eq!(id(&after, "app"), id(&before, "app"));
+    node.kill();
+    node.delete("s");
+    node.begin();
+    node.wait_api(&name, "gone", Value::is_null);
+}
+
+#[test]
+fn cluster_life_static_pod_that_needs_the_api_is_refused() {
+    let Some(node) = Node::start() else { return };
+    let spec = json!({"volumes": [{"name": "c", "configMap": {"name": "of-the-api"}}]});
+    node.apply(&with(fixed(&node, "s"), json!({"spec": spec})));
+    node.apply(&fixed(&node, "good"));
+    node.wait_api_ready(&format!("good-{}", node.name));
+    let mirror = node.cluster.get(&node.one("pods", &format!("s-{}", node.name)));
+    assert!(mirror.as_ref().is_none_or(|pod| !is_ready(pod)), "{mirror:?}");
+}

@@ -1,0 +1,165 @@
+//! What pods use of the API: ConfigMaps, Secrets, tokens and the rest, at start and as they change.
+
+use serde_json::{Value, json};
+
+use crate::bed::{
+    node::Node,
+    pods::{SLEEP, container, pod, restarts, waiting, with},
+    until,
+};
+
+fn map(name: &str, data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+}
+
+fn secret(name: &str, data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
+}
+
+/// Waits until a script in the pod prints this.
+fn prints(node: &Node, pod: &str, script: &str, wanted: &str) {
+    node.told(|| {
+        let deadline = std::time::Instant::now() + crate::bed::limit(std::time::Duration::from_secs(130));
+        loop {
+            let (_, text) = node.sh(pod, script);
+            if text == wanted {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{script}: {wanted:?} is wanted, not {text:?}");
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+    });
+}
+
+#[test]
+fn cluster_objects_change_under_a_running_pod() {
+    let Some(node) = Node::start() else { return };
+    node.cluster.create(&node.all("configmaps"), &map("c", json!({"word": "one", "other": "x"})));
+    node.cluster.create(&node.all("secrets"), &secret("s", json!({"key": "hush"})));
+    let app = with(
+        container("app", SLEEP),
+        json!({
+            "env": [{"name": "WORD", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "word"}}},
+                {"name": "NONE", "valueFrom": {"secretKeyRef": {"name": "s", "key": "none", "optional": true}}}],
+            "envFrom": [{"secretRef": {"name": "s"}, "prefix": "S_"}],
+            "volumeMounts": [{"name": "c", "mountPath": "/c"}, {"name": "s", "mountPath": "/s"}],
+        }),
+    );
+    let volumes = json!([{"name": "c", "configMap": {"name": "c"}}, {"name": "s", "secret": {"secretName": "s", "defaultMode": 256}}]);
+    node.bind(&pod("a", json!([app]), json!({"volumes": volumes})));
+    node.wait_api_ready("a");
+    let (_, text) =
+        node.sh("a", "echo $WORD $S_key; cat /c/word; echo; cat /s/key; stat -Lc %a /s/key; env | grep -c NONE");
+    assert_eq!(text, "one hush\none\nhush400\n0\n");
+    node.cluster.patch(&node.one("configmaps", "c"), &json!({"data": {"word": "two", "other": null}}));
+    node.cluster.patch(&node.one("secrets", "s"), &json!({"stringData": {"key": "shout", "more": "m"}}));
+    prints(&node, "a", "cat /c/word; ls /c", "twoword\n");
+    prints(&node, "a", "cat /s/key; cat /s/more", "shoutm");
+    // What was given as a variable stays, and nothing was restarted.
+    let (_, text) = node.sh("a", "echo $WORD $S_key");
+    assert_eq!(text, "one hush\n");
+    assert_eq!(restarts(&node.wait_api_ready("a"), "app"), 0);
+}
+
+#[test]
+fn cluster_objects_that_are_missing_are_waited_for() {
+    let Some(node) = Node::start() else { return };
+    let by_variable = with(
+        container("app", SLEEP),
+        json!({"env": [{"name": "WORD", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "word"}}}]}),
+    );
+    node.bind(&pod("variable", json!([by_variable]), json!({})));
+    let by_volume = with(container("app", SLEEP), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    let volumes = json!({"volumes": [{"name": "v", "configMap": {"name": "late"}}]});
+    node.bind(&pod("volume", json!([by_volume]), volumes));
+    node.wait_api("variable", "waits", |pod| waiting(pod, "app") == "CreateContainerConfigError");
+    node.wait_api("volume", "waits", |pod| waiting(pod, "app") == "ContainerCreating");
+    node.wait_api_event("volume", "FailedMount", "late");
+    node.cluster.create(&node.all("configmaps"), &map("late", json!({"word": "here"})));
+    for name in ["variable", "volume"] {
+        node.wait_api_ready(name);
+    }
+    assert_eq!(node.sh("variable", "echo $WORD").1, "here\n");
+    assert_eq!(node.sh("volume", "cat /v/word").1, "here");
+}
+
+#[test]
+fn cluster_objects_token_is_good() {
+    let Some(node) = Node::start() else { return };
+    let token = json!({"serviceAccountToken": {"path": "token", "audience": "example.com", "expirationSeconds": 600}});
+    let app = with(container("app", SLEEP), json!({"volumeMounts": [{"name": "t", "mountPath": "/t"}]}));
+    node.bind(&pod("a", json!([app]), json!({"volumes": [{"name": "t", "projected": {"sources": [token]}}]})));
+    let a = node.wait_api_ready("a");
+    let folder = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let (_, text) = node.sh("a", &format!("cat {folder}/namespace; echo; cat {folder}/ca.crt"));
+    assert!(text.starts_with(&format!("{}\n-----BEGIN CERTIFICATE-----", node.name)), "{text}");
+    for (path, audience) in [(format!("{folder}/token"), None), ("/t/token".to_owned(), Some("example.com"))] {
+        let (_, token) = node.sh("a", &format!("cat {path}"));
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": token.trim(), "audiences": audience.map(|audience| vec![audience])}});
+        let told = node.cluster.create("/apis/authentication.k8s.io/v1/tokenreviews", &review);
+        let told = &told["status"];
+        assert_eq!(told["authenticated"], true, "{path}: {told}");
+        assert_eq!(told["user"]["username"], format!("system:serviceaccount:{}:default", node.name).as_str());
+        let extra = &told["user"]["extra"];
+        assert_eq!(extra["authentication.kubernetes.io/pod-uid"][0], a["metadata"]["uid"], "{extra}");
+    }
+    // By default it is not a token for others.
+    let (_, token) = node.sh("a", "cat /t/token");
+    let review =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token.trim()}});
+    let told = node.cluster.create("/apis/authentication.k8s.io/v1/tokenreviews", &review);
+    assert_ne!(told["status"]["authenticated"], true);
+}
+
+#[test]
+fn cluster_objects_downward_labels_follow() {
+    let Some(node) = Node::start() else { return };
+    let app = with(
+        container("app", SLEEP),
+        json!({
+            "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}],
+            "volumeMounts": [{"name": "d", "mountPath": "/d"}],
+        }),
+    );
+    let items = json!([{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]);
+    let whole = pod("a", json!([app]), json!({"volumes": [{"name": "d", "downwardAPI": {"items": items}}]}));
+    node.bind(&with(whole, json!({"metadata": {"labels": {"app": "a"}}})));
+    let a = node.wait_api_ready("a");
+    let (_, text) = node.sh("a", "echo $NODE $IP $HOST; cat /d/labels");
+    let ip = a["status"]["podIP"].as_str().unwrap();
+    assert_eq!(text.trim_end(), format!("{} {ip} {}\napp=\"a\"", node.name, node.cluster.address));
+    node.cluster.kubectl(&["label", "pod", "a", "-n", &node.name, "more=b"]);
+    prints(&node, "a", "grep -c more /d/labels", "1\n");
+    assert_eq!(restarts(&node.wait_api_ready("a"), "app"), 0);
+}
+
+#[test]
+fn cluster_objects_are_watched_no_longer_than_needed() {
+    let Some(node) = Node::start() else { return };
+    node.cluster.create(&node.all("configmaps"), &map("c", json!({"word": "one"})));
+    let app = with(container("app", SLEEP), json!({"volumeMounts": [{"name": "c", "mountPath": "/c"}]}));
+    let spec = json!({"volumes": [{"name": "c", "configMap": {"name": "c"}}]});
+    let a = node.bind(&pod("a", json!([app.clone()]), spec.clone()));
+    node.wait_api_ready("a");
+    node.cluster.delete(&node.one("pods", "a"), None);
+    node.wait_api_gone(&a);
+    // A change that came while nobody used it is there for the next one.
+    node.cluster.patch(&node.one("configmaps", "c"), &json!({"data": {"word": "two"}}));
+    node.bind(&pod("b", json!([app]), spec));
+    node.wait_api_ready("b");
+    prints(&node, "b", "cat /c/word", "two");
+    let refused = || {
+        let log = std::fs::read_to_string(node.cluster.folder.join("audit.log")).unwrap_or_default();
+        let user = format!("system:node:{}", node.name);
+        let ours = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let ours = ours.filter(|request| request["user"]["username"] == user.as_str());
+        ours.filter(|request| request["responseStatus"]["code"] == 403)
+            .map(|request| request["requestURI"].to_string())
+            .collect::<Vec<_>>()
+    };
+    let refused = until("an audit log", || Some(refused()));
+    assert!(refused.is_empty(), "the node asked for what it may not have: {refused:?}");
+}

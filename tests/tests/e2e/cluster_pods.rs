@@ -1,0 +1,216 @@
+//! Pods that are bound to the node: what is told of them, their probes, logs and events, and what refuses them.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::bed::{
+    node::Node,
+    pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, status, waiting, with},
+};
+
+#[test]
+fn cluster_pod_runs_and_says_so() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    let a = node.wait_api_ready("a");
+    let told = &a["status"];
+    assert_eq!(told["phase"], "Running");
+    assert_eq!(told["hostIP"], node.cluster.address.as_str());
+    assert_eq!(told["hostIPs"][0]["ip"], told["hostIP"]);
+    assert!(told["podIP"].is_string() && told["podIPs"][0]["ip"] == told["podIP"], "{told}");
+    assert_eq!(told["qosClass"], "BestEffort");
+    assert!(told["startTime"].is_string());
+    for kind in ["PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"] {
+        assert!(condition(&a, kind), "{kind}: {}", told["conditions"]);
+    }
+    let app = status(&a, "app");
+    assert_eq!((&app["ready"], &app["started"], &app["restartCount"]), (&json!(true), &json!(true), &json!(0)));
+    assert!(app["state"]["running"]["startedAt"].is_string());
+    assert!(app["containerID"].as_str().unwrap().starts_with("docker://"));
+    assert!(app["image"].is_string() && app["imageID"].as_str().is_some_and(|image| !image.is_empty()), "{app}");
+    let inspected = node.docker.inspect(&id(&a, "app")).expect("the container is in Docker");
+    assert_eq!(inspected["State"]["Running"], true);
+    let (_, hosts) = node.sh("a", "cat /etc/hosts; hostname");
+    assert!(hosts.contains(told["podIP"].as_str().unwrap()) && hosts.ends_with("a\n"), "{hosts}");
+}
+
+#[test]
+fn cluster_pod_has_the_clusters_dns_and_services() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    node.wait_api_ready("a");
+    let (_, text) = node.sh("a", "cat /etc/resolv.conf");
+    assert!(text.contains("nameserver 10.96.0.10"), "{text}");
+    let search = format!("search {}.svc.cluster.local svc.cluster.local cluster.local", node.name);
+    assert!(text.contains(&search) && text.contains("ndots:5"), "{text}");
+    let (_, text) = node.sh("a", "env");
+    for variable in ["KUBERNETES_SERVICE_HOST=10.96.0.1", "KUBERNETES_SERVICE_PORT=443"] {
+        assert!(text.contains(variable), "{variable} is missing: {text}");
+    }
+}
+
+#[test]
+fn cluster_pod_events_are_the_kubelets() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    node.wait_api_ready("a");
+    for reason in ["Created", "Started"] {
+        let event = node.wait_api_event("a", reason, "");
+        assert_eq!(event["source"]["component"], "kubelet", "{event}");
+        assert_eq!(event["source"]["host"], node.name.as_str(), "{event}");
+        assert_eq!(event["reportingComponent"], "kubelet", "{event}");
+        assert_eq!(event["type"], "Normal");
+        assert_eq!(event["involvedObject"]["fieldPath"], "spec.containers{app}", "{event}");
+        assert_eq!(event["involvedObject"]["kind"], "Pod");
+    }
+    let all = node.cluster.kubectl(&["get", "events", "-n", &node.name, "--field-selector", "source=kubelet"]);
+    assert!(all.contains("Started"), "{all}");
+}
+
+#[test]
+fn cluster_pod_ends_gracefully_and_whole() {
+    let Some(node) = Node::start() else { return };
+    let slow = container("app", "trap 'sleep 2; exit 0' TERM; sleep 100000 & wait");
+    node.bind(&pod("a", json!([slow]), json!({"terminationGracePeriodSeconds": 20})));
+    let a = node.wait_api_ready("a");
+    let began = Instant::now();
+    node.cluster.delete(&node.one("pods", "a"), None);
+    let ending = node.wait_api("a", "ending", |pod| pod.is_null() || pod["metadata"]["deletionTimestamp"].is_string());
+    assert!(!ending.is_null(), "it was gone at once");
+    node.wait_api("a", "gone", Value::is_null);
+    assert!(began.elapsed().as_secs() >= 2, "its containers were not waited for");
+    assert!(node.in_docker(&a).iter().all(|one| one["State"] != "running"), "gone, and still running");
+    node.wait_api_gone(&a);
+    crate::bed::until("its folder is removed", || (!node.pod_folder(&a).exists()).then_some(()));
+}
+
+#[test]
+fn cluster_pod_deleted_by_force_ends_all_the_same() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    let a = node.wait_api_ready("a");
+    node.cluster.kubectl(&["delete", "pod", "a", "-n", &node.name, "--force", "--grace-period=0", "--wait=false"]);
+    node.wait_api_gone(&a);
+    // The name is free for another one, which is not mistaken for the first.
+    node.bind(&sleeper("a"));
+    let b = node.wait_api_ready("a");
+    assert_ne!(a["metadata"]["uid"], b["metadata"]["uid"]);
+}
+
+#[test]
+fn cluster_pod_deleted_while_the_agent_is_away() {
+    let Some(mut node) = Node::start() else { return };
+    for name in ["graceful", "forced", "stays"] {
+        node.bind(&sleeper(name));
+    }
+    let [graceful, forced, stays] = ["graceful", "forced", "stays"].map(|name| node.wait_api_ready(name));
+    node.kill();
+    node.cluster.delete(&node.one("pods", "graceful"), None);
+    node.cluster.delete(&node.one("pods", "forced"), Some(0));
+    node.wait_api("forced", "gone from the API", Value::is_null);
+    assert!(!node.in_docker(&forced).is_empty());
+    node.begin();
+    node.wait_api_gone(&graceful);
+    node.wait_api_gone(&forced);
+    let now = node.wait_api_ready("stays");
+    assert_eq!(id(&now, "app"), id(&stays, "app"));
+    assert_eq!(restarts(&now, "app"), 0);
+}
+
+#[test]
+fn cluster_pod_that_ends_has_its_phase() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&job("good", "Never", "echo bye > /dev/termination-log"));
+    node.bind(&job("bad", "Never", "exit 3"));
+    node.bind(&job("again", "OnFailure", "exit 4"));
+    let good = node.wait_api("good", "Succeeded", |pod| phase(pod) == "Succeeded");
+    let ended = &status(&good, "app")["state"]["terminated"];
+    assert_eq!(
+        (&ended["exitCode"], &ended["reason"], &ended["message"]),
+        (&json!(0), &json!("Completed"), &json!("bye\n"))
+    );
+    let bad = node.wait_api("bad", "Failed", |pod| phase(pod) == "Failed");
+    let ended = &status(&bad, "app")["state"]["terminated"];
+    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(3), &json!("Error")));
+    let again = node.wait_api("again", "restarted", |pod| restarts(pod, "app") >= 1);
+    assert_eq!(status(&again, "app")["lastState"]["terminated"]["exitCode"], 4);
+    node.wait_api("again", "backing off", |pod| waiting(pod, "app") == "CrashLoopBackOff");
+    node.wait_api_event("again", "BackOff", "");
+}
+
+#[test]
+fn cluster_pod_whose_image_is_missing_waits() {
+    let Some(node) = Node::start() else { return };
+    let app =
+        with(container("app", SLEEP), json!({"image": "127.0.0.1:1/no/such:1", "imagePullPolicy": "IfNotPresent"}));
+    node.bind(&pod("a", json!([app]), json!({})));
+    node.wait_api("a", "no image", |pod| ["ErrImagePull", "ImagePullBackOff"].contains(&waiting(pod, "app")));
+    node.wait_api_event("a", "Failed", "127.0.0.1:1/no/such:1");
+    let never = with(container("app", SLEEP), json!({"image": "longshore.dev/nowhere:1", "imagePullPolicy": "Never"}));
+    node.bind(&pod("b", json!([never]), json!({})));
+    node.wait_api("b", "no image", |pod| waiting(pod, "app") == "ErrImageNeverPull");
+}
+
+#[test]
+fn cluster_pod_is_an_endpoint_only_while_it_is_ready() {
+    let Some(node) = Node::start() else { return };
+    let probe = json!({"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1});
+    let app = with(container("app", SLEEP), json!({"readinessProbe": probe}));
+    let labelled = with(pod("a", json!([app]), json!({})), json!({"metadata": {"labels": {"app": "a"}}}));
+    node.bind(&labelled);
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"selector": {"app": "a"}, "ports": [{"port": 80}]}});
+    node.cluster.create(&node.all("services"), &service);
+    node.wait_api("a", "Running, and not Ready", |pod| phase(pod) == "Running" && !is_ready(pod));
+    let ready = |wanted: bool| {
+        let slices =
+            format!("{}?labelSelector=kubernetes.io%2Fservice-name%3Ds", node.all("discovery.k8s.io/endpointslices"));
+        node.told(|| {
+            node.cluster
+                .wait(&slices, "an endpoint", |list| list["items"][0]["endpoints"][0]["conditions"]["ready"] == wanted)
+        });
+    };
+    ready(false);
+    node.sh("a", "touch /tmp/ready");
+    node.wait_api_ready("a");
+    ready(true);
+    node.sh("a", "rm /tmp/ready");
+    ready(false);
+}
+
+#[test]
+fn cluster_pod_that_does_not_fit_fails() {
+    let Some(node) = Node::start() else { return };
+    let big = with(container("app", SLEEP), json!({"resources": {"requests": {"cpu": "1000"}}}));
+    node.bind(&pod("big", json!([big]), json!({})));
+    let big = node.wait_api("big", "refused", |pod| phase(pod) == "Failed");
+    assert_eq!(big["status"]["reason"], "OutOfcpu", "{}", big["status"]);
+    let elsewhere = json!({"nodeSelector": {"kubernetes.io/hostname": "elsewhere"}});
+    node.bind(&pod("elsewhere", json!([container("app", SLEEP)]), elsewhere));
+    let elsewhere = node.wait_api("elsewhere", "refused", |pod| phase(pod) == "Failed");
+    assert_eq!(elsewhere["status"]["reason"], "NodeAffinity", "{}", elsewhere["status"]);
+}
+
+#[test]
+fn cluster_pod_ends_at_its_deadline() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&pod("a", json!([container("app", SLEEP)]), json!({"activeDeadlineSeconds": 3})));
+    let a = node.wait_api("a", "failed", |pod| phase(pod) == "Failed");
+    assert_eq!(a["status"]["reason"], "DeadlineExceeded", "{}", a["status"]);
+    node.wait_api("a", "its container has ended", |pod| status(pod, "app")["state"]["terminated"].is_object());
+}
+
+#[test]
+fn cluster_pod_is_reached_by_kubectl() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&pod("a", json!([container("app", &format!("echo hello; {SLEEP}"))]), json!({})));
+    node.wait_api_ready("a");
+    let namespace = ["-n", &node.name];
+    let logs = node.told(|| node.cluster.kubectl(&[&["logs", "a"], &namespace[..]].concat()));
+    assert_eq!(logs, "hello\n");
+    let said = node.told(|| node.cluster.kubectl(&[&["exec", "a"], &namespace[..], &["--", "echo", "hi"]].concat()));
+    assert_eq!(said, "hi\n");
+    let failed = node.cluster.try_kubectl(&[&["exec", "a"], &namespace[..], &["--", "sh", "-c", "exit 7"]].concat());
+    assert_eq!(failed.status.code(), Some(7), "{failed:?}");
+}
