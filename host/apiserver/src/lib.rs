@@ -1,6 +1,10 @@
 //! The Kubernetes API that we call: joining, the node, pods, what pods use. Only this room names kube.
 
+mod bootstrap;
+mod certificates;
 mod cluster;
+mod connection;
+mod credentials;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod fake;
@@ -14,7 +18,11 @@ mod requests;
 mod reviews;
 mod tokens;
 
+pub use bootstrap::BootstrapError;
+pub use certificates::{ServingNames, SigningError, StoreError};
 pub use cluster::NodeApi;
+pub use connection::{Connection, ConnectionError, ConnectionStatus, JoinError, Random, ServerVersion, Settings};
+pub use credentials::{CertificateDates, CredentialsError};
 pub use objects::ApiObjects;
 pub use pods::NodePods;
 pub use reviews::NodeReviews;

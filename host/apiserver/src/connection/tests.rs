@@ -1,0 +1,1 @@
+//! The connection tried against servers of our own.
