@@ -8,7 +8,7 @@ use crate::config::{DEFAULT_ROOT, DaemonFlags};
 
 /// A node agent: it keeps the pods of a manifest folder running on Docker.
 #[derive(Debug, Parser)]
-#[command(name = "longshore", version, about, max_term_width = 110)]
+#[command(name = "longshore", version, about, max_term_width = 110, args_override_self = true)]
 pub(crate) struct Cli {
     /// Folder that the agent keeps its state and its socket in [default: /var/lib/longshore]
     #[arg(long, value_name = "DIR", global = true)]
@@ -182,7 +182,8 @@ pub(crate) struct ConfigArgs {
 /// What `longshore config` does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print every problem of KubeletConfiguration files, manifests or manifest folders; ends with 78 when there is one
+    /// Print every problem of KubeletConfiguration files, drop-in folders, manifests or manifest folders; ends with
+    /// 78 when there is one
     Check {
         /// The files
         #[arg(required = true)]

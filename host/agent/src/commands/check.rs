@@ -1,5 +1,5 @@
-//! `longshore config check`: every problem of configuration files, with line, field and nearest name. Manifests and
-//! folders of them are looked at, too, as the agent would read them.
+//! `longshore config check`: every problem of configuration files and folders of drop-ins, with line, field and nearest
+//! name. Manifests and folders of them are looked at, too, as the agent would read them.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,13 @@ use crate::config::{self, Findings};
 pub(crate) fn check(files: &[PathBuf]) -> anyhow::Result<bool> {
     let mut sound = true;
     for file in files {
-        let findings = if is_manifest(file) { check_manifests(file) } else { config::check_file(file) };
+        let findings = if config::is_drop_in_folder(file) {
+            config::check_drop_ins(file)
+        } else if is_manifest(file) {
+            check_manifests(file)
+        } else {
+            config::check_file(file)
+        };
         for problem in &findings.problems {
             out::print(&format!("error: {problem}\n"))?;
         }

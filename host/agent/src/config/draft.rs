@@ -7,12 +7,18 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::eviction::EvictionLayer;
 use super::flags::DaemonFlags;
+use super::joining::JoiningLayer;
+use super::layer::Table;
+use super::network::NetworkLayer;
+use super::resources::ResourceLayer;
+use super::server::ServerLayer;
 use super::values::{
     addresses, boolean, domain, endpoint, file_check_frequency, list, log_format, max_parallel_pulls, max_pods,
-    node_name, pull_burst, pull_qps, reserved_list, sysctl, verbosity, whole,
+    node_ips, node_name, pull_burst, pull_qps, reserved_list, sysctl, verbosity, whole,
 };
-use super::{LogFormat, Reserved, duration};
+use super::{LogFormat, duration, gates, values};
 
 /// Something wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,12 +79,18 @@ pub(crate) struct Draft {
     pub(crate) max_restart_delay: Option<Duration>,
     pub(crate) fail_swap_on: Option<bool>,
     pub(crate) fail_cgroup_v1: Option<bool>,
-    pub(crate) system_reserved: Option<Reserved>,
-    pub(crate) kube_reserved: Option<Reserved>,
+    pub(crate) system_reserved: Option<Table<&'static str, i64>>,
+    pub(crate) kube_reserved: Option<Table<&'static str, i64>>,
     pub(crate) pod_logs_dir: Option<PathBuf>,
     pub(crate) container_logs_dir: Option<PathBuf>,
     pub(crate) verbosity: Option<u8>,
     pub(crate) log_format: Option<LogFormat>,
+    pub(crate) feature_gates: Option<Table<String, bool>>,
+    pub(crate) joining: JoiningLayer,
+    pub(crate) server: ServerLayer,
+    pub(crate) network: NetworkLayer,
+    pub(crate) resources: ResourceLayer,
+    pub(crate) eviction: EvictionLayer,
 }
 
 impl Draft {
@@ -92,12 +104,12 @@ impl Draft {
             pod_infra_image: flags.pod_infra_container_image.clone().filter(|image| !image.is_empty()),
             node_name: note.read("--hostname-override", &flags.hostname_override, node_name),
             max_pods: note.read("--max-pods", &flags.max_pods, |text| max_pods(whole(text)?)),
-            cluster_dns: note.read("--cluster-dns", &flags.cluster_dns, addresses),
+            cluster_dns: note.all("--cluster-dns", &flags.cluster_dns, addresses),
             cluster_domain: note.read("--cluster-domain", &flags.cluster_domain, domain),
             resolv_conf: flags.resolv_conf.clone(),
-            node_ips: note.read("--node-ip", &flags.node_ip, addresses),
+            node_ips: note.read("--node-ip", &flags.node_ip, node_ips),
             seccomp_default: note.read("--seccomp-default", &flags.seccomp_default, boolean),
-            allowed_unsafe_sysctls: note.read("--allowed-unsafe-sysctls", &flags.allowed_unsafe_sysctls, |text| {
+            allowed_unsafe_sysctls: note.all("--allowed-unsafe-sysctls", &flags.allowed_unsafe_sysctls, |text| {
                 list(text).map(sysctl).collect()
             }),
             max_parallel_pulls: note.read("--max-parallel-image-pulls", &flags.max_parallel_image_pulls, |text| {
@@ -112,12 +124,22 @@ impl Draft {
             max_restart_delay: None,
             fail_swap_on: note.read("--fail-swap-on", &flags.fail_swap_on, boolean),
             fail_cgroup_v1: note.read("--fail-cgroupv1", &flags.fail_cgroupv1, boolean),
-            system_reserved: note.read("--system-reserved", &flags.system_reserved, reserved_list),
-            kube_reserved: note.read("--kube-reserved", &flags.kube_reserved, reserved_list),
+            system_reserved: note.all("--system-reserved", &flags.system_reserved, reserved_list),
+            kube_reserved: note.all("--kube-reserved", &flags.kube_reserved, reserved_list),
             pod_logs_dir: flags.pod_logs_dir.clone(),
             container_logs_dir: flags.container_logs_dir.clone(),
             verbosity: note.read("-v", &flags.v, |text| verbosity(whole(text)?)),
             log_format: note.read("--logging-format", &flags.logging_format, log_format),
+            feature_gates: note.all("--feature-gates", &flags.feature_gates, |text| {
+                let gates = values::pairs(text, '=', "gates like NodeSwap=true", gates::gate)?;
+                // As with the kubelet, gates of the flag go over the file's one by one.
+                Ok(Table { whole: false, ..gates })
+            }),
+            joining: JoiningLayer::from_flags(&flags.joining, &mut note),
+            server: ServerLayer::from_flags(&flags.server, &mut note),
+            network: NetworkLayer::from_flags(&flags.network, &mut note),
+            resources: ResourceLayer::from_flags(&flags.resources, &mut note),
+            eviction: EvictionLayer::from_flags(&flags.eviction, &mut note),
         }
     }
 
@@ -144,25 +166,43 @@ impl Draft {
             max_restart_delay: self.max_restart_delay.or(other.max_restart_delay),
             fail_swap_on: self.fail_swap_on.or(other.fail_swap_on),
             fail_cgroup_v1: self.fail_cgroup_v1.or(other.fail_cgroup_v1),
-            system_reserved: self.system_reserved.or(other.system_reserved),
-            kube_reserved: self.kube_reserved.or(other.kube_reserved),
+            system_reserved: Table::over(self.system_reserved, other.system_reserved),
+            kube_reserved: Table::over(self.kube_reserved, other.kube_reserved),
             pod_logs_dir: self.pod_logs_dir.or(other.pod_logs_dir),
             container_logs_dir: self.container_logs_dir.or(other.container_logs_dir),
             verbosity: self.verbosity.or(other.verbosity),
             log_format: self.log_format.or(other.log_format),
+            feature_gates: Table::over(self.feature_gates, other.feature_gates),
+            joining: self.joining.or(other.joining),
+            server: self.server.or(other.server),
+            network: self.network.or(other.network),
+            resources: self.resources.or(other.resources),
+            eviction: self.eviction.or(other.eviction),
         }
     }
 }
 
-struct FlagNotes<'a>(&'a mut Findings);
+/// Reads what flags say, and notes what is wrong with it.
+pub(super) struct FlagNotes<'a>(&'a mut Findings);
 
 impl FlagNotes<'_> {
-    fn read<T>(
+    /// The value of a flag; `None` when it is not given or wrong.
+    pub(super) fn read<T>(
         &mut self,
         flag: &str,
         value: &Option<String>,
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         self.0.note(flag, read(value.as_deref()?))
+    }
+
+    /// The value of a list or map that may be given several times, which adds to it.
+    pub(super) fn all<T>(
+        &mut self,
+        flag: &str,
+        values: &[String],
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        if values.is_empty() { None } else { self.0.note(flag, read(&values.join(","))) }
     }
 }

@@ -37,6 +37,34 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(nanoseconds as u64))
 }
 
+/// Writes a duration as Go's `Duration.String`: `4h0m0s`, `1m30s`, `300ms`.
+pub(crate) fn format(time: Duration) -> String {
+    let nanoseconds = time.as_nanos();
+    let unit: Option<(&str, u128)> = match nanoseconds {
+        0 => return "0s".to_owned(),
+        1..1_000 => Some(("ns", 1)),
+        1_000..1_000_000 => Some(("µs", 1_000)),
+        1_000_000..1_000_000_000 => Some(("ms", 1_000_000)),
+        _ => None,
+    };
+    let decimal = |value: u128, unit: u128, digits: usize| {
+        let fraction = format!("{:0digits$}", value % unit);
+        let fraction = fraction.trim_end_matches('0');
+        if fraction.is_empty() { (value / unit).to_string() } else { format!("{}.{fraction}", value / unit) }
+    };
+    if let Some((name, unit)) = unit {
+        let digits = unit.ilog10() as usize;
+        return format!("{}{name}", decimal(nanoseconds, unit, digits.max(1)));
+    }
+    let (hours, minutes) = (time.as_secs() / 3600, time.as_secs() / 60 % 60);
+    let seconds = decimal(nanoseconds % 60_000_000_000, 1_000_000_000, 9);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +89,23 @@ mod tests {
         for (text, milliseconds) in cases {
             assert_eq!(parse(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
         }
+    }
+
+    #[test]
+    fn as_go_writes_them() {
+        let cases = [
+            (0, "0s"),
+            (300, "300ms"),
+            (1_500, "1.5s"),
+            (20_000, "20s"),
+            (90_000, "1m30s"),
+            (300_000, "5m0s"),
+            (14_400_000, "4h0m0s"),
+        ];
+        for (milliseconds, text) in cases {
+            assert_eq!(format(Duration::from_millis(milliseconds)), text);
+        }
+        assert_eq!(format(Duration::from_nanos(1)), "1ns");
+        assert_eq!(format(Duration::from_nanos(1_500)), "1.5µs");
     }
 }

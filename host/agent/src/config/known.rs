@@ -1,60 +1,30 @@
 //! What the kubelet knows and longshore does not (yet): fields and flags that are named in a warning, never an
 //! error, so that a kubelet's configuration works as it is.
 
-/// Top-level fields of KubeletConfiguration v1beta1 (`staging/src/k8s.io/kubelet/config/v1beta1/types.go`, 1.36)
+/// Top-level fields of KubeletConfiguration v1beta1 (`staging/src/k8s.io/kubelet/config/v1beta1/types.go`, 1.37)
 /// that have no effect here.
 pub(crate) const UNSUPPORTED_FIELDS: &[&str] = &[
-    "address",
-    "authentication",
-    "authorization",
     "cgroupDriver",
     "cgroupRoot",
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
-    "containerLogMaxFiles",
-    "containerLogMaxSize",
     "containerLogMaxWorkers",
     "containerLogMonitorInterval",
     "containerRuntimeEndpoint",
     "contentType",
-    "cpuCFSQuota",
-    "cpuCFSQuotaPeriod",
     "cpuManagerPolicy",
     "cpuManagerPolicyOptions",
     "cpuManagerReconcilePeriod",
+    "defaultPodSysctls",
     "enableContentionProfiling",
     "enableControllerAttachDetach",
-    "enableDebugFlagsHandler",
-    "enableDebuggingHandlers",
-    "enableProfilingHandler",
-    "enableServer",
-    "enableSystemLogHandler",
-    "enableSystemLogQuery",
-    "enforceNodeAllocatable",
-    "eventBurst",
-    "eventRecordQPS",
-    "evictionHard",
-    "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim",
-    "evictionPressureTransitionPeriod",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
-    "featureGates",
     "hairpinMode",
-    "healthzBindAddress",
-    "healthzPort",
     "httpCheckFrequency",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
-    "imageMaximumGCAge",
-    "imageMinimumGCAge",
     "imagePullCredentialsVerificationPolicy",
     "imageServiceEndpoint",
     "iptablesDropBit",
     "iptablesMasqueradeBit",
     "kernelMemcgNotification",
-    "kubeAPIBurst",
-    "kubeAPIQPS",
     "kubeReservedCgroup",
     "kubeletCgroups",
     "localStorageCapacityIsolation",
@@ -64,44 +34,22 @@ pub(crate) const UNSUPPORTED_FIELDS: &[&str] = &[
     "memoryReservationPolicy",
     "memorySwap",
     "memoryThrottlingFactor",
-    "mergeDefaultEvictionSettings",
-    "nodeLeaseDurationSeconds",
-    "nodeStatusMaxImages",
-    "nodeStatusReportFrequency",
-    "nodeStatusUpdateFrequency",
     "oomScoreAdj",
-    "podCIDR",
-    "podPidsLimit",
-    "podsPerCore",
-    "port",
     "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
-    "providerID",
     "qosReserved",
-    "readOnlyPort",
-    "registerWithTaints",
     "reservedMemory",
     "reservedSystemCPUs",
-    "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
-    "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
     "staticPodURL",
     "staticPodURLHeader",
-    "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
     "systemReservedCgroup",
-    "tlsCertFile",
-    "tlsCipherSuites",
     "tlsCurvePreferences",
-    "tlsMinVersion",
-    "tlsPrivateKeyFile",
     "topologyManagerPolicy",
     "topologyManagerPolicyOptions",
     "topologyManagerScope",
@@ -113,59 +61,19 @@ pub(crate) const UNSUPPORTED_FIELDS: &[&str] = &[
 
 /// Flags of the kubelet, dockershim's included, that take a value and have no effect here.
 const VALUE_FLAGS: &[&str] = &[
-    "address",
-    "api-servers",
-    "authentication-token-webhook-cache-ttl",
-    "authorization-mode",
-    "authorization-webhook-cache-authorized-ttl",
-    "authorization-webhook-cache-unauthorized-ttl",
-    "bootstrap-kubeconfig",
-    "cadvisor-port",
-    "cert-dir",
     "cgroup-driver",
     "cgroup-root",
-    "client-ca-file",
-    "cloud-config",
-    "cloud-provider",
-    "cni-bin-dir",
-    "cni-cache-dir",
-    "cni-conf-dir",
-    "config-dir",
-    "container-log-max-files",
-    "container-log-max-size",
-    "container-runtime",
     "container-runtime-endpoint",
-    "cpu-cfs-quota-period",
     "cpu-manager-policy",
     "cpu-manager-policy-options",
     "cpu-manager-reconcile-period",
-    "enforce-node-allocatable",
-    "event-burst",
-    "event-qps",
-    "eviction-hard",
-    "eviction-max-pod-grace-period",
-    "eviction-minimum-reclaim",
-    "eviction-pressure-transition-period",
-    "eviction-soft",
-    "eviction-soft-grace-period",
-    "feature-gates",
     "hairpin-mode",
-    "healthz-bind-address",
-    "healthz-port",
     "http-check-frequency",
-    "image-credential-provider-bin-dir",
-    "image-credential-provider-config",
-    "image-gc-high-threshold",
-    "image-gc-low-threshold",
-    "image-pull-progress-deadline",
     "image-service-endpoint",
     "iptables-drop-bit",
     "iptables-masquerade-bit",
-    "kube-api-burst",
     "kube-api-content-type",
-    "kube-api-qps",
     "kube-reserved-cgroup",
-    "kubeconfig",
     "kubelet-cgroups",
     "lock-file",
     "log-dir",
@@ -176,41 +84,19 @@ const VALUE_FLAGS: &[&str] = &[
     "log-text-info-buffer-size",
     "manifest-url",
     "manifest-url-header",
-    "master-service-namespace",
     "max-open-files",
-    "maximum-dead-containers",
-    "maximum-dead-containers-per-container",
     "memory-manager-policy",
-    "minimum-container-ttl-duration",
-    "minimum-image-ttl-duration",
-    "network-plugin",
     "network-plugin-mtu",
-    "node-labels",
-    "node-status-max-images",
-    "node-status-update-frequency",
-    "non-masquerade-cidr",
     "oom-score-adj",
-    "pod-cidr",
-    "pod-max-pids",
-    "pods-per-core",
-    "port",
-    "provider-id",
     "qos-reserved",
-    "read-only-port",
-    "register-with-taints",
     "reserved-cpus",
     "reserved-memory",
     "runtime-cgroups",
     "runtime-request-timeout",
     "stderrthreshold",
-    "streaming-connection-idle-timeout",
     "sync-frequency",
     "system-cgroups",
     "system-reserved-cgroup",
-    "tls-cert-file",
-    "tls-cipher-suites",
-    "tls-min-version",
-    "tls-private-key-file",
     "topology-manager-policy",
     "topology-manager-policy-options",
     "topology-manager-scope",
@@ -223,16 +109,10 @@ const VALUE_FLAGS: &[&str] = &[
 const SWITCHES: &[&str] = &[
     "allow-privileged",
     "alsologtostderr",
-    "anonymous-auth",
-    "authentication-token-webhook",
     "cgroups-per-qos",
     "contention-profiling",
-    "cpu-cfs-quota",
     "enable-controller-attach-detach",
-    "enable-debugging-handlers",
-    "enable-server",
     "exit-on-lock-contention",
-    "keep-terminated-pod-volumes",
     "kernel-memcg-notification",
     "local-storage-capacity-isolation",
     "log-json-split-stream",
@@ -240,13 +120,43 @@ const SWITCHES: &[&str] = &[
     "logtostderr",
     "make-iptables-util-chains",
     "protect-kernel-defaults",
-    "rotate-certificates",
-    "rotate-server-certificates",
-    "runonce",
 ];
 
-/// Flags that would make the node part of a cluster: leaving them out in silence would surprise most.
-const CLUSTER_FLAGS: &[&str] = &["api-servers", "bootstrap-kubeconfig", "kubeconfig"];
+/// Flags that left the kubelet, or that only dockershim's kubelet had, with whether they take a value and what to use.
+const GONE: &[(&str, bool, &str)] = &[
+    ("auth-path", true, "use --kubeconfig"),
+    ("babysit-daemons", false, "nothing replaces it: systemd does that"),
+    ("bootstrap-checkpoint-path", true, "static pods belong into --pod-manifest-path"),
+    ("cadvisor-port", true, "metrics are served at /metrics of --port"),
+    ("cloud-config", true, "configuration of a cloud belongs to its controller manager; set --cloud-provider=external"),
+    ("configure-cbr0", true, "leave it out, or use --network-plugin=cni"),
+    ("container-runtime", true, "the runtime is always Docker here"),
+    ("docker-exec-handler", true, "leave it out: Docker's own exec is used"),
+    ("dynamic-config-dir", true, "use --config and --config-dir"),
+    ("enable-cadvisor-json-endpoints", false, "use /stats/summary"),
+    ("experimental-allowed-unsafe-sysctls", true, "use --allowed-unsafe-sysctls"),
+    ("experimental-bootstrap-kubeconfig", true, "use --bootstrap-kubeconfig"),
+    ("experimental-check-node-capabilities-before-mount", false, "leave it out"),
+    ("experimental-dockershim", false, "leave it out: Docker is used directly"),
+    ("experimental-fail-swap-on", false, "use --fail-swap-on"),
+    ("experimental-kernel-memcg-notification", false, "leave it out"),
+    ("experimental-mounter-path", true, "leave it out"),
+    ("image-pull-progress-deadline", true, "leave it out: a pull that makes no progress is ended in any case"),
+    ("keep-terminated-pod-volumes", false, "volumes go with their pod"),
+    ("low-diskspace-threshold-mb", true, "use --eviction-hard=nodefs.available<SIZE"),
+    ("master-service-namespace", true, "leave it out"),
+    ("maximum-dead-containers", true, "use --eviction-hard or --eviction-soft"),
+    ("maximum-dead-containers-per-container", true, "use --eviction-hard or --eviction-soft"),
+    ("minimum-container-ttl-duration", true, "use --eviction-hard or --eviction-soft"),
+    ("non-masquerade-cidr", true, "leave it out: what goes to other pods is not masqueraded"),
+    ("outofdisk-transition-frequency", true, "use --eviction-pressure-transition-period"),
+    ("redirect-container-streaming", false, "leave it out: streams go through the node's server"),
+    ("register-schedulable", false, "use --register-with-taints=node.kubernetes.io/unschedulable:NoSchedule"),
+    ("require-kubeconfig", false, "leave it out: --kubeconfig says it"),
+    ("runonce", false, "leave it out: there is no such mode any more"),
+    ("seccomp-profile-root", true, "profiles are read from seccomp in the root folder"),
+    ("system-container", true, "leave it out"),
+];
 
 /// Takes the kubelet's flags that longshore does not support out of a command line, and says so, one warning each.
 pub(crate) fn take_unsupported_flags(arguments: Vec<String>) -> (Vec<String>, Vec<String>) {
@@ -259,23 +169,36 @@ pub(crate) fn take_unsupported_flags(arguments: Vec<String>) -> (Vec<String>, Ve
             kept.extend(arguments.by_ref());
             break;
         }
+        let argument = dashed(argument);
         let name = argument.strip_prefix("--").map(|flag| flag.split('=').next().unwrap_or(flag));
-        let takes_value = name.is_some_and(|name| VALUE_FLAGS.contains(&name));
-        let is_switch = name.is_some_and(|name| SWITCHES.contains(&name));
-        let Some(name) = name.filter(|_| takes_value || is_switch) else {
+        let gone = name.and_then(|name| GONE.iter().find(|(gone, ..)| *gone == name));
+        let takes_value = name.is_some_and(|name| VALUE_FLAGS.contains(&name)) || gone.is_some_and(|gone| gone.1);
+        let is_known = takes_value || gone.is_some() || name.is_some_and(|name| SWITCHES.contains(&name));
+        let Some(name) = name.filter(|_| is_known) else {
             kept.push(argument);
             continue;
         };
-        let effect = match CLUSTER_FLAGS.contains(&name) {
-            true => "this version runs a node without an API server, so it does not join a cluster",
-            false => "it is a flag of the kubelet that has no effect here",
-        };
-        warnings.push(format!("--{name} is not supported: {effect}"));
+        warnings.push(match gone {
+            Some((_, _, advice)) => format!("--{name} is gone and has no effect: {advice}"),
+            None => format!("--{name} is not supported: it is a flag of the kubelet that has no effect here"),
+        });
         if takes_value && !argument.contains('=') {
             arguments.next();
         }
     }
     (kept, warnings)
+}
+
+/// `--max_pods` is `--max-pods`, as for the kubelet (`WordSepNormalizeFunc` in component-base).
+fn dashed(argument: String) -> String {
+    let Some(flag) = argument.strip_prefix("--") else { return argument };
+    let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+    let is_flag = name.contains('_') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    match (is_flag, value) {
+        (false, _) => argument,
+        (true, None) => format!("--{}", name.replace('_', "-")),
+        (true, Some(value)) => format!("--{}={value}", name.replace('_', "-")),
+    }
 }
 
 #[cfg(test)]
@@ -284,11 +207,13 @@ mod tests {
 
     #[test]
     fn the_kubelets_other_flags_are_taken_out_and_named() {
-        let line = "longshore --kubeconfig /k --v=2 --cgroups-per-qos --max-pods 7 --cloud-provider= -- --port 1";
-        let (kept, warnings) = take_unsupported_flags(line.split(' ').map(str::to_owned).collect());
-        assert_eq!(kept.join(" "), "longshore --v=2 --max-pods 7 -- --port 1");
-        assert_eq!(warnings.len(), 3);
-        assert!(warnings[0].contains("--kubeconfig") && warnings[0].contains("API server"), "{warnings:?}");
+        let line = "longshore --cgroup-driver systemd --v=2 --cgroups-per-qos --max_pods=7 --require-kubeconfig \
+                    --container-runtime=docker --pod_cidr 10.0.0.0/8 -- --vmodule 1";
+        let (kept, warnings) = take_unsupported_flags(line.split_whitespace().map(str::to_owned).collect());
+        assert_eq!(kept.join(" "), "longshore --v=2 --max-pods=7 --pod-cidr 10.0.0.0/8 -- --vmodule 1");
+        assert_eq!(warnings.len(), 4);
+        assert!(warnings[0].contains("--cgroup-driver is not supported"), "{warnings:?}");
+        assert!(warnings[2].contains("leave it out: --kubeconfig says it"), "{warnings:?}");
     }
 
     #[test]
@@ -296,6 +221,9 @@ mod tests {
         for list in [UNSUPPORTED_FIELDS, VALUE_FLAGS, SWITCHES] {
             assert!(list.is_sorted());
         }
+        assert!(GONE.is_sorted());
+        let gone = |name: &&str| GONE.iter().any(|(gone, ..)| gone == name);
+        assert!(!SWITCHES.iter().chain(VALUE_FLAGS).any(|name| gone(&name)));
         assert!(!SWITCHES.iter().any(|name| VALUE_FLAGS.contains(name)));
     }
 }

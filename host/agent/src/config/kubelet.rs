@@ -3,39 +3,104 @@
 //! Strict: a wrong value is a problem with line and field, a field that the kubelet does not know is named with
 //! the nearest one that it does, and a field that only the kubelet heeds is named in one warning.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use super::draft::{Draft, Findings};
 use super::known::UNSUPPORTED_FIELDS;
 use longshore_core::document::{Entry, Node, Value};
 
+use super::reader::Reader;
 use super::tree;
-use super::{Reserved, duration, values};
+use super::{gates, values};
 use crate::names::nearest;
 
 /// Fields that have an effect here.
 pub(super) const SUPPORTED: &[&str] = &[
+    "address",
     "allowedUnsafeSysctls",
+    "authentication",
+    "authorization",
     "clusterDNS",
     "clusterDomain",
+    "containerLogMaxFiles",
+    "containerLogMaxSize",
+    "cpuCFSQuota",
+    "cpuCFSQuotaPeriod",
     "crashLoopBackOff",
+    "enableDebugFlagsHandler",
+    "enableDebuggingHandlers",
+    "enableProfilingHandler",
+    "enableServer",
+    "enableSystemLogHandler",
+    "enableSystemLogQuery",
+    "enforceNodeAllocatable",
+    "eventBurst",
+    "eventRecordQPS",
+    "evictionHard",
+    "evictionMaxPodGracePeriod",
+    "evictionMinimumReclaim",
+    "evictionPressureTransitionPeriod",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
     "failCgroupV1",
     "failSwapOn",
+    "featureGates",
     "fileCheckFrequency",
+    "healthzBindAddress",
+    "healthzPort",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "imageMaximumGCAge",
+    "imageMinimumGCAge",
+    "kubeAPIBurst",
+    "kubeAPIQPS",
     "kubeReserved",
     "logging",
     "maxParallelImagePulls",
     "maxPods",
+    "mergeDefaultEvictionSettings",
+    "nodeLeaseDurationSeconds",
+    "nodeStatusMaxImages",
+    "nodeStatusReportFrequency",
+    "nodeStatusUpdateFrequency",
+    "podCIDR",
     "podLogsDir",
+    "podPidsLimit",
+    "podsPerCore",
+    "port",
+    "providerID",
+    "readOnlyPort",
     "registerNode",
+    "registerWithTaints",
     "registryBurst",
     "registryPullQPS",
     "resolvConf",
+    "rotateCertificates",
     "seccompDefault",
     "serializeImagePulls",
+    "serverTLSBootstrap",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodByPodPriority",
+    "shutdownGracePeriodCriticalPods",
     "staticPodPath",
+    "streamingConnectionIdleTimeout",
     "systemReserved",
+    "tlsCertFile",
+    "tlsCipherSuites",
+    "tlsMinVersion",
+    "tlsPrivateKeyFile",
+];
+
+/// Fields whose zero or empty value says something: `evictionHard: {}` for no eviction, `healthzPort: 0` for no port.
+const ZERO_COUNTS: &[&str] = &[
+    "enforceNodeAllocatable",
+    "eventRecordQPS",
+    "evictionHard",
+    "healthzPort",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "nodeStatusMaxImages",
+    "registerWithTaints",
+    "registryPullQPS",
+    "resolvConf",
 ];
 
 /// The kind in a document, if it has one: tells a KubeletConfiguration from a manifest that was named by mistake.
@@ -74,17 +139,7 @@ pub(crate) fn read(file: &str, text: &str, findings: &mut Findings) -> Draft {
     draft
 }
 
-struct Reader<'a> {
-    file: &'a str,
-    findings: &'a mut Findings,
-    unsupported: Vec<String>,
-}
-
 impl Reader<'_> {
-    fn place(&self, line: u64, field: &str) -> String {
-        format!("{}:{line}: {field}", self.file)
-    }
-
     fn header(&mut self, entries: &[Entry]) {
         for (key, expected) in [("apiVersion", "kubelet.config.k8s.io/v1beta1"), ("kind", "KubeletConfiguration")] {
             match entries.iter().find(|entry| entry.key == key) {
@@ -117,7 +172,7 @@ impl Reader<'_> {
             self.findings.warnings.push(format!("{place}: no such field in KubeletConfiguration{hint}"));
             return;
         }
-        if tree::is_unset(&node.value) && key != "resolvConf" && key != "registryPullQPS" {
+        if tree::is_unset(&node.value) && (node.value == Value::Null || !ZERO_COUNTS.contains(&key)) {
             return;
         }
         match key {
@@ -129,22 +184,29 @@ impl Reader<'_> {
             "fileCheckFrequency" => {
                 draft.file_check_frequency = self.duration(key, node, values::file_check_frequency);
             }
-            "kubeReserved" => draft.kube_reserved = self.reserved(key, node),
+            "kubeReserved" => draft.kube_reserved = self.table(key, node, values::reserve),
             "maxParallelImagePulls" => draft.max_parallel_pulls = self.whole(key, node, values::max_parallel_pulls),
             "maxPods" => draft.max_pods = self.whole(key, node, values::max_pods),
-            "podLogsDir" => draft.pod_logs_dir = self.text(key, node, absolute),
+            "podLogsDir" => draft.pod_logs_dir = self.absolute_path(key, node),
             "registerNode" => draft.register_node = self.boolean(key, node),
             "registryBurst" => draft.pull_burst = self.whole(key, node, values::pull_burst),
             "registryPullQPS" => draft.pull_qps = self.whole(key, node, values::pull_qps),
-            "resolvConf" => draft.resolv_conf = self.text(key, node, |text| Ok(PathBuf::from(text))),
+            "resolvConf" => draft.resolv_conf = self.path(key, node),
             "seccompDefault" => draft.seccomp_default = self.boolean(key, node),
             "serializeImagePulls" => draft.serialize_pulls = self.boolean(key, node),
-            "staticPodPath" => draft.manifests = self.text(key, node, |text| Ok(PathBuf::from(text))),
-            "systemReserved" => draft.system_reserved = self.reserved(key, node),
+            "staticPodPath" => draft.manifests = self.path(key, node),
+            "systemReserved" => draft.system_reserved = self.table(key, node, values::reserve),
             "crashLoopBackOff" => self.crash_loop(node, draft),
             "logging" => self.logging(node, draft),
-            // SUPPORTED and these arms are held together by a test.
-            _ => {}
+            "featureGates" => draft.feature_gates = self.table(key, node, gates::gate),
+            // SUPPORTED, these arms and the groups' are held together by a test.
+            _ => {
+                let _ = draft.joining.field(self, key, node)
+                    || draft.server.field(self, key, node)
+                    || draft.network.field(self, key, node)
+                    || draft.resources.field(self, key, node)
+                    || draft.eviction.field(self, key, node);
+            }
         }
     }
 
@@ -175,127 +237,5 @@ impl Reader<'_> {
                 key => self.unknown(&field, key, entry.at.line, &["format", "verbosity"]),
             }
         }
-    }
-
-    fn unknown(&mut self, field: &str, key: &str, line: u64, known: &[&'static str]) {
-        let hint = nearest(key, known.iter().copied()).map_or(String::new(), |near| format!("; did you mean {near}?"));
-        let place = self.place(line, field);
-        self.findings.warnings.push(format!("{place}: no such field in KubeletConfiguration{hint}"));
-    }
-
-    fn warn_unsupported(&mut self) {
-        if !self.unsupported.is_empty() {
-            let fields = self.unsupported.join(", ");
-            let message = format!("{}: these fields have no effect in this version: {fields}", self.file);
-            self.findings.warnings.push(message);
-        }
-    }
-
-    fn wrong(&mut self, field: &str, node: &Node, expected: &str) {
-        let message = format!("expected {expected}, got {}", node.describe());
-        self.findings.problem(&self.place(node.at.line, field), message);
-    }
-
-    fn map<'n>(&mut self, field: &str, node: &'n Node) -> &'n [Entry] {
-        match &node.value {
-            Value::Map(entries) => entries,
-            _ => {
-                self.wrong(field, node, "a mapping");
-                &[]
-            }
-        }
-    }
-
-    fn text<T>(&mut self, field: &str, node: &Node, check: impl FnOnce(String) -> Result<T, String>) -> Option<T> {
-        match &node.value {
-            Value::String(text) => {
-                let place = self.place(node.at.line, field);
-                self.findings.note(&place, check(text.clone()))
-            }
-            Value::Null => None,
-            _ => {
-                self.wrong(field, node, "text");
-                None
-            }
-        }
-    }
-
-    fn texts<T>(&mut self, field: &str, node: &Node, check: fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
-        let Value::Seq(items) = &node.value else {
-            self.wrong(field, node, "a list");
-            return None;
-        };
-        let items = items.iter().enumerate();
-        Some(items.filter_map(|(n, item)| self.text(&format!("{field}[{n}]"), item, |text| check(&text))).collect())
-    }
-
-    fn whole<T>(&mut self, field: &str, node: &Node, check: fn(i64) -> Result<T, String>) -> Option<T> {
-        match node.value {
-            Value::Int(value) => {
-                let place = self.place(node.at.line, field);
-                // What does not fit is out of every range there is.
-                let value = i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX });
-                self.findings.note(&place, check(value))
-            }
-            Value::Null => None,
-            _ => {
-                self.wrong(field, node, "a whole number");
-                None
-            }
-        }
-    }
-
-    fn boolean(&mut self, field: &str, node: &Node) -> Option<bool> {
-        match node.value {
-            Value::Bool(value) => Some(value),
-            _ => {
-                self.wrong(field, node, "true or false");
-                None
-            }
-        }
-    }
-
-    fn duration(
-        &mut self,
-        field: &str,
-        node: &Node,
-        check: fn(Duration) -> Result<Duration, String>,
-    ) -> Option<Duration> {
-        match &node.value {
-            Value::String(text) => {
-                let place = self.place(node.at.line, field);
-                self.findings.note(&place, duration::parse(text).and_then(check))
-            }
-            _ => {
-                self.wrong(field, node, "a duration like \"20s\"");
-                None
-            }
-        }
-    }
-
-    fn reserved(&mut self, field: &str, node: &Node) -> Option<Reserved> {
-        let mut reserved = Reserved::default();
-        for entry in self.map(field, node) {
-            let field = format!("{field}.{}", entry.key);
-            // Quantities may be written as bare numbers.
-            let text = match &entry.node.value {
-                Value::String(text) => text.clone(),
-                Value::Int(value) => value.to_string(),
-                _ => {
-                    self.wrong(&field, &entry.node, "a quantity like 500m or 1Gi");
-                    continue;
-                }
-            };
-            let place = self.place(entry.node.at.line, &field);
-            self.findings.note(&place, values::reserve(&mut reserved, &entry.key, &text));
-        }
-        Some(reserved)
-    }
-}
-
-fn absolute(text: String) -> Result<PathBuf, String> {
-    match text.starts_with('/') {
-        true => Ok(PathBuf::from(text)),
-        false => Err(format!("expected an absolute path, got {text:?}")),
     }
 }

@@ -1,28 +1,56 @@
 //! The agent's configuration: one strict struct, from flags and a KubeletConfiguration file, all problems at once.
 //!
-//! [`Config::build`] is pure; [`load`] is the only part that looks at the disk, and nothing here opens a socket or
+//! [`Config::build`] is pure; [`load`](load()) is the only part that looks at the disk, and nothing here opens a socket or
 //! reads the environment.
 
 mod draft;
+mod dropins;
 mod duration;
+mod eviction;
 mod flags;
+mod gates;
+mod identity;
+mod joining;
 mod known;
 mod kubelet;
+mod layer;
+mod load;
+mod network;
+mod publish;
+mod reader;
+mod resources;
+mod server;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tree;
 mod values;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use draft::{Findings, Problem};
 pub(crate) use duration::parse as parse_duration;
+#[allow(unused_imports)]
+pub(crate) use eviction::{Amount, Eviction, Signal, Threshold};
 pub(crate) use flags::{DEFAULT_ROOT, DaemonFlags};
+pub(crate) use joining::Joining;
 pub(crate) use known::take_unsupported_flags;
+#[allow(unused_imports)]
+pub(crate) use load::{ConfigPath, Surroundings, check_drop_ins, check_file, is_drop_in_folder, kind_of_file, load};
+#[allow(unused_imports)]
+pub(crate) use network::{Cidr, Network, NetworkPlugin};
+#[allow(unused_imports)]
+pub(crate) use resources::{Resources, ShutdownStep};
+#[allow(unused_imports)]
+pub(crate) use server::{Authorization, Server};
+#[allow(unused_imports)]
+pub(crate) use tls::Version as TlsVersion;
 
 use draft::Draft;
+use layer::Table;
 
 /// Where manifests are, unless told otherwise.
 pub(crate) const DEFAULT_MANIFESTS: &str = "/etc/kubernetes/manifests";
@@ -72,6 +100,10 @@ pub(crate) struct Config {
     pub(crate) fail_cgroup_v1: Option<bool>,
     /// Kept back from pods, `systemReserved` and `kubeReserved` together.
     pub(crate) reserved: Reserved,
+    /// `systemReserved`.
+    pub(crate) system_reserved: Reserved,
+    /// `kubeReserved`.
+    pub(crate) kube_reserved: Reserved,
     /// Folder of the pods' logs.
     pub(crate) pod_logs_dir: PathBuf,
     /// Folder of links to the containers' logs.
@@ -80,6 +112,29 @@ pub(crate) struct Config {
     pub(crate) verbosity: u8,
     /// Format of the log.
     pub(crate) log_format: LogFormat,
+    /// How the node belongs to a cluster.
+    pub(crate) joining: Joining,
+    /// The node's servers.
+    pub(crate) server: Server,
+    /// The pods' network.
+    pub(crate) network: Network,
+    /// Limits of pods, images and logs, and what happens when the machine goes down.
+    pub(crate) resources: Resources,
+    /// When pods are evicted.
+    pub(crate) eviction: Eviction,
+    /// Feature gates as written; they change nothing.
+    pub(crate) feature_gates: BTreeMap<String, bool>,
+    /// The flags that were given, for `/flagz`.
+    pub(crate) given_flags: BTreeMap<String, String>,
+}
+
+/// Where a draft comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whole {
+    /// The flags and all files: what the agent starts with.
+    Everything,
+    /// A file that is checked by itself.
+    FileAlone,
 }
 
 /// Resources that pods do not get.
@@ -91,6 +146,26 @@ pub(crate) struct Reserved {
     pub(crate) memory: i64,
     /// Disk in bytes.
     pub(crate) ephemeral_storage: i64,
+    /// Process IDs.
+    pub(crate) pids: i64,
+}
+
+impl Reserved {
+    fn from_table(table: Option<Table<&'static str, i64>>) -> Reserved {
+        let entries = table.map(|table| table.entries).unwrap_or_default();
+        let of = |name: &str| entries.get(name).copied().unwrap_or(0);
+        let (milli_cpu, memory) = (of("cpu"), of("memory"));
+        Reserved { milli_cpu, memory, ephemeral_storage: of("ephemeral-storage"), pids: of("pid") }
+    }
+
+    fn plus(self, other: Reserved) -> Reserved {
+        Reserved {
+            milli_cpu: self.milli_cpu.saturating_add(other.milli_cpu),
+            memory: self.memory.saturating_add(other.memory),
+            ephemeral_storage: self.ephemeral_storage.saturating_add(other.ephemeral_storage),
+            pids: self.pids.saturating_add(other.pids),
+        }
+    }
 }
 
 /// Format of the log.
@@ -103,89 +178,17 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// What `--config` names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ConfigPath {
-    /// The flag is not given.
-    #[default]
-    None,
-    /// A manifest folder.
-    Folder(PathBuf),
-    /// A file, with its text.
-    File(PathBuf, String),
-    /// Something that cannot be read; with why.
-    Unreadable(PathBuf, String),
-}
-
-/// What is not in the flags, and read by the caller.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Surroundings {
-    /// `--root-dir`, which all commands share.
-    pub(crate) root_dir: Option<PathBuf>,
-    /// `$DOCKER_HOST`.
-    pub(crate) docker_host: Option<String>,
-    /// Warnings from before the flags were read.
-    pub(crate) warnings: Vec<String>,
-}
-
-/// Reads what `--config` names, and builds the configuration. Fails with all problems.
-pub(crate) fn load(flags: &DaemonFlags, around: Surroundings) -> Result<(Config, Vec<String>), Vec<Problem>> {
-    let path = flags.config.as_deref().map_or(ConfigPath::None, look_at);
-    let (mut config, mut findings) = Config::build(flags, path, &around);
-    if !findings.problems.is_empty() {
-        return Err(findings.problems);
-    }
-    config.make_absolute();
-    let mut warnings = around.warnings;
-    warnings.append(&mut findings.warnings);
-    Ok((config, warnings))
-}
-
-/// Checks one KubeletConfiguration file, for `longshore config check`.
-pub(crate) fn check_file(path: &Path) -> Findings {
-    let mut findings = Findings::default();
-    match look_at(path) {
-        ConfigPath::File(_, text) => {
-            let draft = kubelet::read(&path.display().to_string(), &text, &mut findings);
-            Config::from_draft(draft, PathBuf::from(DEFAULT_ROOT), None, &mut findings);
-        }
-        ConfigPath::Unreadable(_, message) => findings.problem(&path.display().to_string(), message),
-        ConfigPath::Folder(_) | ConfigPath::None => {
-            findings.problem(&path.display().to_string(), "is a folder; expected a KubeletConfiguration file");
-        }
-    }
-    findings
-}
-
-/// The kind that a file says it is, where it can be read and says one.
-pub(crate) fn kind_of_file(path: &Path) -> Option<String> {
-    match look_at(path) {
-        ConfigPath::File(_, text) => kubelet::kind_of(&text),
-        _ => None,
-    }
-}
-
-fn look_at(path: &Path) -> ConfigPath {
-    let owned = path.to_owned();
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => ConfigPath::Folder(owned),
-        Ok(_) => match std::fs::read_to_string(path) {
-            Ok(text) => ConfigPath::File(owned, text),
-            Err(error) => ConfigPath::Unreadable(owned, error.to_string()),
-        },
-        // A folder may come later (a disk that is not mounted yet); a file with such a name would not.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.extension().is_none() => {
-            ConfigPath::Folder(owned)
-        }
-        Err(error) => ConfigPath::Unreadable(owned, error.to_string()),
-    }
-}
-
 impl Config {
     /// Docker mounts absolute paths only, and a derived UID covers its file's path: neither may depend on the folder that
     /// the agent was started in.
     fn make_absolute(&mut self) {
-        let paths = [&mut self.manifests, &mut self.root_dir, &mut self.pod_logs_dir, &mut self.container_logs_dir];
+        let paths = [
+            &mut self.manifests,
+            &mut self.root_dir,
+            &mut self.pod_logs_dir,
+            &mut self.container_logs_dir,
+            &mut self.joining.cert_dir,
+        ];
         for path in paths {
             if let Ok(absolute) = std::path::absolute(&*path) {
                 *path = absolute;
@@ -193,45 +196,13 @@ impl Config {
         }
     }
 
-    /// The configuration, and what was found on the way; it is of use only when there are no problems.
-    pub(crate) fn build(flags: &DaemonFlags, path: ConfigPath, around: &Surroundings) -> (Config, Findings) {
-        let mut findings = Findings::default();
-        let mut draft = Draft::from_flags(flags, &mut findings);
-        match path {
-            ConfigPath::None => {}
-            ConfigPath::Folder(folder) => match &draft.manifests {
-                Some(other) if *other != folder => {
-                    let message = format!("--pod-manifest-path names another manifest folder: {}", other.display());
-                    findings.problem("--config", message);
-                }
-                _ => draft.manifests = Some(folder),
-            },
-            ConfigPath::File(file, text) => {
-                let name = file.display().to_string();
-                match kubelet::kind_of(&text) {
-                    Some(kind) if matches!(kind.as_str(), "Pod" | "PodList" | "List") => {
-                        let message = format!("{name} is a {kind} manifest; name the folder that it lies in");
-                        findings.problem("--config", message);
-                    }
-                    _ => draft = draft.or(kubelet::read(&name, &text, &mut findings)),
-                }
-            }
-            ConfigPath::Unreadable(path, message) => {
-                findings.problem("--config", format!("{}: {message}", path.display()));
-            }
-        }
-        let root = around.root_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT));
-        let config = Config::from_draft(draft, root, around.docker_host.clone(), &mut findings);
-        (config, findings)
-    }
-
-    fn from_draft(draft: Draft, root_dir: PathBuf, docker_host: Option<String>, findings: &mut Findings) -> Config {
-        if draft.register_node == Some(true) {
-            findings.problem(
-                "register-node",
-                "true needs an API server, which this version does not speak to; leave it out or set it to false",
-            );
-        }
+    fn from_draft(
+        draft: Draft,
+        root_dir: PathBuf,
+        docker_host: Option<String>,
+        whole: Whole,
+        findings: &mut Findings,
+    ) -> Config {
         // As SetDefaults_KubeletConfiguration, but that pulls are parallel where nothing is said: a registry that
         // hangs must not hold up every pod.
         let max_parallel_pulls = match (draft.serialize_pulls, draft.max_parallel_pulls) {
@@ -247,12 +218,13 @@ impl Config {
             let host = docker_host.filter(|host| !host.is_empty())?;
             findings.note("$DOCKER_HOST", values::endpoint(&host))
         });
-        let reserved = [draft.system_reserved, draft.kube_reserved].into_iter().flatten();
-        let reserved = reserved.fold(Reserved::default(), |sum, part| Reserved {
-            milli_cpu: sum.milli_cpu.saturating_add(part.milli_cpu),
-            memory: sum.memory.saturating_add(part.memory),
-            ephemeral_storage: sum.ephemeral_storage.saturating_add(part.ephemeral_storage),
-        });
+        let system_reserved = Reserved::from_table(draft.system_reserved);
+        let kube_reserved = Reserved::from_table(draft.kube_reserved);
+        let feature_gates = draft.feature_gates.map(|table| table.entries).unwrap_or_default();
+        gates::check(&feature_gates, findings);
+        let joining = draft.joining.finish(&root_dir, draft.register_node, findings);
+        // A file alone does not tell whether its node is one of a cluster.
+        let server = draft.server.finish(joining.in_cluster() || whole == Whole::FileAlone, findings);
         Config {
             manifests: draft.manifests.unwrap_or_else(|| PathBuf::from(DEFAULT_MANIFESTS)),
             root_dir,
@@ -273,11 +245,20 @@ impl Config {
             max_restart_delay: draft.max_restart_delay.unwrap_or(Duration::from_secs(300)),
             fail_swap_on: draft.fail_swap_on,
             fail_cgroup_v1: draft.fail_cgroup_v1,
-            reserved,
+            reserved: system_reserved.plus(kube_reserved),
+            system_reserved,
+            kube_reserved,
             pod_logs_dir: draft.pod_logs_dir.unwrap_or_else(|| PathBuf::from("/var/log/pods")),
             container_logs_dir: draft.container_logs_dir.unwrap_or_else(|| PathBuf::from("/var/log/containers")),
             verbosity: draft.verbosity.unwrap_or(2),
             log_format: draft.log_format.unwrap_or_default(),
+            joining,
+            server,
+            network: draft.network.finish(findings),
+            resources: draft.resources.finish(findings),
+            eviction: draft.eviction.finish(findings),
+            feature_gates,
+            given_flags: BTreeMap::new(),
         }
     }
 }

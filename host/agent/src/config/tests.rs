@@ -164,6 +164,149 @@ fn manifest_folders_by_every_name() {
 fn registering_needs_an_api_server() {
     assert!(build(&["--register-node=false"], None).1.problems.is_empty());
     assert!(report(&build(&["--register-node"], None).1).contains("needs an API server"));
+    // In a file it says nothing of a node that is alone, as for the kubelet.
+    let (config, findings) = build(&[], Some(&format!("{HEAD}registerNode: true\n")));
+    assert_eq!((report(&findings).as_str(), config.joining.register_node), ("", false));
+    assert!(build(&["--kubeconfig=/k"], None).0.joining.register_node);
+    assert!(!build(&["--kubeconfig=/k", "--register-node=false"], None).0.joining.register_node);
+}
+
+#[test]
+fn alone_there_is_no_server_but_for_who_names_its_port() {
+    let server = |flags: &[&str]| build(flags, None).0.server;
+    assert!(!server(&[]).enabled);
+    assert_eq!(server(&[]).healthz_port, Some(10248));
+    assert!(server(&["--port=1250"]).enabled);
+    assert!(server(&["--kubeconfig=/k"]).enabled);
+    assert!(server(&["--api-servers=10.0.0.1:6443"]).enabled);
+    assert!(!server(&["--kubeconfig=/k", "--enable-server=false"]).enabled);
+    assert_eq!(server(&["--healthz-port=0"]).healthz_port, None);
+    assert!(report(&build(&["--port=1250"], None).1).contains("refuses everybody"));
+    assert!(report(&build(&["--port=0"], None).1).contains("--enable-server=false"));
+}
+
+#[test]
+fn flags_may_come_twice_as_kubeadms_and_ones_own_do() {
+    let line = [
+        "--node-ip=10.0.0.1",
+        "--node-labels=a=b",
+        "--eviction-hard=memory.available<1Gi",
+        "--node-ip=10.0.0.2",
+        "--node-labels=c=d",
+        "--eviction-hard=nodefs.available<5%",
+        "--register-node",
+        "--register-node=false",
+    ];
+    let (config, findings) = build(&line, None);
+    assert_eq!(report(&findings), "");
+    assert_eq!(config.node_ips, ["10.0.0.2".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(config.joining.labels.len(), 2);
+    assert_eq!(config.eviction.thresholds.len(), 2);
+}
+
+#[test]
+fn what_kubeadm_passes_as_flags_is_taken() {
+    let line = "longshore --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \
+                --kubeconfig=/etc/kubernetes/kubelet.conf \
+                --container-runtime-endpoint=unix:///var/run/containerd/containerd.sock --node-ip=10.0.0.1 \
+                --pod-infra-container-image=registry.k8s.io/pause:3.10 --hostname-override=worker \
+                --cgroup-driver=systemd --register-with-taints=node-role.kubernetes.io/control-plane:NoSchedule";
+    let (kept, warnings) = take_unsupported_flags(line.split_whitespace().map(str::to_owned).collect());
+    let named: Vec<&str> = warnings.iter().map(|warning| warning.split(' ').next().unwrap()).collect();
+    assert_eq!(named, ["--container-runtime-endpoint", "--cgroup-driver"]);
+    let kept: Vec<&str> = kept.iter().skip(1).map(String::as_str).collect();
+    let (config, findings) = build(&kept, None);
+    assert_eq!(report(&findings), "");
+    assert_eq!(config.joining.taints[0].key, "node-role.kubernetes.io/control-plane");
+    assert!(config.joining.rotate_certificates && config.joining.in_cluster());
+}
+
+#[test]
+fn drop_ins_lie_over_the_file_and_flags_over_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), format!("{HEAD}{text}")).unwrap();
+    std::fs::create_dir(dir.path().join("d")).unwrap();
+    write("config.yaml", "maxPods: 1\nclusterDNS: [10.0.0.1, 10.0.0.2]\nsystemReserved: {cpu: 1, memory: 1Gi}\n");
+    write("d/10.conf", "maxPods: 2\nclusterDNS: [10.0.0.3]\nsystemReserved: {cpu: 2}\npodsPerCore: 7\n");
+    write("d/20.conf", "maxPods: 3\nauthentication: {x509: {clientCAFile: ca.crt}}\nauthorisation: {}\n");
+    write("d/no.yaml", "maxPods: 4\n");
+    let flags = |more: &[&str]| {
+        let paths = ["config.yaml", "d"].map(|name| dir.path().join(name).display().to_string());
+        let line = ["longshore".to_owned(), format!("--config={}", paths[0]), format!("--config-dir={}", paths[1])];
+        let line = line.into_iter().chain(more.iter().map(|&flag| flag.to_owned()));
+        <crate::cli::Cli as clap::Parser>::try_parse_from(line).unwrap().daemon
+    };
+    let (config, warnings) = load(&flags(&["--pods-per-core=8"]), Surroundings::default()).unwrap();
+    assert_eq!((config.max_pods, config.resources.pods_per_core), (3, 8));
+    assert_eq!(config.cluster_dns.len(), 1);
+    assert_eq!((config.system_reserved.milli_cpu, config.system_reserved.memory), (2000, 1 << 30));
+    assert_eq!(config.server.client_ca_file, Some(dir.path().join("d/ca.crt")));
+    assert!(warnings[0].contains("20.conf:5: authorisation") && warnings[0].contains("authorization?"), "{warnings:?}");
+    let (config, _) = load(&flags(&["--system-reserved=memory=2Gi"]), Surroundings::default()).unwrap();
+    assert_eq!((config.reserved.milli_cpu, config.reserved.memory), (0, 2 << 30));
+    write("d/30.conf", "maxPods: x\n");
+    let problems = load(&flags(&[]), Surroundings::default()).unwrap_err();
+    assert!(problems[0].to_string().contains("30.conf:3: maxPods"), "{problems:?}");
+    assert!(is_drop_in_folder(&dir.path().join("d")) && !is_drop_in_folder(&dir.path().join("config.yaml")));
+    assert_eq!(check_drop_ins(&dir.path().join("d")).problems.len(), 1);
+}
+
+#[test]
+fn what_belongs_together_is_checked_together() {
+    let file = format!(
+        "{HEAD}
+imageGCHighThresholdPercent: 50
+imageMaximumGCAge: 1m
+shutdownGracePeriod: 10s
+shutdownGracePeriodCriticalPods: 20s
+shutdownGracePeriodByPodPriority: [{{priority: 1, shutdownGracePeriodSeconds: 5}}]
+evictionSoft: {{memory.available: 1Gi}}
+enforceNodeAllocatable: [none, pods]
+tlsCertFile: /c
+tlsCipherSuites: [TLS_RSA_WITH_AES_128_CBC_SHA]
+tlsMinVersion: VersionTLS10
+registerWithTaints: [{{key: a, effect: NoSched}}]
+readOnlyPort: 70000
+authorization: {{mode: RBAC}}
+evictionHard: {{memory.free: 1Gi, nodefs.available: 200%}}
+featureGates: {{NodeSwap: true, EnvFile: true}}
+"
+    );
+    let flags = [
+        "--image-credential-provider-config=/c",
+        "--cloud-provider=gce",
+        "--cni-bin-dir=/x",
+        "--node-labels=k8s.io/a=b",
+    ];
+    insta::assert_snapshot!(report(&build(&flags, Some(&file)).1));
+}
+
+#[test]
+fn the_configuration_it_tells_is_one_that_it_would_take() {
+    let flags = [
+        "--kubeconfig=/k",
+        "--node-labels=a=b",
+        "--eviction-hard=memory.available<5%",
+        "--tls-cert-file=/c",
+        "--tls-private-key-file=/p",
+        "--api-servers=https://host:6443",
+        "--max-pods=7",
+        "--system-reserved=cpu=1500m",
+        "--register-with-taints=a=b:NoExecute",
+    ];
+    let (config, findings) = build(&flags, None);
+    assert_eq!(report(&findings), "");
+    let told = config.configz();
+    let (again, findings) = build(&["--kubeconfig=/k"], Some(&told.to_string()));
+    assert_eq!(findings.problems, []);
+    assert_eq!(again.configz(), told);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&told).unwrap());
+    let flagz: std::collections::BTreeMap<_, _> = config.flagz().into_iter().collect();
+    assert_eq!(flagz["kubeconfig"], "/k");
+    assert_eq!(flagz["port"], "10250");
+    assert_eq!(flagz["max-pods"], "7");
+    assert_eq!(flagz["node-labels"], "a=b");
+    assert_eq!(flagz["network-plugin"], "");
 }
 
 #[test]

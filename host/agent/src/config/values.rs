@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use longshore_core::quantity;
 
-use super::{LogFormat, Reserved};
+use super::LogFormat;
+use super::layer::Table;
 
 pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
@@ -62,6 +63,15 @@ pub(super) fn domain(text: &str) -> Result<String, String> {
 
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("expected an IP address, got {text:?}"))
+}
+
+/// What `--node-ip` says: one address, or one of IPv4 and one of IPv6.
+pub(super) fn node_ips(text: &str) -> Result<Vec<IpAddr>, String> {
+    let ips = addresses(text)?;
+    match ips.len() > 2 || (ips.len() == 2 && ips[0].is_ipv4() == ips[1].is_ipv4()) {
+        true => Err(format!("expected one IP address, or one of IPv4 and one of IPv6, got {text:?}")),
+        false => Ok(ips),
+    }
 }
 
 pub(super) fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
@@ -121,33 +131,79 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-pub(super) fn reserved_list(text: &str) -> Result<Reserved, String> {
-    let pairs = list(text).map(|pair| {
-        pair.split_once('=').ok_or_else(|| format!("expected resources like cpu=500m,memory=1Gi, got {pair:?}"))
-    });
-    let mut reserved = Reserved::default();
-    for pair in pairs {
-        let (name, value) = pair?;
-        reserve(&mut reserved, name, value)?;
-    }
-    Ok(reserved)
-}
-
-/// Notes what is kept of one resource.
-pub(super) fn reserve(reserved: &mut Reserved, name: &str, value: &str) -> Result<(), String> {
+/// What is kept back of one resource: CPU in thousandths, the others in bytes or numbers.
+pub(super) fn reserve(name: &str, value: &str) -> Result<(&'static str, i64), String> {
+    const KNOWN: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pid"];
     let scale = if name == "cpu" { 3 } else { 0 };
     let amount = quantity::parse(value, scale).filter(|amount| *amount >= 0);
     let amount = amount.ok_or_else(|| format!("expected a quantity like 500m or 1Gi for {name}, got {value:?}"))?;
-    match name {
-        "cpu" => reserved.milli_cpu = amount,
-        "memory" => reserved.memory = amount,
-        "ephemeral-storage" => reserved.ephemeral_storage = amount,
-        // Process IDs are not reserved here; the kubelet takes the name, so it is no mistake.
-        "pid" => {}
-        other => {
-            let known = ["cpu", "memory", "ephemeral-storage", "pid"];
-            return Err(format!("{other:?} cannot be reserved; there are: {}", known.join(", ")));
-        }
+    let known = KNOWN.into_iter().find(|known| *known == name);
+    Ok((known.ok_or_else(|| format!("{name:?} cannot be reserved; there are: {}", KNOWN.join(", ")))?, amount))
+}
+
+/// Pairs in one text, like `cpu=500m,memory=1Gi`; each is read by `check`. As pflag's maps, what a flag says is whole.
+pub(super) fn pairs<K: Ord, V>(
+    text: &str,
+    separator: char,
+    example: &str,
+    check: fn(&str, &str) -> Result<(K, V), String>,
+) -> Result<Table<K, V>, String> {
+    let mut table = Table { whole: true, ..Table::default() };
+    for pair in list(text) {
+        let (key, value) = pair.split_once(separator).ok_or_else(|| format!("expected {example}, got {pair:?}"))?;
+        let (key, value) = check(key.trim(), value.trim())?;
+        table.entries.insert(key, value);
     }
-    Ok(())
+    Ok(table)
+}
+
+/// What `--system-reserved` and `--kube-reserved` say.
+pub(super) fn reserved_list(text: &str) -> Result<Table<&'static str, i64>, String> {
+    pairs(text, '=', "resources like cpu=500m,memory=1Gi", reserve)
+}
+
+/// A whole number within a range.
+pub(super) fn number(range: RangeInclusive<i64>) -> impl Fn(i64) -> Result<i64, String> {
+    move |value| within(value, range.clone())
+}
+
+/// A count as KubeletConfiguration has it: an `int32` that is not negative.
+pub(super) fn count(value: i64) -> Result<u32, String> {
+    within(value, 0..=i64::from(i32::MAX)).map(|value| value as u32)
+}
+
+/// A port, 0 for none.
+pub(super) fn port(value: i64) -> Result<u16, String> {
+    within(value, 0..=65_535).map(|value| value as u16)
+}
+
+/// A duration that is not zero.
+pub(super) fn positive(value: Duration) -> Result<Duration, String> {
+    if value.is_zero() { Err("expected more than 0s".to_owned()) } else { Ok(value) }
+}
+
+/// A key of a label or taint: an optional DNS prefix, a slash and a name (`IsQualifiedName` of the apimachinery).
+pub(super) fn qualified_name(text: &str) -> Result<(), String> {
+    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    let prefix_is_fine = prefix.is_none_or(|prefix| node_name(prefix).is_ok_and(|lower| lower == prefix));
+    match prefix_is_fine && !name.is_empty() && is_label_text(name) {
+        true => Ok(()),
+        false => Err(format!("{text:?} is no key: expected a name like \"tier\" or \"example.com/tier\"")),
+    }
+}
+
+/// A value of a label or taint; may be empty.
+pub(super) fn label_value(text: &str) -> Result<(), String> {
+    match text.is_empty() || is_label_text(text) {
+        true => Ok(()),
+        false => Err(format!(
+            "{text:?} is no value: expected at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends"
+        )),
+    }
+}
+
+fn is_label_text(text: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    text.len() <= 63 && ends(text.chars().next()) && ends(text.chars().last()) && text.chars().all(inside)
 }

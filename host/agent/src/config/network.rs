@@ -1,0 +1,183 @@
+//! The pods' network: Docker's bridge or CNI plugins, and the addresses that pods get.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use longshore_core::document::Node;
+use serde::Serialize;
+
+use super::draft::{Findings, FlagNotes};
+use super::joining::given;
+use super::layer::layer;
+use super::reader::Reader;
+use super::values;
+
+/// Flags of the network.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct NetworkFlags {
+    /// "cni" for CNI plugins, else empty for Docker's bridge
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network_plugin: Option<String>,
+    /// Folder of CNI's network configurations [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Folders of the CNI plugins, separated by commas [default: /opt/cni/bin]
+    #[arg(long, value_name = "DIRS")]
+    pub(crate) cni_bin_dir: Vec<String>,
+    /// Folder that results of CNI plugins are kept in [default: /var/lib/cni/cache]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cni_cache_dir: Option<PathBuf>,
+    /// Networks of the pods of a node without an API server: one, or one of IPv4 and one of IPv6
+    #[arg(long, value_name = "CIDRS")]
+    pub(crate) pod_cidr: Option<String>,
+}
+
+layer! {
+    /// What one place says of the network.
+    NetworkLayer {
+        plugin: NetworkPlugin,
+        cni_conf_dir: PathBuf,
+        cni_bin_dirs: Vec<PathBuf>,
+        cni_cache_dir: PathBuf,
+        pod_cidrs: Vec<Cidr>,
+    }
+    tables {}
+}
+
+/// What makes the pods' network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NetworkPlugin {
+    /// Docker.
+    #[default]
+    Bridge,
+    /// CNI plugins.
+    Cni,
+}
+
+/// A network: an address and how many of its bits are the network's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr {
+    /// The address, as written.
+    pub(crate) address: IpAddr,
+    /// Bits of the network.
+    pub(crate) prefix: u8,
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// The pods' network, complete.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Network {
+    /// What makes it.
+    pub(crate) plugin: NetworkPlugin,
+    /// Folder of CNI's network configurations.
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Folders of the CNI plugins, in the order in which they are looked through; at least one.
+    pub(crate) cni_bin_dirs: Vec<PathBuf>,
+    /// Folder that results of CNI plugins are kept in.
+    pub(crate) cni_cache_dir: PathBuf,
+    /// Networks of the pods of a node that is alone; in a cluster the Node's count.
+    pub(crate) pod_cidrs: Vec<Cidr>,
+}
+
+impl NetworkLayer {
+    pub(super) fn from_flags(flags: &NetworkFlags, note: &mut FlagNotes<'_>) -> NetworkLayer {
+        NetworkLayer {
+            plugin: note.read("--network-plugin", &flags.network_plugin, plugin),
+            cni_conf_dir: given(&flags.cni_conf_dir),
+            cni_bin_dirs: note
+                .all("--cni-bin-dir", &flags.cni_bin_dir, |text| Ok(values::list(text).map(PathBuf::from).collect())),
+            cni_cache_dir: given(&flags.cni_cache_dir),
+            pod_cidrs: note.read("--pod-cidr", &flags.pod_cidr, cidrs),
+        }
+    }
+
+    /// Reads a field of this group; false when it is of another.
+    pub(super) fn field(&mut self, reader: &mut Reader<'_>, key: &str, node: &Node) -> bool {
+        match key {
+            "podCIDR" => self.pod_cidrs = reader.text(key, node, |text| cidrs(&text)),
+            _ => return false,
+        }
+        true
+    }
+
+    /// The group, complete, with dockershim's defaults (`pkg/kubelet/config/flags.go` of 1.20).
+    pub(super) fn finish(self, findings: &mut Findings) -> Network {
+        let plugin = self.plugin.unwrap_or_default();
+        let names_cni = self.cni_conf_dir.is_some() || self.cni_bin_dirs.is_some() || self.cni_cache_dir.is_some();
+        if plugin == NetworkPlugin::Bridge && names_cni {
+            let message =
+                "--cni-conf-dir, --cni-bin-dir and --cni-cache-dir have no effect without --network-plugin=cni";
+            findings.warnings.push(message.to_owned());
+        }
+        Network {
+            plugin,
+            cni_conf_dir: self.cni_conf_dir.unwrap_or_else(|| PathBuf::from("/etc/cni/net.d")),
+            cni_bin_dirs: self
+                .cni_bin_dirs
+                .filter(|folders| !folders.is_empty())
+                .unwrap_or_else(|| vec![PathBuf::from("/opt/cni/bin")]),
+            cni_cache_dir: self.cni_cache_dir.unwrap_or_else(|| PathBuf::from("/var/lib/cni/cache")),
+            pod_cidrs: self.pod_cidrs.unwrap_or_default(),
+        }
+    }
+}
+
+fn plugin(text: &str) -> Result<NetworkPlugin, String> {
+    match text {
+        "" => Ok(NetworkPlugin::Bridge),
+        "cni" => Ok(NetworkPlugin::Cni),
+        "kubenet" => {
+            Err("kubenet is gone since Kubernetes 1.24; leave the flag out: the bridge that is used then does \
+                          what it did"
+                .to_owned())
+        }
+        _ => Err(format!("expected \"cni\" or nothing, got {text:?}")),
+    }
+}
+
+fn cidrs(text: &str) -> Result<Vec<Cidr>, String> {
+    let cidrs = values::list(text).map(cidr).collect::<Result<Vec<_>, _>>()?;
+    let same_family = |pair: &[Cidr]| pair[0].address.is_ipv4() == pair[1].address.is_ipv4();
+    match cidrs.len() > 2 || cidrs.windows(2).any(same_family) {
+        true => Err(format!("expected one network, or one of IPv4 and one of IPv6, got {text:?}")),
+        false => Ok(cidrs),
+    }
+}
+
+fn cidr(text: &str) -> Result<Cidr, String> {
+    let expected = || format!("expected a network like 10.244.0.0/24, got {text:?}");
+    let (address, prefix) = text.split_once('/').ok_or_else(expected)?;
+    let address: IpAddr = address.parse().map_err(|_| expected())?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = prefix.parse().ok().filter(|prefix| *prefix <= bits).ok_or_else(expected)?;
+    Ok(Cidr { address, prefix })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        let both = cidrs("10.244.1.0/24,fd00:1::/64").unwrap();
+        assert_eq!(both.iter().map(Cidr::to_string).collect::<Vec<_>>(), ["10.244.1.0/24", "fd00:1::/64"]);
+        for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "x/8", "10.0.0.0/8,10.1.0.0/16", "10.0.0.0/-1"] {
+            assert!(cidrs(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn plugins() {
+        assert_eq!((plugin(""), plugin("cni")), (Ok(NetworkPlugin::Bridge), Ok(NetworkPlugin::Cni)));
+        assert!(plugin("kubenet").unwrap_err().contains("gone"));
+        assert!(plugin("weave").is_err());
+    }
+}
