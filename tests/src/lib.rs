@@ -28,6 +28,7 @@ pub fn pod(name: &str, spec: &str) -> Pod {
     object.metadata.name = Some(name.to_owned());
     object.metadata.namespace = Some("default".to_owned());
     object.metadata.uid = Some(name.to_owned());
+    let ephemeral = longshore_core::pod::ephemeral(&object);
     Pod {
         id: PodId { namespace: "default".to_owned(), name: name.to_owned(), uid: name.to_owned() },
         source: Source::File,
@@ -35,6 +36,7 @@ pub fn pod(name: &str, spec: &str) -> Pod {
         hashes,
         sandbox_hash: "sandbox".to_owned(),
         deletion: None,
+        ephemeral,
     }
 }
 

@@ -119,6 +119,7 @@ fn pod(index: usize) -> Pod {
         hashes: hashes.into(),
         sandbox_hash: "hash".to_owned(),
         deletion: None,
+        ephemeral: Vec::new(),
     }
 }
 

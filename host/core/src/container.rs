@@ -127,6 +127,8 @@ pub struct ContainerConfig {
     pub host: HostNamespaces,
     /// Whether it joins the sandbox's PID namespace.
     pub share_process_namespace: bool,
+    /// ID of a container whose PID namespace it joins, where it joins no other.
+    pub processes_of: Option<String>,
     /// All labels, see [`crate::labels`].
     pub labels: BTreeMap<String, String>,
     /// Signal that stops it in place of the image's, e.g. `SIGUSR1`.

@@ -179,6 +179,7 @@ pub fn build(input: &ContainerInput<'_>) -> Result<ContainerConfig, ConfigError>
         tty: spec.tty.unwrap_or(false),
         host: sandbox_config::host_namespaces(pod),
         share_process_namespace: sandbox_config::shares_processes(pod),
+        processes_of: None,
         labels: labels::for_container(
             pod,
             container,

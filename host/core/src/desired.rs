@@ -96,6 +96,7 @@ mod tests {
             hashes: BTreeMap::new(),
             sandbox_hash: String::new(),
             deletion: None,
+            ephemeral: Vec::new(),
         }
     }
 

@@ -15,7 +15,7 @@ pub const HASH_VERSION: &str = "dev.longshore.hash-version";
 pub const HASH: &str = "dev.longshore.hash";
 /// How many of the same name came before.
 pub const ATTEMPT: &str = "dev.longshore.attempt";
-/// `init`, `sidecar` or `app`.
+/// `init`, `sidecar`, `app` or `ephemeral`.
 pub const KIND: &str = "dev.longshore.kind";
 /// The image as the pod named it.
 pub const IMAGE: &str = "dev.longshore.image";
@@ -148,6 +148,7 @@ pub fn kind_word(kind: ContainerKind) -> &'static str {
         ContainerKind::Init => "init",
         ContainerKind::Sidecar => "sidecar",
         ContainerKind::App => "app",
+        ContainerKind::Ephemeral => "ephemeral",
     }
 }
 
@@ -166,6 +167,7 @@ pub fn parse(labels: &BTreeMap<String, String>, root: &str) -> Option<Parsed> {
         kind: match labels.get(KIND).map(String::as_str) {
             Some("init") => ContainerKind::Init,
             Some("sidecar") => ContainerKind::Sidecar,
+            Some("ephemeral") => ContainerKind::Ephemeral,
             _ => ContainerKind::App,
         },
         attempt: text(ATTEMPT)?.parse().ok()?,

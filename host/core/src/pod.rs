@@ -63,6 +63,8 @@ pub enum ContainerKind {
     Sidecar,
     /// A container of `spec.containers`.
     App,
+    /// One of `spec.ephemeralContainers`: added to a running pod to look into it, started once.
+    Ephemeral,
 }
 
 /// One container of a pod's spec, with the part that it plays.
@@ -98,6 +100,33 @@ pub struct Pod {
     pub sandbox_hash: String,
     /// Set once the pod should end.
     pub deletion: Option<Deletion>,
+    /// Its ephemeral containers as containers, from [`ephemeral`].
+    pub ephemeral: Vec<v1::Container>,
+}
+
+/// A pod's ephemeral containers, each as the container that it is but for its target.
+pub fn ephemeral(object: &v1::Pod) -> Vec<v1::Container> {
+    let all = object.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    all.map(|of| v1::Container {
+        args: of.args.clone(),
+        command: of.command.clone(),
+        env: of.env.clone(),
+        env_from: of.env_from.clone(),
+        image: of.image.clone(),
+        image_pull_policy: of.image_pull_policy.clone(),
+        name: of.name.clone(),
+        security_context: of.security_context.clone(),
+        stdin: of.stdin,
+        stdin_once: of.stdin_once,
+        termination_message_path: of.termination_message_path.clone(),
+        termination_message_policy: of.termination_message_policy.clone(),
+        tty: of.tty,
+        volume_devices: of.volume_devices.clone(),
+        volume_mounts: of.volume_mounts.clone(),
+        working_dir: of.working_dir.clone(),
+        ..v1::Container::default()
+    })
+    .collect()
 }
 
 impl Pod {
@@ -114,9 +143,21 @@ impl Pod {
         init.chain(spec.containers.iter().map(|spec| ContainerOf { kind: ContainerKind::App, spec }))
     }
 
-    /// The container of that name.
+    /// The ephemeral containers, which are none of [`Pod::containers`]: they count for nothing that the pod is.
+    pub fn ephemeral_containers(&self) -> impl Iterator<Item = ContainerOf<'_>> {
+        self.ephemeral.iter().map(|spec| ContainerOf { kind: ContainerKind::Ephemeral, spec })
+    }
+
+    /// The container of that name, of whatever kind.
     pub fn container(&self, name: &str) -> Option<ContainerOf<'_>> {
-        self.containers().find(|container| container.spec.name == name)
+        self.containers().chain(self.ephemeral_containers()).find(|container| container.spec.name == name)
+    }
+
+    /// The container whose processes an ephemeral one is to see (`targetContainerName`).
+    pub fn target_of(&self, name: &str) -> Option<&str> {
+        let mut all = self.spec().ephemeral_containers.iter().flatten();
+        let target = all.find(|of| of.name == name)?.target_container_name.as_deref();
+        target.filter(|target| !target.is_empty())
     }
 
     /// `spec.restartPolicy`, `Always` where absent.

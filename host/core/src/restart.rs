@@ -15,8 +15,10 @@ pub const FORGET_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
 /// Whether a container that ended like this is to run again.
 pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit_code: i32) -> bool {
-    if container.kind == ContainerKind::Sidecar {
-        return true;
+    match container.kind {
+        ContainerKind::Sidecar => return true,
+        ContainerKind::Ephemeral => return false,
+        ContainerKind::Init | ContainerKind::App => {}
     }
     for rule in container.spec.restart_policy_rules.iter().flatten() {
         let Some(codes) = &rule.exit_codes else { continue };

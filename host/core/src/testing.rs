@@ -34,6 +34,7 @@ pub(crate) fn pod_from(spec: &str) -> Pod {
     object.metadata.name = Some("pod".to_owned());
     object.metadata.namespace = Some("ns".to_owned());
     object.metadata.uid = Some("uid".to_owned());
+    let ephemeral = crate::pod::ephemeral(&object);
     Pod {
         id: PodId { namespace: "ns".to_owned(), name: "pod".to_owned(), uid: "uid".to_owned() },
         source: Source::File,
@@ -41,6 +42,7 @@ pub(crate) fn pod_from(spec: &str) -> Pod {
         hashes,
         sandbox_hash: "sandbox-hash".to_owned(),
         deletion: None,
+        ephemeral,
     }
 }
 

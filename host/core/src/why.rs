@@ -106,6 +106,7 @@ fn of_container(input: &Journey<'_>, container: ContainerOf<'_>, sandbox_up: boo
         ContainerKind::Init => format!("init container {name}"),
         ContainerKind::Sidecar => format!("sidecar {name}"),
         ContainerKind::App => format!("container {name}"),
+        ContainerKind::Ephemeral => format!("ephemeral container {name}"),
     };
     let image = container.spec.image.as_deref().unwrap_or_default();
     if let Some((progress, took)) = input.pulls.get(name) {

@@ -58,8 +58,12 @@ pub(crate) fn sandbox(config: &SandboxConfig, image: &str, dialect: Dialect) -> 
 /// A container's body.
 pub(crate) fn container(config: &ContainerConfig, dialect: Dialect) -> ContainerCreateBody {
     let sandbox = format!("container:{}", config.sandbox_id);
-    let pid_mode =
-        if config.host.pid { Some("host".to_owned()) } else { config.share_process_namespace.then(|| sandbox.clone()) };
+    let pid_mode = match &config.processes_of {
+        _ if config.host.pid => Some("host".to_owned()),
+        _ if config.share_process_namespace => Some(sandbox.clone()),
+        Some(target) => Some(format!("container:{target}")),
+        None => None,
+    };
     let resources = &config.resources;
     let unless_zero = |value: i64| (value != 0).then_some(value);
     let host_config = HostConfig {
@@ -230,6 +234,7 @@ mod tests {
             tty: false,
             host: HostNamespaces { network: true, pid: false, ipc: false },
             share_process_namespace: true,
+            processes_of: None,
             labels: BTreeMap::new(),
             stop_signal: None,
             runtime: None,

@@ -19,6 +19,7 @@ pub fn from_stored(stored: &StoredPod) -> Option<Pod> {
         hashes: stored.hashes.clone(),
         sandbox_hash: stored.sandbox_hash.clone(),
         deletion: stored.record.deletion,
+        ephemeral: longshore_core::pod::ephemeral(&stored.object),
     })
 }
 
@@ -40,6 +41,7 @@ pub fn from_observed(observed: &ObservedPod, now: Timestamp) -> Option<Pod> {
             v1::Container { name: seen.name.clone(), image: Some(seen.image.clone()), ..Default::default() };
         match seen.kind {
             ContainerKind::App => spec.containers.push(container),
+            ContainerKind::Ephemeral => {}
             ContainerKind::Sidecar | ContainerKind::Init => {
                 if seen.kind == ContainerKind::Sidecar {
                     container.restart_policy = Some("Always".to_owned());
@@ -59,5 +61,6 @@ pub fn from_observed(observed: &ObservedPod, now: Timestamp) -> Option<Pod> {
         hashes,
         sandbox_hash: observed.sandbox().map(|sandbox| sandbox.hash.clone()).unwrap_or_default(),
         deletion: Some(Deletion { requested_at: now, grace_seconds: grace }),
+        ephemeral: Vec::new(),
     })
 }

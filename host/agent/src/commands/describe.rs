@@ -87,6 +87,7 @@ fn probe_specs(view: &PodView) -> Vec<ProbeSpec> {
         hashes: BTreeMap::new(),
         sandbox_hash: String::new(),
         deletion: None,
+        ephemeral: Vec::new(),
     };
     probe::specs(&pod).unwrap_or_default()
 }

@@ -164,6 +164,7 @@ fn from_stored(stored: &StoredPod) -> Option<Pod> {
         hashes: stored.hashes.clone(),
         sandbox_hash: stored.sandbox_hash.clone(),
         deletion: stored.record.deletion,
+        ephemeral: longshore_core::pod::ephemeral(&stored.object),
     })
 }
 
@@ -179,6 +180,7 @@ fn lost(observed: &ObservedPod, now: Timestamp) -> Option<Pod> {
         hashes: BTreeMap::new(),
         sandbox_hash: String::new(),
         deletion: Some(Deletion { requested_at: now, grace_seconds: grace }),
+        ephemeral: Vec::new(),
     })
 }
 

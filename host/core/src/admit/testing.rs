@@ -49,5 +49,6 @@ pub(crate) fn pod(spec: &str) -> Pod {
         hashes: BTreeMap::new(),
         sandbox_hash: String::new(),
         deletion: None,
+        ephemeral: Vec::new(),
     }
 }

@@ -88,6 +88,7 @@ mod tests {
             hashes: BTreeMap::from([("c".to_owned(), "x".to_owned())]),
             sandbox_hash: String::new(),
             deletion: None,
+            ephemeral: Vec::new(),
         }
     }
 

@@ -40,7 +40,8 @@ pub fn from_api(object: &v1::Pod) -> Option<Pod> {
     let annotations = run.metadata.annotations.get_or_insert_default();
     annotations.insert(CONFIG_SOURCE.to_owned(), Source::Api.as_str().to_owned());
     defaults::apply(&mut run);
-    Some(Pod { id, source: Source::Api, object: Arc::new(run), hashes, sandbox_hash, deletion })
+    let ephemeral = crate::pod::ephemeral(&run);
+    Some(Pod { id, source: Source::Api, object: Arc::new(run), hashes, sandbox_hash, deletion, ephemeral })
 }
 
 /// What of a pod's status says how to run it.

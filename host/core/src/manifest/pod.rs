@@ -69,6 +69,7 @@ pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Resul
         hashes,
         sandbox_hash,
         deletion: None,
+        ephemeral: Vec::new(),
     })
 }
 

@@ -6,7 +6,7 @@ use super::standing::{Ended, Standing, begun_in, standing};
 use super::{Plan, Situation, keeps_pod_going, planned};
 use crate::action::{Action, Planned, Track};
 use crate::backoff::{Backoff, Policy};
-use crate::observed::{Container, ContainerState, Exit};
+use crate::observed::{Container, ContainerState, Exit, SandboxState};
 use crate::pod::{ContainerKind, ContainerOf};
 use crate::restart;
 
@@ -75,6 +75,11 @@ pub(super) fn next(situation: &Situation<'_>, sandbox: Option<&str>, plan: &mut 
         return needs;
     }
 
+    if sandbox.is_some_and(|id| runs(situation, id)) {
+        for container in pod.ephemeral_containers() {
+            ephemeral(situation, container, &mut needs, plan);
+        }
+    }
     let inits: Vec<ContainerOf<'_>> = pod.containers().filter(|of| of.kind != ContainerKind::App).collect();
     // Each is begun after those before it, whose containers may have been removed since.
     let front = inits.iter().rposition(|of| begun_in(situation, sandbox, &of.spec.name)).unwrap_or(0);
@@ -97,6 +102,24 @@ pub(super) fn next(situation: &Situation<'_>, sandbox: Option<&str>, plan: &mut 
         app(situation, sandbox, container, &mut held, &mut needs, plan);
     }
     needs
+}
+
+fn runs(situation: &Situation<'_>, sandbox: &str) -> bool {
+    let mut up = situation.observed.sandboxes.iter().filter(|seen| seen.state == SandboxState::Running);
+    up.any(|seen| seen.id == sandbox)
+}
+
+/// An ephemeral container is started once, whatever the init containers do, and never again, also not in another sandbox.
+fn ephemeral(situation: &Situation<'_>, container: ContainerOf<'_>, needs: &mut Needs, plan: &mut Plan) {
+    let name = container.spec.name.as_str();
+    match situation.record.newest(situation.observed, name).map(|seen| (seen, &seen.state)) {
+        Some((seen, ContainerState::Created)) => {
+            start(situation, container, seen.attempt, true, "it was made and not started", needs, plan);
+        }
+        Some(_) => {}
+        None if situation.record.containers.get(name).is_some_and(|known| known.id.is_some()) => {}
+        None => start(situation, container, 0, false, "it was added to the pod", needs, plan),
+    }
 }
 
 /// App containers wait for the init containers; what has no place any more is stopped meanwhile.

@@ -87,7 +87,7 @@ impl Model {
     pub(super) fn upset(&mut self, upset: Upset) {
         self.log.push(format!("{upset:?}"));
         self.serial += 1;
-        let name = |which: usize| ["side", "a", "b"][which];
+        let name = |which: usize| ["side", "a", "b", "debug"][which];
         match upset {
             Upset::Unhealthy(which) => {
                 let running = self.known.container(name(which)).filter(|seen| seen.is_running());
@@ -269,7 +269,7 @@ impl Model {
                 let again = of.kind == ContainerKind::Init && self.begun.contains(&sandbox);
                 assert!(!again, "an init container runs again beside or after app containers");
                 let made = testing::container(of, *attempt, ContainerState::Created);
-                let hash = self.pod.hashes[container].clone();
+                let hash = self.pod.hashes.get(container).cloned().unwrap_or_default();
                 self.world.containers.push(Container { id, sandbox_id: sandbox, created_at: self.now, hash, ..made });
             }
             Action::StartContainer { container } => {

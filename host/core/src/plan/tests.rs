@@ -189,3 +189,22 @@ fn no_new_sandbox_for_what_is_done() {
     model.look();
     assert!(model.plan().is_empty());
 }
+
+#[test]
+fn an_ephemeral_container_is_started_once_and_counts_for_nothing() {
+    let spec =
+        "{containers: [{name: a, image: i}], ephemeralContainers: [{name: debug, image: i, targetContainerName: a}]}";
+    let mut model = Model::new(pod_from(spec), ObservedPod::default());
+    converge(&mut model, Vec::new());
+    let seen = model.world.container("debug").cloned().unwrap();
+    assert!(seen.is_running() && seen.kind == ContainerKind::Ephemeral);
+    assert_eq!(model.pod.target_of("debug"), Some("a"));
+    model.upset(super::model::Upset::Ends(3, 1));
+    converge(&mut model, Vec::new());
+    assert_eq!(model.world.containers.iter().filter(|seen| seen.name == "debug").count(), 1, "it does not run again");
+    assert!(model.world.container("a").unwrap().is_running());
+    model.upset(super::model::Upset::SandboxDies);
+    converge(&mut model, Vec::new());
+    assert!(model.world.container("a").unwrap().is_running());
+    assert!(model.world.container("debug").is_none_or(|seen| !seen.is_running()));
+}

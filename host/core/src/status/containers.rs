@@ -29,6 +29,12 @@ pub(super) fn all(input: &StatusInput<'_>) -> (Vec<v1::ContainerStatus>, Vec<v1:
     (inits, apps)
 }
 
+/// Statuses of the ephemeral containers, which are never ready and count for nothing.
+pub(super) fn ephemeral(input: &StatusInput<'_>) -> Vec<v1::ContainerStatus> {
+    let all = input.pod.ephemeral_containers().map(|container| status(input, container));
+    all.map(|status| v1::ContainerStatus { ready: false, started: None, ..status }).collect()
+}
+
 /// Whether a container was ever started.
 pub(super) fn has_begun(status: &v1::ContainerStatus) -> bool {
     let waits = status.state.as_ref().is_none_or(|state| state.running.is_none() && state.terminated.is_none());
@@ -68,7 +74,7 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
     let started = running && ours && known.started;
     let ready = match container.kind {
         ContainerKind::Init => state.terminated.as_ref().is_some_and(|terminated| terminated.exit_code == 0),
-        ContainerKind::Sidecar | ContainerKind::App => started && known.ready,
+        ContainerKind::Sidecar | ContainerKind::App | ContainerKind::Ephemeral => started && known.ready,
     };
     let shown_id = seen.map(|seen| seen.id.clone()).or_else(|| known.id.clone());
     v1::ContainerStatus {

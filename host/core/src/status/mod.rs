@@ -86,6 +86,8 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
     let shown = status.phase.clone().unwrap_or_default();
     status.conditions = Some(conditions::conditions(input, &shown, &inits, &apps));
     status.init_container_statuses = (!inits.is_empty()).then_some(inits);
+    let ephemeral = containers::ephemeral(input);
+    status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
     status.container_statuses = (!apps.is_empty()).then_some(apps);
     status
 }

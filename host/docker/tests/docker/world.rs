@@ -134,6 +134,7 @@ impl World {
             tty: false,
             host: HostNamespaces::default(),
             share_process_namespace: false,
+            processes_of: None,
             labels,
             stop_signal: None,
             runtime: None,

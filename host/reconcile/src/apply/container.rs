@@ -164,6 +164,11 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         log_path: &log_path,
     })
     .map_err(|error| config_error(error.to_string()))?;
+    if let Some(target) = pod.target_of(name) {
+        let seen = worker.observed.container(target).filter(|seen| seen.is_running());
+        let Some(seen) = seen else { return Err(create_error(format!("unable to find target container {target}"))) };
+        config.processes_of = Some(seen.id.clone());
+    }
     config.runtime = worker.runtime().await.map_err(create_error)?;
     let id = shared.ports.runtime.create_container(&config).await.map_err(|error| create_error(error.to_string()))?;
     Ok(Container {

@@ -145,3 +145,29 @@ async fn a_pod_given_back_while_it_ends_comes_back() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_ephemeral_container_is_added_to_a_running_pod() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let app = bed.runtime.container("p", "app").unwrap().id;
+    let debug = "ephemeralContainers: [{name: debug, image: app, targetContainerName: app}]";
+    bed.source.set(vec![pod("p", &format!("{{containers: [{{name: app, image: app}}], {debug}}}"))]);
+    let shown = |bed: &Bed| bed.status("p").and_then(|status| status.ephemeral_container_statuses).unwrap_or_default();
+    bed.until("it is shown to run", |bed| {
+        shown(bed).iter().any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
+    })
+    .await;
+    let debug = bed.runtime.container("p", "debug").unwrap().id;
+    bed.runtime.end(&debug, 2);
+    bed.until("it is shown to have ended", |bed| {
+        shown(bed).iter().any(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()))
+    })
+    .await;
+    let bed = bed.restart().await;
+    bed.until("it is adopted", |bed| !shown(bed).is_empty()).await;
+    assert!(bed.is_ready("p"));
+    assert_eq!(bed.runtime.container("p", "debug").unwrap().id, debug, "it does not run again");
+    assert_eq!(bed.runtime.container("p", "app").unwrap().id, app);
+}

@@ -124,6 +124,7 @@ mod tests {
             hashes: Default::default(),
             sandbox_hash: String::new(),
             deletion: None,
+            ephemeral: Vec::new(),
         }
     }
 
