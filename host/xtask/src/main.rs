@@ -56,6 +56,8 @@ fn main() -> ExitCode {
     let task = Xtask::parse().task;
     match process::hear_signals().and_then(|()| run(&task)) {
         Ok(code) => code,
+        // A person who ends it knows that.
+        Err(error) if process::interrupted() && format!("{error:#}").ends_with("interrupted") => ExitCode::from(130),
         Err(error) => {
             say!("error: {error:#}");
             ExitCode::FAILURE

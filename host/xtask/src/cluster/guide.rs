@@ -1,6 +1,6 @@
 //! What a person is told of the cluster that runs. Must not start anything.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use crate::say;
 
@@ -11,8 +11,10 @@ pub(crate) struct Guide {
     pub kubectl: PathBuf,
     /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
-    /// What another node joins with.
-    pub bootstrap: PathBuf,
+    /// What another node joins with; none when it would have to run in a world of its own.
+    pub bootstrap: Option<PathBuf>,
+    /// Where the API server can reach nodes.
+    pub address: IpAddr,
     /// Docker's address.
     pub docker: String,
     /// The folder of all logs.
@@ -50,15 +52,13 @@ pub(crate) fn print(guide: &Guide) {
         say!("");
         say!("  static pods      {}", guide.folder.join("manifests").display());
         say!("  the node's state {}", guide.folder.join("node").display());
-    } else {
-        say!("Let a node join:");
-        say!(
-            "  longshore run --bootstrap-kubeconfig {} --kubeconfig FILE --root-dir FOLDER",
-            guide.bootstrap.display()
-        );
+    }
+    if let Some(bootstrap) = &guide.bootstrap {
+        say!("Let another node join:");
+        say!("  longshore run --bootstrap-kubeconfig {} --kubeconfig FILE --root-dir FOLDER \\", bootstrap.display());
+        say!("    --rotate-server-certificates --node-ip {} --port 10260 --hostname-override NAME", guide.address);
         say!("");
     }
-    say!("  another node     --bootstrap-kubeconfig {}", guide.bootstrap.display());
     say!("  logs             {}", guide.logs.display());
     say!("  requests of nodes, one a line: {}", guide.folder.join("audit.log").display());
     say!("");

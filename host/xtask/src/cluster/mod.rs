@@ -127,7 +127,8 @@ fn here(place: &Place, args: &Cluster, kubernetes: &Kubernetes, binary: Option<P
             guide::print(&guide::Guide {
                 kubectl: kubectl.program.clone(),
                 kubeconfig: plane.admin(),
-                bootstrap,
+                bootstrap: Some(bootstrap),
+                address,
                 docker: format!("unix://{}", engine.socket.display()),
                 logs: logs.clone(),
                 folder: folder.clone(),
@@ -224,7 +225,8 @@ fn apart(place: &Place, args: &Cluster) -> Result<ExitCode> {
         guide::print(&guide::Guide {
             kubectl: Kubernetes::find(place, &args.kubernetes)?.program("kubectl"),
             kubeconfig,
-            bootstrap: folder.join("bootstrap.kubeconfig"),
+            bootstrap: None,
+            address: Ipv4Addr::LOCALHOST.into(),
             docker: format!("unix:///proc/{}/root/run/longshore-test/docker.sock", running.pid()),
             logs: place.work().join("logs/cluster"),
             folder,
