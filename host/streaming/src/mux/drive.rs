@@ -1,0 +1,210 @@
+//! The task of a session: reads, writes, watches idleness, probes for windows, and closes without losing a tail.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+
+use super::input::Input;
+use super::state::{Flow, Shared};
+
+/// How the reading side of a session ended.
+pub(crate) enum Ended {
+    /// The peer is gone.
+    Gone,
+    /// It broke the protocol, or said goodbye: answer with this status and close.
+    Close(u32),
+}
+
+/// Reads a protocol's frames into the streams of a session.
+pub(crate) trait Demux: Send + 'static {
+    /// Reads until the peer is gone or must be sent away.
+    fn run<R: AsyncRead + Send + Unpin>(
+        &mut self,
+        input: &mut Input<R>,
+        shared: &Shared,
+    ) -> impl Future<Output = Ended> + Send;
+}
+
+/// The handle that keeps a session: when the last is dropped, the session closes in order.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    _guard: Arc<Guard>,
+}
+
+#[derive(Debug)]
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.close(self.0.codec.fine());
+    }
+}
+
+impl Session {
+    /// Closes in order and waits until everything is written, or the peer is gone or stands still.
+    pub(crate) async fn close(&self) {
+        self.shared.close(self.shared.codec.fine());
+        self.shared.flushed.cancelled().await;
+    }
+}
+
+/// Starts a session over a byte stream.
+pub(crate) fn start<IO>(io: IO, shared: Arc<Shared>, demux: impl Demux) -> Session
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (reader, writer) = tokio::io::split(io);
+    tokio::spawn(drive(reader, writer, shared.clone(), demux));
+    Session { _guard: Arc::new(Guard(shared.clone())), shared }
+}
+
+async fn drive<IO>(reader: ReadHalf<IO>, mut io: WriteHalf<IO>, shared: Arc<Shared>, mut demux: impl Demux)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let linger = shared.options.limits.linger;
+    let mut input = Input::new(reader);
+    {
+        let mut read = std::pin::pin!(demux.run(&mut input, &shared));
+        let mut write = std::pin::pin!(write(&mut io, &shared));
+        let written = tokio::select! {
+            written = &mut write => written,
+            ended = &mut read => match ended {
+                Ended::Gone => false,
+                Ended::Close(status) => {
+                    shared.close(status);
+                    write.await
+                }
+            },
+            () = watch(&shared) => false,
+        };
+        if !written {
+            shared.die();
+        }
+    }
+    let shut = tokio::time::timeout(linger, io.shutdown()).await;
+    shared.flushed.cancel();
+    if matches!(shut, Ok(Ok(()))) && !shared.state().dead {
+        // Closing a socket with unread input makes the kernel send a reset, which can overtake the tail of our
+        // output at the client: read until it closes too.
+        let drained = async {
+            while let Ok(piece) = input.some(usize::MAX).await {
+                let n = piece.len();
+                if n == 0 {
+                    break;
+                }
+                input.consume(n);
+            }
+        };
+        let _ = tokio::time::timeout(linger.min(Duration::from_secs(5)), drained).await;
+    }
+    shared.die();
+}
+
+/// Writes until the session closes; `false` if the peer is gone or stands still while we close.
+async fn write<IO: AsyncWrite>(io: &mut WriteHalf<IO>, shared: &Shared) -> bool {
+    let (mut out, mut urgent) = (Vec::new(), Vec::new());
+    loop {
+        let ordered = {
+            let mut state = shared.state();
+            std::mem::swap(&mut state.out, &mut out);
+            std::mem::swap(&mut state.urgent, &mut urgent);
+            state.wake_writers();
+            if out.is_empty() && urgent.is_empty() {
+                if state.closing {
+                    return true;
+                }
+                state.out = Vec::new();
+            }
+            out.len()
+        };
+        shared.room.notify_one();
+        if out.is_empty() && urgent.is_empty() {
+            // An idle session holds no buffers.
+            (out, urgent) = (Vec::new(), Vec::new());
+            shared.to_write.notified().await;
+            continue;
+        }
+        for buffer in [&mut urgent, &mut out] {
+            if !write_all(io, buffer, shared).await {
+                return false;
+            }
+            buffer.clear();
+        }
+        if !within(shared, io.flush()).await.is_some_and(|flushed| flushed.is_ok()) {
+            return false;
+        }
+        let mut state = shared.state();
+        state.written += ordered as u64;
+        state.wake_writers();
+    }
+}
+
+async fn write_all<IO: AsyncWrite>(io: &mut WriteHalf<IO>, mut buffer: &[u8], shared: &Shared) -> bool {
+    while !buffer.is_empty() {
+        match within(shared, io.write(buffer)).await {
+            Some(Ok(n)) if n > 0 => buffer = &buffer[n..],
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// The result of a step of writing; `None` if it takes longer than `linger` while the session closes.
+async fn within<T>(shared: &Shared, step: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = step => Some(done),
+        () = async {
+            shared.closing.cancelled().await;
+            tokio::time::sleep(shared.options.limits.linger).await;
+        } => None,
+    }
+}
+
+/// Returns when the session was idle for too long and could not even say so; probes and pings meanwhile.
+async fn watch(shared: &Shared) {
+    let options = &shared.options;
+    let mut ping = tokio::time::interval(options.keepalive.unwrap_or(Duration::from_secs(3600)));
+    ping.tick().await;
+    loop {
+        let left = options.idle_timeout.saturating_sub(shared.idle());
+        tokio::select! {
+            () = tokio::time::sleep(left) => {
+                if shared.idle() >= options.idle_timeout {
+                    tracing::debug!(idle = ?options.idle_timeout, "closing an idle streaming connection");
+                    shared.close(shared.codec.fine());
+                    tokio::time::sleep(options.limits.linger).await;
+                    return;
+                }
+            }
+            _ = ping.tick(), if options.keepalive.is_some() && shared.codec != super::Codec::Spdy => shared.ping(),
+            () = shared.probe.notified() => probe(shared).await,
+        }
+    }
+}
+
+/// Learns whether a peer whose window is used up knows windows at all; see the `spdy` module.
+async fn probe(shared: &Shared) {
+    {
+        let mut state = shared.state();
+        let id = state.next_ping;
+        state.next_ping = (id + 2) & 0x7fff_ffff;
+        // In order behind the data: a peer that uses windows opens one before it answers.
+        state.append(|out| shared.codec.ping(out, id.max(2)));
+    }
+    shared.to_write.notify_one();
+    let _ = tokio::time::timeout(Duration::from_secs(2), shared.pong.notified()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut state = shared.state();
+    let state = &mut *state;
+    for flow in [&mut state.stream_flow, &mut state.session_flow] {
+        if *flow == Flow::Probing {
+            *flow = Flow::Ignored;
+        }
+    }
+    state.wake_all_writers();
+}
