@@ -1,4 +1,4 @@
-//! The plugin host from outside: the built-in probes against servers on loopback, and guests that mean harm.
+//! The plugin host from outside: the built-in probes and source against servers on loopback, and guests that mean harm.
 #![allow(clippy::unwrap_used)]
 
 mod built_in;
@@ -6,4 +6,5 @@ mod cache;
 mod guests;
 mod hostile;
 mod server;
+mod sources;
 mod support;
