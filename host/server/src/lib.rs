@@ -1,1 +1,21 @@
 //! What the node serves: the kubelet's HTTPS API (10250) and health (10248). Only this room names axum.
+//!
+//! [`Server::bind`] takes a [`ServerConfig`] and [`Parts`] (ports of others) and serves until told to stop. It must not
+//! decide anything about pods: it reads what was published, and hands streams through.
+
+mod access;
+mod config;
+mod health;
+mod listen;
+mod logs;
+mod metrics;
+mod namespaces;
+mod node_logs;
+mod query;
+mod routes;
+mod server;
+mod tls;
+
+pub use config::{AnonymousAccess, Authorization, Certificates, LogReader, Parts, ServerConfig};
+pub use namespaces::Namespaces;
+pub use server::{Server, ServerError};

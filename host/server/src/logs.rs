@@ -1,0 +1,178 @@
+//! `/containerLogs` (`pkg/kubelet/server/server.go`, getContainerLogs; `pkg/kubelet/kubelet_pods.go`). Nothing is read
+//! ahead of the client: a slow one costs what is in flight. It must not know how logs are kept.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1;
+use longshore_core::ports::runtime::LogOptions;
+
+use crate::query::Query;
+use crate::routes::{Api, bare, has_container, respond, statuses, text};
+
+/// What is asked for.
+#[derive(Debug, PartialEq)]
+struct Wanted {
+    previous: bool,
+    options: LogOptions,
+    limit: Option<u64>,
+    /// `Some(true)`: stderr only.
+    only: Option<bool>,
+}
+
+pub(crate) async fn answer(api: &Api, namespace: &str, pod: &str, container: &str, query: &Query) -> Response {
+    let wanted = match read(query) {
+        Ok(wanted) => wanted,
+        Err((code, message)) => return text(code, message),
+    };
+    let Some(view) = api.pod(namespace, pod, None) else {
+        return text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist\n"));
+    };
+    if !has_container(&view.object, container) {
+        return text(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {pod:?}\n"));
+    }
+    let id = match container_id(&view.object, pod, container, wanted.previous) {
+        Ok(id) => id,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    };
+    let follow = wanted.options.follow;
+    let (only, mut left) = (wanted.only, wanted.limit);
+    let chunks = (api.parts.logs)(&id, wanted.options).filter_map(move |chunk| {
+        let kept = match chunk {
+            Ok(chunk) => only.is_none_or(|stderr| chunk.stderr == stderr).then_some(Ok(chunk.data)),
+            Err(error) => Some(Err(std::io::Error::other(error))),
+        };
+        std::future::ready(kept)
+    });
+    let chunks = chunks.scan((), move |(), chunk| {
+        let next = match (chunk, &mut left) {
+            (Ok(_), Some(0)) => None,
+            (Ok(data), Some(left)) => {
+                let part = data.slice(..data.len().min(usize::try_from(*left).unwrap_or(usize::MAX)));
+                *left -= part.len() as u64;
+                Some(Ok(part))
+            }
+            (chunk, _) => Some(chunk),
+        };
+        std::future::ready(next)
+    });
+    let mut chunks = Box::pin(chunks.peekable());
+    // A log that cannot be read at all gets an answer; one that breaks later breaks the connection. One that is
+    // followed may stay silent for long and must not hold the answer up.
+    if !follow && let Some(Err(error)) = chunks.as_mut().peek().await {
+        return text(StatusCode::BAD_REQUEST, error.to_string());
+    }
+    let body = Body::from_stream(chunks.map(|chunk: Result<Bytes, std::io::Error>| chunk));
+    respond(StatusCode::OK, "text/plain", body)
+}
+
+fn read(query: &Query) -> Result<Wanted, (StatusCode, String)> {
+    let undecoded = || (StatusCode::BAD_REQUEST, r#"{"message": "Unable to decode query."}"#.to_owned());
+    let invalid = || (StatusCode::UNPROCESSABLE_ENTITY, r#"{"message": "Invalid request."}"#.to_owned());
+    let number = |key: &str| -> Result<Option<i64>, (StatusCode, String)> {
+        query.get(key).map(|text| text.parse().map_err(|_| undecoded())).transpose()
+    };
+    // "tail" is of old; "all" means no bound.
+    let tail = match query.get("tail") {
+        Some("all") => None,
+        Some(_) => number("tail")?,
+        None => number("tailLines")?,
+    };
+    let (limit, seconds) = (number("limitBytes")?, number("sinceSeconds")?);
+    let time: Option<Timestamp> =
+        query.get("sinceTime").map(|text| text.parse().map_err(|_| undecoded())).transpose()?;
+    let only = match query.get("stream") {
+        None | Some("All") => None,
+        Some("Stdout") => Some(false),
+        Some("Stderr") => Some(true),
+        Some(_) => return Err(invalid()),
+    };
+    let bad = tail.is_some_and(|lines| lines < 0)
+        || limit.is_some_and(|bytes| bytes < 1)
+        || seconds.is_some_and(|seconds| seconds < 1)
+        || (seconds.is_some() && time.is_some())
+        || (tail.is_some() && only.is_some());
+    if bad {
+        return Err(invalid());
+    }
+    let since = match seconds {
+        Some(seconds) => {
+            Some(Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN))
+        }
+        None => time,
+    };
+    Ok(Wanted {
+        previous: query.is_set("previous"),
+        options: LogOptions {
+            follow: query.is_set("follow"),
+            tail: tail.and_then(|lines| u64::try_from(lines).ok()),
+            since,
+            timestamps: query.is_set("timestamps"),
+        },
+        limit: limit.and_then(|bytes| u64::try_from(bytes).ok()),
+        only,
+    })
+}
+
+/// The container whose log is wanted (`validateContainerLogStatus`).
+fn container_id(pod: &v1::Pod, name: &str, container: &str, previous: bool) -> Result<String, String> {
+    let Some(status) = statuses(pod).find(|status| status.name == container) else {
+        return Err(format!("container {container:?} in pod {name:?} is not available"));
+    };
+    let filled = |id: Option<&String>| id.filter(|id| !id.is_empty()).map(|id| bare(id).to_owned());
+    let ended = |state: Option<&v1::ContainerState>| {
+        filled(state.and_then(|state| state.terminated.as_ref()).and_then(|ended| ended.container_id.as_ref()))
+    };
+    let (state, last) = (status.state.as_ref(), ended(status.last_state.as_ref()));
+    if previous {
+        return last.ok_or_else(|| format!("previous terminated container {container:?} in pod {name:?} not found"));
+    }
+    if state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+        && let Some(id) = filled(status.container_id.as_ref()).or_else(|| ended(state))
+    {
+        return Ok(id);
+    }
+    // Between two runs the last one's log is what there is.
+    last.ok_or_else(|| {
+        let waiting = state.and_then(|state| state.waiting.as_ref());
+        match waiting.and_then(|waiting| waiting.reason.as_deref()) {
+            Some("ErrImagePull") => {
+                format!("container {container:?} in pod {name:?} is waiting to start: image can't be pulled")
+            }
+            Some("ImagePullBackOff") => {
+                format!("container {container:?} in pod {name:?} is waiting to start: trying and failing to pull image")
+            }
+            Some(reason) => format!("container {container:?} in pod {name:?} is waiting to start: {reason}"),
+            None => format!("container {container:?} in pod {name:?} is waiting to start - no logs yet"),
+        }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters() {
+        let wanted = read(&Query::parse("follow=true&tailLines=5&limitBytes=7&timestamps=1&previous=false")).unwrap();
+        assert!(wanted.options.follow && wanted.options.timestamps && !wanted.previous);
+        assert_eq!((wanted.options.tail, wanted.limit), (Some(5), Some(7)));
+        for (query, code) in [
+            ("tailLines=x", 400),
+            ("sinceTime=yesterday", 400),
+            ("tailLines=-1", 422),
+            ("limitBytes=0", 422),
+            ("sinceSeconds=0", 422),
+            ("sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z", 422),
+            ("stream=Stdout&tailLines=1", 422),
+            ("stream=x", 422),
+        ] {
+            assert_eq!(read(&Query::parse(query)).unwrap_err().0.as_u16(), code, "{query}");
+        }
+        assert_eq!(read(&Query::parse("tail=all")).unwrap().options.tail, None);
+    }
+}

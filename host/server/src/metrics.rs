@@ -1,0 +1,387 @@
+//! `/metrics/resource`, `/metrics/cadvisor`, `/metrics/probes` and `/stats/summary` from the ports. It must not read a
+//! cgroup itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use longshore_core::ports::stats::{FileSystem, Interface, NodeUsage, PodQuery, PodUsage, Usage};
+use longshore_core::view::PodView;
+use serde_json::{Value, json};
+
+use crate::routes::{Api, bare, statuses};
+
+/// Pods that are read at a time.
+const AT_ONCE: usize = 8;
+
+/// A pod, what it uses, and whether its sandbox was found.
+type Read = (Arc<PodView>, PodUsage);
+
+async fn read(api: &Api) -> (NodeUsage, Vec<Read>) {
+    let pods = api.parts.views.pods().into_iter().filter_map(|view| {
+        let running =
+            statuses(&view.object).filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
+        let containers: Vec<(String, String)> = running
+            .filter_map(|status| Some((status.name.clone(), bare(status.container_id.as_deref()?).to_owned())))
+            .collect();
+        (!containers.is_empty()).then_some((view, containers))
+    });
+    let pods: Vec<_> = pods.collect();
+    let read = futures::stream::iter(pods.into_iter().map(|(view, containers)| async move {
+        let network = view.object.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default();
+        // Every container of a pod is in its network namespace, the first as good as the sandbox.
+        let process = match containers.first() {
+            Some((_, id)) if !network => api.parts.streams.process_id(id).await.ok(),
+            _ => None,
+        };
+        let query =
+            PodQuery { pod: view.id.clone(), cgroup: (api.parts.cgroup)(&view), sandbox_process: process, containers };
+        let usage = api.parts.stats.pod(&query).await;
+        (view, usage)
+    }));
+    let (node, pods) = futures::join!(api.parts.stats.node(), read.buffered(AT_ONCE).collect::<Vec<Read>>());
+    (node, pods)
+}
+
+/// Families in the order of their first sample.
+#[derive(Default)]
+struct Page(BTreeMap<&'static str, (&'static str, &'static str, String)>);
+
+impl Page {
+    fn add(
+        &mut self,
+        name: &'static str,
+        kind: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        value: Option<f64>,
+        at: Option<jiff::Timestamp>,
+    ) {
+        let Some(value) = value else { return };
+        let samples = &mut self.0.entry(name).or_insert((kind, help, String::new())).2;
+        samples.push_str(name);
+        for (index, (key, value)) in labels.iter().enumerate() {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(samples, "{}{key}=\"{value}\"", if index == 0 { "{" } else { "," });
+        }
+        if !labels.is_empty() {
+            samples.push('}');
+        }
+        let _ = write!(samples, " {value}");
+        if let Some(at) = at {
+            let _ = write!(samples, " {}", at.as_millisecond());
+        }
+        samples.push('\n');
+    }
+
+    fn finish(self) -> String {
+        let mut page = String::new();
+        for (name, (kind, help, samples)) in self.0 {
+            let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
+        }
+        page
+    }
+}
+
+fn seconds(nanoseconds: Option<u64>) -> Option<f64> {
+    nanoseconds.map(|nanoseconds| nanoseconds as f64 / 1e9)
+}
+
+fn float(value: Option<u64>) -> Option<f64> {
+    value.map(|value| value as f64)
+}
+
+/// What metrics-server reads (`pkg/kubelet/metrics/collectors/resource_metrics.go`).
+pub(crate) async fn resource(api: &Api) -> String {
+    let (node, pods) = read(api).await;
+    let mut page = Page::default();
+    let names = [
+        ("node_cpu_usage_seconds_total", "node_memory_working_set_bytes", "node_swap_usage_bytes"),
+        ("pod_cpu_usage_seconds_total", "pod_memory_working_set_bytes", "pod_swap_usage_bytes"),
+        ("container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_swap_usage_bytes"),
+    ];
+    let mut three = |level: usize, labels: &[(&str, &str)], usage: &Usage| {
+        let (cpu, memory, swap) = names[level];
+        let cpu_help = "[STABLE] Cumulative cpu time consumed in core-seconds";
+        page.add(cpu, "counter", cpu_help, labels, seconds(usage.cpu_nanoseconds), usage.at);
+        let memory_help = "[STABLE] Current working set in bytes";
+        page.add(memory, "gauge", memory_help, labels, float(usage.memory_working_set), usage.at);
+        page.add(swap, "gauge", "[ALPHA] Current amount of swap usage in bytes", labels, float(usage.swap), usage.at);
+    };
+    three(0, &[], &node.usage);
+    for (view, usage) in &pods {
+        let labels = [("namespace", view.id.namespace.as_str()), ("pod", view.id.name.as_str())];
+        three(1, &labels, &usage.usage);
+        for (name, usage) in &usage.containers {
+            three(2, &[("container", name), labels[0], labels[1]], usage);
+        }
+    }
+    for (view, _) in &pods {
+        for status in statuses(&view.object) {
+            let running = status.state.as_ref().and_then(|state| state.running.as_ref());
+            let started = running.and_then(|running| running.started_at.as_ref()).map(|time| time.0);
+            page.add(
+                "container_start_time_seconds",
+                "gauge",
+                "[STABLE] Start time of the container since unix epoch in seconds",
+                &[("container", &status.name), ("namespace", &view.id.namespace), ("pod", &view.id.name)],
+                started.map(|started| started.as_millisecond() as f64 / 1e3),
+                None,
+            );
+        }
+    }
+    let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
+    page.add("resource_scrape_error", "gauge", help, &[], Some(0.0), None);
+    page.finish()
+}
+
+/// CPU, memory, processes and network in cAdvisor's words.
+pub(crate) async fn cadvisor(api: &Api) -> String {
+    let (node, pods) = read(api).await;
+    let mut page = Page::default();
+    let mut all = |labels: &[(&str, &str)], usage: &Usage| {
+        let gauge = [
+            ("container_memory_usage_bytes", "Current memory usage in bytes.", usage.memory_usage),
+            ("container_memory_working_set_bytes", "Current working set in bytes.", usage.memory_working_set),
+            ("container_memory_rss", "Size of RSS in bytes.", usage.memory_rss),
+            ("container_memory_swap", "Container swap usage in bytes.", usage.swap),
+            ("container_processes", "Number of processes running inside the container.", usage.processes),
+        ];
+        let cpu = seconds(usage.cpu_nanoseconds);
+        let help = "Cumulative cpu time consumed in seconds.";
+        let with_cpu: Vec<_> = labels.iter().copied().chain([("cpu", "total")]).collect();
+        page.add("container_cpu_usage_seconds_total", "counter", help, &with_cpu, cpu, usage.at);
+        for (name, help, value) in gauge {
+            page.add(name, "gauge", help, labels, float(value), usage.at);
+        }
+    };
+    let none = [("container", ""), ("id", "/"), ("image", ""), ("name", ""), ("namespace", ""), ("pod", "")];
+    all(&none, &node.usage);
+    for (view, usage) in &pods {
+        let (namespace, pod) = (("namespace", view.id.namespace.as_str()), ("pod", view.id.name.as_str()));
+        let cgroup = (api.parts.cgroup)(view);
+        all(&[("container", ""), ("id", &cgroup), ("image", ""), ("name", ""), namespace, pod], &usage.usage);
+        for (name, usage) in &usage.containers {
+            let status = statuses(&view.object).find(|status| status.name == *name);
+            let id = status.and_then(|status| status.container_id.as_deref()).map(bare).unwrap_or_default();
+            let (image, path) =
+                (status.map(|status| status.image.as_str()).unwrap_or_default(), format!("{cgroup}/{id}"));
+            all(&[("container", name), ("id", &path), ("image", image), ("name", id), namespace, pod], usage);
+        }
+    }
+    let mut network = |labels: &[(&str, &str)], interfaces: &[Interface]| {
+        for interface in interfaces {
+            let labels: Vec<_> = labels.iter().copied().chain([("interface", interface.name.as_str())]).collect();
+            let counters = [
+                ("container_network_receive_bytes_total", "Cumulative count of bytes received", interface.received.0),
+                (
+                    "container_network_receive_errors_total",
+                    "Cumulative count of errors while receiving",
+                    interface.received.1,
+                ),
+                ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", interface.sent.0),
+                (
+                    "container_network_transmit_errors_total",
+                    "Cumulative count of errors while transmitting",
+                    interface.sent.1,
+                ),
+            ];
+            for (name, help, value) in counters {
+                page.add(name, "counter", help, &labels, Some(value as f64), None);
+            }
+        }
+    };
+    network(&none, &node.interfaces);
+    for (view, usage) in &pods {
+        let cgroup = (api.parts.cgroup)(view);
+        let labels = [
+            ("container", ""),
+            ("id", cgroup.as_str()),
+            ("image", ""),
+            ("name", ""),
+            ("namespace", view.id.namespace.as_str()),
+            ("pod", view.id.name.as_str()),
+        ];
+        network(&labels, &usage.interfaces);
+    }
+    page.finish()
+}
+
+/// The last result of each probe, as far as it is published.
+pub(crate) fn probes(api: &Api) -> String {
+    let mut page = Page::default();
+    for view in api.parts.views.pods() {
+        for probe in &view.probes {
+            let Some(last) = &probe.last else { continue };
+            let result = match last.outcome.as_str() {
+                "success" | "warning" => "successful",
+                "failure" => "failed",
+                _ => "unknown",
+            };
+            let kind = match probe.kind.as_str() {
+                "liveness" => "Liveness",
+                "readiness" => "Readiness",
+                _ => "Startup",
+            };
+            page.add(
+                "prober_last_duration_seconds",
+                "gauge",
+                "[ALPHA] How long the last check of a probe took.",
+                &[
+                    ("container", &probe.container),
+                    ("namespace", &view.id.namespace),
+                    ("pod", &view.id.name),
+                    ("pod_uid", &view.id.uid),
+                    ("probe_type", kind),
+                    ("result", result),
+                ],
+                Some(last.took_ms / 1e3),
+                None,
+            );
+        }
+    }
+    page.finish()
+}
+
+/// `/metrics/slis`: health as a metric.
+pub(crate) fn slis(api: &Api) -> String {
+    let mut page = Page::default();
+    let healthy = if api.parts.views.healthy().is_ok() { 1.0 } else { 0.0 };
+    let help = "[STABLE] This metric records the result of a single healthcheck.";
+    page.add(
+        "kubernetes_healthcheck",
+        "gauge",
+        help,
+        &[("name", "syncloop"), ("type", "healthz")],
+        Some(healthy),
+        None,
+    );
+    page.finish()
+}
+
+/// `/stats/summary` (`k8s.io/kubelet/pkg/apis/stats/v1alpha1`).
+pub(crate) async fn summary(api: &Api, only_cpu_and_memory: bool) -> Value {
+    let (node, pods) = read(api).await;
+    let now = jiff::Timestamp::now();
+    let mut machine = object(json!({
+        "nodeName": api.config.node_name,
+        "startTime": time(node.started.unwrap_or(now)),
+    }));
+    usage(&mut machine, &node.usage, node.memory_available);
+    let mut kubepods = object(json!({"name": "pods", "startTime": time(node.started.unwrap_or(now))}));
+    usage(&mut kubepods, &node.pods, None);
+    machine.insert("systemContainers".to_owned(), json!([kubepods]));
+    if !only_cpu_and_memory {
+        if let Some(found) = node.node_fs {
+            machine.insert("fs".to_owned(), file_system(&found, now));
+        }
+        if let Some(found) = node.image_fs {
+            machine.insert("runtime".to_owned(), json!({"imageFs": file_system(&found, now)}));
+        }
+        if let Some((most, used)) = node.processes {
+            machine.insert("rlimit".to_owned(), json!({"time": time(now), "maxpid": most, "curproc": used}));
+        }
+        network(&mut machine, &node.interfaces, now);
+    }
+    let pods = pods.iter().map(|(view, used)| {
+        let started = view.object.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(now, |at| at.0);
+        let containers = used.containers.iter().map(|(name, used)| {
+            let status = statuses(&view.object).find(|status| status.name == *name);
+            let running = status.and_then(|status| status.state.as_ref()).and_then(|state| state.running.as_ref());
+            let begun = running.and_then(|running| running.started_at.as_ref()).map_or(started, |at| at.0);
+            let mut container = object(json!({"name": name, "startTime": time(begun)}));
+            usage(&mut container, used, None);
+            Value::Object(container)
+        });
+        let reference = json!({"name": view.id.name, "namespace": view.id.namespace, "uid": view.id.uid});
+        let mut pod = object(json!({
+            "podRef": reference,
+            "startTime": time(started),
+            "containers": containers.collect::<Vec<_>>(),
+        }));
+        usage(&mut pod, &used.usage, None);
+        if !only_cpu_and_memory {
+            network(&mut pod, &used.interfaces, now);
+            if let Some(count) = used.usage.processes {
+                pod.insert("process_stats".to_owned(), json!({"process_count": count}));
+            }
+        }
+        Value::Object(pod)
+    });
+    json!({"node": machine, "pods": pods.collect::<Vec<_>>()})
+}
+
+type Object = serde_json::Map<String, Value>;
+
+fn object(value: Value) -> Object {
+    match value {
+        Value::Object(object) => object,
+        _ => Object::new(),
+    }
+}
+
+/// Seconds are as fine as Kubernetes' `Time` goes.
+fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// What is known; `null` is not what readers expect.
+fn known(at: jiff::Timestamp, fields: &[(&str, Option<u64>)]) -> Value {
+    let mut object = object(json!({"time": time(at)}));
+    for (name, value) in fields {
+        if let Some(value) = value {
+            object.insert((*name).to_owned(), json!(value));
+        }
+    }
+    Value::Object(object)
+}
+
+fn usage(to: &mut Object, usage: &Usage, available: Option<u64>) {
+    let at = usage.at.unwrap_or_else(jiff::Timestamp::now);
+    let cpu = [("usageNanoCores", usage.cpu_rate), ("usageCoreNanoSeconds", usage.cpu_nanoseconds)];
+    let memory = [
+        ("availableBytes", available),
+        ("usageBytes", usage.memory_usage),
+        ("workingSetBytes", usage.memory_working_set),
+        ("rssBytes", usage.memory_rss),
+        ("pageFaults", usage.page_faults.map(|faults| faults.0)),
+        ("majorPageFaults", usage.page_faults.map(|faults| faults.1)),
+    ];
+    to.insert("cpu".to_owned(), known(at, &cpu));
+    to.insert("memory".to_owned(), known(at, &memory));
+    if usage.swap.is_some() {
+        to.insert("swap".to_owned(), known(at, &[("swapUsageBytes", usage.swap)]));
+    }
+}
+
+fn file_system(found: &FileSystem, at: jiff::Timestamp) -> Value {
+    known(
+        at,
+        &[
+            ("availableBytes", Some(found.available)),
+            ("capacityBytes", Some(found.capacity)),
+            ("usedBytes", Some(found.used)),
+            ("inodesFree", Some(found.inodes_free)),
+            ("inodes", Some(found.inodes)),
+            ("inodesUsed", Some(found.inodes.saturating_sub(found.inodes_free))),
+        ],
+    )
+}
+
+fn network(to: &mut Object, interfaces: &[Interface], at: jiff::Timestamp) {
+    let one = |interface: &Interface| {
+        json!({
+            "name": interface.name,
+            "rxBytes": interface.received.0,
+            "rxErrors": interface.received.1,
+            "txBytes": interface.sent.0,
+            "txErrors": interface.sent.1,
+        })
+    };
+    let Some(first) = interfaces.first() else { return };
+    let mut network = object(one(first));
+    network.insert("time".to_owned(), json!(time(at)));
+    network.insert("interfaces".to_owned(), Value::Array(interfaces.iter().map(one).collect()));
+    to.insert("network".to_owned(), Value::Object(network));
+}

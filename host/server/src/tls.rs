@@ -1,0 +1,303 @@
+//! The serving certificate, the CAs of clients, and the settings of TLS; all of them follow their files. It must not
+//! know who may do what: it tells whose certificate a client has proven to hold.
+
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+use longshore_core::ports::reviews::User;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+
+use crate::config::{Certificates, ServerConfig};
+use crate::server::ServerError;
+
+/// A client's chain is read up to so many certificates.
+const CHAIN: usize = 10;
+
+/// What is in force.
+pub(crate) struct Current {
+    pub(crate) server: Arc<rustls::ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// TLS as it is set up now.
+pub(crate) struct Tls {
+    config: ServerConfig,
+    provider: Arc<CryptoProvider>,
+    versions: Vec<&'static rustls::SupportedProtocolVersion>,
+    current: RwLock<Arc<Current>>,
+    sources: RwLock<Sources>,
+    /// Serves until a watched certificate is there.
+    fallback: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// The PEM that is in force.
+#[derive(Clone, PartialEq)]
+struct Sources {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+    clients: Option<Vec<u8>>,
+}
+
+impl Tls {
+    pub(crate) fn new(config: &ServerConfig) -> Result<Tls, ServerError> {
+        let provider = Arc::new(provider(&config.tls_cipher_suites)?);
+        let versions = versions(&config.tls_min_version)?;
+        let fallback = match &config.certificates {
+            Certificates::Watched(_) => Some(self_signed(config)?),
+            _ => None,
+        };
+        let sources = sources(config, fallback.as_ref())?;
+        let current = build(&sources, &provider, &versions)?;
+        Ok(Tls {
+            config: config.clone(),
+            provider,
+            versions,
+            current: RwLock::new(Arc::new(current)),
+            sources: RwLock::new(sources),
+            fallback,
+        })
+    }
+
+    pub(crate) fn current(&self) -> Arc<Current> {
+        self.current.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Looks at the files; what cannot be used leaves the former in force.
+    pub(crate) fn reload(&self) {
+        let known = self.sources.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let found = match sources(&self.config, self.fallback.as_ref()) {
+            Ok(found) if found == known => return,
+            Ok(found) => found,
+            Err(error) => return tracing::warn!(%error, "certificates cannot be read; the former ones stay in force"),
+        };
+        match build(&found, &self.provider, &self.versions) {
+            Ok(current) => {
+                *self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(current);
+                *self.sources.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
+                tracing::info!("new certificates are in force");
+            }
+            Err(error) => tracing::warn!(%error, "certificates cannot be used; the former ones stay in force"),
+        }
+    }
+
+    /// Who a client is by its certificates: CN and O. `None` when they lead to none of the CAs in force.
+    pub(crate) fn client(&self, chain: &[CertificateDer<'_>]) -> Option<User> {
+        let (own, between) = chain.split_first()?;
+        let current = self.current();
+        current
+            .clients
+            .as_ref()?
+            .verify_client_cert(own, &between[..between.len().min(CHAIN)], UnixTime::now())
+            .ok()?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(own).ok()?;
+        let texts = |values: Vec<Option<&str>>| values.into_iter().flatten().map(str::to_owned).collect::<Vec<_>>();
+        let subject = parsed.subject();
+        let name = texts(subject.iter_common_name().map(|value| value.as_str().ok()).collect()).into_iter().next();
+        let mut groups = texts(subject.iter_organization().map(|value| value.as_str().ok()).collect());
+        groups.push("system:authenticated".to_owned());
+        Some(User { name: name.filter(|name| !name.is_empty())?, groups, ..User::default() })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ServerError> {
+    std::fs::read(path).map_err(|source| ServerError::File { path: path.to_owned(), source })
+}
+
+fn sources(config: &ServerConfig, fallback: Option<&(Vec<u8>, Vec<u8>)>) -> Result<Sources, ServerError> {
+    let (chain, key) = match (&config.certificates, fallback) {
+        (Certificates::Files { certificate, key }, _) => (read(certificate)?, read(key)?),
+        (Certificates::Watched(watched), Some(fallback)) => match &*watched.borrow() {
+            Some((chain, key)) => (chain.clone().into_bytes(), key.clone().into_bytes()),
+            None => fallback.clone(),
+        },
+        (Certificates::Watched(_), None) => self_signed(config)?,
+        (Certificates::SelfSigned { folder }, _) => kept(config, folder)?,
+    };
+    let clients = config.client_ca_file.as_deref().map(read).transpose()?;
+    Ok(Sources { chain, key, clients })
+}
+
+/// The self-signed certificate of a folder, made when there is none (`pkg/kubelet/…/certutil`).
+fn kept(config: &ServerConfig, folder: &Path) -> Result<(Vec<u8>, Vec<u8>), ServerError> {
+    let (chain, key) = (folder.join("kubelet.crt"), folder.join("kubelet.key"));
+    if chain.exists() && key.exists() {
+        return Ok((read(&chain)?, read(&key)?));
+    }
+    let made = self_signed(config)?;
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ServerError::File { path, source }
+    };
+    std::fs::create_dir_all(folder).map_err(file(folder))?;
+    write_private(&key, &made.1).map_err(file(&key))?;
+    std::fs::write(&chain, &made.0).map_err(file(&chain))?;
+    Ok(made)
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+fn self_signed(config: &ServerConfig) -> Result<(Vec<u8>, Vec<u8>), ServerError> {
+    let mut names = vec![config.node_name.clone(), "localhost".to_owned(), "127.0.0.1".to_owned()];
+    names.extend(config.addresses.iter().map(ToString::to_string));
+    let sign = |error: rcgen::Error| ServerError::Certificate { message: error.to_string() };
+    let key = rcgen::KeyPair::generate().map_err(sign)?;
+    let mut wanted = rcgen::CertificateParams::new(names).map_err(sign)?;
+    wanted.distinguished_name = rcgen::DistinguishedName::new();
+    wanted.distinguished_name.push(rcgen::DnType::CommonName, format!("{}@longshore", config.node_name));
+    let made = wanted.self_signed(&key).map_err(sign)?;
+    Ok((made.pem().into_bytes(), key.serialize_pem().into_bytes()))
+}
+
+fn build(
+    sources: &Sources,
+    provider: &Arc<CryptoProvider>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Result<Current, ServerError> {
+    let bad = |message: String| ServerError::Certificate { message };
+    let chain = CertificateDer::pem_slice_iter(&sources.chain)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| bad(format!("the serving certificate is no PEM: {error}")))?;
+    let key = PrivateKeyDer::from_pem_slice(&sources.key)
+        .map_err(|error| bad(format!("the serving key is no PEM key: {error}")))?;
+    let clients = match &sources.clients {
+        None => None,
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            for ca in CertificateDer::pem_slice_iter(pem) {
+                let ca = ca.map_err(|error| bad(format!("the client CA file is no PEM: {error}")))?;
+                roots.add(ca).map_err(|error| bad(format!("the client CA file: {error}")))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .build()
+                .map_err(|error| bad(format!("the client CA file: {error}")))?;
+            Some(verifier)
+        }
+    };
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .map_err(|error| bad(format!("no cipher suite fits the TLS versions: {error}")))?;
+    let builder = match &clients {
+        None => builder.with_no_client_auth(),
+        Some(inner) => builder.with_client_cert_verifier(Arc::new(Ask {
+            inner: inner.clone(),
+            algorithms: provider.signature_verification_algorithms,
+        })),
+    };
+    let mut server = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| bad(format!("certificate and key cannot be used together: {error}")))?;
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Current { server: Arc::new(server), clients })
+}
+
+/// Go's names of TLS 1.3 suites are IANA's; rustls writes them otherwise.
+fn iana(suite: rustls::CipherSuite) -> String {
+    let name = suite.as_str().unwrap_or_default();
+    name.strip_prefix("TLS13_").map_or_else(|| name.to_owned(), |rest| format!("TLS_{rest}"))
+}
+
+fn provider(wanted: &[String]) -> Result<CryptoProvider, ServerError> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    if wanted.is_empty() {
+        return Ok(provider);
+    }
+    let known: Vec<String> = provider.cipher_suites.iter().map(|suite| iana(suite.suite())).collect();
+    // Go has two of them by an older name, too.
+    let full = |name: &String| match name.strip_suffix("_CHACHA20_POLY1305") {
+        Some(_) => format!("{name}_SHA256"),
+        None => name.clone(),
+    };
+    let wanted: Vec<String> = wanted.iter().map(full).collect();
+    if let Some(name) = wanted.iter().find(|name| !known.contains(name)) {
+        return Err(ServerError::CipherSuite { name: name.clone(), known: known.join(", ") });
+    }
+    // As in Go, the suites of TLS 1.3 cannot be chosen.
+    provider.cipher_suites.retain(|suite| suite.tls13().is_some() || wanted.contains(&iana(suite.suite())));
+    Ok(provider)
+}
+
+fn versions(least: &str) -> Result<Vec<&'static rustls::SupportedProtocolVersion>, ServerError> {
+    match least {
+        "" | "VersionTLS10" | "VersionTLS11" | "VersionTLS12" => {
+            Ok(vec![&rustls::version::TLS12, &rustls::version::TLS13])
+        }
+        "VersionTLS13" => Ok(vec![&rustls::version::TLS13]),
+        other => Err(ServerError::TlsVersion { name: other.to_owned() }),
+    }
+}
+
+/// Asks for a certificate and lets everybody through, as Go's `RequestClientCert`: a client of another CA may have a
+/// token, and gets 401 otherwise. That the client holds the key is proven; whose CA it is, is looked at later.
+#[derive(Debug)]
+struct Ask {
+    inner: Arc<dyn ClientCertVerifier>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for Ask {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _own: &CertificateDer<'_>,
+        _between: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_and_versions_by_their_names() {
+        assert!(provider(&["TLS_AES_128_GCM_SHA256".to_owned()]).is_ok());
+        let one = provider(&["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305".to_owned()]).unwrap();
+        assert_eq!(one.cipher_suites.iter().filter(|suite| suite.tls13().is_none()).count(), 1);
+        let error = provider(&["TLS_RSA_WITH_RC4".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("TLS_RSA_WITH_RC4") && error.contains("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"));
+        assert_eq!(versions("VersionTLS13").unwrap().len(), 1);
+        assert!(versions("SSL3").is_err());
+    }
+}
