@@ -43,7 +43,10 @@ pub(super) fn conditions(
         containers_ready,
         condition("PodScheduled", true),
     ];
-    let own = ours.into_iter().map(|ours| {
+    let disruption = disruption(input);
+    let foreign = foreign.into_iter().filter(|other| disruption.is_none() || other.type_ != DISRUPTION);
+    let foreign: Vec<v1::PodCondition> = foreign.collect();
+    let own = ours.into_iter().chain(disruption).map(|ours| {
         let status = if ours.status { "True" } else { "False" };
         let known = input.record.conditions.get(ours.name).filter(|known| known.status == status);
         v1::PodCondition {
@@ -68,12 +71,27 @@ pub fn remember_conditions(records: &mut BTreeMap<String, ConditionRecord>, stat
     }
 }
 
+/// Of a pod that is ended before its time.
+const DISRUPTION: &str = "DisruptionTarget";
+
 const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// Conditions that others put on the object: readiness gates, `DisruptionTarget`.
 fn foreign(input: &StatusInput<'_>) -> Vec<v1::PodCondition> {
     let conditions = input.pod.object.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.filter(|condition| !OURS.contains(&condition.type_.as_str())).cloned().collect()
+}
+
+/// Says of a pod that the node itself ended that it was not the pod's fault, for controllers that count failures
+/// (`TerminationByKubelet` in pkg/kubelet/eviction and pkg/kubelet/preemption).
+fn disruption(input: &StatusInput<'_>) -> Option<Condition> {
+    let terminal = input.record.terminal.as_ref()?;
+    let by_the_node = matches!(terminal.reason.as_deref(), Some("Evicted" | "Preempting" | "Terminated"));
+    by_the_node.then(|| Condition {
+        reason: Some("TerminationByKubelet"),
+        message: terminal.message.clone(),
+        ..condition(DISRUPTION, true)
+    })
 }
 
 fn initialized(
