@@ -2,8 +2,9 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::negotiate::Protocol;
 use crate::options::{Limits, Options};
-use crate::spdy;
+use crate::{port_forward, remote_command, spdy};
 
 fn block_on(future: impl Future<Output = ()>) {
     if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() {
@@ -27,6 +28,46 @@ pub fn spdy(bytes: &[u8]) {
                 tokio::spawn(async move { tokio::io::copy(&mut reader, &mut writer).await });
             }
             session.closed().await;
+        };
+        tokio::join!(serve, feed(&mut client, bytes));
+    });
+}
+
+/// Reads terminal sizes.
+pub fn sizes(bytes: &[u8]) {
+    let _ = remote_command::parse_sizes(&mut bytes.to_vec());
+}
+
+/// Serves a command over WebSocket channels to a client that sends these bytes and closes; the first byte picks the
+/// protocol. stdin goes to stdout.
+pub fn websocket(bytes: &[u8]) {
+    let (&pick, bytes) = bytes.split_first().unwrap_or((&0, &[]));
+    let protocol = Protocol::Channels { base64: pick & 1 != 0, version: [1, 4, 5, 5][usize::from(pick >> 1 & 3)] };
+    let requested = remote_command::Requested { stdin: true, stdout: true, stderr: false, tty: pick & 8 != 0 };
+    block_on(async {
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        let serve = async {
+            let served = remote_command::serve(server, protocol, requested, Options::default()).await;
+            let Ok(mut command) = served else { return };
+            if let (Some(mut stdin), Some(mut stdout)) = (command.stdin.take(), command.stdout.take()) {
+                let _ = tokio::io::copy(&mut stdin, &mut stdout).await;
+            }
+            let _ = command.finish.finish(remote_command::Outcome::Success).await;
+        };
+        tokio::join!(serve, feed(&mut client, bytes));
+    });
+}
+
+/// Serves port forwarding through a tunnel to a client that sends these bytes and closes.
+pub fn tunnel(bytes: &[u8]) {
+    block_on(async {
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        let mut forwards = port_forward::serve(server, Protocol::Tunnel, &[], Options::default());
+        let serve = async move {
+            while let Some(forward) = forwards.next().await {
+                drop(forward);
+            }
+            forwards.close().await;
         };
         tokio::join!(serve, feed(&mut client, bytes));
     });

@@ -6,8 +6,12 @@
 
 pub mod fuzz;
 mod mux;
+pub mod negotiate;
 mod options;
+pub mod port_forward;
+pub mod remote_command;
 pub mod spdy;
+mod websocket;
 
 pub use mux::Stream;
 pub use options::{Limits, Options};

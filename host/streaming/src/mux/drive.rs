@@ -72,13 +72,16 @@ where
         let mut write = std::pin::pin!(write(&mut io, &shared));
         let written = tokio::select! {
             written = &mut write => written,
-            ended = &mut read => match ended {
-                Ended::Gone => false,
-                Ended::Close(status) => {
-                    shared.close(status);
-                    write.await
+            ended = &mut read => {
+                shared.over.cancel();
+                match ended {
+                    Ended::Gone => false,
+                    Ended::Close(status) => {
+                        shared.close(status);
+                        write.await
+                    }
                 }
-            },
+            }
             () = watch(&shared) => false,
         };
         if !written {
@@ -176,6 +179,7 @@ async fn watch(shared: &Shared) {
             () = tokio::time::sleep(left) => {
                 if shared.idle() >= options.idle_timeout {
                     tracing::debug!(idle = ?options.idle_timeout, "closing an idle streaming connection");
+                    shared.over.cancel();
                     shared.close(shared.codec.fine());
                     tokio::time::sleep(options.limits.linger).await;
                     return;

@@ -13,7 +13,7 @@ mod wire;
 
 pub(crate) use drive::{Demux, Ended, Session, start};
 pub(crate) use input::Input;
-pub(crate) use state::{Entry, End, Flow, Shared, State};
+pub(crate) use state::{End, Entry, Flow, Shared};
 pub use stream::Stream;
 pub(crate) use wire::rst::REFUSED_STREAM;
-pub(crate) use wire::{Codec, control};
+pub(crate) use wire::{Codec, control, ws_header};

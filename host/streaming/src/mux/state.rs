@@ -105,6 +105,8 @@ pub(crate) struct State {
     pub(crate) session_receive_window: i64,
     pub(crate) session_unacknowledged: i64,
     pub(crate) next_ping: u32,
+    /// The compressed state of our SPDY replies has begun.
+    pub(crate) replied: bool,
 }
 
 /// A session, as its tasks and streams share it.
@@ -150,6 +152,7 @@ impl Shared {
                 session_receive_window: WINDOW,
                 session_unacknowledged: 0,
                 next_ping: 2,
+                replied: false,
             }),
             codec,
             options,

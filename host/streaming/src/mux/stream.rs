@@ -41,9 +41,14 @@ impl Stream {
 
     /// Aborts the stream (RST_STREAM CANCEL); what waits to be written is still written. WebSocket channels only end.
     pub fn reset(&self) {
+        self.reset_other(self.id);
+    }
+
+    /// Aborts another stream of the session.
+    pub(crate) fn reset_other(&self, id: u32) {
         let mut state = self.shared.state();
-        if !state.closing && state.entries.get(&self.id).is_some_and(|entry| entry.ended != Some(End::Reset)) {
-            state.reset(self.shared.codec, self.id, rst::CANCEL);
+        if !state.closing && state.entries.get(&id).is_some_and(|entry| entry.ended != Some(End::Reset)) {
+            state.reset(self.shared.codec, id, rst::CANCEL);
         }
         drop(state);
         self.shared.to_write.notify_one();

@@ -5,10 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 /// SPDY's RST_STREAM status codes that we send.
 pub(crate) mod rst {
-    pub(crate) const PROTOCOL_ERROR: u32 = 1;
-    pub(crate) const INVALID_STREAM: u32 = 2;
     pub(crate) const REFUSED_STREAM: u32 = 3;
-    pub(crate) const UNSUPPORTED_VERSION: u32 = 4;
     pub(crate) const CANCEL: u32 = 5;
     pub(crate) const FLOW_CONTROL_ERROR: u32 = 7;
 }

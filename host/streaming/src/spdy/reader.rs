@@ -91,9 +91,7 @@ impl Reader {
     }
 
     fn control(&mut self, shared: &Shared, version: u16, kind: u16, flags: u8, body: &[u8]) -> Option<Ended> {
-        let word = |at: usize| {
-            body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes)
-        };
+        let word = |at: usize| body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
         let close = Some(Ended::Close(PROTOCOL_ERROR));
         let id = word(0).map(|id| id & 0x7fff_ffff);
         match kind {

@@ -30,7 +30,7 @@ impl Session {
         let (sender, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(Codec::Spdy, options));
         let session = mux::start(io, shared.clone(), Reader::new(sender));
-        (Self(session), Incoming { receiver, shared, replied: false })
+        (Self(session), Incoming { receiver, shared })
     }
 
     /// Says GOAWAY and waits until all that was written is with the client, or it is gone or stands still.
@@ -43,6 +43,10 @@ impl Session {
         self.0.shared.over.cancelled().await;
     }
 
+    pub(crate) fn into_inner(self) -> mux::Session {
+        self.0
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
     }
@@ -53,30 +57,28 @@ impl Session {
 pub struct Incoming {
     receiver: mpsc::UnboundedReceiver<Arrived>,
     shared: Arc<Shared>,
-    /// The compressed state of our replies has begun.
-    replied: bool,
 }
 
 impl Incoming {
     /// The next stream; `None` when the client went away or the session closes.
-    pub async fn next(&mut self) -> Option<NewStream<'_>> {
+    pub async fn next(&mut self) -> Option<NewStream> {
         let arrived = tokio::select! {
             biased;
             arrived = self.receiver.recv() => arrived?,
             () = self.shared.closing.cancelled() => return None,
         };
-        Some(NewStream { incoming: self, arrived: Some(arrived) })
+        Some(NewStream { shared: self.shared.clone(), arrived: Some(arrived) })
     }
 }
 
 /// A stream that waits for an answer. Dropped without one, it is refused.
 #[derive(Debug)]
-pub struct NewStream<'a> {
-    incoming: &'a mut Incoming,
+pub struct NewStream {
+    shared: Arc<Shared>,
     arrived: Option<Arrived>,
 }
 
-impl NewStream<'_> {
+impl NewStream {
     /// What the client said of the stream.
     #[must_use]
     pub fn headers(&self) -> &Headers {
@@ -95,10 +97,10 @@ impl NewStream<'_> {
     pub fn accept(mut self) -> Stream {
         let id = self.id();
         self.arrived = None;
-        let first = !std::mem::replace(&mut self.incoming.replied, true);
-        let shared = &self.incoming.shared;
+        let shared = &self.shared;
         let mut state = shared.state();
         if !state.closing {
+            let first = !std::mem::replace(&mut state.replied, true);
             state.append(|out| {
                 let mut body = id.to_be_bytes().to_vec();
                 empty_block(&mut body, first);
@@ -116,10 +118,10 @@ impl NewStream<'_> {
     pub fn refuse(self) {}
 }
 
-impl Drop for NewStream<'_> {
+impl Drop for NewStream {
     fn drop(&mut self) {
         if let Some(arrived) = self.arrived.take() {
-            let shared = &self.incoming.shared;
+            let shared = &self.shared;
             let mut state = shared.state();
             if !state.closing {
                 state.reset(shared.codec, arrived.id, crate::mux::REFUSED_STREAM);

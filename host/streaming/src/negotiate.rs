@@ -1,0 +1,269 @@
+//! Which protocol a request asks for, and the answer 101 (k8s.io/streaming `pkg/httpstream/httpstream.go` `Handshake`,
+//! `spdy/upgrade.go`, `wsstream/conn.go`; the sets of k8s.io/cri-streaming `pkg/streaming`). Picks the first of the
+//! client's protocols that we speak, as these do.
+
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
+const WS_PROTOCOL: HeaderName = HeaderName::from_static("sec-websocket-protocol");
+const WS_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+const WS_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
+const WS_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
+
+/// What is to be streamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// exec and attach.
+    RemoteCommand,
+    /// Port forwarding.
+    PortForward,
+}
+
+/// The protocol that both sides speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// SPDY/3.1 streams; version 1 to 4 of `channel.k8s.io`, or `portforward.k8s.io`.
+    Spdy {
+        /// The subprotocol's version.
+        version: u8,
+    },
+    /// WebSocket channels.
+    Channels {
+        /// Messages are base64 texts.
+        base64: bool,
+        /// 1 (before v4), 4 or 5.
+        version: u8,
+    },
+    /// SPDY/3.1 inside binary WebSocket messages.
+    Tunnel,
+}
+
+/// Why a request cannot be upgraded; the text is the body for the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NegotiationError {
+    /// Neither SPDY/3.1 nor WebSocket is asked for.
+    #[error("unable to upgrade: missing upgrade headers in request")]
+    NoUpgrade,
+    /// `X-Stream-Protocol-Version` says nothing.
+    #[error("unable to upgrade: header X-Stream-Protocol-Version contains no valid protocols")]
+    NoProtocols,
+    /// No protocol in common.
+    #[error("unable to upgrade: unable to negotiate protocol: client supports {client:?}, server accepts {server:?}")]
+    NoCommonProtocol {
+        /// What the client offered.
+        client: Vec<String>,
+        /// What we speak.
+        server: Vec<&'static str>,
+        /// The client asked over SPDY, and is told what it could ask for.
+        spdy: bool,
+    },
+    /// The WebSocket handshake lacks its key or has a wrong version.
+    #[error("unable to upgrade: not a WebSocket handshake of version 13")]
+    BadWebSocket,
+}
+
+impl NegotiationError {
+    /// The HTTP status of the refusal.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        if matches!(self, Self::NoCommonProtocol { .. }) { 403 } else { 400 }
+    }
+
+    /// Headers that the refusal carries.
+    #[must_use]
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Self::NoCommonProtocol { server, spdy: true, .. } = self {
+            for protocol in server {
+                headers.append(ACCEPTED, HeaderValue::from_static(protocol));
+            }
+        }
+        headers
+    }
+}
+
+/// What was agreed on.
+#[derive(Debug, Clone)]
+pub struct Agreement {
+    protocol: Protocol,
+    headers: HeaderMap,
+}
+
+impl Agreement {
+    /// The protocol to serve on the upgraded connection.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The headers of the answer 101 Switching Protocols.
+    #[must_use]
+    pub fn headers(&self) -> HeaderMap {
+        self.headers.clone()
+    }
+}
+
+/// Whether a request asks for a WebSocket.
+#[must_use]
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    upgrades(headers) && list(headers, &UPGRADE).iter().any(|name| name.eq_ignore_ascii_case("websocket"))
+}
+
+/// Picks the protocol of a request.
+///
+/// # Errors
+/// What to refuse the request with.
+pub fn negotiate(service: Service, headers: &HeaderMap) -> Result<Agreement, NegotiationError> {
+    if is_websocket(headers) { websocket(service, headers) } else { spdy(service, headers) }
+}
+
+fn spdy(service: Service, headers: &HeaderMap) -> Result<Agreement, NegotiationError> {
+    let server = match service {
+        Service::RemoteCommand => {
+            &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"][..]
+        }
+        Service::PortForward => &["portforward.k8s.io"],
+    };
+    let asked = list(headers, &UPGRADE).iter().any(|name| name.to_ascii_lowercase().contains("spdy/3.1"));
+    if !asked || !upgrades(headers) {
+        return Err(NegotiationError::NoUpgrade);
+    }
+    let mut answer = HeaderMap::new();
+    let version = if headers.contains_key(&STREAM_PROTOCOL) {
+        let client = list(headers, &STREAM_PROTOCOL);
+        if client.is_empty() {
+            return Err(NegotiationError::NoProtocols);
+        }
+        let Some(chosen) = client.iter().find_map(|name| server.iter().find(|known| *known == name)) else {
+            return Err(NegotiationError::NoCommonProtocol { client, server: server.to_vec(), spdy: true });
+        };
+        answer.insert(STREAM_PROTOCOL, HeaderValue::from_static(chosen));
+        version(chosen)
+    } else {
+        // Clients from before the negotiation; the kubelet's v1.
+        1
+    };
+    answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    answer.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    Ok(Agreement { protocol: Protocol::Spdy { version }, headers: answer })
+}
+
+fn websocket(service: Service, headers: &HeaderMap) -> Result<Agreement, NegotiationError> {
+    let server = match service {
+        Service::RemoteCommand => &[
+            "",
+            "channel.k8s.io",
+            "base64.channel.k8s.io",
+            "v4.channel.k8s.io",
+            "v4.base64.channel.k8s.io",
+            "base64.v4.channel.k8s.io",
+            "v5.channel.k8s.io",
+        ][..],
+        Service::PortForward => &[
+            "",
+            "v4.channel.k8s.io",
+            "v4.base64.channel.k8s.io",
+            "base64.v4.channel.k8s.io",
+            "portforward.k8s.io",
+            "SPDY/3.1+portforward.k8s.io",
+        ],
+    };
+    let key = headers.get(&WS_KEY).filter(|key| key.len() == 24).ok_or(NegotiationError::BadWebSocket)?;
+    if headers.get(&WS_VERSION).is_none_or(|version| version != "13") {
+        return Err(NegotiationError::BadWebSocket);
+    }
+    let mut client = list(headers, &WS_PROTOCOL);
+    if client.is_empty() {
+        client.push(String::new());
+    }
+    let Some(chosen) = client.iter().find_map(|name| server.iter().find(|known| *known == name)) else {
+        return Err(NegotiationError::NoCommonProtocol { client, server: server.to_vec(), spdy: false });
+    };
+    let protocol = if chosen.starts_with("SPDY/") {
+        Protocol::Tunnel
+    } else {
+        Protocol::Channels { base64: chosen.contains("base64"), version: version(chosen) }
+    };
+    let mut answer = HeaderMap::new();
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()));
+    answer.insert(WS_ACCEPT, accept.map_err(|_| NegotiationError::BadWebSocket)?);
+    if !chosen.is_empty() {
+        answer.insert(WS_PROTOCOL, HeaderValue::from_static(chosen));
+    }
+    answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    Ok(Agreement { protocol, headers: answer })
+}
+
+fn version(protocol: &str) -> u8 {
+    (1..=5).rev().find(|version| protocol.contains(&format!("v{version}."))).unwrap_or(1)
+}
+
+fn upgrades(headers: &HeaderMap) -> bool {
+    list(headers, &CONNECTION).iter().any(|value| value.to_ascii_lowercase().contains("upgrade"))
+}
+
+fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(|part| part.trim().to_owned())
+        .filter(|part| !part.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn spdy_takes_the_clients_first() {
+        let asked = headers(&[
+            ("Connection", "Upgrade"),
+            ("Upgrade", "SPDY/3.1"),
+            ("X-Stream-Protocol-Version", "v9.channel.k8s.io"),
+            ("X-Stream-Protocol-Version", "v3.channel.k8s.io, v4.channel.k8s.io"),
+        ]);
+        let agreed = negotiate(Service::RemoteCommand, &asked).unwrap();
+        assert_eq!(agreed.protocol(), Protocol::Spdy { version: 3 });
+        assert_eq!(agreed.headers()["X-Stream-Protocol-Version"], "v3.channel.k8s.io");
+        let refused = negotiate(Service::PortForward, &asked).unwrap_err();
+        assert_eq!((refused.status(), refused.headers().len()), (403, 1));
+        assert_eq!(negotiate(Service::RemoteCommand, &headers(&[])).unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn websocket_answers_the_key() {
+        let ask = |protocol| {
+            headers(&[
+                ("connection", "keep-alive, Upgrade"),
+                ("upgrade", "WebSocket"),
+                ("sec-websocket-version", "13"),
+                ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+                ("sec-websocket-protocol", protocol),
+            ])
+        };
+        let agreed = negotiate(Service::RemoteCommand, &ask("v5.channel.k8s.io,v4.channel.k8s.io")).unwrap();
+        assert_eq!(agreed.protocol(), Protocol::Channels { base64: false, version: 5 });
+        assert_eq!(agreed.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let agreed = negotiate(Service::RemoteCommand, &ask("")).unwrap();
+        assert_eq!(agreed.protocol(), Protocol::Channels { base64: false, version: 1 });
+        assert!(!agreed.headers().contains_key("sec-websocket-protocol"));
+        let agreed = negotiate(Service::RemoteCommand, &ask("base64.channel.k8s.io")).unwrap();
+        assert_eq!(agreed.protocol(), Protocol::Channels { base64: true, version: 1 });
+        let agreed = negotiate(Service::PortForward, &ask("SPDY/3.1+portforward.k8s.io")).unwrap();
+        assert_eq!(agreed.protocol(), Protocol::Tunnel);
+        assert_eq!(negotiate(Service::PortForward, &ask("chat")).unwrap_err().status(), 403);
+    }
+}
