@@ -158,7 +158,7 @@ fn mem_total(meminfo: &str) -> Option<i64> {
 }
 
 /// Size in bytes of the file system that the folder lies on.
-fn disk_capacity(folder: &Path) -> anyhow::Result<i64> {
+pub(crate) fn disk_capacity(folder: &Path) -> anyhow::Result<i64> {
     let stat = rustix::fs::statvfs(folder).with_context(|| format!("the size of {}'s disk", folder.display()))?;
     Ok(i64::try_from(stat.f_blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX))
 }

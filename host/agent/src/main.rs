@@ -4,6 +4,7 @@
 
 mod cli;
 mod client;
+mod cluster;
 mod commands;
 mod config;
 mod facts;
@@ -45,6 +46,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
+    // The one TLS provider of everything in here; only a second call could fail.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let (arguments, warnings) = config::take_unsupported_flags(arguments);
     let is_daemon = arguments.get(1).is_none_or(|first| first.starts_with('-') || first == "run");

@@ -15,7 +15,9 @@ use longshore_core::node::NodeFacts;
 use longshore_core::pod::Source;
 use longshore_core::ports::exec::ContainerExec;
 use longshore_core::ports::files::FileStore;
+use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
+use longshore_core::ports::sources::PodSource;
 use longshore_docker::{Docker, DockerOptions};
 use longshore_filesystem::{CgroupOptions, Files, ManifestFolder, Memory, lock_root, root_id};
 use longshore_reconcile::events::EventRing;
@@ -27,6 +29,7 @@ use longshore_wasm::ProbeHost;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::{self, ClusterParts, Joining};
 use crate::commands::crash_loop;
 use crate::config::Config;
 use crate::socket::api::{AgentState, Api, DockerInfo, Info};
@@ -52,7 +55,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         root = %root.display(),
         manifests = %config.manifests.display(),
         docker = config.docker_endpoint,
-        "longshore starts; it runs alone, without an API server"
+        cluster = config.joining.in_cluster(),
+        "longshore starts"
     );
     let docker = Docker::connect(&config.docker_endpoint, id.clone(), docker_options(&config))?;
     let views = Arc::new(Views::default());
@@ -126,7 +130,23 @@ impl World {
         let probes = node::beating(&self.beats, probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
-        let ports = self.ports(&facts, Arc::new(probes)).await?;
+        let joining = self.config.joining.in_cluster().then(Joining::new);
+        let ports = self.ports(&facts, Arc::new(probes), joining.as_ref()).await?;
+        let parts = ClusterParts {
+            description: cluster::describe(&self.config, &facts, &info),
+            facts: facts.clone(),
+            runtime: ports.runtime.clone(),
+            views: ports.views.clone(),
+            events: ports.events.clone(),
+            health: ports.health.clone(),
+        };
+        let config = self.config.clone();
+        let in_cluster = async {
+            match &joining {
+                Some(joining) => joining.run(&config, parts, stop.clone()).await,
+                None => stop.cancelled().await,
+            }
+        };
         let options = Options {
             max_parallel_pulls: self.config.max_parallel_pulls,
             pull_qps: self.config.pull_qps,
@@ -140,7 +160,7 @@ impl World {
         self.health.runtime(Ok(()));
         // Cancel safe: a look at Docker that is dropped changes nothing.
         tokio::select! {
-            () = node::run(ports, facts, options, stop) => Ok(()),
+            ((), ()) = async { tokio::join!(node::run(ports, facts, options, stop.clone()), in_cluster) } => Ok(()),
             () = docker.run() => anyhow::bail!("the watch on Docker ended"),
         }
     }
@@ -174,7 +194,12 @@ impl World {
         }
     }
 
-    async fn ports(&self, facts: &NodeFacts, probes: Arc<ProbeHost>) -> anyhow::Result<Ports> {
+    async fn ports(
+        &self,
+        facts: &NodeFacts,
+        probes: Arc<ProbeHost>,
+        joining: Option<&Joining>,
+    ) -> anyhow::Result<Ports> {
         let config = &self.config;
         let mut cgroups = CgroupOptions::new(facts.cgroup_driver, facts.cgroup_v2);
         cgroups.enabled = true;
@@ -193,13 +218,19 @@ impl World {
         };
         let check = config.file_check_frequency;
         let folder = Arc::new(ManifestFolder::with_memory(&config.manifests, &facts.name, check, memory));
+        let mut sources: Vec<Arc<dyn PodSource>> = vec![folder.clone()];
+        let mut objects: Arc<dyn ObjectStore> = folder;
+        if let Some(joining) = joining {
+            sources.push(joining.source());
+            objects = joining.objects(objects);
+        }
         Ok(Ports {
             runtime: Arc::new(self.docker.clone()),
             files: Arc::new(files),
-            objects: folder.clone(),
+            objects,
             probes,
             credentials: node_credentials(),
-            sources: vec![folder],
+            sources,
             events: self.events.clone(),
             views: self.views.clone(),
             health: self.health.clone(),

@@ -1,0 +1,357 @@
+//! The agent in a cluster: the connection, what of it the loops get, and what the node says of itself.
+//!
+//! The API server may be away when the agent starts, and for as long as it likes: the loops get stand-ins that wait for
+//! the connection, and the folder's pods run meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use k8s_openapi::api::core::v1;
+use longshore_apiserver::{ApiObjects, Connection, NodePods, ServingNames, Settings};
+use longshore_core::cluster::node::NodeDescription;
+use longshore_core::node::NodeFacts;
+use longshore_core::pod::{PodId, Source};
+use longshore_core::ports::objects::{
+    BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery, absent,
+};
+use longshore_core::ports::runtime::RuntimeInfo;
+use longshore_core::ports::sources::{PodSource, SourceSnapshot};
+use longshore_core::volume::ObjectKind;
+use longshore_reconcile::cluster::{Cluster, ClusterOptions};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// Waits between two tries to get a connection at all, when credentials cannot be used.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Something of the connection, once there is one.
+type Late<T> = watch::Receiver<Option<Arc<T>>>;
+
+/// What the loops get of the API server before it is reached.
+pub(crate) struct Joining {
+    pods: watch::Sender<Option<Arc<NodePods>>>,
+    objects: watch::Sender<Option<Arc<ApiObjects>>>,
+}
+
+impl Joining {
+    /// No connection yet.
+    pub(crate) fn new() -> Self {
+        Joining { pods: watch::Sender::new(None), objects: watch::Sender::new(None) }
+    }
+
+    /// The API server as a source of pods.
+    pub(crate) fn source(&self) -> Arc<dyn PodSource> {
+        Arc::new(ApiSource { pods: self.pods.subscribe() })
+    }
+
+    /// What pods refer to: the folder's objects for what lies there, else the API server's.
+    pub(crate) fn objects(&self, folder: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(AllObjects { folder, api: self.objects.subscribe() })
+    }
+
+    /// Gets the connection and keeps the node in its cluster until `stop`.
+    pub(crate) async fn run(&self, config: &Config, cluster: ClusterParts, stop: CancellationToken) {
+        // Cancel safe: what was asked for (a certificate) is found again at the next start.
+        let Some(connection) = stop.run_until_cancelled(open(config, &cluster.facts.name)).await else { return };
+        let node = cluster.facts.name.as_str();
+        let pods = Arc::new(connection.pods(node));
+        self.pods.send_replace(Some(pods.clone()));
+        self.objects.send_replace(Some(Arc::new(connection.objects(None))));
+        let names = ServingNames {
+            dns: BTreeSet::from([cluster.description.hostname.clone()]),
+            ips: cluster.description.ips.iter().copied().collect(),
+        };
+        // The sender lives as long as the certificates are kept: the names never change before a restart.
+        let (_names, asked) = watch::channel(names);
+        let joining = &config.joining;
+        let loops = Cluster {
+            api: Arc::new(connection.node_api(node)),
+            pods,
+            runtime: cluster.runtime,
+            views: cluster.views,
+            events: cluster.events,
+            health: cluster.health,
+            description: cluster.description,
+            options: ClusterOptions {
+                register: joining.register_node,
+                update: joining.status_update_frequency,
+                report: joining.status_report_frequency,
+                lease: Duration::from_secs(u64::from(joining.lease_seconds)),
+            },
+        };
+        tokio::join!(longshore_reconcile::cluster::run(loops, stop.clone()), connection.keep(asked, stop));
+    }
+}
+
+/// What the cluster's loops are made from, besides the connection.
+pub(crate) struct ClusterParts {
+    pub(crate) facts: NodeFacts,
+    pub(crate) description: NodeDescription,
+    pub(crate) runtime: Arc<dyn longshore_core::ports::runtime::ContainerRuntime>,
+    pub(crate) views: Arc<longshore_reconcile::views::Views>,
+    pub(crate) events: Arc<longshore_reconcile::events::EventRing>,
+    pub(crate) health: Arc<longshore_reconcile::health::Health>,
+}
+
+/// A connection, however long that takes: credentials that cannot be used may be mended under way.
+async fn open(config: &Config, node: &str) -> Connection {
+    let joining = &config.joining;
+    let mut said = String::new();
+    loop {
+        let settings = Settings {
+            kubeconfig: joining.kubeconfig.clone(),
+            api_servers: joining.api_servers.clone(),
+            bootstrap_kubeconfig: joining.bootstrap_kubeconfig.clone(),
+            cert_dir: joining.cert_dir.clone(),
+            node_name: node.to_owned(),
+            rotate_certificates: joining.rotate_certificates,
+            rotate_server_certificates: joining.server_tls_bootstrap,
+            random: Arc::new(random),
+        };
+        match Connection::open(settings).await {
+            Ok(connection) => return connection,
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                if error != said {
+                    tracing::error!("the node cannot join its cluster: {error}; trying again every {RETRY:?}");
+                    said = error;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// A number from 0 to 1, to spread renewals over the nodes of a cluster.
+fn random() -> f64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Every state of the standard library's hasher has keys of its own.
+    let bits = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+struct ApiSource {
+    pods: Late<NodePods>,
+}
+
+impl PodSource for ApiSource {
+    fn source(&self) -> Source {
+        Source::Api
+    }
+
+    fn snapshots(&self) -> BoxStream<'static, SourceSnapshot> {
+        let pods = self.pods.clone();
+        futures::stream::once(arrived(pods)).flat_map(|pods| pods.snapshots()).boxed()
+    }
+}
+
+/// Waits for what comes with the connection. An agent that ends before it comes never gets it.
+async fn arrived<T>(mut late: Late<T>) -> Arc<T> {
+    match late.wait_for(Option::is_some).await.map(|found| found.clone()) {
+        Ok(Some(found)) => found,
+        _ => std::future::pending().await,
+    }
+}
+
+struct AllObjects {
+    folder: Arc<dyn ObjectStore>,
+    api: Late<ApiObjects>,
+}
+
+impl AllObjects {
+    fn api(&self, kind: &'static str, namespace: &str, name: &str) -> Result<Arc<ApiObjects>, ObjectError> {
+        let known = self.api.borrow().clone();
+        known.ok_or_else(|| ObjectError {
+            message: "the API server has not been reached yet".to_owned(),
+            ..absent(kind, namespace, name)
+        })
+    }
+}
+
+#[async_trait]
+impl ObjectStore for AllObjects {
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::ConfigMap>>, ObjectError> {
+        if let Some(found) = self.folder.config_map(namespace, name).await? {
+            return Ok(Some(found));
+        }
+        self.api("ConfigMap", namespace, name)?.config_map(namespace, name).await
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError> {
+        if let Some(found) = self.folder.secret(namespace, name).await? {
+            return Ok(Some(found));
+        }
+        self.api("Secret", namespace, name)?.secret(namespace, name).await
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        let api = futures::stream::once(arrived(self.api.clone()));
+        // What was asked for before the connection came is asked for again.
+        let api = api.flat_map(|api| futures::stream::once(async {}).chain(api.changes()));
+        futures::stream::select(self.folder.changes(), api).boxed()
+    }
+
+    fn hold(&self, pod: &PodId, objects: &BTreeSet<(ObjectKind, String)>) {
+        if let Some(api) = self.api.borrow().as_ref() {
+            api.hold(pod, objects);
+        }
+    }
+
+    async fn services(&self, namespace: &str) -> Option<Vec<Arc<v1::Service>>> {
+        self.api("Service", namespace, "").ok()?.services(namespace).await
+    }
+
+    async fn token(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ObjectError> {
+        self.api("ServiceAccount", &pod.namespace, &query.service_account)?.token(pod, query).await
+    }
+
+    async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
+        self.api("ClusterTrustBundle", "", "")?.trust_bundles(query).await
+    }
+
+    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
+        self.api("PodCertificateRequest", "", &query.volume)?.certificate(pod, query).await
+    }
+
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
+        self.api("PersistentVolumeClaim", namespace, name)?.claim(namespace, name).await
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ObjectError> {
+        self.api("RuntimeClass", "", class)?.runtime_handler(class).await
+    }
+}
+
+/// What the node says of itself.
+pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -> NodeDescription {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let machine_id = read("/etc/machine-id");
+    let system_uuid = match read("/sys/class/dmi/id/product_uuid") {
+        uuid if uuid.is_empty() => machine_id.clone(),
+        uuid => uuid,
+    };
+    let os_release = read("/etc/os-release");
+    let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let uname = rustix::system::uname();
+    let mut labels = facts.labels.clone();
+    for (beta, standard) in
+        [("beta.kubernetes.io/os", "kubernetes.io/os"), ("beta.kubernetes.io/arch", "kubernetes.io/arch")]
+    {
+        if let Some(value) = facts.labels.get(standard) {
+            labels.insert(beta.to_owned(), value.clone());
+        }
+    }
+    labels.extend(config.joining.labels.clone());
+    let (capacity, allocatable) = resources(config, facts, info);
+    NodeDescription {
+        name: facts.name.clone(),
+        hostname: facts.name.clone(),
+        labels,
+        taints: config.joining.taints.clone(),
+        provider_id: config.joining.provider_id.clone(),
+        external_cloud: config.joining.external_cloud,
+        given_ips: config.node_ips.clone(),
+        ips: facts.ips.clone(),
+        capacity,
+        allocatable,
+        machine_id,
+        system_uuid,
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        kernel_version: uname.release().to_string_lossy().into_owned(),
+        os_image: pretty.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned()),
+        architecture: facts.labels.get("kubernetes.io/arch").cloned().unwrap_or_default(),
+        swap: swap(&read("/proc/meminfo")),
+        runtime_version: format!("docker://{}", info.version),
+        runtime_handlers: facts.runtimes.clone(),
+        port: 0,
+        declared_features: Vec::new(),
+        kubelet_version: config.joining.kubelet_version.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+type Resources = BTreeMap<String, String>;
+
+/// What the machine has, and what of it pods may use.
+fn resources(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -> (Resources, Resources) {
+    let kib = |bytes: i64| format!("{}Ki", bytes / 1024);
+    let disk = crate::facts::disk_capacity(&config.root_dir).unwrap_or(facts.allocatable_ephemeral_storage);
+    let mut capacity = Resources::from([
+        ("cpu".to_owned(), info.cpus.to_string()),
+        ("memory".to_owned(), kib(facts.memory_capacity)),
+        ("ephemeral-storage".to_owned(), kib(disk)),
+        ("pods".to_owned(), facts.max_pods.to_string()),
+    ]);
+    let milli = facts.allocatable_milli_cpu;
+    let cpu = if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") };
+    let mut allocatable = Resources::from([
+        ("cpu".to_owned(), cpu),
+        ("memory".to_owned(), kib(facts.allocatable_memory)),
+        ("ephemeral-storage".to_owned(), facts.allocatable_ephemeral_storage.to_string()),
+        ("pods".to_owned(), facts.max_pods.to_string()),
+    ]);
+    for name in huge_page_sizes(Path::new("/sys/kernel/mm/hugepages")) {
+        // Pods cannot have any here: a node that offered them would be given pods that it keeps Pending.
+        capacity.insert(name.clone(), "0".to_owned());
+        allocatable.insert(name, "0".to_owned());
+    }
+    (capacity, allocatable)
+}
+
+/// Resource names of the sizes that the kernel knows: `hugepages-2Mi` for `hugepages-2048kB`.
+fn huge_page_sizes(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let kib = entries.filter_map(|entry| {
+        entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok()
+    });
+    kib.map(|kib| match kib {
+        kib if kib % (1 << 20) == 0 => format!("hugepages-{}Gi", kib >> 20),
+        kib if kib % (1 << 10) == 0 => format!("hugepages-{}Mi", kib >> 10),
+        kib => format!("hugepages-{kib}Ki"),
+    })
+    .collect()
+}
+
+fn swap(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("SwapTotal:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_kubernetes_names() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["hugepages-2048kB", "hugepages-1048576kB", "hugepages-64kB", "other"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let mut names = huge_page_sizes(folder.path());
+        names.sort();
+        assert_eq!(names, ["hugepages-1Gi", "hugepages-2Mi", "hugepages-64Ki"]);
+        assert!(huge_page_sizes(&folder.path().join("absent")).is_empty());
+    }
+
+    #[test]
+    fn swap_is_read() {
+        assert_eq!(swap("MemTotal: 1 kB\nSwapTotal:       2048 kB\n"), 2 << 20);
+        assert_eq!(swap("MemTotal: 1 kB\n"), 0);
+    }
+
+    #[test]
+    fn numbers_are_between_0_and_1() {
+        let numbers: Vec<f64> = (0..100).map(|_| random()).collect();
+        assert!(numbers.iter().all(|number| (0.0..1.0).contains(number)));
+        assert!(numbers.iter().any(|number| *number != numbers[0]));
+    }
+}
