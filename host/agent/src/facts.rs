@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use longshore_core::node::{CgroupDriver, NodeFacts};
 use longshore_core::ports::runtime::RuntimeInfo;
 
-use crate::config::{Config, Findings};
+use crate::config::{Config, Findings, Signal};
 use crate::network;
 
 /// The resolver configuration of a node, where nothing else is said.
@@ -77,6 +77,13 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
     let memory = memory_capacity().unwrap_or(info.memory);
     let disk = disk_capacity(&config.root_dir)?;
     let cpus = i64::from(info.cpus.max(1)).saturating_mul(1000);
+    // In a cluster the scheduler is told of what remains above the hard eviction thresholds, as the kubelet has it.
+    let kept = |signal, capacity| match config.joining.in_cluster() {
+        true => config.eviction.hard_reserve(signal, capacity),
+        false => 0,
+    };
+    let memory_reserve = config.reserved.memory.saturating_add(kept(Signal::MemoryAvailable, memory));
+    let disk_reserve = config.reserved.ephemeral_storage.saturating_add(kept(Signal::NodeFsAvailable, disk));
     let pods_may_use = |capacity: i64, reserved: i64, what: &str| {
         if reserved >= capacity {
             bail!("the reserved {what} ({reserved}) leaves nothing of the machine's ({capacity}) to pods");
@@ -92,8 +99,8 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
         root_id: root_id.to_owned(),
         ips,
         allocatable_milli_cpu: pods_may_use(cpus, config.reserved.milli_cpu, "CPU (in m)")?,
-        allocatable_memory: pods_may_use(memory, config.reserved.memory, "memory (in bytes)")?,
-        allocatable_ephemeral_storage: pods_may_use(disk, config.reserved.ephemeral_storage, "disk (in bytes)")?,
+        allocatable_memory: pods_may_use(memory, memory_reserve, "memory (in bytes)")?,
+        allocatable_ephemeral_storage: pods_may_use(disk, disk_reserve, "disk (in bytes)")?,
         memory_capacity: memory,
         max_pods: config.max_pods,
         cluster_dns: config.cluster_dns.clone(),

@@ -42,6 +42,7 @@ pub(crate) fn load(flags: &DaemonFlags, around: Surroundings) -> Result<(Config,
     config.make_absolute();
     let mut warnings = around.warnings;
     warnings.append(&mut findings.warnings);
+    warnings.extend(config.without_effect());
     Ok((config, warnings))
 }
 

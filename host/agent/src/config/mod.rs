@@ -10,6 +10,7 @@ mod eviction;
 mod flags;
 mod gates;
 mod identity;
+mod inert;
 mod joining;
 mod known;
 mod kubelet;

@@ -1,0 +1,80 @@
+//! Settings that are read and checked but have no effect in this version: named at start, so that nobody relies on them.
+//!
+//! An entry goes when the room that heeds it is wired in.
+
+use serde_json::Value;
+
+use super::{Config, Draft, Findings, NetworkPlugin, Whole};
+
+/// Fields of a KubeletConfiguration, as places in [`Config::configz`].
+const FIELDS: &[&str] = &[
+    "/address",
+    "/port",
+    "/readOnlyPort",
+    "/authentication",
+    "/authorization",
+    "/tlsCertFile",
+    "/tlsCipherSuites",
+    "/tlsMinVersion",
+    "/healthzPort",
+    "/healthzBindAddress",
+    "/enableDebuggingHandlers",
+    "/enableSystemLogQuery",
+    "/streamingConnectionIdleTimeout",
+    "/evictionSoft",
+    "/evictionMaxPodGracePeriod",
+    "/evictionPressureTransitionPeriod",
+    "/imageGCHighThresholdPercent",
+    "/imageGCLowThresholdPercent",
+    "/imageMinimumGCAge",
+    "/imageMaximumGCAge",
+    "/podPidsLimit",
+    "/podsPerCore",
+    "/cpuCFSQuota",
+    "/cpuCFSQuotaPeriod",
+    "/containerLogMaxSize",
+    "/containerLogMaxFiles",
+    "/shutdownGracePeriod",
+    "/shutdownGracePeriodCriticalPods",
+    "/shutdownGracePeriodByPodPriority",
+    "/kubeAPIQPS",
+    "/kubeAPIBurst",
+    "/eventRecordQPS",
+    "/eventBurst",
+    "/nodeStatusMaxImages",
+];
+
+impl Config {
+    /// Warnings about what was asked for and is not done.
+    pub(super) fn without_effect(&self) -> Vec<String> {
+        let mut findings = Findings::default();
+        let root = self.root_dir.clone();
+        let usual = Config::from_draft(Draft::default(), root, None, Whole::FileAlone, &mut findings);
+        let (own, usual) = (self.configz(), usual.configz());
+        let at = |all: &Value, place: &str| all.pointer(place).cloned().unwrap_or_default();
+        let mut named: Vec<&str> =
+            FIELDS.iter().filter(|place| at(&own, place) != at(&usual, place)).map(|place| &place[1..]).collect();
+        if self.joining.state_key_file.is_some() {
+            named.push("--state-key-file");
+        }
+        if self.joining.credential_provider_config.is_some() {
+            named.push("--image-credential-provider-config");
+        }
+        if self.network.plugin != NetworkPlugin::Bridge {
+            named.push("--network-plugin");
+        }
+        if !self.network.pod_cidrs.is_empty() {
+            named.push("--pod-cidr");
+        }
+        let mut warnings = Vec::new();
+        if !named.is_empty() {
+            warnings.push(format!("these settings have no effect in this version: {}", named.join(", ")));
+        }
+        if self.joining.in_cluster() {
+            let message = "this version serves no HTTPS port yet: kubectl logs, exec, attach, port-forward and top do not \
+                           reach this node's pods; nor does it evict pods or collect images";
+            warnings.push(message.to_owned());
+        }
+        warnings
+    }
+}
