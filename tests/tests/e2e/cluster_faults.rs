@@ -5,9 +5,9 @@ use std::{fs, thread};
 use serde_json::{Value, json};
 
 use crate::bed::{
+    cluster::until,
     node::{MOMENT, Node},
     pods::{SLEEP, condition, container, id, is_ready, pod, restarts, sleeper, with},
-    until,
 };
 
 #[test]

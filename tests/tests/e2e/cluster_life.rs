@@ -59,7 +59,7 @@ fn cluster_life_static_pod_changes_and_goes() {
     );
     node.delete("s");
     node.wait_api(&name, "gone", Value::is_null);
-    crate::bed::until("nothing left in Docker", || node.containers_of_node().is_empty().then_some(()));
+    crate::bed::cluster::until("nothing left in Docker", || node.containers_of_node().is_empty().then_some(()));
 }
 
 #[test]

@@ -5,10 +5,9 @@ use std::fs;
 use serde_json::Value;
 
 use crate::bed::{
-    cluster::Cluster,
+    cluster::{Cluster, until},
     node::Node,
     pods::{condition, sleeper},
-    until,
 };
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";

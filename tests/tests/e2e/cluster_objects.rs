@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::bed::{
+    cluster::until,
     node::Node,
     pods::{SLEEP, container, pod, restarts, waiting, with},
-    until,
 };
 
 fn map(name: &str, data: Value) -> Value {

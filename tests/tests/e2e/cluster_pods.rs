@@ -82,7 +82,7 @@ fn cluster_pod_ends_gracefully_and_whole() {
     assert!(began.elapsed().as_secs() >= 2, "its containers were not waited for");
     assert!(node.in_docker(&a).iter().all(|one| one["State"] != "running"), "gone, and still running");
     node.wait_api_gone(&a);
-    crate::bed::until("its folder is removed", || (!node.pod_folder(&a).exists()).then_some(()));
+    crate::bed::cluster::until("its folder is removed", || (!node.pod_folder(&a).exists()).then_some(()));
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::bed::{
+    cluster::until,
     docker::image,
     node::Node,
     pods::{SLEEP, container, is_ready, uid, with},
-    until,
 };
 
 /// A pod template for this node.

@@ -154,3 +154,15 @@ impl Cluster {
         }
     }
 }
+
+/// Waits until `look` finds something, as long as things take here.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit(LONG);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {:?}", limit(LONG));
+        thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -7,10 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     Bed,
-    cluster::Cluster,
+    cluster::{Cluster, until},
     gate::Gate,
     pods::{condition, is_ready, uid, with},
-    until,
 };
 
 /// See the module. What the agent itself is like, its [`Bed`] knows.
