@@ -11,6 +11,7 @@ use super::eviction::EvictionLayer;
 use super::flags::DaemonFlags;
 use super::joining::JoiningLayer;
 use super::layer::Table;
+use super::manifest_url::ManifestUrlLayer;
 use super::network::NetworkLayer;
 use super::resources::ResourceLayer;
 use super::server::ServerLayer;
@@ -88,6 +89,7 @@ pub(crate) struct Draft {
     pub(crate) feature_gates: Option<Table<String, bool>>,
     pub(crate) joining: JoiningLayer,
     pub(crate) server: ServerLayer,
+    pub(crate) manifest_url: ManifestUrlLayer,
     pub(crate) network: NetworkLayer,
     pub(crate) resources: ResourceLayer,
     pub(crate) eviction: EvictionLayer,
@@ -137,6 +139,7 @@ impl Draft {
             }),
             joining: JoiningLayer::from_flags(&flags.joining, &mut note),
             server: ServerLayer::from_flags(&flags.server, &mut note),
+            manifest_url: ManifestUrlLayer::from_flags(&flags.manifest_url, &mut note),
             network: NetworkLayer::from_flags(&flags.network, &mut note),
             resources: ResourceLayer::from_flags(&flags.resources, &mut note),
             eviction: EvictionLayer::from_flags(&flags.eviction, &mut note),
@@ -175,6 +178,7 @@ impl Draft {
             feature_gates: Table::over(self.feature_gates, other.feature_gates),
             joining: self.joining.or(other.joining),
             server: self.server.or(other.server),
+            manifest_url: self.manifest_url.or(other.manifest_url),
             network: self.network.or(other.network),
             resources: self.resources.or(other.resources),
             eviction: self.eviction.or(other.eviction),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::eviction::EvictionFlags;
 use super::joining::JoiningFlags;
+use super::manifest_url::ManifestUrlFlags;
 use super::network::NetworkFlags;
 use super::resources::ResourceFlags;
 use super::server::ServerFlags;
@@ -111,6 +112,10 @@ pub(crate) struct DaemonFlags {
     #[command(flatten, next_help_heading = "Options of the node's servers")]
     #[serde(flatten)]
     pub(crate) server: ServerFlags,
+    /// The manifest URL.
+    #[command(flatten, next_help_heading = "Options of the manifest URL")]
+    #[serde(flatten)]
+    pub(crate) manifest_url: ManifestUrlFlags,
     /// The pods' network.
     #[command(flatten, next_help_heading = "Options of the pods' network")]
     #[serde(flatten)]

@@ -46,6 +46,7 @@ pub(super) const SUPPORTED: &[&str] = &[
     "fileCheckFrequency",
     "healthzBindAddress",
     "healthzPort",
+    "httpCheckFrequency",
     "imageGCHighThresholdPercent",
     "imageGCLowThresholdPercent",
     "imageMaximumGCAge",
@@ -81,6 +82,8 @@ pub(super) const SUPPORTED: &[&str] = &[
     "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
     "staticPodPath",
+    "staticPodURL",
+    "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
     "systemReserved",
     "tlsCertFile",
@@ -203,6 +206,7 @@ impl Reader<'_> {
             _ => {
                 let _ = draft.joining.field(self, key, node)
                     || draft.server.field(self, key, node)
+                    || draft.manifest_url.field(self, key, node)
                     || draft.network.field(self, key, node)
                     || draft.resources.field(self, key, node)
                     || draft.eviction.field(self, key, node);

@@ -16,6 +16,7 @@ mod known;
 mod kubelet;
 mod layer;
 mod load;
+mod manifest_url;
 mod network;
 mod publish;
 mod reader;
@@ -42,6 +43,7 @@ pub(crate) use known::take_unsupported_flags;
 #[allow(unused_imports)]
 pub(crate) use load::{ConfigPath, Surroundings, check_drop_ins, check_file, is_drop_in_folder, kind_of_file, load};
 #[allow(unused_imports)]
+pub(crate) use manifest_url::ManifestUrl;
 pub(crate) use network::{Cidr, Network, NetworkPlugin};
 #[allow(unused_imports)]
 pub(crate) use resources::{Resources, ShutdownStep};
@@ -117,6 +119,8 @@ pub(crate) struct Config {
     pub(crate) joining: Joining,
     /// The node's servers.
     pub(crate) server: Server,
+    /// The manifest URL.
+    pub(crate) manifest_url: ManifestUrl,
     /// The pods' network.
     pub(crate) network: Network,
     /// Limits of pods, images and logs, and what happens when the machine goes down.
@@ -255,6 +259,7 @@ impl Config {
             log_format: draft.log_format.unwrap_or_default(),
             joining,
             server,
+            manifest_url: draft.manifest_url.finish(findings),
             network: draft.network.finish(findings),
             resources: draft.resources.finish(findings),
             eviction: draft.eviction.finish(findings),

@@ -35,6 +35,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("file-check-frequency", "/fileCheckFrequency"),
     ("healthz-bind-address", "/healthzBindAddress"),
     ("healthz-port", "/healthzPort"),
+    ("http-check-frequency", "/httpCheckFrequency"),
     ("image-gc-high-threshold", "/imageGCHighThresholdPercent"),
     ("image-gc-low-threshold", "/imageGCLowThresholdPercent"),
     ("kube-api-burst", "/kubeAPIBurst"),
@@ -79,6 +80,9 @@ impl Config {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "staticPodPath": self.manifests,
             "podLogsDir": self.pod_logs_dir,
+            "staticPodURL": self.manifest_url.url.as_deref().map(without_password),
+            "staticPodURLHeader": self.shown_headers(),
+            "httpCheckFrequency": time(self.manifest_url.period),
             "fileCheckFrequency": time(self.file_check_frequency),
             "registryPullQPS": self.pull_qps as i64,
             "registryBurst": self.pull_burst,
@@ -117,6 +121,15 @@ impl Config {
             });
         }
         all
+    }
+
+    /// The headers of the manifest URL, without their values (`pkg/kubelet/apis/config/helpers.go` masks them as well).
+    fn shown_headers(&self) -> Value {
+        let mut shown = Map::new();
+        for (name, _) in &self.manifest_url.headers.0 {
+            shown.insert(name.clone(), json!(["<masked>"]));
+        }
+        Value::Object(shown)
     }
 
     fn cluster_fields(&self) -> Value {
@@ -264,7 +277,7 @@ impl Config {
 }
 
 /// A text in which no URL has a user and a password.
-fn without_password(text: &str) -> String {
+pub(super) fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
     let host_ends = rest.find('/').unwrap_or(rest.len());
     match rest[..host_ends].rfind('@') {
