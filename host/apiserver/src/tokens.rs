@@ -172,10 +172,7 @@ impl Tokens {
         let status = answer.status.unwrap_or_default();
         match (status.token.filter(|token| !token.is_empty()), status.expiration_timestamp) {
             (Some(token), Some(expires)) => Ok(Token { token, expires: expires.0 }),
-            _ => Err(ApiError::Refused {
-                code: 502,
-                message: "the answer to a TokenRequest has no token".to_owned(),
-            }),
+            _ => Err(ApiError::Refused { code: 502, message: "the answer to a TokenRequest has no token".to_owned() }),
         }
     }
 }

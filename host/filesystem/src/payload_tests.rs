@@ -11,7 +11,9 @@ use super::*;
 fn payload(files: &[(&str, &str, u32)]) -> BTreeMap<String, PayloadFile> {
     files
         .iter()
-        .map(|(name, data, mode)| ((*name).to_owned(), PayloadFile { data: data.as_bytes().to_vec(), mode: *mode, user: None }))
+        .map(|(name, data, mode)| {
+            ((*name).to_owned(), PayloadFile { data: data.as_bytes().to_vec(), mode: *mode, user: None })
+        })
         .collect()
 }
 

@@ -81,7 +81,8 @@ fn links_inside_are_followed_and_links_out_refused() {
 #[test]
 fn payload_volumes_keys_are_found_through_their_links() {
     let fixture = Fixture::new();
-    let file = |text: &str| longshore_core::volume::PayloadFile { data: text.as_bytes().to_vec(), mode: 0o644, user: None };
+    let file =
+        |text: &str| longshore_core::volume::PayloadFile { data: text.as_bytes().to_vec(), mode: 0o644, user: None };
     let volume = fixture.at("volume");
     crate::payload::update(&volume, &[("key".to_owned(), file("one"))].into(), None).unwrap();
     let place = bind(&fixture.at("pod"), &fixture.sub_path("key")).unwrap();

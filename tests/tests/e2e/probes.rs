@@ -62,9 +62,11 @@ fn probes_exec_and_startup_holds_the_others() {
     // Started after two seconds; before that the liveness probe, which would fail, must not run.
     let script =
         "touch /tmp/alive-not-yet; (sleep 2; touch /tmp/started /tmp/alive) & trap 'exit 0' TERM; sleep 100000 & wait";
-    let exec = |file: &str, failures: u32| json!({"exec": {"command": ["test", "-e", file]}, "periodSeconds": 1,
+    let exec = |file: &str, failures: u32| {
+        json!({"exec": {"command": ["test", "-e", file]}, "periodSeconds": 1,
         // An exec takes more than a second on an emulated machine.
-        "timeoutSeconds": 20, "failureThreshold": failures});
+        "timeoutSeconds": 20, "failureThreshold": failures})
+    };
     bed.apply(&probed(
         "a",
         script,

@@ -44,6 +44,7 @@ pub(crate) use known::take_unsupported_flags;
 pub(crate) use load::{ConfigPath, Surroundings, check_drop_ins, check_file, is_drop_in_folder, kind_of_file, load};
 #[allow(unused_imports)]
 pub(crate) use manifest_url::ManifestUrl;
+#[allow(unused_imports)]
 pub(crate) use network::{Cidr, Network, NetworkPlugin};
 #[allow(unused_imports)]
 pub(crate) use resources::{Resources, ShutdownStep};

@@ -8,8 +8,9 @@ use std::time::Duration;
 use longshore_core::document::{Entry, Node, Value};
 
 use super::draft::Findings;
-use super::layer::Table;
 use super::duration;
+use super::layer::Table;
+use super::values::PairCheck;
 use crate::names::nearest;
 
 /// Reads one file.
@@ -149,12 +150,7 @@ impl Reader<'_> {
     }
 
     /// A mapping of names to values, each read by `check`; numbers count as the text that they are.
-    pub(super) fn table<K: Ord, V>(
-        &mut self,
-        field: &str,
-        node: &Node,
-        check: fn(&str, &str) -> Result<(K, V), String>,
-    ) -> Option<Table<K, V>> {
+    pub(super) fn table<K: Ord, V>(&mut self, field: &str, node: &Node, check: PairCheck<K, V>) -> Option<Table<K, V>> {
         let mut table = Table::default();
         for entry in self.map(field, node) {
             let field = format!("{field}.{}", entry.key);

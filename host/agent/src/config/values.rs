@@ -141,12 +141,15 @@ pub(super) fn reserve(name: &str, value: &str) -> Result<(&'static str, i64), St
     Ok((known.ok_or_else(|| format!("{name:?} cannot be reserved; there are: {}", KNOWN.join(", ")))?, amount))
 }
 
+/// Reads a key and a value, or says what was expected.
+pub(super) type PairCheck<K, V> = fn(&str, &str) -> Result<(K, V), String>;
+
 /// Pairs in one text, like `cpu=500m,memory=1Gi`; each is read by `check`. As pflag's maps, what a flag says is whole.
 pub(super) fn pairs<K: Ord, V>(
     text: &str,
     separator: char,
     example: &str,
-    check: fn(&str, &str) -> Result<(K, V), String>,
+    check: PairCheck<K, V>,
 ) -> Result<Table<K, V>, String> {
     let mut table = Table { whole: true, ..Table::default() };
     for pair in list(text) {

@@ -8,8 +8,8 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use super::exec::ContainerExec;
-use crate::container::{ContainerConfig, SandboxConfig};
 use crate::cluster::node_status::NodeImage;
+use crate::container::{ContainerConfig, SandboxConfig};
 use crate::node::CgroupDriver;
 use crate::observed::Observation;
 use crate::pod::PodId;

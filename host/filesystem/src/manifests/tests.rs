@@ -310,7 +310,11 @@ async fn linked_files_and_a_folder_that_is_a_volume_are_followed() {
     let elsewhere = fixture.dir.path().join("elsewhere");
     std::fs::write(&elsewhere, pod("a", "one")).unwrap();
     symlink(&elsewhere, fixture.folder().join("a")).unwrap();
-    let file = |image: &str| longshore_core::volume::PayloadFile { data: pod("b", image).into_bytes(), mode: 0o644, user: None };
+    let file = |image: &str| longshore_core::volume::PayloadFile {
+        data: pod("b", image).into_bytes(),
+        mode: 0o644,
+        user: None,
+    };
     crate::payload::update(&fixture.folder(), &[("b".to_owned(), file("one"))].into(), None).unwrap();
     let mut reader = fixture.watch_every(Duration::from_millis(200));
     reader.until("both", |snapshot| images(snapshot) == ["one", "one"]).await;

@@ -137,7 +137,7 @@ async fn write<IO: AsyncWrite>(io: &mut WriteHalf<IO>, shared: &Shared) -> bool 
             }
             buffer.clear();
         }
-        if !within(shared, io.flush()).await.is_some_and(|flushed| flushed.is_ok()) {
+        if within(shared, io.flush()).await.is_none_or(|flushed| flushed.is_err()) {
             return false;
         }
         let mut state = shared.state();

@@ -1,6 +1,5 @@
 //! From the socket to the application: bounded buffers, backpressure, windows that open as the application reads.
 
-use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -142,7 +141,7 @@ impl Shared {
         let state = &mut *state;
         let Some(entry) = state.entries.get_mut(&id) else { return };
         entry.ignored = true;
-        let dropped = std::mem::replace(&mut entry.received, VecDeque::new()).len();
+        let dropped = std::mem::take(&mut entry.received).len();
         state.held -= dropped;
         if self.codec == Codec::Spdy {
             self.credit_session(state, dropped);

@@ -154,7 +154,7 @@ impl Reader {
         }
         shared.touch();
         let mut state = shared.state();
-        if id % 2 == 0 || id < state.last_id {
+        if id.is_multiple_of(2) || id < state.last_id {
             return Some(Ended::Close(PROTOCOL_ERROR));
         }
         if state.closing {

@@ -31,7 +31,6 @@ pub use plugin::ProbeStatistics;
 /// The names of the built-in plugins.
 pub const BUILT_IN_PROBES: [&str; 4] = ["exec", "tcp", "http", "grpc"];
 
-
 /// Why a plugin was not loaded. Whatever had its name before is still there.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
