@@ -98,7 +98,7 @@ pub(crate) async fn ensure(settings: &Settings, store: &Store) -> Result<(), Boo
 }
 
 /// Gets a certificate and writes the kubeconfig that names it; tries until it is there, or cannot be there ever.
-pub(crate) async fn obtain(settings: &Settings, store: &Store) -> Result<(), BootstrapError> {
+async fn obtain(settings: &Settings, store: &Store) -> Result<(), BootstrapError> {
     let mut failures = 0;
     loop {
         match once(settings, store).await {
@@ -128,7 +128,8 @@ fn waiting_key(store: &Store) -> Result<KeyPair, BootstrapError> {
     Ok(key)
 }
 
-async fn once(settings: &Settings, store: &Store) -> Result<(), BootstrapError> {
+/// One try of that.
+pub(crate) async fn once(settings: &Settings, store: &Store) -> Result<(), BootstrapError> {
     let (Some(bootstrap), Some(kubeconfig)) = (&settings.bootstrap_kubeconfig, &settings.kubeconfig) else {
         return Err(BootstrapError::NoKubeconfig);
     };

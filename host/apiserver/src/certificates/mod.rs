@@ -12,7 +12,7 @@ use rcgen::KeyPair;
 use tokio::sync::watch;
 
 pub use schedule::ServingNames;
-pub(crate) use schedule::{back_off, renewal};
+pub(crate) use schedule::{back_off, renewal, renewal_of_new};
 pub use signing::SigningError;
 pub(crate) use signing::{CLIENT_SIGNER, SERVING_SIGNER, Wanted, sign};
 pub use store::StoreError;
@@ -81,7 +81,10 @@ impl Care {
                 continue;
             };
             if known.as_ref() != Some(&dates) {
-                due = renewal(&dates, self.random());
+                due = match known {
+                    None => renewal(&dates, self.random()),
+                    Some(_) => renewal_of_new(&dates, Timestamp::now(), self.random()),
+                };
                 tracing::info!(%from, until = %dates.not_after, renewal = %due, "client certificate");
                 known = Some(dates.clone());
                 failures = 0;
@@ -93,7 +96,7 @@ impl Care {
             }
             let renewed = match (dates.is_over(now), &self.settings.bootstrap_kubeconfig) {
                 (false, _) => self.renew_client(&store).await.map_err(|error| told(&error)),
-                (true, Some(_)) => bootstrap::obtain(&self.settings, &store).await.map_err(|error| told(&error)),
+                (true, Some(_)) => bootstrap::once(&self.settings, &store).await.map_err(|error| told(&error)),
                 (true, None) => Err(format!("{from} ended {}; {}", dates.not_after, mend())),
             };
             if let Err(error) = renewed {
@@ -153,7 +156,7 @@ impl Care {
             match self.renew_serving(&store, &wanted, &common_name).await {
                 Ok(pair) => {
                     failures = 0;
-                    due = renewal(&pair.dates, self.random());
+                    due = renewal_of_new(&pair.dates, Timestamp::now(), self.random());
                     told_to.send_replace(Some((pair.chain.clone(), pair.key.clone())));
                     current = Some(pair);
                 }

@@ -20,6 +20,14 @@ pub(crate) fn renewal(dates: &CertificateDates, random: f64) -> Timestamp {
     dates.not_before.checked_add(after).unwrap_or(dates.not_after)
 }
 
+/// The same for a certificate that was signed just now. API servers date them back; one that holds for minutes only would
+/// be past its time at once, and asked for again and again: half of what is left passes first.
+pub(crate) fn renewal_of_new(dates: &CertificateDates, now: Timestamp, random: f64) -> Timestamp {
+    let left = dates.not_after.duration_since(now).max(SignedDuration::ZERO);
+    let soonest = now.checked_add((left / 2).max(SignedDuration::from_secs(1))).unwrap_or(dates.not_after);
+    renewal(dates, random).max(soonest)
+}
+
 /// The wait before another try after that many failures in a row.
 pub(crate) fn back_off(failures: u32, random: f64) -> Duration {
     let base = Duration::from_secs(2) * 2u32.saturating_pow(failures.min(8));
@@ -73,6 +81,15 @@ mod tests {
                 CertificateDates { common_name: String::new(), not_before: at(begin), not_after: at(begin + life) };
             let share = renewal(&dates, random).duration_since(dates.not_before).as_secs_f64() / life as f64;
             prop_assert!((0.699..0.901).contains(&share), "{}", share);
+        }
+
+        #[test]
+        fn a_new_certificate_is_used_for_a_while(back in 0i64..1000, left in 0i64..1000, random in 0f64..1.0) {
+            let at = |seconds| Timestamp::from_second(1_000_000 + seconds).unwrap();
+            let dates = CertificateDates { common_name: String::new(), not_before: at(-back), not_after: at(left) };
+            let due = renewal_of_new(&dates, at(0), random);
+            prop_assert!(due >= renewal(&dates, random) && due > at(0) && due >= at(left / 2));
+            prop_assert!(due <= at(left.max(1)));
         }
 
         #[test]

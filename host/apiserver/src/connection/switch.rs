@@ -69,6 +69,30 @@ struct Shared {
     epoch: AtomicUsize,
 }
 
+/// Who gives up on a request within this says nothing about the server.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Moves all on to the next server when a caller has waited for long and gives up, as its time limit is its own.
+struct Waiting<'a> {
+    switch: &'a Switch,
+    inner: &'a Inner,
+    index: usize,
+    since: Instant,
+    over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.over || self.since.elapsed() < PATIENCE {
+            return;
+        }
+        let server = self.inner.lanes[self.index].address.clone();
+        let told = ConnectionError { server, what: format!("no answer within {} s", self.since.elapsed().as_secs()) };
+        self.switch.failed(self.inner, self.index, &told);
+        self.switch.tell(&told.server, Some(told.to_string()));
+    }
+}
+
 /// Sends requests. Clones share everything.
 #[derive(Clone)]
 pub(crate) struct Switch {
@@ -230,10 +254,12 @@ impl Switch {
             let Some(sent) = body.take() else { break };
             body = copy;
             let request = Request::from_parts(parts.clone(), sent);
+            let mut waiting = Waiting { switch: &self, inner: &inner, index, since: Instant::now(), over: false };
             let answer = match tokio::time::timeout(HEAD, lane.service.clone().oneshot(request)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(BoxError::from(std::io::Error::from(std::io::ErrorKind::TimedOut))),
             };
+            waiting.over = true;
             let error = match answer {
                 Ok(answer) => {
                     self.answered(&inner, lane, answer.status());
@@ -243,13 +269,7 @@ impl Switch {
             };
             let not_sent = was_not_sent(&error);
             let told = explain(&lane.address, error.as_ref(), &inner.identity, &inner.ca, Timestamp::now());
-            self.shared.epoch.fetch_add(1, Ordering::Relaxed);
-            // Whoever finds it failed first moves all on; the others see the new one already.
-            let next = (index + 1) % inner.lanes.len();
-            let moved = inner.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
-            if inner.lanes.len() > 1 && moved.is_ok() {
-                tracing::warn!(error = %told, next = inner.lanes[next].address, "another API server is asked");
-            }
+            self.failed(&inner, index, &told);
             problems.push(told);
             if !not_sent && !idempotent {
                 break;
@@ -265,6 +285,16 @@ impl Switch {
         let server = inner.lanes.get(inner.current.load(Ordering::Relaxed)).map(|lane| lane.address.as_str());
         self.tell(server.unwrap_or_default(), Some(problem.to_string()));
         Err(Box::new(problem))
+    }
+
+    /// Whoever finds a server failed first moves all on; the others see the new one already.
+    fn failed(&self, inner: &Inner, index: usize, told: &ConnectionError) {
+        self.shared.epoch.fetch_add(1, Ordering::Relaxed);
+        let next = (index + 1) % inner.lanes.len();
+        let moved = inner.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+        if inner.lanes.len() > 1 && moved.is_ok() {
+            tracing::warn!(error = %told, next = inner.lanes[next].address, "another API server is asked");
+        }
     }
 
     fn answered(&self, inner: &Inner, lane: &Lane, status: StatusCode) {

@@ -1,1 +1,0 @@
-//! The connection tried against servers of our own.
