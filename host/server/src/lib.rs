@@ -14,6 +14,7 @@ mod node_logs;
 mod query;
 mod routes;
 mod server;
+mod streams;
 mod tls;
 
 pub use config::{AnonymousAccess, Authorization, Certificates, LogReader, Parts, ServerConfig};

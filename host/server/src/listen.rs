@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
 use crate::tls::Tls;
@@ -34,6 +35,35 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(crate) struct Peer {
     /// `Some(None)`: a certificate of no CA of ours.
     pub(crate) certificate: Option<Option<User>>,
+    /// Its place among the connections.
+    pub(crate) held: Held,
+}
+
+/// A connection's place, for streams that outlive its HTTP: they count on, and end when the server does.
+#[derive(Clone)]
+pub(crate) struct Held {
+    _place: Arc<Place>,
+    tasks: TaskTracker,
+    end: CancellationToken,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+impl Held {
+    /// Does a stream's work until it is done or the server ends.
+    pub(crate) fn spawn(self, work: impl Future<Output = ()> + Send + 'static) {
+        let tasks = self.tasks.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = self.end.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
 }
 
 /// How many connections there are.
@@ -46,7 +76,7 @@ pub(crate) struct Bounds {
 }
 
 /// A place for one connection.
-struct Place {
+pub(crate) struct Place {
     bounds: Arc<Bounds>,
     client: IpAddr,
     _of_all: OwnedSemaphorePermit,
@@ -95,7 +125,7 @@ pub(crate) async fn serve(
     router: Router,
     stop: CancellationToken,
 ) {
-    let connections = tokio_util::task::TaskTracker::new();
+    let connections = TaskTracker::new();
     let hard = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
@@ -113,11 +143,11 @@ pub(crate) async fn serve(
         // Beyond the bounds a connection is closed at once: that costs less than anything that it could be told.
         let Some(place) = bounds.place(client_of(from)) else { continue };
         let (tls, bounds, router, hard) = (tls.clone(), bounds.clone(), router.clone(), hard.clone());
+        let held = Held { _place: Arc::new(place), tasks: connections.clone(), end: hard.clone() };
         connections.spawn(async move {
-            let _place = place;
             tokio::select! {
                 () = hard.cancelled() => {}
-                () = connection(stream, tls, &bounds, router) => {}
+                () = connection(stream, tls, &bounds, router, held) => {}
             }
         });
     }
@@ -139,11 +169,11 @@ fn client_of(from: SocketAddr) -> IpAddr {
     }
 }
 
-async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, bounds: &Bounds, router: Router) {
+async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, bounds: &Bounds, router: Router, held: Held) {
     // Without it small pieces of interactive streams wait for each other.
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else {
-        return http1(stream, bounds, router.layer(Extension(Peer { certificate: None }))).await;
+        return http1(stream, bounds, router.layer(Extension(Peer { certificate: None, held }))).await;
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.current().server.clone());
     let stream = match tokio::time::timeout(bounds.handshake, acceptor.accept(stream)).await {
@@ -154,7 +184,7 @@ async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, bounds: &Bounds, r
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
     let certificate = session.peer_certificates().filter(|chain| !chain.is_empty()).map(|chain| tls.client(chain));
-    let router = router.layer(Extension(Peer { certificate }));
+    let router = router.layer(Extension(Peer { certificate, held }));
     if !http2 {
         return http1(stream, bounds, router).await;
     }

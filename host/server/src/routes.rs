@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use crate::access::{Access, Refusal};
 use crate::config::{Parts, ServerConfig};
-use crate::listen::Peer;
+use crate::listen::{Held, Peer};
+use crate::namespaces::Namespaces;
 use crate::query::{Query, decode};
-use crate::{health, logs, metrics, node_logs};
+use crate::{health, logs, metrics, node_logs, streams};
 
 /// A request's body may be this long; none of ours needs more.
 const BODY: usize = 1 << 20;
@@ -39,13 +40,14 @@ pub(crate) enum Group {
 pub(crate) struct Api {
     pub(crate) config: ServerConfig,
     pub(crate) parts: Parts,
+    pub(crate) namespaces: Namespaces,
     access: Access,
     started: jiff::Timestamp,
 }
 
 impl Api {
     pub(crate) fn new(config: ServerConfig, parts: Parts, access: Access) -> Api {
-        Api { config, parts, access, started: jiff::Timestamp::now() }
+        Api { config, parts, namespaces: Namespaces::default(), access, started: jiff::Timestamp::now() }
     }
 
     /// The newest pod of that name: an old one may still be ending.
@@ -85,10 +87,10 @@ async fn entry(
             Err(Refusal::Failed(message)) => return text(StatusCode::INTERNAL_SERVER_ERROR, message),
         }
     }
-    answer(&api, group, &path, request).await
+    answer(&api, group, &path, peer.held, request).await
 }
 
-async fn answer(api: &Api, group: Group, path: &str, request: Request) -> Response {
+async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: Request) -> Response {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let trimmed = path.strip_prefix('/').unwrap_or(path);
     let mut segments: Vec<&str> = trimmed.split('/').collect();
@@ -144,6 +146,27 @@ async fn answer(api: &Api, group: Group, path: &str, request: Request) -> Respon
             Method::POST => run(api, (namespace, pod, Some(uid)), container, &query).await,
             _ => not_allowed("POST"),
         },
+        ["exec" | "attach" | "portForward", ..] if method != Method::GET && method != Method::POST => {
+            not_allowed("GET, POST")
+        }
+        ["exec", namespace, pod, container] => {
+            streams::exec(api, held, (namespace, pod, None), container, &query, request).await
+        }
+        ["exec", namespace, pod, uid, container] => {
+            streams::exec(api, held, (namespace, pod, Some(uid)), container, &query, request).await
+        }
+        ["attach", namespace, pod, container] => {
+            streams::attach(api, held, (namespace, pod, None), container, &query, request).await
+        }
+        ["attach", namespace, pod, uid, container] => {
+            streams::attach(api, held, (namespace, pod, Some(uid)), container, &query, request).await
+        }
+        ["portForward", namespace, pod] => {
+            streams::port_forward(api, held, (namespace, pod, None), &query, request).await
+        }
+        ["portForward", namespace, pod, uid] => {
+            streams::port_forward(api, held, (namespace, pod, Some(uid)), &query, request).await
+        }
         ["checkpoint", namespace, pod, container] if debugging => match method {
             Method::POST => checkpoint(api, namespace, pod, container, &query),
             _ => not_allowed("POST"),
@@ -211,7 +234,7 @@ pub(crate) fn bare(id: &str) -> &str {
 }
 
 /// The ID of the container of that name, if it runs.
-fn running<'a>(view: &'a PodView, container: &str) -> Option<&'a str> {
+pub(crate) fn running<'a>(view: &'a PodView, container: &str) -> Option<&'a str> {
     let status = statuses(&view.object).find(|status| status.name == container)?;
     status.state.as_ref()?.running.as_ref()?;
     status.container_id.as_deref().map(bare)

@@ -1,0 +1,329 @@
+//! `/exec`, `/attach` and `/portForward`: between the client's streams and those of the pod
+//! (`pkg/kubelet/server/server.go`; `k8s.io/cri-streaming/pkg/streaming`). It must not know the protocols of either side.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use futures::io::AsyncRead as FuturesRead;
+use http::{HeaderMap, StatusCode};
+use hyper_util::rt::TokioIo;
+use longshore_core::ports::runtime::RuntimeError;
+use longshore_core::ports::streams::{Attached, StreamedExec, Wants};
+use longshore_core::view::PodView;
+use longshore_streaming::Options;
+use longshore_streaming::negotiate::{self, Protocol, Service};
+use longshore_streaming::port_forward;
+use longshore_streaming::remote_command::{self, Outcome, Requested};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::Semaphore;
+use tokio_util::compat::{FuturesAsyncReadCompatExt, FuturesAsyncWriteCompatExt};
+use tokio_util::task::TaskTracker;
+
+use crate::listen::Held;
+use crate::namespaces::Namespaces;
+use crate::query::Query;
+use crate::routes::{Api, bare, running, statuses, text};
+
+/// What is copied at a time.
+const PIECE: usize = 32 << 10;
+/// Connections into a pod at a time, for each client's connection.
+const FORWARDS: usize = 1024;
+
+/// What somebody wants with a container.
+enum Verb {
+    Exec(Vec<String>),
+    Attach,
+}
+
+pub(crate) async fn exec(
+    api: &Arc<Api>,
+    held: Held,
+    pod: (&str, &str, Option<&str>),
+    container: &str,
+    query: &Query,
+    request: Request,
+) -> Response {
+    let command = query.all("command").map(str::to_owned).collect();
+    remote_command(api, held, pod, container, query, request, Verb::Exec(command)).await
+}
+
+pub(crate) async fn attach(
+    api: &Arc<Api>,
+    held: Held,
+    pod: (&str, &str, Option<&str>),
+    container: &str,
+    query: &Query,
+    request: Request,
+) -> Response {
+    remote_command(api, held, pod, container, query, request, Verb::Attach).await
+}
+
+async fn remote_command(
+    api: &Arc<Api>,
+    held: Held,
+    (namespace, name, uid): (&str, &str, Option<&str>),
+    container: &str,
+    query: &Query,
+    mut request: Request,
+    verb: Verb,
+) -> Response {
+    let tty = query.is_one("tty");
+    let requested = Requested {
+        stdin: query.is_one("input"),
+        stdout: query.is_one("output"),
+        stderr: query.is_one("error") && !tty,
+        tty,
+    };
+    if let Err(error) = requested.check() {
+        return text(StatusCode::BAD_REQUEST, error.to_string());
+    }
+    let Some(view) = api.pod(namespace, name, uid) else {
+        return text(StatusCode::NOT_FOUND, "pod does not exist");
+    };
+    let Some(id) = running(&view, container).map(str::to_owned) else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
+    };
+    if matches!(&verb, Verb::Exec(command) if command.is_empty()) {
+        return text(StatusCode::BAD_REQUEST, "no command: give it as ?command=");
+    }
+    let agreed = match negotiate::negotiate(Service::RemoteCommand, request.headers()) {
+        Ok(agreed) => agreed,
+        Err(error) => return refuse(error.status(), error.headers(), error.to_string()),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (response, protocol) = (switch(agreed.headers()), agreed.protocol());
+    let options = Options { idle_timeout: api.config.streaming_idle, ..Options::default() };
+    let api = api.clone();
+    let (pod, container) = (view.id.to_string(), container.to_owned());
+    held.spawn(async move {
+        let io = match upgrade.await {
+            Ok(upgraded) => TokioIo::new(upgraded),
+            Err(error) => return tracing::debug!(%pod, %container, %error, "a stream did not begin"),
+        };
+        let mut command = match remote_command::serve(io, protocol, requested, options).await {
+            Ok(command) => command,
+            Err(error) => return tracing::debug!(%pod, %container, %error, "a stream did not begin"),
+        };
+        let gone = command.gone();
+        let wants =
+            Wants { stdin: requested.stdin, stdout: requested.stdout, stderr: requested.stderr, tty: requested.tty };
+        let (attached, attaching) = match verb {
+            Verb::Exec(words) => {
+                let exec = StreamedExec { container_id: id, command: words, wants };
+                (api.parts.streams.exec_streams(&exec).await, false)
+            }
+            Verb::Attach => (api.parts.streams.attach(&id, wants).await, true),
+        };
+        let outcome = match attached {
+            Err(error) => Some(failed(attaching, &error)),
+            Ok(attached) => {
+                let client = Client {
+                    stdin: command.stdin.take(),
+                    stdout: command.stdout.take(),
+                    stderr: command.stderr.take(),
+                };
+                let resize = command.resize.take();
+                tokio::select! {
+                    outcome = connect(client, resize, attached, attaching) => Some(outcome),
+                    // All that is attached is dropped: the process's stdin ends.
+                    () = gone.wait() => None,
+                }
+            }
+        };
+        if let Some(outcome) = outcome {
+            // It fails when the client is gone: then nobody wants to know.
+            let _ = command.finish.finish(outcome).await;
+        }
+    });
+    response
+}
+
+fn failed(attaching: bool, error: &RuntimeError) -> Outcome {
+    let what = if attaching { "error attaching to container" } else { "error executing command in container" };
+    Outcome::Failed(format!("{what}: {error}"))
+}
+
+/// The client's ends.
+struct Client {
+    stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    stdout: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    stderr: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+}
+
+/// Copies until the process's output has ended, and tells how it ended.
+async fn connect(
+    client: Client,
+    mut resize: Option<tokio::sync::mpsc::Receiver<remote_command::Size>>,
+    attached: Attached,
+    attaching: bool,
+) -> Outcome {
+    let Attached { stdin, stdout, stderr, control } = attached;
+    let has_output = stdout.is_some() || stderr.is_some();
+    let input = async {
+        let (Some(from), Some(to)) = (client.stdin, stdin) else { return };
+        let mut to = to.compat_write();
+        // What goes wrong here is the end of one of both sides, which the output tells.
+        let _ = tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, from), &mut to).await;
+        let _ = to.shutdown().await;
+    };
+    let output = async {
+        tokio::join!(pour(stdout, client.stdout), pour(stderr, client.stderr));
+    };
+    let resizing = async {
+        while let Some(resize) = &mut resize {
+            let Some(size) = resize.recv().await else { break };
+            if let Err(error) = control.resize(size.width, size.height).await {
+                tracing::debug!(%error, "a terminal was not resized");
+            }
+        }
+        std::future::pending::<()>().await
+    };
+    let work = async {
+        tokio::pin!(input, output);
+        if !has_output {
+            input.await;
+            return;
+        }
+        tokio::select! {
+            () = &mut output => {}
+            () = &mut input => output.await,
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = resizing => {}
+    }
+    match control.exit_code().await {
+        _ if attaching => Outcome::Success,
+        Ok(None | Some(0)) => Outcome::Success,
+        Ok(Some(code)) => Outcome::ExitCode(code),
+        Err(error) => failed(attaching, &error),
+    }
+}
+
+/// Copies an output to its end. When the client does not want it any more, the rest is read and thrown away, so that
+/// the process does not stand still.
+async fn pour(from: Option<Box<dyn FuturesRead + Send + Unpin>>, to: Option<Box<dyn AsyncWrite + Send + Unpin>>) {
+    let Some(from) = from else { return };
+    let mut from = BufReader::with_capacity(PIECE, from.compat());
+    if let Some(mut to) = to
+        && tokio::io::copy_buf(&mut from, &mut to).await.is_ok()
+    {
+        let _ = to.shutdown().await;
+        return;
+    }
+    let _ = tokio::io::copy_buf(&mut from, &mut tokio::io::sink()).await;
+}
+
+pub(crate) async fn port_forward(
+    api: &Arc<Api>,
+    held: Held,
+    (namespace, name, uid): (&str, &str, Option<&str>),
+    query: &Query,
+    mut request: Request,
+) -> Response {
+    let Some(view) = api.pod(namespace, name, uid) else {
+        return text(StatusCode::NOT_FOUND, "pod does not exist");
+    };
+    let process = match network(api, &view).await {
+        Ok(process) => process,
+        Err(message) => return text(StatusCode::INTERNAL_SERVER_ERROR, message),
+    };
+    let agreed = match negotiate::negotiate(Service::PortForward, request.headers()) {
+        Ok(agreed) => agreed,
+        Err(error) => return refuse(error.status(), error.headers(), error.to_string()),
+    };
+    let protocol = agreed.protocol();
+    // Of the protocols only the WebSocket channels name their ports beforehand.
+    let asked: Vec<&str> = query.all("port").collect();
+    let ports = match protocol {
+        Protocol::Channels { .. } => match port_forward::ports_of_query(&asked) {
+            Ok(ports) => ports,
+            Err(error) => return text(StatusCode::BAD_REQUEST, error),
+        },
+        Protocol::Spdy { .. } | Protocol::Tunnel => Vec::new(),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let response = switch(agreed.headers());
+    let options = Options { idle_timeout: api.config.streaming_idle, ..Options::default() };
+    let (pod, namespaces) = (view.id.to_string(), api.namespaces.clone());
+    held.spawn(async move {
+        let io = match upgrade.await {
+            Ok(upgraded) => TokioIo::new(upgraded),
+            Err(error) => return tracing::debug!(%pod, %error, "a port-forward did not begin"),
+        };
+        let mut forwards = port_forward::serve(io, protocol, &ports, options);
+        let (tasks, slots) = (tokio_util::sync::CancellationToken::new(), Arc::new(Semaphore::new(FORWARDS)));
+        let running = TaskTracker::new();
+        // Ends the connections into the pod when the client is gone, also when this task is dropped.
+        let _end = tasks.clone().drop_guard();
+        while let Ok(slot) = slots.clone().acquire_owned().await
+            && let Some(forward) = forwards.next().await
+        {
+            let (namespaces, pod, stop) = (namespaces.clone(), pod.clone(), tasks.clone());
+            running.spawn(async move {
+                let _slot = slot;
+                let (port, data, end) = forward.into_parts();
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    result = one(&namespaces, process, port, data, &pod) => {
+                        // It fails when the client is gone, which ends everything anyway.
+                        let _ = end.finish(result).await;
+                    }
+                }
+            });
+        }
+        forwards.close().await;
+    });
+    response
+}
+
+/// A process in the pod's network namespace; `None` on the node's network.
+async fn network(api: &Api, view: &PodView) -> Result<Option<u32>, String> {
+    let spec = view.object.spec.as_ref();
+    if spec.and_then(|spec| spec.host_network).unwrap_or_default() {
+        return Ok(None);
+    }
+    // Any container that runs is as good as the sandbox: they are in one namespace.
+    for status in statuses(&view.object) {
+        let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
+        if let (true, Some(id)) = (runs, &status.container_id)
+            && let Ok(process) = api.parts.streams.process_id(bare(id)).await
+        {
+            return Ok(Some(process));
+        }
+    }
+    Err(format!("unable to do port forwarding: pod {} is not running", view.id))
+}
+
+/// One connection. Half-closes pass through both ways.
+async fn one(
+    namespaces: &Namespaces,
+    process: Option<u32>,
+    port: u16,
+    mut data: impl AsyncRead + AsyncWrite + Unpin,
+    pod: &str,
+) -> Result<(), String> {
+    let mut stream = namespaces
+        .connect(process, port)
+        .await
+        .map_err(|error| format!("failed to connect to localhost:{port} inside the namespace of pod {pod}: {error}"))?;
+    // A connection that breaks is the business of its two ends, which see it.
+    if let Err(error) = tokio::io::copy_bidirectional_with_sizes(&mut data, &mut stream, PIECE, PIECE).await {
+        tracing::debug!(%pod, port, %error, "a forwarded connection broke");
+    }
+    Ok(())
+}
+
+fn switch(headers: HeaderMap) -> Response {
+    refuse(StatusCode::SWITCHING_PROTOCOLS.as_u16(), headers, String::new())
+}
+
+fn refuse(code: u16, headers: HeaderMap, message: String) -> Response {
+    let mut response = Response::new(Body::from(message));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST);
+    response.headers_mut().extend(headers);
+    response
+}

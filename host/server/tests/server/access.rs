@@ -1,0 +1,156 @@
+//! Every route by everybody.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use longshore_server::{AnonymousAccess, Authorization};
+
+use crate::world::{Ca, Caller, World, plain};
+
+/// Method, path, and the subresources that let in.
+const ROUTES: &[(&str, &str, &[&str])] = &[
+    ("GET", "/healthz", &["healthz", "proxy"]),
+    ("GET", "/healthz/ping", &["healthz", "proxy"]),
+    ("GET", "/healthz/syncloop", &["healthz", "proxy"]),
+    ("GET", "/pods", &["pods", "proxy"]),
+    ("GET", "/pods/", &["pods", "proxy"]),
+    ("GET", "/runningpods/", &["pods", "proxy"]),
+    ("GET", "/configz", &["configz", "proxy"]),
+    ("GET", "/flagz", &["configz"]),
+    ("GET", "/statusz", &["statusz"]),
+    ("GET", "/metrics", &["metrics"]),
+    ("GET", "/metrics/resource", &["metrics"]),
+    ("GET", "/metrics/cadvisor", &["metrics"]),
+    ("GET", "/metrics/probes", &["metrics"]),
+    ("GET", "/stats/summary", &["stats"]),
+    ("GET", "/logs/", &["log"]),
+    ("GET", "/containerLogs/n/p/c", &["proxy"]),
+    ("POST", "/run/n/p/c?cmd=true", &["proxy"]),
+    ("POST", "/exec/n/p/c?command=true&output=1", &["proxy"]),
+    ("GET", "/attach/n/p/c?output=1", &["proxy"]),
+    ("POST", "/portForward/n/p", &["proxy"]),
+    ("POST", "/checkpoint/n/p/c", &["checkpoint"]),
+    ("GET", "/debug/pprof/profile", &["proxy"]),
+    ("PUT", "/debug/flags/v", &["proxy"]),
+    ("GET", "/nothing", &["proxy"]),
+];
+
+const ALL: &[&str] = &["healthz", "pods", "configz", "statusz", "metrics", "stats", "log", "proxy", "checkpoint"];
+
+#[tokio::test]
+async fn every_route_by_everybody() {
+    let world = World::new(|_| {}).await;
+    let stranger = Ca::new("strangers");
+    world.allow("nobody", "no-right", &[]);
+    for one in ALL {
+        world.allow(one, &format!("token-{one}"), &[one]);
+        // The same rights for one with a certificate.
+        world.judge.rights.lock().unwrap().push(("cert".to_owned(), (*one).to_owned()));
+    }
+    let certificate = |ca: &Ca, name: &str| Caller { token: None, certificate: Some(ca.sign(name, &[])) };
+    let (good, powerless, foreign) =
+        (certificate(&world.ca, "cert"), certificate(&world.ca, "powerless"), certificate(&stranger, "cert"));
+    let foreign_with_token = Caller { token: Some("no-right".to_owned()), ..foreign.clone() };
+    for (method, path, subresources) in ROUTES {
+        for (who, caller) in [("none", &Caller::default()), ("bad token", &Caller::token("x")), ("foreign", &foreign)] {
+            let answer = world.ask(caller, method, path).await;
+            assert!(answer.code == 401 && answer.text.ends_with("Unauthorized"), "{who} {path}: {answer:?}");
+        }
+        for caller in [&powerless, &Caller::token("no-right"), &foreign_with_token] {
+            let answer = world.ask(caller, method, path).await;
+            let verb = match *method {
+                "POST" => "create",
+                "PUT" => "update",
+                _ => "get",
+            };
+            let words = format!("verb={verb}, resource=nodes, subresource(s)=[{}])\n", subresources.join(" "));
+            assert!(answer.code == 403 && answer.text.ends_with(&words), "{path}: {answer:?}");
+        }
+        for one in ALL {
+            let answer = world.ask(&Caller::token(&format!("token-{one}")), method, path).await;
+            assert_eq!(![401, 403].contains(&answer.code), subresources.contains(one), "{one} {path}: {answer:?}");
+        }
+        let answer = world.ask(&good, method, path).await;
+        assert!(![401, 403, 0].contains(&answer.code), "{path}: {answer:?}");
+    }
+    // The other ports ask nobody, and serve no more than they should.
+    assert_eq!(plain(world.read_only, "/pods").await.code, 200);
+    assert_eq!(plain(world.read_only, "/metrics/resource").await.code, 200);
+    for path in ["/configz", "/containerLogs/n/p/c", "/logs/", "/exec/n/p/c", "/runningpods/"] {
+        assert_eq!(plain(world.read_only, path).await.code, 404, "{path}");
+    }
+    assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
+    assert_eq!(plain(world.healthz, "/pods").await.code, 404);
+}
+
+#[tokio::test]
+async fn anonymous_and_always_allow_only_where_written_down() {
+    let world = World::new(|config| config.anonymous = AnonymousAccess::Allowed).await;
+    let answer = world.ask(&Caller::default(), "GET", "/pods").await;
+    assert!(answer.code == 403 && answer.text.contains("user=system:anonymous"), "{answer:?}");
+    assert_eq!(world.get("bad", "/pods").await.code, 401, "a bad token is not nobody");
+    world.judge.rights.lock().unwrap().push(("system:anonymous".to_owned(), "healthz".to_owned()));
+    assert_eq!(world.ask(&Caller::default(), "GET", "/healthz").await.code, 200);
+
+    let world = World::new(|config| config.authorization = Authorization::AlwaysAllow).await;
+    world.allow("somebody", "t", &[]);
+    assert_eq!(world.get("t", "/pods").await.code, 200);
+    assert_eq!(world.ask(&Caller::default(), "GET", "/pods").await.code, 401);
+}
+
+async fn until(mut done: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done().await {
+        assert!(Instant::now() < end, "it never comes");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_are_kept_for_a_while_and_no_longer() {
+    let world = World::new(|config| {
+        config.token_cache = Duration::from_millis(600);
+        config.authorized_cache = Duration::from_millis(600);
+        config.unauthorized_cache = Duration::from_millis(10);
+    })
+    .await;
+    world.allow("somebody", "t", &["pods"]);
+    assert_eq!(world.get("t", "/pods").await.code, 200);
+    let asked = world.judge.asked.load(Ordering::SeqCst);
+    world.judge.tokens.lock().unwrap().clear();
+    assert_eq!(world.get("t", "/pods").await.code, 200, "it is remembered");
+    assert_eq!(world.judge.asked.load(Ordering::SeqCst), asked);
+    until(async || world.get("t", "/pods").await.code == 401).await;
+
+    // Without the API server nobody new gets in, and what was not known is not remembered.
+    *world.judge.down.lock().unwrap() = true;
+    world.allow("late", "late", &["pods"]);
+    assert_eq!(world.get("late", "/pods").await.code, 401);
+    let certificate = Caller { token: None, certificate: Some(world.ca.sign("cert", &[])) };
+    let answer = world.ask(&certificate, "GET", "/pods").await;
+    assert!(answer.code == 500 && answer.text.contains("Authorization error (user=cert, verb=get"), "{answer:?}");
+    *world.judge.down.lock().unwrap() = false;
+    assert_eq!(world.get("late", "/pods").await.code, 200);
+}
+
+#[tokio::test]
+async fn certificates_follow_their_files() {
+    let world = World::new(|_| {}).await;
+    let own = |stream: tokio_rustls::client::TlsStream<tokio::net::TcpStream>| {
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let first = own(world.connect(&Caller::default()).await);
+    let (chain, key) = Ca::new("servers").sign("node", &["node"]);
+    let pki = world.folder.path().join("pki");
+    std::fs::write(pki.join("kubelet.crt"), "garbage").unwrap();
+    assert_eq!(own(world.connect(&Caller::default()).await), first, "the former one serves on");
+    std::fs::write(pki.join("kubelet.key"), key).unwrap();
+    std::fs::write(pki.join("kubelet.crt"), chain).unwrap();
+    until(async || own(world.connect(&Caller::default()).await) != first).await;
+
+    let other = Ca::new("others");
+    let caller = Caller { token: None, certificate: Some(other.sign("cert", &[])) };
+    assert_eq!(world.ask(&caller, "GET", "/pods").await.code, 401);
+    std::fs::write(world.folder.path().join("ca.pem"), &other.pem).unwrap();
+    until(async || world.ask(&caller, "GET", "/pods").await.code == 403).await;
+}

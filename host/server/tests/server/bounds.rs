@@ -1,0 +1,64 @@
+//! Callers that mean harm.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::world::{Caller, World, exchange, plain};
+
+/// Whether the other side closes within ten seconds.
+async fn closes(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> bool {
+    let mut bytes = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.is_ok()
+}
+
+#[tokio::test]
+async fn the_slow_are_cut_off() {
+    let world = World::new(|config| {
+        config.header_limit = Duration::from_millis(200);
+        config.handshake_limit = Duration::from_millis(200);
+    })
+    .await;
+    let mut silent = TcpStream::connect(world.https).await.unwrap();
+    assert!(closes(&mut silent).await, "a handshake has a limit");
+    let mut slow = world.connect(&Caller::default()).await;
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nHost").await.unwrap();
+    assert!(closes(&mut slow).await, "a head has a limit");
+    let mut idle = world.connect(&Caller::default()).await;
+    assert!(closes(&mut idle).await, "idleness has a limit");
+    let mut slow = TcpStream::connect(world.healthz).await.unwrap();
+    slow.write_all(b"GET ").await.unwrap();
+    assert!(closes(&mut slow).await, "also without TLS");
+}
+
+#[tokio::test]
+async fn heads_and_numbers_are_bounded() {
+    let world = World::new(|config| config.connections_per_client = 5).await;
+    let many = (0..200).map(|n| format!("X-{n}: y\r\n")).collect::<String>();
+    let mut stream = world.connect(&Caller::default()).await;
+    assert_eq!(exchange(&mut stream, "GET", "/healthz", &many, "").await.code, 431);
+    let mut stream = world.connect(&Caller::default()).await;
+    let long = format!("X: {}\r\n", "y".repeat(200 << 10));
+    assert!(matches!(exchange(&mut stream, "GET", "/healthz", &long, "").await.code, 431 | 0));
+    drop(stream);
+
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(TcpStream::connect(world.https).await.unwrap());
+    }
+    let last = held.last_mut().unwrap();
+    assert!(closes(last).await, "beyond the bound it is closed at once");
+    assert_eq!(plain(world.healthz, "/healthz").await.code, 200, "other ports have bounds of their own");
+    drop(held);
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut stream = TcpStream::connect(world.https).await.unwrap();
+        // A place is free when the server waits for a handshake.
+        let mut byte = [0];
+        if tokio::time::timeout(Duration::from_millis(100), stream.read(&mut byte)).await.is_err() {
+            break;
+        }
+        assert!(Instant::now() < end, "places are not given back");
+    }
+}

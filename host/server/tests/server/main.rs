@@ -1,0 +1,7 @@
+//! The server from outside: who gets in, what is answered, and what the bounds hold against.
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod answers;
+mod bounds;
+mod world;
