@@ -144,6 +144,9 @@ impl ServerConfig {
     }
 }
 
+/// Sets the log's verbosity from the text that was sent, or says what is wrong with it.
+pub type SetVerbosity = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 /// What the server is given by others.
 #[derive(Clone)]
 pub struct Parts {
@@ -166,5 +169,5 @@ pub struct Parts {
     /// The agent's own metrics, in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Sets the verbosity of the agent's log; an error text when it cannot be read.
-    pub verbosity: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub verbosity: SetVerbosity,
 }

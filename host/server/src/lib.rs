@@ -17,6 +17,6 @@ mod server;
 mod streams;
 mod tls;
 
-pub use config::{AnonymousAccess, Authorization, Certificates, LogReader, Parts, ServerConfig};
+pub use config::{AnonymousAccess, Authorization, Certificates, LogReader, Parts, ServerConfig, SetVerbosity};
 pub use namespaces::Namespaces;
 pub use server::{Server, ServerError};

@@ -217,7 +217,7 @@ mod tests {
         }
         assert!(GONE.is_sorted());
         let gone = |name: &&str| GONE.iter().any(|(gone, ..)| gone == name);
-        assert!(!SWITCHES.iter().chain(VALUE_FLAGS).any(|name| gone(name)));
+        assert!(!SWITCHES.iter().chain(VALUE_FLAGS).any(gone));
         assert!(!SWITCHES.iter().any(|name| VALUE_FLAGS.contains(name)));
     }
 }
