@@ -183,11 +183,14 @@ impl Sources {
                 return own;
             }
         };
+        let now = jiff::Timestamp::now();
         let ours = pair.dates.common_name == self.common_name;
         let better = match &own {
             // One that somebody put into the kubeconfig later is there for a reason.
-            Ok(Identity::Certificate { dates, .. }) => pair.dates.not_before >= dates.not_before,
-            _ => !pair.dates.is_over(jiff::Timestamp::now()),
+            Ok(Identity::Certificate { dates, .. }) if pair.dates.is_over(now) == dates.is_over(now) => {
+                pair.dates.not_before >= dates.not_before
+            }
+            _ => !pair.dates.is_over(now),
         };
         if !ours || !better {
             return own;

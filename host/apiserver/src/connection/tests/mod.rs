@@ -200,3 +200,41 @@ async fn a_server_that_never_answers_is_left_when_callers_give_up() {
     tokio::time::timeout(Duration::from_secs(5), ask(&connection)).await.unwrap().unwrap();
     assert_eq!(server.times("/version"), 1);
 }
+
+#[tokio::test]
+async fn a_plugin_says_who_we_are_and_names_of_servers_may_differ() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::new("ca");
+    let own = ca.sign("server", &["api.example"], 10);
+    let mut wrong = false;
+    let server = Server::start(any(), Some((&own, &ca.pem)), move |_| {
+        wrong = !wrong;
+        (if wrong { 401 } else { 200 }, VERSION.to_owned())
+    })
+    .await;
+    let plugin = folder.path().join("plugin");
+    let script = "#!/bin/sh\necho '{\"kind\": \"ExecCredential\", \
+                  \"apiVersion\": \"client.authentication.k8s.io/v1\", \"status\": {\"token\": \"from-plugin\"}}'\n";
+    std::fs::write(&plugin, script).unwrap();
+    std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for cluster in ["tls-server-name: api.example, certificate-authority: ca.crt", "insecure-skip-tls-verify: true"] {
+        std::fs::write(folder.path().join("ca.crt"), &ca.pem).unwrap();
+        let path = folder.path().join("config");
+        let text = format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, contexts: [{{name: c, context: {{cluster: k, user: u}}}}],
+            clusters: [{{name: k, cluster: {{server: 'https://{}', {cluster}}}}}],
+            users: [{{name: u, user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: '{}'}}}}}}]}}",
+            server.address,
+            plugin.display()
+        );
+        std::fs::write(&path, text).unwrap();
+        let connection = Connection::open(settings(folder.path(), Some(path))).await.unwrap();
+        ask(&connection).await.unwrap_err();
+        let problem = connection.status().borrow().problem.clone().unwrap();
+        assert!(problem.contains("exec plugin") && problem.contains("/plugin"), "{problem}");
+        ask(&connection).await.unwrap();
+        assert_eq!(server.last().who, "Bearer from-plugin");
+        assert_eq!(connection.status().borrow().problem, None);
+    }
+}
