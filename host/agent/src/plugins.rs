@@ -1,4 +1,4 @@
-//! The probe plugins, compiled once: in a process of its own, so that the compiler's memory goes with it.
+//! The plugins, compiled once: in a process of its own, so that the compiler's memory goes with it.
 //!
 //! What the compiler leaves in this process' heap (20 MiB, measured) is more than the agent itself needs. Which plugins
 //! there are and what they may do is the plugin host's.
@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::StreamExt;
+use longshore_core::pod::Pod;
 use longshore_core::ports::exec::ContainerExec;
 use longshore_docker::{Docker, DockerOptions};
-use longshore_wasm::ProbeHost;
+use longshore_reconcile::views::Views;
+use longshore_wasm::{PluginSource, ProbeHost, UrlSource};
 
-use crate::config::DEFAULT_DOCKER;
+use crate::config::{Config, DEFAULT_DOCKER, ManifestUrl};
 use crate::memory;
 
 /// Name of the command that compiles; it is not for people.
@@ -44,8 +47,32 @@ pub(crate) async fn load(root: &Path, exec: Arc<dyn ContainerExec>) -> anyhow::R
 pub(crate) fn compile(cache: &Path) -> anyhow::Result<()> {
     // Nothing is probed here, so nothing is executed; the runtime is never asked.
     let nobody = Docker::connect(DEFAULT_DOCKER, String::new(), DockerOptions::default())?;
-    ProbeHost::new(Arc::new(nobody), cache).context("the probe plugins")?;
-    Ok(())
+    let probes = ProbeHost::new(Arc::new(nobody), cache).context("the probe plugins")?;
+    // Most nodes have no manifest URL: its guest is compiled with the others, and loaded only where it is wanted.
+    probes.sources().and_then(|sources| sources.compile_built_in()).context("the manifest URL's plugin")
+}
+
+/// The manifest URL's source, when there is one. `former` are the pods of it that ran before this start.
+pub(crate) fn manifest_url(
+    config: &Config,
+    probes: &ProbeHost,
+    node_name: &str,
+    former: Vec<Pod>,
+    views: &Arc<Views>,
+) -> anyhow::Result<Option<Arc<PluginSource>>> {
+    let ManifestUrl { url, headers, ca_file, period } = config.manifest_url.clone();
+    let Some(url) = url else { return Ok(None) };
+    let (node_name, version) = (node_name.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    let url = UrlSource { url, headers: headers.0, period, ca_file, node_name, version, former };
+    let source = probes.sources().and_then(|sources| sources.url(url)).context("the manifest URL's plugin")?;
+    // Until it has answered once there is no snapshot that would tell what is wrong with it.
+    let (mut unsaid, views) = (source.problems(), Arc::clone(views));
+    tokio::spawn(async move {
+        while let Some(problems) = unsaid.next().await {
+            views.set_problems("the manifest URL", problems);
+        }
+    });
+    Ok(Some(Arc::new(source)))
 }
 
 async fn compile_apart(cache: &Path) -> anyhow::Result<()> {

@@ -211,14 +211,17 @@ impl World {
         )?;
         // What ran before this start: a manifest that was broken or a disk that is not mounted meanwhile ends none of it.
         let (stored, _) = files.load_all().await;
-        let former = stored.iter().filter(|stored| stored.source == Source::File).filter_map(from_stored);
-        let memory = Memory {
-            former: former.filter(|pod| pod.deletion.is_none()).collect(),
-            file: config.root_dir.join("manifests.identity"),
+        let former = |source: Source| {
+            let of_source = stored.iter().filter(|stored| stored.source == source).filter_map(from_stored);
+            of_source.filter(|pod| pod.deletion.is_none()).collect()
         };
+        let memory = Memory { former: former(Source::File), file: config.root_dir.join("manifests.identity") };
         let check = config.file_check_frequency;
         let folder = Arc::new(ManifestFolder::with_memory(&config.manifests, &facts.name, check, memory));
         let mut sources: Vec<Arc<dyn PodSource>> = vec![folder.clone()];
+        if let Some(url) = plugins::manifest_url(config, &probes, &facts.name, former(Source::Http), &self.views)? {
+            sources.push(url);
+        }
         let mut objects: Arc<dyn ObjectStore> = folder;
         if let Some(joining) = joining {
             sources.push(joining.source());
