@@ -21,6 +21,7 @@ mod cluster_pods;
 mod cluster_work;
 mod faults;
 mod lifecycle;
+mod manifest_url;
 mod manifests;
 mod network;
 mod probes;
