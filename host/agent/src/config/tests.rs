@@ -79,6 +79,9 @@ fn every_supported_field_is_read_and_flags_win() {
     let file = format!(
         "{HEAD}
 staticPodPath: /m
+staticPodURL: https://me:secret@example.com/pods
+staticPodURLHeader: {{X-Token: [secret, secret], X-Zone: [z1]}}
+httpCheckFrequency: 1m30s
 maxPods: 30
 clusterDNS: [10.0.0.1, 'fd00::1']
 clusterDomain: example.org.
@@ -101,6 +104,7 @@ kubeReserved: {{cpu: 1, ephemeral-storage: 1G}}
     );
     let (config, findings) = build(&["--max-pods=5", "--root-dir=/r", "-v", "0"], Some(&file));
     assert_eq!(report(&findings), "");
+    assert!(!format!("{config:?}{}", config.configz()).contains("secret"));
     insta::assert_debug_snapshot!(config);
 }
 
