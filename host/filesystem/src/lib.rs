@@ -4,6 +4,7 @@
 //! is the source of pods, ConfigMaps and Secrets that lie in a folder. [`lock_root`] and [`root_id`] are for the agent's
 //! start. It decides nothing about pods: specs come in complete, and what is unclear goes back as an error.
 
+mod archive;
 mod cgroups;
 mod host_path;
 mod layout;
@@ -22,6 +23,7 @@ mod usage;
 mod volumes;
 mod write;
 
+pub use archive::{ArchiveOptions, STATE_KEY_CREDENTIAL, StateArchive, StateKey, StateKeyError};
 pub use cgroups::CgroupOptions;
 pub use manifests::{FolderObjects, ManifestFolder, Memory, Reading, read_once};
 pub use root::{LockError, RootLock, lock_root, root_id};
