@@ -110,6 +110,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::unwrap_used)]
     fn our_own_session_is_spared() {
         // Read as the code reads it: `getsid` is 0 where the session's leader is outside of this pid namespace.
         let stat = fs::read_to_string("/proc/self/stat").unwrap();
