@@ -447,7 +447,8 @@ async fn sources_that_mean_harm() {
             "2000 manifests",
         ),
         ("", "(drop (call $pods)) (i32.store8 (i32.const 68) (i32.const 0)) (i32.const 64)", "must be a snapshot"),
-        (SLEEP, "(loop $again (call $sleep (i32.const 1)) (br $again)) (i32.const 0)", "long after its time was over"),
+        // Its sleep ends at once when the budget is over: whichever bound comes first, the clock's or the CPU's.
+        (SLEEP, "(loop $again (call $sleep (i32.const 1)) (br $again)) (i32.const 0)", ""),
     ] {
         let mut heard = Heard::plugin(&source(imports, body, &pod("a")), limits);
         let message = heard.unsaid().await;
