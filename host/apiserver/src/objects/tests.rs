@@ -1,3 +1,5 @@
+//! Objects at a scripted API server.
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! The pod source at a scripted API server.
+
 use std::time::Duration;
 
 use futures::StreamExt;

@@ -1,6 +1,8 @@
 //! The kubelet's rules of a status, case by case, and what holds of every status.
 #![allow(clippy::unwrap_used)]
 
+mod eviction;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -493,15 +495,4 @@ proptest! {
             }
         }
     }
-}
-
-#[test]
-fn an_eviction_is_told_as_the_nodes_doing() {
-    let mut case = case("{containers: [{name: a, image: i}]}").with("a", 0, running(10));
-    let (reason, message) = (Some("Evicted".to_owned()), Some("too much".to_owned()));
-    case.record.terminal = Some(Terminal { phase: "Failed".to_owned(), reason, message });
-    let conditions = case.status().conditions.unwrap();
-    let found = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget").unwrap();
-    assert_eq!((found.status.as_str(), found.reason.as_deref()), ("True", Some("TerminationByKubelet")));
-    assert_eq!(found.message.as_deref(), Some("too much"));
 }
