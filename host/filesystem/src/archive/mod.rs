@@ -295,8 +295,8 @@ fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
 /// Makes the folder for secrets without a key, where it is on a tmpfs.
 fn volatile_folder(path: &Path) -> Result<PathBuf, String> {
     use std::os::unix::fs::MetadataExt;
-    const TMPFS: i64 = 0x0102_1994;
-    const RAMFS: i64 = 0x8584_58f6;
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
     write::folders(path, 0o700).map_err(|error| error.to_string())?;
     let found = std::fs::symlink_metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
     // Whoever made it before could read what is put there.
@@ -304,7 +304,7 @@ fn volatile_folder(path: &Path) -> Result<PathBuf, String> {
         return Err(format!("{} must belong to the agent's user and be closed to others (mode 0700)", path.display()));
     }
     let kind = rustix::fs::statfs(path).map_err(|error| format!("{}: {error}", path.display()))?.f_type;
-    match [TMPFS, RAMFS].contains(&(kind as i64)) {
+    match [TMPFS, RAMFS].contains(&kind) {
         true => Ok(path.to_owned()),
         false => Err(format!("{} is on a disk", path.display())),
     }
