@@ -9,7 +9,8 @@ pub enum Outcome {
     Success,
     /// It exited with this code; 0 is [`Self::Success`].
     ExitCode(i32),
-    /// It could not be run, or its exit code not be learnt.
+    /// It could not be run or attached to, or its exit code not be learnt: the whole sentence, as the kubelet's
+    /// `error executing command in container: …` or `error attaching to container: …`.
     Failed(String),
 }
 
@@ -28,8 +29,7 @@ impl Outcome {
                 });
                 (status, text)
             }
-            Self::Failed(message) => {
-                let error = format!("error executing command in container: {message}");
+            Self::Failed(error) => {
                 let text = format!("Internal error occurred: {error}");
                 let status = json!({
                     "metadata": {}, "status": "Failure", "message": text, "reason": "InternalError",
@@ -59,7 +59,7 @@ mod tests {
             )
         );
         assert_eq!(
-            message(Outcome::Failed("x".into()), 1),
+            message(Outcome::Failed("error executing command in container: x".into()), 1),
             "Internal error occurred: error executing command in container: x"
         );
     }
