@@ -176,6 +176,17 @@ async fn a_stream_that_nobody_reads_holds_no_more_than_its_bound() {
     assert!(sent >= 128 << 10);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lost_client_is_seen_though_its_stream_stands() {
+    let (reader, mut writer, io) = connect();
+    let (session, mut incoming) = Session::serve(io, Options::default());
+    writer.open(1, &[]).await;
+    let _unread = incoming.next().await.unwrap().accept();
+    assert!(tokio::time::timeout(Duration::from_secs(1), writer.data(1, false, &[0; 1 << 20])).await.is_err());
+    drop((reader, writer));
+    tokio::time::timeout(Duration::from_secs(10), session.closed()).await.unwrap();
+}
+
 #[tokio::test]
 async fn floods_are_refused() {
     let (mut reader, mut writer, io) = connect();
