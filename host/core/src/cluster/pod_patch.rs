@@ -36,21 +36,42 @@ pub fn patch(known: &v1::Pod, status: &v1::PodStatus) -> Option<Value> {
             continue;
         }
         let (was, is) = (&old[key], &new[key]);
+        if bare(was) == bare(is) {
+            continue;
+        }
         let change = match key.as_str() {
             "conditions" => conditions(before, status),
-            "podIPs" | "hostIPs" => (was != is).then(|| merged(was, is, "ip")),
+            "podIPs" | "hostIPs" => Some(merged(was, is, "ip")),
             // Others write these: the scheduler, controllers, the API server's resize.
             "nominatedNodeName" | "resourceClaimStatuses" | "extendedResourceClaimStatus" | "resize" => None,
             // Set once.
             "startTime" if !was.is_null() => None,
             "qosClass" if !was.is_null() => None,
-            _ => (was != is).then(|| is.clone()),
+            _ => Some(is.clone()),
         };
         if let Some(change) = change {
             fields.insert(key.clone(), change);
         }
     }
     (!fields.is_empty()).then(|| json!({"metadata": {"uid": known.metadata.uid}, "status": fields}))
+}
+
+/// A value without what says nothing. The API server gives back `lastState: {}` where nothing was sent: taken for a
+/// difference, that would be patched for ever.
+fn bare(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields: Map<String, Value> = fields
+                .iter()
+                .map(|(key, value)| (key.clone(), bare(value)))
+                .filter(|(_, value)| !value.is_null())
+                .collect();
+            if fields.is_empty() { Value::Null } else { Value::Object(fields) }
+        }
+        Value::Array(items) if items.is_empty() => Value::Null,
+        Value::Array(items) => Value::Array(items.iter().map(bare).collect()),
+        other => other.clone(),
+    }
 }
 
 /// Our conditions that differ. One that is no longer made is taken away.
@@ -136,6 +157,19 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z",
                     "reason": null, "message": null}]}})
         );
+    }
+
+    #[test]
+    fn what_the_api_server_fills_in_is_no_difference() {
+        let container = |more: Value| {
+            let mut container = json!({"name": "a", "ready": true, "image": "i", "imageID": "", "restartCount": 0});
+            container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"phase": "Running", "containerStatuses": [container]})
+        };
+        let known = pod(container(json!({"lastState": {}, "state": {"running": {}}})));
+        assert_eq!(patch(&known, &status(container(json!({"state": {"running": {}}})))), None);
+        let ended = container(json!({"lastState": {"terminated": {"exitCode": 1}}, "state": {"running": {}}}));
+        assert!(patch(&known, &status(ended)).is_some());
     }
 
     #[test]
