@@ -33,6 +33,9 @@ pub(crate) struct Test {
     /// No emulated machine (it takes minutes).
     #[arg(long)]
     no_vm: bool,
+    /// Also the tests of a node in a real cluster, whose control plane is built first (minutes).
+    #[arg(long)]
+    cluster: bool,
     /// Only end-to-end tests whose names contain this; nothing else is checked.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -154,7 +157,9 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
             })?;
         }
     }
-    if let (Some(e2e), Some(flavor)) = (tests.iter().find(|test| test.name == "e2e"), flavors.last()) {
+    if !args.cluster {
+        report.skip("end to end in a cluster", "not asked for (--cluster)");
+    } else if let (Some(e2e), Some(flavor)) = (tests.iter().find(|test| test.name == "e2e"), flavors.last()) {
         in_cluster(place, args, report, e2e, flavor)?;
     }
     if args.no_vm || args.only.is_some() {
