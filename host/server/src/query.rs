@@ -37,7 +37,6 @@ impl Query {
     }
 
     /// As the kubelet reads the streams of an exec: `1` or `true`.
-    #[allow(dead_code)]
     pub(crate) fn is_one(&self, key: &str) -> bool {
         self.get(key).is_some_and(|value| matches!(value, "1" | "true" | "t" | "T" | "TRUE" | "True"))
     }

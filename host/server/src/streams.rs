@@ -2,6 +2,7 @@
 //! (`pkg/kubelet/server/server.go`; `k8s.io/cri-streaming/pkg/streaming`). It must not know the protocols of either side.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -30,6 +31,8 @@ use crate::routes::{Api, bare, running, statuses, text};
 const PIECE: usize = 32 << 10;
 /// Connections into a pod at a time, for each client's connection.
 const FORWARDS: usize = 1024;
+/// What the client may still send to a pod that has closed its side.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What somebody wants with a container.
 enum Verb {
@@ -303,16 +306,35 @@ async fn one(
     namespaces: &Namespaces,
     process: Option<u32>,
     port: u16,
-    mut data: impl AsyncRead + AsyncWrite + Unpin,
+    data: impl AsyncRead + AsyncWrite + Unpin,
     pod: &str,
 ) -> Result<(), String> {
-    let mut stream = namespaces
+    let stream = namespaces
         .connect(process, port)
         .await
         .map_err(|error| format!("failed to connect to localhost:{port} inside the namespace of pod {pod}: {error}"))?;
-    // A connection that breaks is the business of its two ends, which see it.
-    if let Err(error) = tokio::io::copy_bidirectional_with_sizes(&mut data, &mut stream, PIECE, PIECE).await {
-        tracing::debug!(%pod, port, %error, "a forwarded connection broke");
+    let (mut from_pod, mut to_pod) = stream.into_split();
+    let (from_client, mut to_client) = tokio::io::split(data);
+    let up = async {
+        // A connection that breaks is the business of its two ends, which see it.
+        let whole = tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, from_client), &mut to_pod).await;
+        whole.is_ok() && to_pod.shutdown().await.is_ok()
+    };
+    let down = async {
+        let _ = tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, &mut from_pod), &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    };
+    tokio::pin!(up, down);
+    tokio::select! {
+        whole = &mut up => {
+            if whole {
+                down.await;
+            }
+        }
+        // Over channels a client cannot end its side: one that the pod has left gets a moment, as containerd gives it.
+        () = &mut down => {
+            let _ = tokio::time::timeout(LINGER, up).await;
+        }
     }
     Ok(())
 }
