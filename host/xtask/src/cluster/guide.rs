@@ -42,8 +42,6 @@ pub(crate) fn print(guide: &Guide) {
             "kubectl scale deployment web --replicas=10",
             "kubectl set image deployment web example=longshore.dev/busybox:1",
             "kubectl rollout undo deployment web",
-            "kubectl logs deployment/web",
-            "kubectl exec -it deployment/web -- sh",
             "kubectl get events --sort-by=.lastTimestamp",
             "kubectl describe node node-1",
         ] {
