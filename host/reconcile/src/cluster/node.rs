@@ -156,12 +156,12 @@ impl Keeper<'_> {
 
     /// Events for conditions that changed.
     fn tell(&self, status: &v1::NodeStatus) {
-        for now in status.conditions.iter().flatten() {
-            let before = condition(self.node.as_ref(), &now.type_);
-            if before.is_some_and(|before| before.status == now.status) {
+        for current in status.conditions.iter().flatten() {
+            let before = condition(self.node.as_ref(), &current.type_);
+            if before.is_some_and(|before| before.status == current.status) {
                 continue;
             }
-            let Some(reason) = event_of(now) else { continue };
+            let Some(reason) = event_of(current) else { continue };
             let message = format!("Node {} status is now: {reason}", self.cluster.description.name);
             self.cluster.events.record_node(EventType::Normal, reason, &message);
         }
