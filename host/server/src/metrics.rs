@@ -340,8 +340,9 @@ fn known(at: jiff::Timestamp, fields: &[(&str, Option<u64>)]) -> Value {
 fn usage(to: &mut Object, usage: &Usage, available: Option<u64>) {
     let at = usage.at.unwrap_or_else(jiff::Timestamp::now);
     let cpu = [("usageNanoCores", usage.cpu_rate), ("usageCoreNanoSeconds", usage.cpu_nanoseconds)];
+    let below_limit = usage.memory_limit.zip(usage.memory_working_set).map(|(limit, used)| limit.saturating_sub(used));
     let memory = [
-        ("availableBytes", available),
+        ("availableBytes", available.or(below_limit)),
         ("usageBytes", usage.memory_usage),
         ("workingSetBytes", usage.memory_working_set),
         ("rssBytes", usage.memory_rss),

@@ -22,10 +22,14 @@ pub struct Usage {
     pub memory_rss: Option<u64>,
     /// Page faults, and those that went to a disk.
     pub page_faults: Option<(u64, u64)>,
+    /// Memory that may be charged, in bytes; `None` for no limit.
+    pub memory_limit: Option<u64>,
     /// Swap used, in bytes.
     pub swap: Option<u64>,
-    /// Processes and threads.
+    /// Processes, in the cgroup and those below it.
     pub processes: Option<u64>,
+    /// Tasks: processes' threads, as the process limit counts them.
+    pub threads: Option<u64>,
 }
 
 /// A file system.
@@ -37,7 +41,7 @@ pub struct FileSystem {
     pub available: u64,
     /// Bytes in use.
     pub used: u64,
-    /// Inodes in all.
+    /// Inodes in all; 0 where the file system has no fixed number of them.
     pub inodes: u64,
     /// Inodes that are free.
     pub inodes_free: u64,
@@ -59,6 +63,8 @@ pub struct Interface {
 pub struct NodeUsage {
     /// Its root cgroup.
     pub usage: Usage,
+    /// Memory that the kernel manages, in bytes.
+    pub memory_capacity: Option<u64>,
     /// Memory available, in bytes: capacity without the working set, as eviction reckons it.
     pub memory_available: Option<u64>,
     /// When the machine was booted.
@@ -67,9 +73,9 @@ pub struct NodeUsage {
     pub node_fs: Option<FileSystem>,
     /// The file system of Docker's images (`imagefs`).
     pub image_fs: Option<FileSystem>,
-    /// Process IDs: the most that may be, and those in use.
+    /// Tasks (processes and threads): the most that may be, and those that are.
     pub processes: Option<(u64, u64)>,
-    /// Its interfaces, the one of the default route first.
+    /// Its interfaces but loopback and the ends of pods', the one of the default route first.
     pub interfaces: Vec<Interface>,
     /// All pods together (the `kubepods` cgroup).
     pub pods: Usage,
@@ -82,7 +88,7 @@ pub struct PodQuery {
     pub pod: PodId,
     /// Its cgroup, below the hierarchy's root: `/kubepods/burstable/pod…` or the slice's full path.
     pub cgroup: String,
-    /// Process ID of its sandbox, whose network namespace is the pod's; `None` on the node's network.
+    /// Process ID of its sandbox or of a container, whose network namespace is the pod's; `None` on the node's network.
     pub sandbox_process: Option<u32>,
     /// Its running containers: name and ID.
     pub containers: Vec<(String, String)>,
@@ -91,7 +97,7 @@ pub struct PodQuery {
 /// What a pod uses.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodUsage {
-    /// The pod as a whole.
+    /// The pod as a whole, its sandbox with it; the sum of its containers where it has no cgroup of its own.
     pub usage: Usage,
     /// Its containers, by name.
     pub containers: Vec<(String, Usage)>,

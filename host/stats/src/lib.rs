@@ -1,0 +1,13 @@
+//! What the machine, its pods and their containers use, from the kernel itself: the port `Stats`.
+//!
+//! [`MachineStats`] reads cgroups of v1, v2 and both beside each other, `/proc`, and file systems. It must not ask
+//! the runtime, keep a history, or decide anything: what cannot be read is `None`.
+
+mod cgroups;
+mod guard;
+mod machine;
+mod node;
+mod parse;
+mod rates;
+
+pub use machine::{MachineStats, StatsOptions};
