@@ -177,6 +177,7 @@ impl ContainerRuntime for FakeRuntime {
             min_oom_score_adj: -1000,
             cpus: 4,
             memory: 8 << 30,
+            data_root: None,
         })
     }
 

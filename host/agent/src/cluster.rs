@@ -12,13 +12,15 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1;
-use longshore_apiserver::{ApiObjects, Connection, NodePods, ServingNames, Settings};
+use longshore_apiserver::{ApiObjects, Connection, NodePods, NodeReviews, ServingNames, Settings};
 use longshore_core::cluster::node::NodeDescription;
 use longshore_core::node::NodeFacts;
 use longshore_core::pod::{PodId, Source};
+use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::objects::{
     BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery, absent,
 };
+use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 use longshore_core::ports::runtime::RuntimeInfo;
 use longshore_core::ports::sources::{PodSource, SourceSnapshot};
 use longshore_core::volume::ObjectKind;
@@ -31,19 +33,32 @@ use crate::config::Config;
 /// Waits between two tries to get a connection at all, when credentials cannot be used.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// The declared feature of nodes that speak WebSocket to the API server themselves (KEP-4006).
+const WEB_SOCKETS: &str = "ExtendWebSocketsToKubelet";
+
 /// Something of the connection, once there is one.
 type Late<T> = watch::Receiver<Option<Arc<T>>>;
 
-/// What the loops get of the API server before it is reached.
+/// A certificate and its key, as PEM.
+type Pem = (String, String);
+
+/// What the loops and the node's server get of the API server before it is reached.
 pub(crate) struct Joining {
     pods: watch::Sender<Option<Arc<NodePods>>>,
     objects: watch::Sender<Option<Arc<ApiObjects>>>,
+    reviews: watch::Sender<Option<Arc<NodeReviews>>>,
+    serving: watch::Sender<Option<Pem>>,
 }
 
 impl Joining {
     /// No connection yet.
     pub(crate) fn new() -> Self {
-        Joining { pods: watch::Sender::new(None), objects: watch::Sender::new(None) }
+        Joining {
+            pods: watch::Sender::new(None),
+            objects: watch::Sender::new(None),
+            reviews: watch::Sender::new(None),
+            serving: watch::Sender::new(None),
+        }
     }
 
     /// The API server as a source of pods.
@@ -56,6 +71,16 @@ impl Joining {
         Arc::new(AllObjects { folder, api: self.objects.subscribe() })
     }
 
+    /// Who callers of the node's server are and what they may do.
+    pub(crate) fn reviews(&self) -> Arc<dyn Reviews> {
+        Arc::new(ApiReviews { api: self.reviews.subscribe() })
+    }
+
+    /// The certificate of the node's server that the API server signed, once there is one.
+    pub(crate) fn serving(&self) -> watch::Receiver<Option<Pem>> {
+        self.serving.subscribe()
+    }
+
     /// Gets the connection and keeps the node in its cluster until `stop`.
     pub(crate) async fn run(&self, config: &Config, cluster: ClusterParts, stop: CancellationToken) {
         // Cancel safe: what was asked for (a certificate) is found again at the next start.
@@ -64,6 +89,8 @@ impl Joining {
         let pods = Arc::new(connection.pods(node));
         self.pods.send_replace(Some(pods.clone()));
         self.objects.send_replace(Some(Arc::new(connection.objects(None))));
+        self.reviews.send_replace(Some(Arc::new(connection.reviews(node))));
+        let signed = self.hand_on(connection.serving());
         let names = ServingNames {
             dns: BTreeSet::from([cluster.description.hostname.clone()]),
             ips: cluster.description.ips.iter().copied().collect(),
@@ -86,7 +113,24 @@ impl Joining {
                 lease: Duration::from_secs(u64::from(joining.lease_seconds)),
             },
         };
-        tokio::join!(longshore_reconcile::cluster::run(loops, stop.clone()), connection.keep(asked, stop));
+        let kept = async {
+            tokio::select! {
+                () = connection.keep(asked, stop.clone()) => {}
+                () = signed => {}
+            }
+        };
+        tokio::join!(longshore_reconcile::cluster::run(loops, stop.clone()), kept);
+    }
+
+    /// Gives the server's certificates on to who waits for them since before there was a connection.
+    async fn hand_on(&self, mut signed: watch::Receiver<Option<Pem>>) {
+        loop {
+            let now = signed.borrow_and_update().clone();
+            self.serving.send_replace(now);
+            if signed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -229,6 +273,28 @@ impl ObjectStore for AllObjects {
     }
 }
 
+struct ApiReviews {
+    api: Late<NodeReviews>,
+}
+
+impl ApiReviews {
+    fn api(&self) -> Result<Arc<NodeReviews>, ApiError> {
+        let known = self.api.borrow().clone();
+        known.ok_or_else(|| ApiError::Unreachable { message: "the API server has not been reached yet".to_owned() })
+    }
+}
+
+#[async_trait]
+impl Reviews for ApiReviews {
+    async fn authenticate(&self, token: &str) -> Result<Option<User>, ApiError> {
+        self.api()?.authenticate(token).await
+    }
+
+    async fn authorize(&self, user: &User, access: &NodeAccess) -> Result<Result<(), String>, ApiError> {
+        self.api()?.authorize(user, access).await
+    }
+}
+
 /// What the node says of itself.
 pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -> NodeDescription {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -270,8 +336,9 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
         swap: swap(&read("/proc/meminfo")),
         runtime_version: format!("docker://{}", info.version),
         runtime_handlers: facts.runtimes.clone(),
-        port: 0,
-        declared_features: Vec::new(),
+        port: if config.server.enabled { config.server.port.into() } else { 0 },
+        declared_features: if config.server.enabled { vec![WEB_SOCKETS.to_owned()] } else { Vec::new() },
+        max_images: config.joining.status_max_images,
         kubelet_version: config.joining.kubelet_version.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

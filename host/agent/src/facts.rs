@@ -102,7 +102,7 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
         allocatable_memory: pods_may_use(memory, memory_reserve, "memory (in bytes)")?,
         allocatable_ephemeral_storage: pods_may_use(disk, disk_reserve, "disk (in bytes)")?,
         memory_capacity: memory,
-        max_pods: config.max_pods,
+        max_pods: max_pods(config, info.cpus),
         cluster_dns: config.cluster_dns.clone(),
         cluster_domain: config.cluster_domain.clone(),
         resolv_conf: resolv_conf(config)?,
@@ -120,6 +120,14 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
     })
 }
 
+/// `maxPods`, and with `podsPerCore` no more than so many a core.
+fn max_pods(config: &Config, cpus: u32) -> u32 {
+    match config.resources.pods_per_core {
+        0 => config.max_pods,
+        each => config.max_pods.min(each.saturating_mul(cpus.max(1))),
+    }
+}
+
 /// Facts without asking the container runtime, whose answer may cost it a container: good enough for `longshore plan`,
 /// which makes nothing.
 pub(crate) fn estimate(config: &Config, name: String) -> anyhow::Result<NodeFacts> {
@@ -134,6 +142,7 @@ pub(crate) fn estimate(config: &Config, name: String) -> anyhow::Result<NodeFact
         min_oom_score_adj: -1000,
         cpus: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
         memory: 0,
+        data_root: None,
     };
     // The agent's folder may not exist yet; its parent's disk is the one that it would lie on.
     let existing = config.root_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));

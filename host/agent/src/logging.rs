@@ -1,26 +1,42 @@
 //! The log: one line on stderr for a thing that happened, readable or JSON, as `-v` and `--logging-format` say.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::LogFormat;
 
+/// Changes what is shown, once logging has started.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
 /// Starts logging. The first call holds.
 pub(crate) fn start(verbosity: u8, format: LogFormat) {
-    let filter = filter(verbosity);
+    let (filter, handle) = reload::Layer::new(filter(verbosity));
     let to_stderr = fmt::layer().with_writer(std::io::stderr).with_target(verbosity >= 4);
     let layer = match format {
         LogFormat::Text => to_stderr.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => to_stderr.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     // Only a second call in one process fails, and then the log goes on as it is.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok() {
+        let _ = FILTER.set(handle);
+    }
+}
+
+/// Shows what that level of `-v` shows from now on.
+///
+/// # Errors
+/// What is wrong with the text.
+pub(crate) fn set_verbosity(text: &str) -> Result<(), String> {
+    let level = text.parse::<u8>().map_err(|_| format!("expected a whole number from 0 to 255, got {text:?}"))?;
+    let handle = FILTER.get().ok_or("logging has not started")?;
+    handle.reload(filter(level)).map_err(|error| error.to_string())
 }
 
 /// What a level of `-v` shows: 0–2 what happened, 3–5 why, 6 and more every step; libraries one stage later.

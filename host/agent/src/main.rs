@@ -10,12 +10,14 @@ mod config;
 mod facts;
 mod logging;
 mod memory;
+mod metrics;
 mod names;
 mod network;
 mod notify;
 mod plugins;
 mod print;
 mod run;
+mod serving;
 mod socket;
 mod supervisor;
 

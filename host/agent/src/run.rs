@@ -18,15 +18,16 @@ use longshore_core::ports::files::FileStore;
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
 use longshore_core::ports::sources::PodSource;
-use longshore_docker::{Docker, DockerOptions};
+use longshore_docker::{Docker, DockerOptions, LogBounds};
 use longshore_filesystem::{CgroupOptions, Files, ManifestFolder, Memory, lock_root, root_id};
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
 use longshore_reconcile::node::{self, NodeCredentials, Options, Ports};
 use longshore_reconcile::orphan::from_stored;
+use longshore_reconcile::published::Published;
 use longshore_reconcile::views::Views;
+use longshore_stats::{MachineStats, StatsOptions};
 use longshore_wasm::ProbeHost;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, ClusterParts, Joining};
@@ -34,7 +35,7 @@ use crate::commands::crash_loop;
 use crate::config::Config;
 use crate::socket::api::{AgentState, Api, DockerInfo, Info};
 use crate::supervisor::Supervisor;
-use crate::{facts, memory, notify, plugins, socket};
+use crate::{facts, memory, notify, plugins, serving, socket};
 
 /// Waits between two looks for a Docker that does not answer: at first, and at most.
 const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -64,7 +65,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let info = first_info(&config, node);
     info.store(&root);
     let state = AgentState::new(info);
-    let (beats, heard) = watch::channel(0);
+    let health = Arc::new(Health::default());
     let mut tasks = Supervisor::new();
 
     let listener = socket::bind(&root).with_context(|| format!("the socket {}", socket::path(&root).display()))?;
@@ -80,9 +81,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         socket::serve(listener, folder, api, stop).await;
         Ok(())
     });
-    let stop = tasks.stop_token();
+    let (stop, watched) = (tasks.stop_token(), health.clone());
     tasks.spawn("the watchdog", async move {
-        notify::watchdog(heard, stop).await;
+        notify::watchdog(&watched, stop).await;
         Ok(())
     });
     let stop = tasks.stop_token();
@@ -95,7 +96,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     });
     notify::ready("waiting for Docker");
     let stop = tasks.stop_token();
-    let world = World { config, id, docker, views, events, health: Arc::default(), state, beats };
+    let world = World { config, id, docker, views, events, health, state };
     tasks.spawn("the node", async move { world.run(stop).await });
     tasks.supervise(notify::stopping).await
 }
@@ -112,7 +113,6 @@ struct World {
     events: Arc<EventRing>,
     health: Arc<Health>,
     state: Arc<AgentState>,
-    beats: watch::Sender<u64>,
 }
 
 impl World {
@@ -124,10 +124,10 @@ impl World {
         // Cancel safe: an answer of Docker that is dropped changes nothing.
         let info = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            info = node::beating(&self.beats, self.first_answer()) => info,
+            info = self.health.turning(self.first_answer()) => info,
         };
         let facts = facts::gather(&self.config, &info, &self.id)?;
-        let probes = node::beating(&self.beats, probes).await??;
+        let probes = self.health.turning(probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
         let joining = self.config.joining.in_cluster().then(Joining::new);
@@ -147,12 +147,20 @@ impl World {
                 None => stop.cancelled().await,
             }
         };
+        let published = Published { views: self.views.clone(), health: self.health.clone() };
+        let server =
+            serving::bind(&self.config, &facts, &self.docker, published, self.stats(&info), joining.as_ref()).await?;
+        let served = async {
+            match server {
+                Some(server) => server.serve(stop.clone()).await,
+                None => stop.cancelled().await,
+            }
+        };
         let options = Options {
             max_parallel_pulls: self.config.max_parallel_pulls,
             pull_qps: self.config.pull_qps,
             pull_burst: self.config.pull_burst,
             crash_loop: crash_loop(&self.config),
-            heartbeat: self.beats,
             ..Options::default()
         };
         let docker =
@@ -160,7 +168,7 @@ impl World {
         self.health.runtime(Ok(()));
         // Cancel safe: a look at Docker that is dropped changes nothing.
         tokio::select! {
-            ((), ()) = async { tokio::join!(node::run(ports, facts, options, stop.clone()), in_cluster) } => Ok(()),
+            ((), (), ()) = async { tokio::join!(node::run(ports, facts, options, stop.clone()), in_cluster, served) } => Ok(()),
             () = docker.run() => anyhow::bail!("the watch on Docker ended"),
         }
     }
@@ -192,6 +200,11 @@ impl World {
                 }
             }
         }
+    }
+
+    fn stats(&self, info: &RuntimeInfo) -> Arc<MachineStats> {
+        let (root, images) = (self.config.root_dir.clone(), info.data_root.clone());
+        Arc::new(MachineStats::new(StatsOptions::new(root, images, info.cgroup_driver, info.cgroup_v2)))
     }
 
     async fn ports(
@@ -289,6 +302,10 @@ fn docker_options(config: &Config) -> DockerOptions {
     DockerOptions {
         pause_image: config.pod_infra_image.clone(),
         cache: Some(config.root_dir.join("docker.json")),
+        logs: LogBounds {
+            max_size: u64::try_from(config.resources.log_max_size).unwrap_or_default(),
+            max_files: config.resources.log_max_files,
+        },
         ..DockerOptions::default()
     }
 }

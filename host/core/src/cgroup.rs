@@ -105,6 +105,16 @@ pub fn parent(pod: &Pod, node: &NodeFacts) -> String {
     }
 }
 
+/// The path of a pod's cgroup below the root of a hierarchy.
+pub fn path(uid: &str, spec: &v1::PodSpec, driver: CgroupDriver) -> String {
+    let names =
+        PodCgroup { uid: uid.to_owned(), qos: qos(spec), cpu_shares: 0, cpu_quota: None, memory: None, pids: None };
+    match driver {
+        CgroupDriver::Cgroupfs => names.cgroupfs_path(),
+        CgroupDriver::Systemd => names.systemd_path(),
+    }
+}
+
 /// The class of a pod: of `spec.resources` where that is set, else of its containers.
 pub fn qos(spec: &v1::PodSpec) -> Qos {
     let pod_level = spec.resources.as_ref().filter(|resources| {

@@ -9,6 +9,8 @@ use bollard::models::{
 };
 use longshore_core::container::{ContainerConfig, Mount, PortMapping, Propagation, SandboxConfig};
 
+use crate::docker::LogBounds;
+
 /// CPU weight of a pause process: the least.
 const SANDBOX_CPU_SHARES: i64 = 2;
 /// Size of `/dev/shm`.
@@ -19,8 +21,16 @@ const SHM_SIZE: i64 = 64 << 20;
 pub(crate) struct Dialect {
     /// Read-only binds are made read-only with all that is mounted below, unless told otherwise (API 1.44).
     pub(crate) recursive_read_only: bool,
-    /// The daemon's default log driver keeps nothing that could be read.
-    pub(crate) forgets_logs: bool,
+    /// How logs are kept; `None` leaves that to the daemon.
+    pub(crate) logs: Option<Logs>,
+}
+
+/// A log driver that rotates, and its bounds. Other options of that driver stay as the daemon's configuration has them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Logs {
+    /// `json-file` or `local`.
+    pub(crate) driver: &'static str,
+    pub(crate) bounds: LogBounds,
 }
 
 /// A sandbox's body; `image` is the pause image.
@@ -113,10 +123,17 @@ pub(crate) fn container(config: &ContainerConfig, dialect: Dialect) -> Container
 fn host_defaults(dialect: Dialect) -> HostConfig {
     HostConfig {
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
-        log_config: dialect
-            .forgets_logs
-            .then(|| HostConfigLogConfig { typ: Some("json-file".to_owned()), config: None }),
+        log_config: dialect.logs.map(log_config),
         ..Default::default()
+    }
+}
+
+fn log_config(logs: Logs) -> HostConfigLogConfig {
+    let options =
+        [("max-size", logs.bounds.max_size.to_string()), ("max-file", logs.bounds.max_files.max(1).to_string())];
+    HostConfigLogConfig {
+        typ: Some(logs.driver.to_owned()),
+        config: Some(options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
     }
 }
 
@@ -194,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    const PLAIN: Dialect = Dialect { recursive_read_only: false, forgets_logs: false };
+    const PLAIN: Dialect = Dialect { recursive_read_only: false, logs: None };
 
     fn pod() -> PodId {
         PodId { namespace: "ns".to_owned(), name: "p".to_owned(), uid: "u".to_owned() }
@@ -259,10 +276,12 @@ mod tests {
         assert_eq!(host["Mounts"][0]["BindOptions"], serde_json::json!({"Propagation": "rslave"}));
         assert_eq!(json["Healthcheck"]["Test"][0], "NONE");
         assert!(json.get("Cmd").is_none() && json.get("Hostname").is_none() && host.get("LogConfig").is_none());
-        let newer = Dialect { recursive_read_only: true, forgets_logs: true };
+        let logs = Logs { driver: "json-file", bounds: LogBounds { max_size: 10 << 20, max_files: 5 } };
+        let newer = Dialect { recursive_read_only: true, logs: Some(logs) };
         let json = serde_json::to_value(container(&a_container(), newer)).unwrap();
         assert_eq!(json["HostConfig"]["Mounts"][0]["BindOptions"]["ReadOnlyNonRecursive"], true);
-        assert_eq!(json["HostConfig"]["LogConfig"]["Type"], "json-file");
+        let logs = serde_json::json!({"Type": "json-file", "Config": {"max-size": "10485760", "max-file": "5"}});
+        assert_eq!(json["HostConfig"]["LogConfig"], logs);
     }
 
     #[test]

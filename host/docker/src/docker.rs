@@ -36,6 +36,17 @@ pub struct DockerOptions {
     pub cache: Option<PathBuf>,
     /// Docker's own configuration folder, for credentials of `pause_image`; `None` for `$DOCKER_CONFIG` or `~/.docker`.
     pub config_dir: Option<PathBuf>,
+    /// Bounds of containers' logs.
+    pub logs: LogBounds,
+}
+
+/// Bounds of a container's log, where Docker's log driver is one that rotates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogBounds {
+    /// Bytes of a file before the next is begun (`containerLogMaxSize`).
+    pub max_size: u64,
+    /// Files that are kept (`containerLogMaxFiles`).
+    pub max_files: u32,
 }
 
 impl Default for DockerOptions {
@@ -49,6 +60,8 @@ impl Default for DockerOptions {
             pull_stall: Duration::from_secs(60),
             cache: None,
             config_dir: None,
+            // The kubelet's defaults.
+            logs: LogBounds { max_size: 10 << 20, max_files: 5 },
         }
     }
 }

@@ -16,6 +16,7 @@ use longshore_core::ports::runtime::{RuntimeError, RuntimeInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{ASK, CALL, filters};
+use crate::create::Logs;
 use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::lifecycle::says_no_image;
@@ -63,6 +64,7 @@ impl Docker {
             min_oom_score_adj: self.least_oom_score_adj(daemon).await,
             cpus: info.ncpu.and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1).max(1),
             memory: info.mem_total.unwrap_or_default(),
+            data_root: info.docker_root_dir.filter(|folder| folder.is_absolute()),
         })
     }
 
@@ -76,9 +78,10 @@ impl Docker {
         Ok(info)
     }
 
-    /// Whether the daemon's default log driver keeps nothing that could be read. From 20.10 on all others do, the
-    /// remote ones by a copy of their own.
-    pub(crate) async fn forgets_logs(&self) -> Result<bool, RuntimeError> {
+    /// How our containers' logs are kept: within our bounds where the daemon's default log driver is one that rotates,
+    /// and by `json-file` where it keeps nothing that could be read. From 20.10 on all others do, the remote ones by a
+    /// copy of their own, and they are left as they are.
+    pub(crate) async fn log_driver(&self) -> Result<Option<Logs>, RuntimeError> {
         let session = self.connection().session().await.map_err(|fault| fault.during("ask for the version"))?;
         let driver = session.log_driver.get_or_try_init(|| async {
             let driver = self.ask_info().await?.logging_driver.unwrap_or_default();
@@ -89,7 +92,12 @@ impl Docker {
             }
             Ok::<String, RuntimeError>(driver)
         });
-        Ok(driver.await? == "none")
+        let driver = match driver.await?.as_str() {
+            "json-file" | "none" => "json-file",
+            "local" => "local",
+            _ => return Ok(None),
+        };
+        Ok(Some(Logs { driver, bounds: self.options().logs }))
     }
 
     async fn least_oom_score_adj(&self, daemon: String) -> i32 {

@@ -27,4 +27,4 @@ mod streams;
 mod wire;
 
 pub use config::config_credentials;
-pub use docker::{Docker, DockerOptions};
+pub use docker::{Docker, DockerOptions, LogBounds};

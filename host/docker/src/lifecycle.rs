@@ -42,7 +42,7 @@ impl Docker {
 
     async fn dialect(&self) -> Result<Dialect, RuntimeError> {
         let session = self.connection().session().await.map_err(|fault| fault.during("ask for the version"))?;
-        Ok(Dialect { recursive_read_only: session.api >= (1, 44), forgets_logs: self.forgets_logs().await? })
+        Ok(Dialect { recursive_read_only: session.api >= (1, 44), logs: self.log_driver().await? })
     }
 
     /// One call when all is well. A missing pause image is brought in and a name that is taken is seen to, once each.

@@ -2,6 +2,7 @@
 //! It must not interpret them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -30,6 +31,7 @@ pub(crate) struct Info {
     pub(crate) ncpu: Option<i64>,
     pub(crate) mem_total: Option<i64>,
     pub(crate) logging_driver: Option<String>,
+    pub(crate) docker_root_dir: Option<PathBuf>,
 }
 
 /// One entry of `GET /containers/json`.

@@ -12,6 +12,12 @@ use tokio::sync::watch;
 /// How long the runtime may be silent (`maxWaitForContainerRuntime`).
 const RUNTIME_SILENCE: Duration = Duration::from_secs(30);
 
+/// How old a sign of life of the node's loop may be: it gives one every few seconds, also when nothing happens.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// How often a loop that waits says that it lives.
+pub(crate) const BEAT: Duration = Duration::from_secs(5);
+
 /// The node's health.
 #[derive(Debug)]
 pub struct Health {
@@ -26,6 +32,7 @@ struct State {
     synced: bool,
     others: BTreeMap<&'static str, String>,
     pressure: Pressure,
+    turned: Instant,
 }
 
 impl Default for Health {
@@ -36,6 +43,7 @@ impl Default for Health {
             synced: false,
             others: BTreeMap::new(),
             pressure: Pressure::default(),
+            turned: Instant::now(),
         };
         Health { state: Mutex::new(state), changed: watch::channel(0).0 }
     }
@@ -88,6 +96,33 @@ impl Health {
     /// What the node runs short of.
     pub fn pressure(&self) -> Pressure {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).pressure
+    }
+
+    /// The node's loop turned.
+    pub(crate) fn turned(&self) {
+        self.update(|state| {
+            state.turned = Instant::now();
+            false
+        });
+    }
+
+    /// For how long the node's loop has stood still, if that is too long.
+    pub fn standstill(&self) -> Option<Duration> {
+        let since = self.state.lock().unwrap_or_else(PoisonError::into_inner).turned.elapsed();
+        (since >= STANDSTILL).then_some(since)
+    }
+
+    /// Does something that has a time limit of its own; meanwhile the loop counts as turning.
+    pub async fn turning<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            // Cancel safe: the work goes on where it was.
+            tokio::select! {
+                done = &mut work => return done,
+                _ = beat.tick() => self.turned(),
+            }
+        }
     }
 
     /// Why pods cannot be run now, in the kubelet's words where it has some; empty when they can.

@@ -13,6 +13,7 @@ pub mod node;
 pub mod orphan;
 mod probes;
 mod publish;
+pub mod published;
 mod pull;
 pub mod views;
 mod worker;

@@ -20,12 +20,11 @@ use longshore_core::ports::probes::ProbePlugins;
 use longshore_core::ports::runtime::{ContainerRuntime, ForeignContainer, RegistryCredentials, RuntimeEvent};
 use longshore_core::ports::sources::{PodSource, SourceSnapshot};
 use longshore_core::record::StoredPod;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::EventRing;
-use crate::health::Health;
+use crate::health::{BEAT, Health};
 use crate::inbox::Inbox;
 use crate::orphan;
 use crate::probes::ProbeScheduler;
@@ -74,8 +73,6 @@ pub struct Options {
     pub max_execs: usize,
     /// How often everything is looked at again, events aside.
     pub resync: Duration,
-    /// Told after every turn of the node's loop, for the watchdog.
-    pub heartbeat: watch::Sender<u64>,
 }
 
 impl Default for Options {
@@ -87,13 +84,10 @@ impl Default for Options {
             crash_loop: Policy::CRASH_LOOP,
             max_execs: std::thread::available_parallelism().map_or(2, usize::from),
             resync: Duration::from_secs(60),
-            heartbeat: watch::channel(0).0,
         }
     }
 }
 
-/// How often the watchdog is told that the loop turns.
-const BEAT: Duration = Duration::from_secs(5);
 /// How old a list of other agents' containers may be.
 const FOREIGN_AGE: Duration = Duration::from_secs(5);
 
@@ -157,19 +151,6 @@ struct Node {
     finished: HashSet<String>,
 }
 
-/// Waits for something that has a time limit of its own, and lets the watchdog know meanwhile that nothing hangs.
-pub async fn beating<T>(heartbeat: &watch::Sender<u64>, work: impl Future<Output = T>) -> T {
-    tokio::pin!(work);
-    let mut beat = tokio::time::interval(BEAT);
-    loop {
-        // Cancel safe: the work goes on where it was.
-        tokio::select! {
-            done = &mut work => return done,
-            _ = beat.tick() => heartbeat.send_modify(|beats| *beats += 1),
-        }
-    }
-}
-
 /// Runs the node until `stop`. Stopping it stops no pod. Before the runtime answered once, nothing is done.
 pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: CancellationToken) {
     let probes = ProbeScheduler::spawn(&ports, options.max_execs, stop.clone());
@@ -213,7 +194,7 @@ impl Node {
         let ports = &shared.ports;
         // Events from before the first look on, so that nothing falls between the two.
         let mut events = ports.runtime.events();
-        beating(&shared.options.heartbeat, self.look()).await;
+        ports.health.turning(self.look()).await;
         let (stored, errors) = ports.files.load_all().await;
         for error in errors {
             tracing::error!("a stored pod cannot be read: {error}");
@@ -227,7 +208,7 @@ impl Node {
         let mut objects = ports.objects.changes();
         let mut resync = tokio::time::interval(shared.options.resync);
         resync.reset();
-        let mut beat = tokio::time::interval(Duration::from_secs(5));
+        let mut beat = tokio::time::interval(BEAT);
         loop {
             // Cancel safety: streams and intervals keep what they did not yield; join_next loses nothing.
             tokio::select! {
@@ -238,7 +219,7 @@ impl Node {
                 _ = resync.tick() => self.resync().await,
                 _ = beat.tick() => {}
             }
-            shared.options.heartbeat.send_modify(|beats| *beats += 1);
+            ports.health.turned();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -16,14 +17,6 @@ use crate::tls::Tls;
 /// Why the server cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// An address cannot be listened on.
-    #[error("{address} cannot be listened on; is another kubelet running?")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What went wrong.
-        source: std::io::Error,
-    },
     /// A file of certificates cannot be read or written.
     #[error("{path}")]
     File {
@@ -54,28 +47,75 @@ pub enum ServerError {
     },
 }
 
+/// Waits between two tries to listen on an address that is taken or not there yet.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// The node's server, bound to its addresses.
 pub struct Server {
     config: ServerConfig,
     api: Arc<Api>,
     tls: Option<Arc<Tls>>,
-    https: Option<TcpListener>,
-    read_only: Option<TcpListener>,
-    healthz: Option<TcpListener>,
+    https: Port,
+    read_only: Port,
+    healthz: Port,
 }
 
-async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ServerError> {
-    let Some(address) = address else { return Ok(None) };
-    let bound = TcpListener::bind(address).await;
-    bound.map(Some).map_err(|source| ServerError::Listen { address, source })
+/// An address to listen on, where one is wanted, and the listener, once it could be had.
+struct Port {
+    what: &'static str,
+    address: Option<SocketAddr>,
+    listener: Option<TcpListener>,
 }
 
-fn address(listener: Option<&TcpListener>) -> Option<SocketAddr> {
-    listener.and_then(|listener| listener.local_addr().ok())
+impl Port {
+    async fn bind(what: &'static str, address: Option<SocketAddr>) -> Port {
+        let mut port = Port { what, address, listener: None };
+        if let Err(error) = port.listen().await {
+            port.say(&error);
+        }
+        port
+    }
+
+    async fn listen(&mut self) -> std::io::Result<()> {
+        if let Some(address) = self.address {
+            self.listener = Some(TcpListener::bind(address).await?);
+        }
+        Ok(())
+    }
+
+    fn say(&self, error: &std::io::Error) {
+        let address = self.address.map(|address| address.to_string()).unwrap_or_default();
+        tracing::error!(
+            "{} cannot be served on {address}: {error}; is another kubelet running? Trying again every {RETRY:?}",
+            self.what
+        );
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// The listener, as soon as it can be had; never, where none is wanted.
+    async fn listener(mut self) -> TcpListener {
+        loop {
+            if let Some(listener) = self.listener {
+                return listener;
+            }
+            if self.address.is_none() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(RETRY).await;
+            match self.listen().await {
+                Ok(()) => tracing::info!("{} is served now", self.what),
+                Err(error) => tracing::debug!(%error, "{} cannot be served yet", self.what),
+            }
+        }
+    }
 }
 
 impl Server {
-    /// Reads the certificates and binds the addresses; nothing is answered yet.
+    /// Reads the certificates and binds the addresses; nothing is answered yet. An address that cannot be had is no
+    /// error, for the node's pods need it less than they need the node: it is named in the log, and tried again.
     pub async fn bind(config: ServerConfig, parts: Parts) -> Result<Server, ServerError> {
         let tls = match config.address {
             Some(_) => Some(Arc::new(Tls::new(&config)?)),
@@ -83,9 +123,9 @@ impl Server {
         };
         let access = Access::new(&config, parts.reviews.clone());
         Ok(Server {
-            https: listen(config.address).await?,
-            read_only: listen(config.read_only).await?,
-            healthz: listen(config.healthz).await?,
+            https: Port::bind("HTTPS", config.address).await,
+            read_only: Port::bind("the read-only port", config.read_only).await,
+            healthz: Port::bind("/healthz", config.healthz).await,
             api: Arc::new(Api::new(config.clone(), parts, access)),
             tls,
             config,
@@ -94,27 +134,28 @@ impl Server {
 
     /// Where HTTPS is served.
     pub fn https_address(&self) -> Option<SocketAddr> {
-        address(self.https.as_ref())
+        self.https.address()
     }
 
     /// Where the read-only port is served.
     pub fn read_only_address(&self) -> Option<SocketAddr> {
-        address(self.read_only.as_ref())
+        self.read_only.address()
     }
 
     /// Where health is served.
     pub fn healthz_address(&self) -> Option<SocketAddr> {
-        address(self.healthz.as_ref())
+        self.healthz.address()
     }
 
     /// Serves until the stop; requests under way get two seconds then.
     pub async fn serve(self, stop: CancellationToken) {
-        let serve = |listener: Option<TcpListener>, tls: Option<Arc<Tls>>, group: Group| {
+        let serve = |port: Port, tls: Option<Arc<Tls>>, group: Group| {
             // Each has bounds of its own: a flood of one port leaves the others alone.
             let (bounds, stop) = (Bounds::new(&self.config), stop.clone());
             let router = routes::router(self.api.clone(), group);
             async move {
-                if let Some(listener) = listener {
+                // Cancel safe: a listener that was not handed out is closed.
+                if let Some(listener) = stop.run_until_cancelled(port.listener()).await {
                     listen::serve(listener, tls, bounds, router, stop).await;
                 }
             }

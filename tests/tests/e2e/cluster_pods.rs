@@ -206,18 +206,3 @@ fn cluster_pod_ends_at_its_deadline() {
     assert_eq!(a["status"]["reason"], "DeadlineExceeded", "{}", a["status"]);
     node.wait_api("a", "its container has ended", |pod| status(pod, "app")["state"]["terminated"].is_object());
 }
-
-#[test]
-#[ignore = "this version serves no HTTPS port yet"]
-fn cluster_pod_is_reached_by_kubectl() {
-    let Some(node) = Node::start() else { return };
-    node.bind(&pod("a", json!([container("app", &format!("echo hello; {SLEEP}"))]), json!({})));
-    node.wait_api_ready("a");
-    let namespace = ["-n", &node.name];
-    let logs = node.told(|| node.cluster.kubectl(&[&["logs", "a"], &namespace[..]].concat()));
-    assert_eq!(logs, "hello\n");
-    let said = node.told(|| node.cluster.kubectl(&[&["exec", "a"], &namespace[..], &["--", "echo", "hi"]].concat()));
-    assert_eq!(said, "hi\n");
-    let failed = node.cluster.try_kubectl(&[&["exec", "a"], &namespace[..], &["--", "sh", "-c", "exit 7"]].concat());
-    assert_eq!(failed.status.code(), Some(7), "{failed:?}");
-}

@@ -14,6 +14,7 @@ mod bed;
 mod adoption;
 mod cli;
 mod cluster_faults;
+mod cluster_kubectl;
 mod cluster_life;
 mod cluster_node;
 mod cluster_objects;

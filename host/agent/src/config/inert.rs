@@ -8,19 +8,6 @@ use super::{Config, Draft, Findings, NetworkPlugin, Whole};
 
 /// Fields of a KubeletConfiguration, as places in [`Config::configz`].
 const FIELDS: &[&str] = &[
-    "/address",
-    "/port",
-    "/readOnlyPort",
-    "/authentication",
-    "/authorization",
-    "/tlsCertFile",
-    "/tlsCipherSuites",
-    "/tlsMinVersion",
-    "/healthzPort",
-    "/healthzBindAddress",
-    "/enableDebuggingHandlers",
-    "/enableSystemLogQuery",
-    "/streamingConnectionIdleTimeout",
     "/evictionSoft",
     "/evictionMaxPodGracePeriod",
     "/evictionPressureTransitionPeriod",
@@ -29,11 +16,8 @@ const FIELDS: &[&str] = &[
     "/imageMinimumGCAge",
     "/imageMaximumGCAge",
     "/podPidsLimit",
-    "/podsPerCore",
     "/cpuCFSQuota",
     "/cpuCFSQuotaPeriod",
-    "/containerLogMaxSize",
-    "/containerLogMaxFiles",
     "/shutdownGracePeriod",
     "/shutdownGracePeriodCriticalPods",
     "/shutdownGracePeriodByPodPriority",
@@ -41,7 +25,6 @@ const FIELDS: &[&str] = &[
     "/kubeAPIBurst",
     "/eventRecordQPS",
     "/eventBurst",
-    "/nodeStatusMaxImages",
 ];
 
 impl Config {
@@ -71,9 +54,7 @@ impl Config {
             warnings.push(format!("these settings have no effect in this version: {}", named.join(", ")));
         }
         if self.joining.in_cluster() {
-            let message = "this version serves no HTTPS port yet: kubectl logs, exec, attach, port-forward and top do not \
-                           reach this node's pods; nor does it evict pods or collect images";
-            warnings.push(message.to_owned());
+            warnings.push("this version does not evict pods or collect images".to_owned());
         }
         warnings
     }

@@ -35,23 +35,17 @@ use std::time::Duration;
 
 pub(crate) use draft::{Findings, Problem};
 pub(crate) use duration::parse as parse_duration;
-#[allow(unused_imports)]
-pub(crate) use eviction::{Amount, Eviction, Signal, Threshold};
+pub(crate) use eviction::{Amount, Eviction, Signal};
 pub(crate) use flags::{DEFAULT_ROOT, DaemonFlags};
 pub(crate) use joining::Joining;
 pub(crate) use known::take_unsupported_flags;
-#[allow(unused_imports)]
-pub(crate) use load::{ConfigPath, Surroundings, check_drop_ins, check_file, is_drop_in_folder, kind_of_file, load};
-#[allow(unused_imports)]
+#[cfg(test)]
+pub(crate) use load::ConfigPath;
+pub(crate) use load::{Surroundings, check_drop_ins, check_file, is_drop_in_folder, kind_of_file, load};
 pub(crate) use manifest_url::ManifestUrl;
-#[allow(unused_imports)]
-pub(crate) use network::{Cidr, Network, NetworkPlugin};
-#[allow(unused_imports)]
-pub(crate) use resources::{Resources, ShutdownStep};
-#[allow(unused_imports)]
+pub(crate) use network::{Network, NetworkPlugin};
+pub(crate) use resources::Resources;
 pub(crate) use server::{Authorization, Server};
-#[allow(unused_imports)]
-pub(crate) use tls::Version as TlsVersion;
 
 use draft::Draft;
 use layer::Table;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Authorization, Config, DaemonFlags, LogFormat, Reserved, TlsVersion, duration};
+use super::{Authorization, Config, DaemonFlags, LogFormat, Reserved, duration};
 
 /// Flags whose value a KubeletConfiguration holds, with the place in it. The others stand in for themselves.
 const FIELDS: &[(&str, &str)] = &[
@@ -73,7 +73,6 @@ const SECRET: &[&str] = &["manifest-url-header"];
 
 impl Config {
     /// The configuration in use as a KubeletConfiguration: what `/configz` has under `kubeletconfig`.
-    #[allow(dead_code)]
     pub(crate) fn configz(&self) -> Value {
         let mut all = json!({
             "kind": "KubeletConfiguration",
@@ -180,10 +179,7 @@ impl Config {
             "tlsCertFile": certificate,
             "tlsPrivateKeyFile": key,
             "tlsCipherSuites": server.cipher_suites,
-            "tlsMinVersion": match server.tls_min_version {
-                TlsVersion::Tls13 => "VersionTLS13",
-                TlsVersion::Tls12 | TlsVersion::Older => "VersionTLS12",
-            },
+            "tlsMinVersion": server.tls_min_version.name(),
             "enableDebuggingHandlers": server.debugging_handlers,
             "enableSystemLogHandler": server.system_log_handler,
             "enableSystemLogQuery": server.system_log_query,
@@ -245,7 +241,6 @@ impl Config {
     }
 
     /// All flags with the values in use, by name, for `/flagz`. What may be secret is not told.
-    #[allow(dead_code)]
     pub(crate) fn flagz(&self) -> Vec<(String, String)> {
         let configz = self.configz();
         let fields: BTreeMap<&str, &str> = FIELDS.iter().copied().collect();

@@ -14,6 +14,16 @@ pub(crate) enum Version {
     Tls13,
 }
 
+impl Version {
+    /// Its name; of those that nothing here speaks, the oldest that is spoken.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Version::Older | Version::Tls12 => "VersionTLS12",
+            Version::Tls13 => "VersionTLS13",
+        }
+    }
+}
+
 /// Suites that rustls has.
 const OFFERED: [&str; 9] = [
     "TLS_AES_128_GCM_SHA256",

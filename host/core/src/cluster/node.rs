@@ -62,6 +62,8 @@ pub struct NodeDescription {
     pub port: i32,
     /// Features that the node declares.
     pub declared_features: Vec<String>,
+    /// Images that are shown at most (`nodeStatusMaxImages`); `None` for all.
+    pub max_images: Option<usize>,
     /// `--kubelet-version`, where given.
     pub kubelet_version: Option<String>,
     /// longshore's own version.

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 
 use super::node::{NodeDescription, kubelet_version};
 
-/// Images that a Node shows at most, and names of one (`nodeStatusMaxImages`, `MaxNamesPerImageInNodeStatus`).
-const MAX_IMAGES: usize = 50;
+/// Names of an image that a Node shows at most (`MaxNamesPerImageInNodeStatus`).
 const MAX_NAMES: usize = 5;
 
 /// An image on the node.
@@ -80,7 +79,7 @@ pub fn compute(input: &NodeStatusInput<'_>) -> v1::NodeStatus {
                 .then(|| v1::NodeSwapStatus { capacity: Some(i64::try_from(description.swap).unwrap_or(i64::MAX)) }),
             ..Default::default()
         }),
-        images: Some(images(input.images)),
+        images: Some(images(input.images, description.max_images)),
         runtime_handlers: Some(runtime_handlers(&description.runtime_handlers)),
         features: Some(v1::NodeFeatures { supplemental_groups_policy: Some(false) }),
         declared_features: (!description.declared_features.is_empty()).then(|| description.declared_features.clone()),
@@ -112,10 +111,10 @@ fn addresses(input: &NodeStatusInput<'_>) -> Option<Vec<v1::NodeAddress>> {
 }
 
 /// The largest ones, digests before tags as the kubelet has them.
-fn images(images: &[NodeImage]) -> Vec<v1::ContainerImage> {
+fn images(images: &[NodeImage], most: Option<usize>) -> Vec<v1::ContainerImage> {
     let mut sorted: Vec<&NodeImage> = images.iter().filter(|image| !image.names.is_empty()).collect();
     sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.names.cmp(&b.names)));
-    let shown = sorted.into_iter().take(MAX_IMAGES).map(|image| {
+    let shown = sorted.into_iter().take(most.unwrap_or(usize::MAX)).map(|image| {
         let mut names = image.names.clone();
         names.sort_by_key(|name| !name.contains('@'));
         names.truncate(MAX_NAMES);
@@ -336,7 +335,8 @@ mod tests {
     fn the_largest_images_are_shown() {
         let images: Vec<NodeImage> =
             (0..60).map(|n| NodeImage { names: vec![format!("i:{n}"), format!("i@sha256:{n}")], size: n }).collect();
-        let shown = super::images(&images);
+        assert_eq!(super::images(&images, None).len(), 60);
+        let shown = super::images(&images, Some(50));
         assert_eq!(shown.len(), 50);
         assert_eq!(shown[0].names.as_ref().unwrap()[0], "i@sha256:59");
     }

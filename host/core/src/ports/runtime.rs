@@ -1,5 +1,6 @@
 //! The container runtime: making, watching and ending sandboxes and containers, and fetching images.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -90,6 +91,8 @@ pub struct RuntimeInfo {
     pub cpus: u32,
     /// Memory of the machine in bytes.
     pub memory: i64,
+    /// The daemon's own folder, for the size of its file system only: nothing in it is read.
+    pub data_root: Option<PathBuf>,
 }
 
 /// An image that is present.

@@ -11,8 +11,9 @@ pub(crate) struct Guide {
     pub kubectl: PathBuf,
     /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
-    /// What another node joins with; none when it would have to run in a world of its own.
-    pub bootstrap: Option<PathBuf>,
+    /// What another node joins with, and the CA of who may use its server; none when it would have to run in a world of
+    /// its own.
+    pub bootstrap: Option<(PathBuf, PathBuf)>,
     /// Where the API server can reach nodes.
     pub address: IpAddr,
     /// Docker's address.
@@ -42,6 +43,9 @@ pub(crate) fn print(guide: &Guide) {
             "kubectl scale deployment web --replicas=10",
             "kubectl set image deployment web example=longshore.dev/busybox:1",
             "kubectl rollout undo deployment web",
+            "kubectl logs -f deployment/web",
+            "kubectl exec -it deployment/web -- sh",
+            "kubectl port-forward deployment/web 8080",
             "kubectl get events --sort-by=.lastTimestamp",
             "kubectl describe node node-1",
         ] {
@@ -51,10 +55,11 @@ pub(crate) fn print(guide: &Guide) {
         say!("  static pods      {}", guide.folder.join("manifests").display());
         say!("  the node's state {}", guide.folder.join("node").display());
     }
-    if let Some(bootstrap) = &guide.bootstrap {
+    if let Some((bootstrap, client_ca)) = &guide.bootstrap {
         say!("Let another node join:");
         say!("  longshore run --bootstrap-kubeconfig {} --kubeconfig FILE --root-dir FOLDER \\", bootstrap.display());
-        say!("    --rotate-server-certificates --node-ip {} --port 10260 --hostname-override NAME", guide.address);
+        say!("    --rotate-server-certificates --client-ca-file {} \\", client_ca.display());
+        say!("    --node-ip {} --port 10260 --hostname-override NAME", guide.address);
         say!("");
     }
     say!("  logs             {}", guide.logs.display());

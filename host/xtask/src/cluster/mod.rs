@@ -117,7 +117,9 @@ fn here(place: &Place, args: &Cluster, kubernetes: &Kubernetes, binary: Option<P
         images::import_all(&engine.socket, &images::roots(place)?)?;
         let log = logs.join("longshore.log");
         let docker = engine.socket.clone();
-        let settings = Settings { binary, docker, folder: folder.clone(), log, bootstrap: bootstrap.clone(), address };
+        let client_ca = plane.authority().certificate();
+        let (folder, bootstrap) = (folder.clone(), bootstrap.clone());
+        let settings = Settings { binary, docker, folder, log, bootstrap, client_ca, address };
         let node = node.insert(Node::start(&settings)?);
         node.wait_ready(&kubectl)?;
         say!("{} is Ready ({:.1} s)", node::NAME, began.elapsed().as_secs_f32());
@@ -127,7 +129,7 @@ fn here(place: &Place, args: &Cluster, kubernetes: &Kubernetes, binary: Option<P
             guide::print(&guide::Guide {
                 kubectl: kubectl.program.clone(),
                 kubeconfig: plane.admin(),
-                bootstrap: Some(bootstrap),
+                bootstrap: Some((bootstrap, plane.authority().certificate())),
                 address,
                 docker: format!("unix://{}", engine.socket.display()),
                 logs: logs.clone(),

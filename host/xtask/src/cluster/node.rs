@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub log: PathBuf,
     /// How it joins.
     pub bootstrap: PathBuf,
+    /// The CA of those who may use its server: the API server.
+    pub client_ca: PathBuf,
     /// Where the API server reaches it.
     pub address: IpAddr,
 }
@@ -91,6 +93,7 @@ impl Node {
         flag("container-logs-dir", &shown(&settings.folder.join("logs/containers")));
         // The API server speaks only to a node whose certificate it can check.
         flag("rotate-server-certificates", "true");
+        flag("client-ca-file", &shown(&settings.client_ca));
         flag("hostname-override", NAME);
         flag("cluster-domain", "cluster.local");
         flag("port", &plane::free_port(settings.address)?.to_string());

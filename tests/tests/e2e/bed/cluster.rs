@@ -123,11 +123,17 @@ impl Cluster {
         assert!([200, 202, 404].contains(&answer.status), "DELETE {path}: {} {}", answer.status, answer.text());
     }
 
+    /// kubectl, to be told what to do.
+    pub(crate) fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        command.env("KUBECACHEDIR", self.folder.join("kubectl-cache"));
+        command
+    }
+
     /// kubectl, whatever comes of it.
     pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
-        command.env("KUBECACHEDIR", self.folder.join("kubectl-cache")).output().unwrap()
+        self.kubectl_command().args(arguments).output().unwrap()
     }
 
     /// What a kubectl that must succeed prints.

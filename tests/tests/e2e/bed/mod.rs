@@ -163,6 +163,10 @@ impl Bed {
         if !self.flags.iter().any(|flag| flag.starts_with("--docker-endpoint")) {
             command.arg(format!("--docker-endpoint=unix://{}", self.docker.socket.display()));
         }
+        if !self.flags.iter().any(|flag| flag.starts_with("--healthz-port")) {
+            // Of the agents that run at once only one could have the usual port.
+            command.arg("--healthz-port=0");
+        }
         command.arg("--pod-logs-dir").arg(self.folder.join("l/pods"));
         command.arg("--container-logs-dir").arg(self.folder.join("l/containers"));
         command.args(&self.flags).envs(self.env.clone());

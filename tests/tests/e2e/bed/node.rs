@@ -77,6 +77,7 @@ impl Node {
             format!("--kubeconfig={}", bed.folder.join("kubeconfig").display()),
             format!("--cert-dir={}", bed.folder.join("pki").display()),
             "--rotate-server-certificates=true".to_owned(),
+            format!("--client-ca-file={}", cluster.folder.join("pki/ca.crt").display()),
             format!("--hostname-override={name}"),
             format!("--node-ip={}", cluster.address),
             format!("--port={port}"),

@@ -1,0 +1,98 @@
+//! The node's own servers: HTTPS for the API server and its users, `/healthz`, the read-only port.
+//!
+//! Here the room `longshore-server` gets its settings and its parts; it serves whether or not the API server can be
+//! reached, and then lets nobody in that it does not know yet.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use longshore_core::cgroup;
+use longshore_core::node::NodeFacts;
+use longshore_core::ports::runtime::ContainerRuntime;
+use longshore_core::ports::stats::Stats;
+use longshore_core::view::PodView;
+use longshore_docker::Docker;
+use longshore_reconcile::published::Published;
+use longshore_server::{AnonymousAccess, Authorization, Certificates, Parts, Server, ServerConfig};
+
+use crate::cluster::Joining;
+use crate::config::{self, Config};
+use crate::{logging, metrics};
+
+/// Binds the node's addresses; `None` where nothing is to be served.
+///
+/// # Errors
+/// When certificates cannot be read, or cannot be used.
+pub(crate) async fn bind(
+    config: &Config,
+    facts: &NodeFacts,
+    docker: &Docker,
+    published: Published,
+    stats: Arc<dyn Stats>,
+    joining: Option<&Joining>,
+) -> anyhow::Result<Option<Server>> {
+    let settings = settings(config, facts, joining);
+    if settings.address.is_none() && settings.read_only.is_none() && settings.healthz.is_none() {
+        return Ok(None);
+    }
+    let logs = docker.clone();
+    let driver = facts.cgroup_driver;
+    let cgroup = move |view: &PodView| {
+        let spec = view.object.spec.as_ref();
+        spec.map_or_else(String::new, |spec| cgroup::path(&view.id.uid, spec, driver))
+    };
+    let shown = config.clone();
+    let (node, pods) = (facts.name.clone(), published.clone());
+    let parts = Parts {
+        views: Arc::new(published),
+        logs: Arc::new(move |id, options| logs.logs(id, options)),
+        streams: Arc::new(docker.clone()),
+        stats,
+        reviews: joining.map(Joining::reviews),
+        cgroup: Arc::new(cgroup),
+        configz: Arc::new(move || shown.configz()),
+        flags: config.flagz(),
+        metrics: Arc::new(move || metrics::page(&node, &pods)),
+        verbosity: Arc::new(logging::set_verbosity),
+    };
+    if settings.address.is_some() && settings.client_ca_file.is_none() && joining.is_some() {
+        tracing::warn!(
+            "no client certificate counts: kubectl logs, exec, attach and port-forward are refused with 401 until \
+             --client-ca-file names the CA of the API server's --kubelet-client-certificate (kubeadm: \
+             /etc/kubernetes/pki/ca.crt)"
+        );
+    }
+    Ok(Some(Server::bind(settings, parts).await?))
+}
+
+fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> ServerConfig {
+    let server = &config.server;
+    let certificates = match (&server.tls_files, joining) {
+        (Some((certificate, key)), _) => Certificates::Files { certificate: certificate.clone(), key: key.clone() },
+        (None, Some(joining)) if config.joining.server_tls_bootstrap => Certificates::Watched(joining.serving()),
+        _ => Certificates::SelfSigned { folder: config.joining.cert_dir.clone() },
+    };
+    ServerConfig {
+        address: server.enabled.then(|| SocketAddr::new(server.address, server.port)),
+        read_only: server.read_only_port.map(|port| SocketAddr::new(server.address, port)),
+        healthz: server.healthz_port.map(|port| SocketAddr::new(server.healthz_address, port)),
+        addresses: facts.ips.clone(),
+        client_ca_file: server.client_ca_file.clone(),
+        tls_cipher_suites: server.cipher_suites.iter().map(|name| (*name).to_owned()).collect(),
+        tls_min_version: server.tls_min_version.name().to_owned(),
+        token_webhook: server.token_webhook,
+        token_cache: server.token_cache,
+        anonymous: if server.anonymous { AnonymousAccess::Allowed } else { AnonymousAccess::Refused },
+        authorization: match server.authorization {
+            config::Authorization::Webhook => Authorization::Webhook,
+            config::Authorization::AlwaysAllow => Authorization::AlwaysAllow,
+        },
+        authorized_cache: server.authorized_cache,
+        unauthorized_cache: server.unauthorized_cache,
+        debugging_handlers: server.debugging_handlers,
+        system_log_handler: server.system_log_handler,
+        system_log_query: server.system_log_query,
+        streaming_idle: server.streaming_idle_timeout,
+        ..ServerConfig::new(&facts.name, certificates)
+    }
+}
