@@ -16,6 +16,7 @@ use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::objects::{ObjectError, Token, TokenQuery};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::reflector::random;
 use crate::requests::{JSON, Requests, encoded};
@@ -24,6 +25,10 @@ use crate::requests::{JSON, Requests, encoded};
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
 /// Spread of the refreshes.
 const SPREAD_SECONDS: f64 = 10.0;
+/// Waits before a first token that was refused is asked for again: the API server's node authorizer learns from a watch
+/// of its own that the pod is bound here, and refuses until then.
+const AGAIN: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
 /// An expired token that nobody has read for this long is forgotten.
 const FORGET: SignedDuration = SignedDuration::from_hours(1);
 
@@ -108,7 +113,11 @@ impl Tokens {
             namespace: pod.namespace.clone(),
             name: format!("{}/{}/{}/{}", pod.uid, query.service_account, query.expiration_seconds, query.audience),
         };
-        match self.ask(pod, query).await {
+        let answer = match &at_hand {
+            Some(_) => self.ask(pod, query).await,
+            None => self.ask_first(pod, query).await,
+        };
+        match answer {
             Ok(token) => {
                 if let Some(archive) = &self.archive {
                     let kept = Archived { token: token.token.clone(), issued: now, expires: token.expires };
@@ -139,7 +148,7 @@ impl Tokens {
                         kind: "ServiceAccount",
                         namespace: pod.namespace.clone(),
                         name: query.service_account.clone(),
-                        message: format!("failed to fetch token: {error}"),
+                        message: error.to_string(),
                     }),
                 }
             }
@@ -150,6 +159,21 @@ impl Tokens {
         let bytes = self.archive.as_ref()?.get(key).await?;
         let kept: Archived = serde_json::from_slice(&bytes).ok()?;
         Some(Token { token: kept.token, expires: kept.expires })
+    }
+
+    /// Asks for a pod's first token of that kind: a refusal is the answer only when it is repeated.
+    async fn ask_first(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ApiError> {
+        let mut answer = self.ask(pod, query).await;
+        for wait in AGAIN {
+            let refusal = match &answer {
+                Err(error @ (ApiError::Forbidden { .. } | ApiError::NotFound { .. })) => error,
+                _ => break,
+            };
+            tracing::debug!(%pod, account = query.service_account, error = %refusal, "a first token was refused");
+            sleep(wait).await;
+            answer = self.ask(pod, query).await;
+        }
+        answer
     }
 
     async fn ask(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ApiError> {

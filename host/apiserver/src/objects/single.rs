@@ -27,8 +27,8 @@ use crate::requests::{Requests, encoded};
 const FIRST_READ: Duration = Duration::from_secs(10);
 /// First delay after a failure: a pod's objects are often not allowed yet in the moment in which it is bound.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-/// Refusals in a row before they are the answer.
-const REFUSALS: u32 = 4;
+/// Refusals in a row before they are the answer: after about two seconds.
+const REFUSALS: u32 = 5;
 /// How long an object that no pod holds is followed after somebody asked.
 const IDLE: Duration = Duration::from_secs(60);
 

@@ -92,7 +92,7 @@ async fn what_is_immutable_is_read_once() {
 #[tokio::test]
 async fn a_refusal_is_told_and_an_archive_serves_while_the_server_is_away() {
     let fake = Fake::start().await;
-    for _ in 0..4 {
+    for _ in 0..5 {
         fake.whole("secrets", 403, r#"{"message":"no relationship found"}"#);
     }
     let store = ApiObjects::start(fake.client.clone(), None);
@@ -129,6 +129,32 @@ async fn a_token_is_asked_for_once_while_fresh_and_served_while_the_server_is_aw
     assert_eq!(store.token(&pod(), &query("a")).await.unwrap().token, "old");
     fake.whole("POST", 403, "{}");
     assert!(store.token(&pod(), &query("a")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_first_token_may_be_refused_for_a_moment() {
+    let fake = Fake::start().await;
+    let store = ApiObjects::start(fake.client.clone(), None);
+    let query = TokenQuery { service_account: "default".into(), audience: String::new(), expiration_seconds: 3600 };
+    let unknown = r#"{"message":"no relationship found between node \"n\" and this object"}"#;
+    fake.whole("POST", 403, unknown);
+    fake.whole("POST", 404, r#"{"message":"pods \"p\" not found"}"#);
+    fake.whole(
+        "POST",
+        201,
+        r#"{"spec":{"audiences":[]},"status":{"token":"t","expirationTimestamp":"2999-01-01T00:00:00Z"}}"#,
+    );
+    assert_eq!(store.token(&pod(), &query).await.unwrap().token, "t");
+    // What stays refused is told, and so is anything else at once.
+    let other = TokenQuery { audience: "other".into(), ..query };
+    for _ in 0..5 {
+        fake.whole("POST", 403, unknown);
+    }
+    let error = store.token(&pod(), &other).await.unwrap_err();
+    assert!(error.message.contains("no relationship found"), "{error}");
+    fake.whole("POST", 422, r#"{"message":"may not specify a duration less than 10 minutes"}"#);
+    assert!(store.token(&pod(), &other).await.unwrap_err().message.contains("10 minutes"));
+    assert_eq!(fake.asked("POST", 9).await.len(), 9);
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ impl Worker {
                     .token(&self.pod.id, query)
                     .await
                     .map(Issued::Token)
-                    .map_err(|error| format!("failed to fetch token: {error}")),
+                    .map_err(|error| format!("failed to fetch token: {}", error.message)),
                 IssuedKind::TrustBundles(query) => {
                     store.trust_bundles(query).await.map(Issued::TrustBundles).map_err(|error| error.to_string())
                 }
