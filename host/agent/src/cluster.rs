@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1;
-use longshore_apiserver::{ApiObjects, Connection, NodePods, NodeReviews, ServingNames, Settings};
+use longshore_apiserver::{ApiObjects, Connection, NodeApi, NodePods, NodeReviews, ServingNames, Settings};
 use longshore_core::cluster::node::NodeDescription;
 use longshore_core::node::NodeFacts;
 use longshore_core::pod::{PodId, Source};
-use longshore_core::ports::cluster::ApiError;
+use longshore_core::ports::cluster::{ApiError, ClusterApi};
 use longshore_core::ports::objects::{
     BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery, absent,
 };
@@ -25,6 +25,8 @@ use longshore_core::ports::runtime::RuntimeInfo;
 use longshore_core::ports::sources::{PodSource, SourceSnapshot};
 use longshore_core::volume::ObjectKind;
 use longshore_reconcile::cluster::{Cluster, ClusterOptions};
+use longshore_reconcile::node::{ApiPorts, AskForNode};
+use longshore_reconcile::views::{NodeWord, Views};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -48,22 +50,36 @@ pub(crate) struct Joining {
     objects: watch::Sender<Option<Arc<ApiObjects>>>,
     reviews: watch::Sender<Option<Arc<NodeReviews>>>,
     serving: watch::Sender<Option<Pem>>,
+    node: watch::Sender<Option<Arc<NodeApi>>>,
+    views: Arc<Views>,
 }
 
 impl Joining {
     /// No connection yet.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(views: Arc<Views>) -> Self {
         Joining {
             pods: watch::Sender::new(None),
             objects: watch::Sender::new(None),
+            node: watch::Sender::new(None),
             reviews: watch::Sender::new(None),
             serving: watch::Sender::new(None),
+            views,
         }
     }
 
     /// The API server as a source of pods.
     pub(crate) fn source(&self) -> Arc<dyn PodSource> {
-        Arc::new(ApiSource { pods: self.pods.subscribe() })
+        Arc::new(ApiSource { pods: self.pods.subscribe(), node: self.views.node_word() })
+    }
+
+    /// What pods' workers ask of the API server.
+    pub(crate) fn ports(&self) -> ApiPorts {
+        let api = self.node.subscribe();
+        let node: AskForNode = Arc::new(move || {
+            let api = api.borrow().clone();
+            async move { api?.node().await.ok().flatten() }.boxed()
+        });
+        ApiPorts { node }
     }
 
     /// What pods refer to: the folder's objects for what lies there, else the API server's.
@@ -86,6 +102,8 @@ impl Joining {
         // Cancel safe: what was asked for (a certificate) is found again at the next start.
         let Some(connection) = stop.run_until_cancelled(open(config, &cluster.facts.name)).await else { return };
         let node = cluster.facts.name.as_str();
+        let api = Arc::new(connection.node_api(node));
+        self.node.send_replace(Some(api.clone()));
         let pods = Arc::new(connection.pods(node));
         self.pods.send_replace(Some(pods.clone()));
         self.objects.send_replace(Some(Arc::new(connection.objects(None))));
@@ -99,10 +117,11 @@ impl Joining {
         let (_names, asked) = watch::channel(names);
         let joining = &config.joining;
         let loops = Cluster {
-            api: Arc::new(connection.node_api(node)),
+            api,
+            own_node: Arc::new(connection.own_node(node)),
             pods,
             runtime: cluster.runtime,
-            views: cluster.views,
+            views: self.views.clone(),
             events: cluster.events,
             health: cluster.health,
             description: cluster.description,
@@ -139,7 +158,6 @@ pub(crate) struct ClusterParts {
     pub(crate) facts: NodeFacts,
     pub(crate) description: NodeDescription,
     pub(crate) runtime: Arc<dyn longshore_core::ports::runtime::ContainerRuntime>,
-    pub(crate) views: Arc<longshore_reconcile::views::Views>,
     pub(crate) events: Arc<longshore_reconcile::events::EventRing>,
     pub(crate) health: Arc<longshore_reconcile::health::Health>,
 }
@@ -183,6 +201,7 @@ fn random() -> f64 {
 
 struct ApiSource {
     pods: Late<NodePods>,
+    node: watch::Receiver<NodeWord>,
 }
 
 impl PodSource for ApiSource {
@@ -191,8 +210,13 @@ impl PodSource for ApiSource {
     }
 
     fn snapshots(&self) -> BoxStream<'static, SourceSnapshot> {
-        let pods = self.pods.clone();
-        futures::stream::once(arrived(pods)).flat_map(|pods| pods.snapshots()).boxed()
+        let (pods, mut node) = (self.pods.clone(), self.node.clone());
+        let known = async move {
+            // As the kubelet's: no pod is admitted before the Node's labels and taints are known.
+            drop(node.wait_for(|word| word.told).await);
+            arrived(pods).await
+        };
+        futures::stream::once(known).flat_map(|pods| pods.snapshots()).boxed()
     }
 }
 
@@ -306,20 +330,11 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
     let os_release = read("/etc/os-release");
     let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let uname = rustix::system::uname();
-    let mut labels = facts.labels.clone();
-    for (beta, standard) in
-        [("beta.kubernetes.io/os", "kubernetes.io/os"), ("beta.kubernetes.io/arch", "kubernetes.io/arch")]
-    {
-        if let Some(value) = facts.labels.get(standard) {
-            labels.insert(beta.to_owned(), value.clone());
-        }
-    }
-    labels.extend(config.joining.labels.clone());
     let (capacity, allocatable) = resources(config, facts, info);
     NodeDescription {
         name: facts.name.clone(),
         hostname: facts.name.clone(),
-        labels,
+        labels: facts.labels.clone(),
         taints: config.joining.taints.clone(),
         provider_id: config.joining.provider_id.clone(),
         external_cloud: config.joining.external_cloud,

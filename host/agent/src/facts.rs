@@ -94,7 +94,11 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
         ("kubernetes.io/hostname", name.clone()),
         ("kubernetes.io/os", "linux".to_owned()),
         ("kubernetes.io/arch", architecture().to_owned()),
+        ("beta.kubernetes.io/os", "linux".to_owned()),
+        ("beta.kubernetes.io/arch", architecture().to_owned()),
     ];
+    let mut labels: BTreeMap<String, String> = labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    labels.extend(config.joining.labels.clone());
     Ok(NodeFacts {
         root_id: root_id.to_owned(),
         ips,
@@ -107,7 +111,7 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
         cluster_domain: config.cluster_domain.clone(),
         resolv_conf: resolv_conf(config)?,
         hosts_file: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
-        labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>(),
+        labels,
         cgroup_driver: info.cgroup_driver,
         cgroup_v2: info.cgroup_v2,
         min_oom_score_adj: info.min_oom_score_adj,

@@ -130,13 +130,12 @@ impl World {
         let probes = self.health.turning(probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
-        let joining = self.config.joining.in_cluster().then(Joining::new);
+        let joining = self.config.joining.in_cluster().then(|| Joining::new(self.views.clone()));
         let ports = self.ports(&facts, Arc::new(probes), joining.as_ref()).await?;
         let parts = ClusterParts {
             description: cluster::describe(&self.config, &facts, &info),
             facts: facts.clone(),
             runtime: ports.runtime.clone(),
-            views: ports.views.clone(),
             events: ports.events.clone(),
             health: ports.health.clone(),
         };
@@ -244,6 +243,7 @@ impl World {
             runtime: Arc::new(self.docker.clone()),
             files: Arc::new(files),
             objects,
+            api: joining.map(Joining::ports),
             probes,
             credentials: node_credentials(),
             sources,

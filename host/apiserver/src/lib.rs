@@ -9,6 +9,7 @@ mod credentials;
 #[allow(clippy::unwrap_used)]
 mod fake;
 mod objects;
+mod own_node;
 mod pods;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -24,5 +25,6 @@ pub use cluster::NodeApi;
 pub use connection::{Connection, ConnectionError, ConnectionStatus, JoinError, Random, ServerVersion, Settings};
 pub use credentials::{CertificateDates, CredentialsError};
 pub use objects::ApiObjects;
+pub use own_node::WatchedNode;
 pub use pods::NodePods;
 pub use reviews::NodeReviews;

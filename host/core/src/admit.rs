@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1;
 
 use crate::node::NodeFacts;
-use crate::pod::{ContainerKind, Pod, init_kind};
+use crate::pod::{ContainerKind, Pod, Source, init_kind};
 use crate::quantity;
 
 mod affinity;
@@ -46,8 +46,9 @@ pub fn admit(pod: &Pod, active: &[&Pod], node: &NodeFacts) -> Result<(), Rejecti
     apparmor(pod, node)
 }
 
-/// As [`admit`] for a pod of the API server, by the Node as it is there now: its labels and taints. Until that is known,
-/// the scheduler's word is taken for both.
+/// As [`admit`] on a node of a cluster, by the Node as it is there now: its labels, and for pods of the API server its
+/// taints. Until that is known the scheduler's word is taken for both; a pod of another source is checked against the
+/// labels that are known here.
 pub fn admit_in_cluster(
     pod: &Pod,
     active: &[&Pod],
@@ -55,18 +56,31 @@ pub fn admit_in_cluster(
     node: Option<&v1::Node>,
 ) -> Result<(), Rejection> {
     let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
+    let is_static = pod.source != Source::Api;
     operating_system(pod)?;
     groups_policy(pod)?;
     fit(pod, &others, facts)?;
-    if let Some(node) = node {
-        let labels = node.metadata.labels.clone().unwrap_or_default();
-        affinity::check(pod, &NodeFacts { labels, ..facts.clone() })?;
+    match node {
+        Some(node) => {
+            let labels = node.metadata.labels.clone().unwrap_or_default();
+            affinity::check(pod, &NodeFacts { labels, ..facts.clone() })?;
+        }
+        None if is_static => affinity::check(pod, facts)?,
+        None => {}
     }
     node_name(pod, facts)?;
     host_ports(pod, &others)?;
-    taints(pod, node)?;
+    if !is_static {
+        taints(pod, node)?;
+    }
     sysctls::check(pod, facts)?;
     apparmor(pod, facts)
+}
+
+/// Whether a newer look at the Node may turn a rejection into its opposite: a pod is often bound for a label that was only
+/// just set (`generalFilter` in `pkg/kubelet/lifecycle/predicate.go`).
+pub fn may_be_outdated(rejection: &Rejection) -> bool {
+    rejection.reason == "NodeAffinity"
 }
 
 /// Only `NoExecute` counts for the kubelet (`pkg/kubelet/lifecycle/predicate.go`).

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{SelectAll, select_all};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_core::desired;
 use longshore_core::node::NodeFacts;
@@ -35,6 +37,16 @@ use crate::worker::{self, Start};
 /// Looks up a registry's credentials in the node's own configuration, by image reference.
 pub type NodeCredentials = Arc<dyn Fn(&str) -> Vec<RegistryCredentials> + Send + Sync>;
 
+/// Asks the API server for our Node as it is there now; `None` when it cannot tell, or has none.
+pub type AskForNode = Arc<dyn Fn() -> BoxFuture<'static, Option<v1::Node>> + Send + Sync>;
+
+/// What pods' workers ask of the API server.
+#[derive(Clone)]
+pub struct ApiPorts {
+    /// The Node, for admission.
+    pub node: AskForNode,
+}
+
 /// What the loops need of the world.
 #[derive(Clone)]
 pub struct Ports {
@@ -44,6 +56,8 @@ pub struct Ports {
     pub files: Arc<dyn FileStore>,
     /// ConfigMaps and Secrets.
     pub objects: Arc<dyn ObjectStore>,
+    /// The API server; `None` on a node that runs alone.
+    pub api: Option<ApiPorts>,
     /// Probe plugins.
     pub probes: Arc<dyn ProbePlugins>,
     /// The node's own credentials for an image, tried after the pod's.

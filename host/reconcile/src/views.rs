@@ -21,6 +21,15 @@ pub struct StaticPod {
     pub ending: bool,
 }
 
+/// What the API server last said of our Node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeWord {
+    /// Whether it was asked at all since the start.
+    pub told: bool,
+    /// The Node, with the labels, taints and `podCIDRs` that others wrote; `None` when there is none.
+    pub node: Option<Arc<v1::Node>>,
+}
+
 /// The published state of the node's pods.
 #[derive(Debug)]
 pub struct Views {
@@ -30,8 +39,7 @@ pub struct Views {
     /// Pods of the API server of which nothing is left here, until the API server knows.
     ended: Mutex<BTreeMap<String, Arc<PodView>>>,
     statics: watch::Sender<Option<Vec<StaticPod>>>,
-    /// The Node as the API server last told it.
-    node: Mutex<Option<Arc<v1::Node>>>,
+    node: watch::Sender<NodeWord>,
     version: watch::Sender<u64>,
 }
 
@@ -43,21 +51,26 @@ impl Default for Views {
             problems: Mutex::default(),
             ended: Mutex::default(),
             statics: watch::channel(None).0,
-            node: Mutex::default(),
+            node: watch::channel(NodeWord::default()).0,
             version: watch::channel(0).0,
         }
     }
 }
 
 impl Views {
-    /// The Node as the API server last told it; `None` on a node that runs alone, and before it was told.
+    /// The Node as the API server last told it; `None` on a node that runs alone, and while there is none.
     pub fn node(&self) -> Option<Arc<v1::Node>> {
-        lock(&self.node).clone()
+        self.node.borrow().node.clone()
     }
 
-    /// Publishes the Node as the API server has it now.
-    pub fn set_node(&self, node: &v1::Node) {
-        *lock(&self.node) = Some(Arc::new(node.clone()));
+    /// What the API server says of our Node, and every change of that.
+    pub fn node_word(&self) -> watch::Receiver<NodeWord> {
+        self.node.subscribe()
+    }
+
+    /// Publishes the Node as the API server has it now; `None` when it has none.
+    pub fn set_node(&self, node: Option<Arc<v1::Node>>) {
+        self.node.send_replace(NodeWord { told: true, node });
     }
 
     /// All pods, ordered by namespace and name.

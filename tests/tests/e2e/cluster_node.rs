@@ -1,15 +1,17 @@
 //! The node itself: how it joins, what it says of itself, and that it goes on saying it.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bed::{
     cluster::{Cluster, until},
     node::Node,
-    pods::{condition, sleeper},
+    pods::{condition, phase, sleeper, with},
 };
 
+/// Within this a node counts with what others changed of it.
+const HEARD: Duration = Duration::from_secs(1);
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 
@@ -180,4 +182,48 @@ fn cluster_node_that_stops_is_found_out_and_comes_back() {
         now["status"]["containerStatuses"][0]["containerID"],
         a["status"]["containerStatuses"][0]["containerID"]
     );
+}
+
+#[test]
+fn cluster_node_labels_and_taints_of_others_count() {
+    let Some(node) = Node::start() else { return };
+    let name = node.name.clone();
+    let picky = |pod: &str| with(sleeper(pod), json!({"spec": {"nodeSelector": {"example.com/disk": "fast"}}}));
+    node.cluster.kubectl(&["label", "node", &name, "example.com/disk=fast"]);
+    node.bind(&picky("a"));
+    node.wait_api_ready("a");
+    node.cluster.kubectl(&["label", "node", &name, "example.com/disk-"]);
+    thread::sleep(HEARD);
+    node.bind(&picky("b"));
+    let b = node.wait_api("b", "refused", |pod| phase(pod) == "Failed");
+    assert_eq!(b["status"]["reason"], "NodeAffinity", "{}", b["status"]);
+    // The one that runs is left alone: that is the controllers' affair.
+    node.wait_api_ready("a");
+    node.cluster.kubectl(&["taint", "node", &name, "example.com/out=1:NoExecute"]);
+    thread::sleep(HEARD);
+    node.bind(&sleeper("c"));
+    // The controller that evicts may be first.
+    let c = node.wait_api("c", "refused", |pod| pod.is_null() || phase(pod) == "Failed");
+    assert!(c.is_null() || c["status"]["reason"] == "TaintToleration", "{}", c["status"]);
+    assert!(node.in_docker(&c).is_empty());
+}
+
+#[test]
+fn cluster_node_mends_what_others_may_not_change() {
+    let Some(node) = Node::start() else { return };
+    node.cluster.kubectl(&["label", "node", &node.name, "--overwrite", "kubernetes.io/os=plan9"]);
+    node.wait_node("its system again", |now| now["metadata"]["labels"]["kubernetes.io/os"] == "linux");
+    let lie = json!([{"type": "Ready", "status": "False", "reason": "Lie"}, {"type": "Mine", "status": "True"}]);
+    node.cluster.patch(&format!("{}/status", node.path()), &json!({"status": {"conditions": lie}}));
+    let again = node.wait_node("its conditions again", |now| {
+        condition(now, "Ready") && reason(now, "MemoryPressure") == "KubeletHasSufficientMemory"
+    });
+    assert!(condition(&again, "Mine"), "others' conditions stay: {}", again["status"]["conditions"]);
+    node.cluster.kubectl(&["cordon", &node.name]);
+    until("an event that says so", || {
+        let events = node.cluster.list("/api/v1/namespaces/default/events");
+        events.into_iter().find(|event| {
+            event["involvedObject"]["name"] == node.name.as_str() && event["reason"] == "NodeNotSchedulable"
+        })
+    });
 }

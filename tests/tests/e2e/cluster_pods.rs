@@ -189,7 +189,6 @@ fn cluster_pod_that_does_not_fit_fails() {
 }
 
 #[test]
-#[ignore = "pods bound past the scheduler are not yet checked against the Node's labels"]
 fn cluster_pod_that_selects_another_node_fails() {
     let Some(node) = Node::start() else { return };
     let elsewhere = json!({"nodeSelector": {"kubernetes.io/hostname": "elsewhere"}});

@@ -27,7 +27,7 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::certificates::{Care, ServingNames, Store};
 use crate::credentials::{CredentialsError, Sources};
 use crate::requests::Requests;
-use crate::{ApiObjects, NodeApi, NodePods, NodeReviews};
+use crate::{ApiObjects, NodeApi, NodePods, NodeReviews, WatchedNode};
 
 /// The version is asked for anew after this, as servers are upgraded.
 const VERSION_AGE: Duration = Duration::from_secs(600);
@@ -162,6 +162,11 @@ impl Connection {
     /// The pods of the node; begins to watch them.
     pub fn pods(&self, node: &str) -> NodePods {
         NodePods::start(self.client(), node)
+    }
+
+    /// The Node itself; begins to watch it.
+    pub fn own_node(&self, node: &str) -> WatchedNode {
+        WatchedNode::start(self.client(), node)
     }
 
     /// What pods refer to; begins to watch what is held.

@@ -137,11 +137,14 @@ fn the_node_as_the_api_server_has_it_decides_for_its_pods() {
     let node_with = |labels: &str, taints: &str| -> v1::Node {
         serde_saphyr::from_str(&format!("{{metadata: {{labels: {labels}}}, spec: {{taints: {taints}}}}}")).unwrap()
     };
-    let outcome =
-        |spec: &str, node: Option<&v1::Node>| match admit_in_cluster(&pod(spec), &[], &super::testing::node(), node) {
+    let of = |source: Source, spec: &str, node: Option<&v1::Node>| {
+        let pod = Pod { source, ..pod(spec) };
+        match admit_in_cluster(&pod, &[], &super::testing::node(), node) {
             Ok(()) => "admitted".to_owned(),
             Err(rejection) => rejection.reason.to_owned(),
-        };
+        }
+    };
+    let outcome = |spec: &str, node: Option<&v1::Node>| of(Source::Api, spec, node);
     let selecting = "{containers: [{name: c, image: i}], nodeSelector: {disk: ssd}}";
     assert_eq!(outcome(selecting, None), "admitted");
     assert_eq!(outcome(selecting, Some(&node_with("{disk: ssd}", "[]"))), "admitted");
@@ -153,4 +156,8 @@ fn the_node_as_the_api_server_has_it_decides_for_its_pods() {
         let spec = format!("{{containers: [{{name: c, image: i}}], tolerations: [{toleration}]}}");
         assert_eq!(outcome(&spec, Some(&tainted)), "admitted", "{toleration}");
     }
+    // Static pods are bound by labels, never by taints; before the Node is known, by the labels that are known here.
+    assert_eq!(of(Source::File, plain, Some(&tainted)), "admitted");
+    assert_eq!(of(Source::File, selecting, Some(&node_with("{disk: ssd}", "[]"))), "admitted");
+    assert_eq!(of(Source::File, selecting, None), "NodeAffinity");
 }

@@ -117,37 +117,84 @@ fn annotations(description: &NodeDescription) -> BTreeMap<String, String> {
     annotations
 }
 
+/// Labels that a Node which exists already is given when it is taken on; the others are for one that is created, and
+/// whoever administers the cluster may change them (`updateDefaultLabels`).
+const DEFAULT_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
+/// Labels that are put right whenever somebody changes them (`updateNode`).
+const KEPT_LABELS: [&str; 2] = ["kubernetes.io/os", "kubernetes.io/arch"];
+
 /// The strategic merge patch that makes an existing Node ours; `None` when nothing is to be mended. Taints are only
 /// given to a Node that is created, as the kubelet has it.
-pub fn mend(existing: &v1::Node, description: &NodeDescription) -> Option<Value> {
-    let mut metadata = Map::new();
-    let differing = |wanted: &BTreeMap<String, String>, found: Option<&BTreeMap<String, String>>| {
-        let found = |key: &str| found.and_then(|found| found.get(key));
-        let entries = wanted.iter().filter(|(key, value)| found(key) != Some(value));
-        entries.map(|(key, value)| (key.clone(), json!(value))).collect::<Map<String, Value>>()
-    };
-    let labels = differing(&description.labels, existing.metadata.labels.as_ref());
-    if !labels.is_empty() {
-        metadata.insert("labels".to_owned(), labels.into());
-    }
-    let mut notes = differing(&annotations(description), existing.metadata.annotations.as_ref());
-    let provided = existing.metadata.annotations.as_ref().is_some_and(|found| found.contains_key(PROVIDED_NODE_IP));
-    if provided && !annotations(description).contains_key(PROVIDED_NODE_IP) {
-        notes.insert(PROVIDED_NODE_IP.to_owned(), Value::Null);
-    }
-    if !notes.is_empty() {
-        metadata.insert("annotations".to_owned(), notes.into());
-    }
-    let mut patch = Map::new();
-    if !metadata.is_empty() {
-        patch.insert("metadata".to_owned(), metadata.into());
-    }
+pub fn adopt(existing: &v1::Node, description: &NodeDescription) -> Option<Value> {
+    let labels = labels(existing, description, &DEFAULT_LABELS);
+    let mut patch = patch(labels, notes(existing, &annotations(description)));
     // An ID that is set is never changed: the API server forbids it.
     let unset = existing.spec.as_ref().and_then(|spec| spec.provider_id.as_ref()).is_none_or(String::is_empty);
     if let (true, Some(id)) = (unset, &description.provider_id) {
         patch.insert("spec".to_owned(), json!({"providerID": id}));
     }
     (!patch.is_empty()).then(|| patch.into())
+}
+
+/// The strategic merge patch that puts right what others changed and may not; `None` when nothing is to be mended.
+pub fn mend(existing: &v1::Node, description: &NodeDescription) -> Option<Value> {
+    let mut wanted = annotations(description);
+    wanted.retain(|key, _| key == PROVIDED_NODE_IP);
+    let patch = patch(labels(existing, description, &KEPT_LABELS), notes(existing, &wanted));
+    (!patch.is_empty()).then(|| patch.into())
+}
+
+type Patch = Map<String, Value>;
+
+fn patch(labels: Patch, notes: Patch) -> Patch {
+    let mut metadata = Patch::new();
+    if !labels.is_empty() {
+        metadata.insert("labels".to_owned(), labels.into());
+    }
+    if !notes.is_empty() {
+        metadata.insert("annotations".to_owned(), notes.into());
+    }
+    let mut patch = Patch::new();
+    if !metadata.is_empty() {
+        patch.insert("metadata".to_owned(), metadata.into());
+    }
+    patch
+}
+
+/// What is to be set of these labels.
+fn labels(existing: &v1::Node, description: &NodeDescription, keys: &[&str]) -> Patch {
+    let wanted = keys.iter().filter_map(|key| description.labels.get_key_value(*key));
+    differing(wanted, existing.metadata.labels.as_ref())
+}
+
+/// What is to be set of these annotations; an address that is provided no more is taken away.
+fn notes(existing: &v1::Node, wanted: &BTreeMap<String, String>) -> Patch {
+    let found = existing.metadata.annotations.as_ref();
+    let mut notes = differing(wanted.iter(), found);
+    if found.is_some_and(|found| found.contains_key(PROVIDED_NODE_IP)) && !wanted.contains_key(PROVIDED_NODE_IP) {
+        notes.insert(PROVIDED_NODE_IP.to_owned(), Value::Null);
+    }
+    notes
+}
+
+fn differing<'a>(
+    wanted: impl Iterator<Item = (&'a String, &'a String)>,
+    found: Option<&BTreeMap<String, String>>,
+) -> Patch {
+    let found = |key: &String| found.and_then(|found| found.get(key));
+    wanted.filter(|(key, value)| found(key) != Some(value)).map(|(key, value)| (key.clone(), json!(value))).collect()
 }
 
 #[cfg(test)]
@@ -188,30 +235,56 @@ mod tests {
     fn an_id_is_set_once() {
         let with_id = NodeDescription { provider_id: Some("x://1".to_owned()), ..description() };
         let mut node = initial(&description());
-        assert_eq!(mend(&node, &with_id).unwrap(), json!({"spec": {"providerID": "x://1"}}));
+        assert_eq!(adopt(&node, &with_id).unwrap(), json!({"spec": {"providerID": "x://1"}}));
         node.spec.as_mut().unwrap().provider_id = Some("y://2".to_owned());
-        assert_eq!(mend(&node, &with_id), None);
+        assert_eq!(adopt(&node, &with_id), None);
+    }
+
+    #[test]
+    fn an_address_that_is_provided_no_more_is_taken_away() {
+        let external =
+            NodeDescription { external_cloud: true, given_ips: vec!["10.0.0.1".parse().unwrap()], ..description() };
+        let node = initial(&external);
+        assert_eq!(mend(&node, &external), None);
+        let gone = json!({"metadata": {"annotations": {PROVIDED_NODE_IP: null}}});
+        assert_eq!(mend(&node, &description()), Some(gone.clone()));
+        assert_eq!(adopt(&node, &description()), Some(gone));
+        assert_eq!(
+            mend(&initial(&description()), &external).unwrap()["metadata"]["annotations"][PROVIDED_NODE_IP],
+            "10.0.0.1"
+        );
+    }
+
+    fn label() -> impl Strategy<Value = String> {
+        prop::sample::select(&["kubernetes.io/os", "kubernetes.io/arch", "kubernetes.io/hostname", "a", "b"][..])
+            .prop_map(str::to_owned)
     }
 
     proptest! {
         #[test]
-        fn what_was_created_needs_no_mending_and_foreign_labels_stay(
-            labels in prop::collection::btree_map("[a-c]", "[a-c]", 0..4),
+        fn what_was_created_needs_no_mending_and_others_labels_stay(
+            labels in prop::collection::btree_map(label(), "[a-c]", 0..6),
             foreign in prop::collection::btree_map("[d-f]", "[a-c]", 0..4),
-            changed in prop::collection::btree_map("[a-c]", "[x-z]", 0..4),
+            changed in prop::collection::btree_map(label(), "[x-z]", 0..6),
         ) {
             let description = NodeDescription { labels, ..description() };
             let mut node = initial(&description);
-            prop_assert_eq!(mend(&node, &description), None);
+            prop_assert_eq!((mend(&node, &description), adopt(&node, &description)), (None, None));
             let found = node.metadata.labels.as_mut().unwrap();
             found.extend(foreign.clone());
-            prop_assert_eq!(mend(&node, &description), None);
-            let found = node.metadata.labels.as_mut().unwrap();
-            found.extend(changed.clone());
-            let patch = mend(&node, &description);
-            let touched = patch.iter().flat_map(|patch| patch["metadata"]["labels"].as_object().unwrap().keys());
-            for key in touched {
-                prop_assert!(description.labels.contains_key(key) && changed.contains_key(key));
+            prop_assert_eq!((mend(&node, &description), adopt(&node, &description)), (None, None));
+            node.metadata.labels.as_mut().unwrap().extend(changed.clone());
+            for (patch, keys) in [
+                (mend(&node, &description), &KEPT_LABELS[..]),
+                (adopt(&node, &description), &DEFAULT_LABELS[..]),
+            ] {
+                let none = Patch::new();
+                let touched = patch.as_ref().map_or(&none, |patch| patch["metadata"]["labels"].as_object().unwrap());
+                for key in description.labels.keys() {
+                    let mended = changed.contains_key(key) && keys.contains(&key.as_str());
+                    prop_assert_eq!(touched.contains_key(key), mended, "{}", key);
+                }
+                prop_assert!(touched.keys().all(|key| description.labels.contains_key(key)));
             }
         }
     }

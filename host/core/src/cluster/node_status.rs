@@ -15,6 +15,9 @@ use super::node::{NodeDescription, kubelet_version};
 /// Names of an image that a Node shows at most (`MaxNamesPerImageInNodeStatus`).
 const MAX_NAMES: usize = 5;
 
+/// The conditions that are the node's to write.
+const OURS: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
+
 /// An image on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeImage {
@@ -224,6 +227,35 @@ pub fn differs(posted: &v1::NodeStatus, now: &v1::NodeStatus) -> bool {
     plain(posted) != plain(now)
 }
 
+/// Whether somebody else changed a status that was posted: `answer` is what the API server made of it then, `found` what it
+/// has now. Heartbeats and what others write (their conditions, attached volumes, extended resources) do not count.
+pub fn overwritten(answer: &v1::NodeStatus, found: &v1::NodeStatus) -> bool {
+    let ours = |status: &v1::NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+            condition.last_transition_time = None;
+        }
+        let conditions = status.conditions.get_or_insert_default();
+        conditions.retain(|condition| OURS.contains(&condition.type_.as_str()));
+        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        for resources in [&mut status.capacity, &mut status.allocatable].into_iter().flatten() {
+            resources.retain(|name, _| !name.contains('/'));
+        }
+        v1::NodeStatus { volumes_attached: None, volumes_in_use: None, phase: None, config: None, ..status }
+    };
+    ours(answer) != ours(found)
+}
+
+/// Whether somebody else changed the `Ready` condition of a status that was posted, which drops the node's endpoints.
+pub fn ready_differs(answer: &v1::NodeStatus, found: &v1::NodeStatus) -> bool {
+    let ready = |status: &v1::NodeStatus| {
+        let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+        ready.map(|ready| (ready.status.clone(), ready.reason.clone()))
+    };
+    ready(answer) != ready(found)
+}
+
 /// The strategic merge patch that posts a status. `previous` is what the Node has: what is no longer true is taken away.
 pub fn patch(previous: Option<&v1::NodeStatus>, status: &v1::NodeStatus) -> Value {
     let mut patch = json!(status);
@@ -301,6 +333,30 @@ mod tests {
         assert!(differs(&second, &third));
         let expected = "[container runtime is down, pods are not known yet]".to_owned();
         assert_eq!(of(&third), ("False".to_owned(), 3, expected));
+    }
+
+    #[test]
+    fn what_others_may_not_change_is_noticed() {
+        let answer = compute(&input(&description(), &[], None, 1));
+        let mut found = compute(&input(&description(), &[], None, 2));
+        found.conditions.as_mut().unwrap().reverse();
+        found.conditions.as_mut().unwrap().push(v1::NodeCondition {
+            type_: "NetworkUnavailable".to_owned(),
+            status: "False".to_owned(),
+            ..Default::default()
+        });
+        found.capacity.as_mut().unwrap().insert("example.com/dongle".to_owned(), Quantity("4".to_owned()));
+        found.volumes_attached = Some(Vec::new());
+        assert!(!overwritten(&answer, &found) && !ready_differs(&answer, &found));
+        let mut without = found.clone();
+        without.conditions.as_mut().unwrap().retain(|condition| condition.type_ != "MemoryPressure");
+        assert!(overwritten(&answer, &without) && !ready_differs(&answer, &without));
+        let mut unknown = found.clone();
+        unknown.conditions.as_mut().unwrap().iter_mut().find(|one| one.type_ == "Ready").unwrap().status =
+            "Unknown".to_owned();
+        assert!(overwritten(&answer, &unknown) && ready_differs(&answer, &unknown));
+        found.addresses = None;
+        assert!(overwritten(&answer, &found));
     }
 
     #[test]

@@ -112,6 +112,13 @@ pub trait ClusterApi: Send + Sync {
     async fn patch_event(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<v1::Event, ApiError>;
 }
 
+/// Our Node as the API server has it, followed: labels, taints and address ranges are others' to write as well.
+pub trait OwnNode: Send + Sync {
+    /// The Node whenever it came or changed, `None` when there is none (any more); the first item once that was read.
+    /// Of several changes the last one. Never ends.
+    fn changes(&self) -> BoxStream<'static, Option<Arc<v1::Node>>>;
+}
+
 /// The pods of this node as the API server last told them: what the loops that write status, make mirrors and delete
 /// pods compare with, so that they need no GETs.
 ///

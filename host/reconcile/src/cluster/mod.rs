@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_core::cluster::node::NodeDescription;
-use longshore_core::ports::cluster::{ApiError, ApiPods, ClusterApi};
+use longshore_core::ports::cluster::{ApiError, ApiPods, ClusterApi, OwnNode};
 use longshore_core::ports::runtime::ContainerRuntime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,8 @@ use crate::views::Views;
 pub struct Cluster {
     /// The API server.
     pub api: Arc<dyn ClusterApi>,
+    /// Our Node as the API server has it.
+    pub own_node: Arc<dyn OwnNode>,
     /// This node's pods as the API server has them.
     pub pods: Arc<dyn ApiPods>,
     /// The container runtime, for the list of images.
@@ -75,6 +77,7 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
     // Cancel safe: each loop begins again from what the API server has.
     tokio::select! {
         () = stop.cancelled() => {}
+        () = node::follow(&cluster) => {}
         () = node::run(&cluster, uid) => {}
         () = lease::run(&cluster, registered.clone()) => {}
         () = status::run(&cluster) => {}

@@ -1,20 +1,45 @@
-//! The Node: created or mended at the start, its status computed again and again and posted when it changed.
+//! The Node: created or mended at the start, its status computed again and again and posted when it changed here, or
+//! when somebody else changed what we had posted; registered again when it is deleted.
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
-use longshore_core::cluster::node::{initial, mend};
-use longshore_core::cluster::node_status::{NodeStatusInput, compute, condition, differs, event_of, patch};
+use longshore_core::cluster::node::{adopt, initial, mend};
+use longshore_core::cluster::node_status::{
+    NodeStatusInput, compute, condition, differs, event_of, overwritten, patch, ready_differs,
+};
 use longshore_core::event::EventType;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::events::EventSink;
 use tokio::sync::watch;
 
 use super::{Cluster, Patience, Said};
+use crate::views::NodeWord;
 
 /// How old the API server's version may be that our own follows.
 const VERSION_AGE: Duration = Duration::from_secs(600);
+/// Turns that others' changes cause are this far apart at least.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Publishes the Node as the API server has it, for ever: the one writer of [`crate::views::Views::set_node`].
+pub(super) async fn follow(cluster: &Cluster) {
+    let mut changes = cluster.own_node.changes();
+    let mut unschedulable = false;
+    while let Some(node) = changes.next().await {
+        if let Some(node) = &node {
+            let now = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+            if std::mem::replace(&mut unschedulable, now) != now {
+                let reason = if now { "NodeNotSchedulable" } else { "NodeSchedulable" };
+                let message = format!("Node {} status is now: {reason}", cluster.description.name);
+                cluster.events.record_node(EventType::Normal, reason, &message);
+            }
+        }
+        cluster.views.set_node(node);
+    }
+    std::future::pending().await
+}
 
 /// Keeps the Node true for ever. Its UID is told once it is registered.
 pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<String>>) {
@@ -22,8 +47,10 @@ pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<Stri
     let mut patience = Patience::new(Duration::from_secs(7));
     let mut said = Said::default();
     let mut health = cluster.health.subscribe();
+    let mut word = cluster.views.node_word();
     cluster.events.record_node(EventType::Normal, "Starting", "Starting kubelet.");
     loop {
+        let began = Instant::now();
         let wait = match keeper.turn().await {
             Ok(()) => {
                 said.worked("the node's status");
@@ -35,10 +62,20 @@ pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<Stri
                 patience.after(&error).min(cluster.options.update)
             }
         };
-        // Cancel safe: a change of health that is not seen here is seen at the next turn.
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            Ok(()) = health.changed() => {}
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            // Cancel safe: changes that are not seen here are seen at the next turn.
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => break,
+                Ok(()) = health.changed() => break,
+                Ok(()) = word.changed() => {
+                    let now = word.borrow_and_update().clone();
+                    if keeper.heard(&now) {
+                        tokio::time::sleep(CALM.saturating_sub(began.elapsed())).await;
+                        break;
+                    }
+                }
+            }
         }
     }
 }
@@ -46,12 +83,19 @@ pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<Stri
 struct Keeper<'a> {
     cluster: &'a Cluster,
     registered: watch::Sender<Option<String>>,
-    /// The Node as the API server last answered; `None` before it is registered.
+    /// The Node as the API server last answered or told; `None` before it is registered.
     node: Option<v1::Node>,
-    /// What was last posted, and when.
-    posted: Option<(v1::NodeStatus, Instant)>,
+    posted: Option<Posted>,
     /// The API server's version, and when it was asked.
     version: Option<((u32, u32), Instant)>,
+}
+
+/// A status that was posted.
+struct Posted {
+    status: v1::NodeStatus,
+    /// What the API server made of it.
+    answer: v1::NodeStatus,
+    at: Instant,
 }
 
 impl Keeper<'_> {
@@ -60,6 +104,12 @@ impl Keeper<'_> {
         if self.node.is_none() {
             self.register().await?;
         }
+        self.post(server).await?;
+        self.mend().await
+    }
+
+    /// Posts the status where it is due.
+    async fn post(&mut self, server: (u32, u32)) -> Result<(), ApiError> {
         let images = self.cluster.runtime.images().await.unwrap_or_default();
         let problems = self.cluster.health.problems();
         let status = compute(&NodeStatusInput {
@@ -71,25 +121,25 @@ impl Keeper<'_> {
             existing: self.node.as_ref(),
             now: Timestamp::now(),
         });
-        let due = self
-            .posted
-            .as_ref()
-            .is_none_or(|(posted, at)| at.elapsed() >= self.cluster.options.report || differs(posted, &status));
+        let found = self.node.as_ref().and_then(|node| node.status.as_ref());
+        let due = self.posted.as_ref().is_none_or(|posted| {
+            posted.at.elapsed() >= self.cluster.options.report
+                || differs(&posted.status, &status)
+                || found.is_none_or(|found| overwritten(&posted.answer, found))
+        });
         if !due {
             return Ok(());
         }
-        let before = self.node.as_ref().and_then(|node| node.status.as_ref());
-        match self.cluster.api.patch_node_status(&patch(before, &status)).await {
+        match self.cluster.api.patch_node_status(&patch(found, &status)).await {
             Ok(node) => {
                 self.tell(&status);
-                self.posted = Some((status, Instant::now()));
+                let answer = node.status.clone().unwrap_or_default();
+                self.posted = Some(Posted { status, answer, at: Instant::now() });
                 self.node = Some(node);
-                self.mend().await
+                Ok(())
             }
             Err(ApiError::NotFound { .. }) => {
-                tracing::warn!("the Node was deleted; registering it again");
                 self.node = None;
-                self.posted = None;
                 self.register().await
             }
             Err(error) => {
@@ -107,6 +157,32 @@ impl Keeper<'_> {
         let version = self.cluster.api.server_version().await?;
         self.version = Some((version, Instant::now()));
         Ok(version)
+    }
+
+    /// Takes in what the watch told. Whether there is something to do before the next turn's time.
+    fn heard(&mut self, word: &NodeWord) -> bool {
+        match (&word.node, &self.node) {
+            // Deleted; or a word from before we created it, and then it is found again.
+            (None, Some(_)) => {
+                self.node = None;
+                true
+            }
+            (None, None) => false,
+            // Somebody made it, or made it anew.
+            (Some(_), None) => true,
+            (Some(now), Some(known)) if now.metadata.uid != known.metadata.uid => {
+                self.node = None;
+                true
+            }
+            (Some(now), Some(known)) => {
+                if version(now) > version(known) {
+                    self.node = Some((**now).clone());
+                }
+                // All else that others change waits for its time, so that two who disagree do so calmly.
+                let found = now.status.as_ref();
+                self.posted.as_ref().zip(found).is_some_and(|(posted, found)| ready_differs(&posted.answer, found))
+            }
+        }
     }
 
     async fn register(&mut self) -> Result<(), ApiError> {
@@ -133,20 +209,39 @@ impl Keeper<'_> {
                 Err(error) => return Err(error),
             },
         };
-        if self.rebooted(&node) {
-            let message = format!("Node {} has been rebooted, boot id: {}", description.name, description.boot_id);
-            self.cluster.events.record_node(EventType::Warning, "Rebooted", &message);
+        let before = self.registered.borrow().clone();
+        if before != node.metadata.uid {
+            if before.is_some() {
+                tracing::warn!("the Node was deleted; it is registered again");
+            }
+            self.posted = None;
+            if self.rebooted(&node) {
+                let message = format!("Node {} has been rebooted, boot id: {}", description.name, description.boot_id);
+                self.cluster.events.record_node(EventType::Warning, "Rebooted", &message);
+            }
         }
         self.registered.send_replace(node.metadata.uid.clone());
-        self.node = Some(node);
-        self.mend().await
+        self.node = Some(match adopt(&node, description) {
+            Some(patch) => api.patch_node(&patch).await?,
+            None => node,
+        });
+        Ok(())
     }
 
+    /// Mends labels and annotations that must be as they are here, whoever changed them.
     async fn mend(&mut self) -> Result<(), ApiError> {
-        let Some(node) = &self.node else { return Ok(()) };
-        let Some(patch) = mend(node, &self.cluster.description) else { return Ok(()) };
-        self.node = Some(self.cluster.api.patch_node(&patch).await?);
-        Ok(())
+        let Some(patch) = self.node.as_ref().and_then(|node| mend(node, &self.cluster.description)) else {
+            return Ok(());
+        };
+        match self.cluster.api.patch_node(&patch).await {
+            Ok(node) => {
+                self.node = Some(node);
+                Ok(())
+            }
+            // Its status cannot be posted either, and that registers it again.
+            Err(ApiError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn rebooted(&self, node: &v1::Node) -> bool {
@@ -166,4 +261,9 @@ impl Keeper<'_> {
             self.cluster.events.record_node(EventType::Normal, reason, &message);
         }
     }
+}
+
+/// Resource versions are comparable numbers (KEP-5504); one that is none is old.
+fn version(node: &v1::Node) -> u64 {
+    node.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

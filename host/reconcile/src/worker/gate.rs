@@ -1,9 +1,11 @@
 //! Whether a pod may run here: what its probes' plugins, the node and the other pods say.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use longshore_core::admit::Rejection;
 use longshore_core::backoff::Policy;
 use longshore_core::event::EventType;
-use longshore_core::pod::{Pod, Source};
+use longshore_core::pod::Pod;
 use longshore_core::record::Terminal;
 use longshore_core::{admit, probe, support};
 
@@ -72,25 +74,22 @@ impl Worker {
     }
 
     /// Admits a pod that is new here, or ends it with the kubelet's reason.
-    pub(super) fn admit(&mut self) {
-        let mut active = self.shared.active();
+    pub(super) async fn admit(&mut self) {
+        let shared = self.shared.clone();
         if self.record.terminal.is_some() || self.pod.deletion.is_some() {
-            active.remove(&self.pod.id.uid);
+            shared.active().remove(&self.pod.id.uid);
             return;
         }
         if self.record.start_time.is_none() {
             self.record.start_time = Some(Timestamp::now());
-            let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
-            let facts = &self.shared.facts;
-            let admitted = match self.pod.source {
-                Source::Api => {
-                    let node = self.shared.ports.views.node();
-                    admit::admit_in_cluster(&self.pod, &others, facts, node.as_deref())
-                }
-                _ => admit::admit(&self.pod, &others, facts),
-            };
+            let mut admitted = self.try_admit(shared.ports.views.node().as_deref());
+            if let (Err(rejection), Some(api)) = (&admitted, &shared.ports.api)
+                && admit::may_be_outdated(rejection)
+                && let Some(node) = (api.node)().await
+            {
+                admitted = self.try_admit(Some(&node));
+            }
             if let Err(rejection) = admitted {
-                drop(active);
                 self.event(None, EventType::Warning, rejection.reason, &rejection.message);
                 self.record.terminal = Some(Terminal {
                     phase: "Failed".to_owned(),
@@ -100,8 +99,22 @@ impl Worker {
                 return;
             }
         }
+        let mut active = shared.active();
         if active.get(&self.pod.id.uid) != Some(&self.pod) {
             active.insert(self.pod.id.uid.clone(), self.pod.clone());
         }
+    }
+
+    /// Judges and takes the pod's share in one step, so that no two take the same.
+    fn try_admit(&self, node: Option<&v1::Node>) -> Result<(), Rejection> {
+        let mut active = self.shared.active();
+        let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
+        let facts = &self.shared.facts;
+        match self.shared.ports.api {
+            Some(_) => admit::admit_in_cluster(&self.pod, &others, facts, node)?,
+            None => admit::admit(&self.pod, &others, facts)?,
+        }
+        active.insert(self.pod.id.uid.clone(), self.pod.clone());
+        Ok(())
     }
 }

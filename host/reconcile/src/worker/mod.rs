@@ -156,7 +156,7 @@ impl Worker {
         if self.checked.is_none() || self.gate_opens(now).is_some_and(|at| at <= now) {
             self.check().await;
         }
-        self.admit();
+        self.admit().await;
         self.hold_objects();
         if self.remount_in().is_some_and(|left| left.is_zero()) {
             self.refresh = true;

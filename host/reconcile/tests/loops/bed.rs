@@ -45,6 +45,7 @@ impl Bed {
             runtime: runtime.clone(),
             files: files.clone(),
             objects: Arc::new(NoObjects),
+            api: None,
             probes: probes.clone(),
             credentials: Arc::new(|_| Vec::new()),
             sources: vec![source.clone()],
