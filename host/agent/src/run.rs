@@ -22,11 +22,12 @@ use longshore_docker::{Docker, DockerOptions, LogBounds};
 use longshore_filesystem::{CgroupOptions, Files, ManifestFolder, Memory, lock_root, root_id};
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
+use longshore_reconcile::kernel;
 use longshore_reconcile::node::{self, NodeCredentials, Options, Ports};
 use longshore_reconcile::orphan::from_stored;
 use longshore_reconcile::published::Published;
 use longshore_reconcile::views::Views;
-use longshore_stats::{MachineStats, StatsOptions};
+use longshore_stats::{KernelMessages, MachineStats, StatsOptions};
 use longshore_wasm::ProbeHost;
 use tokio_util::sync::CancellationToken;
 
@@ -92,6 +93,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         while stop.run_until_cancelled(tokio::time::sleep(MEMORY_LOOK)).await.is_some() {
             memory::give_back();
         }
+        Ok(())
+    });
+    let (stop, told) = (tasks.stop_token(), events.clone());
+    tasks.spawn("the kernel's messages", async move {
+        // A machine that does not let them be read runs pods all the same.
+        match KernelMessages::open() {
+            Ok(log) => kernel::watch(&log, &*told, &stop).await,
+            Err(error) => {
+                tracing::warn!("the kernel's messages cannot be read, its OOM kills are not told of: {error}")
+            }
+        }
+        stop.cancelled().await;
         Ok(())
     });
     notify::ready("waiting for Docker");

@@ -25,6 +25,7 @@ pub mod labels;
 pub mod manifest;
 pub mod node;
 pub mod observed;
+pub mod oom;
 pub mod plan;
 pub mod pod;
 pub mod ports;

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod events;
 pub mod health;
 mod inbox;
+pub mod kernel;
 mod limits;
 pub mod node;
 pub mod orphan;

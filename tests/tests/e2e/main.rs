@@ -25,6 +25,7 @@ mod lifecycle;
 mod manifest_url;
 mod manifests;
 mod network;
+mod oom;
 mod probes;
 mod pulls;
 mod security;

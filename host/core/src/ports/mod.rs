@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod events;
 pub mod exec;
 pub mod files;
+pub mod kernel;
 pub mod objects;
 pub mod pods;
 pub mod probes;
