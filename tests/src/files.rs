@@ -5,13 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use futures::stream::{self, BoxStream};
-use k8s_openapi::api::core::v1;
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::{FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
-use longshore_core::ports::objects::{ObjectError, ObjectStore};
 use longshore_core::record::StoredPod;
 
 /// The disk.
@@ -109,24 +105,5 @@ impl FileStore for FakeFiles {
 
     async fn usage(&self, _: &Path) -> Option<u64> {
         Some(*self.used.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// A store without objects.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoObjects;
-
-#[async_trait]
-impl ObjectStore for NoObjects {
-    async fn config_map(&self, _: &str, _: &str) -> Result<Option<std::sync::Arc<v1::ConfigMap>>, ObjectError> {
-        Ok(None)
-    }
-
-    async fn secret(&self, _: &str, _: &str) -> Result<Option<std::sync::Arc<v1::Secret>>, ObjectError> {
-        Ok(None)
-    }
-
-    fn changes(&self) -> BoxStream<'static, ()> {
-        stream::pending().boxed()
     }
 }

@@ -8,29 +8,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1;
-use longshore_apiserver::{ApiObjects, Connection, NodeApi, NodePods, NodeReviews, ServingNames, Settings};
+use futures::FutureExt;
+use longshore_apiserver::{Connection, NodeApi, NodePods, NodeReviews, ServingNames, Settings};
 use longshore_core::cluster::node::NodeDescription;
 use longshore_core::node::NodeFacts;
-use longshore_core::pod::{PodId, Source};
-use longshore_core::ports::cluster::{ApiError, ClusterApi};
-use longshore_core::ports::objects::{
-    BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery, absent,
-};
-use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
+use longshore_core::ports::cluster::{ApiPods, ClusterApi};
+use longshore_core::ports::reviews::Reviews;
 use longshore_core::ports::runtime::RuntimeInfo;
-use longshore_core::ports::sources::{PodSource, SourceSnapshot};
-use longshore_core::volume::ObjectKind;
+use longshore_core::ports::sources::PodSource;
 use longshore_reconcile::cluster::{Cluster, ClusterOptions};
-use longshore_reconcile::node::{ApiPorts, AskForNode};
-use longshore_reconcile::views::{NodeWord, Views};
+use longshore_reconcile::node::{ApiPorts, AskForNode, StatusOf};
+use longshore_reconcile::views::Views;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::late::{LateObjects, LateReviews, LateSource};
 
 /// Waits between two tries to get a connection at all, when credentials cannot be used.
 const RETRY: Duration = Duration::from_secs(10);
@@ -38,16 +31,13 @@ const RETRY: Duration = Duration::from_secs(10);
 /// The declared feature of nodes that speak WebSocket to the API server themselves (KEP-4006).
 const WEB_SOCKETS: &str = "ExtendWebSocketsToKubelet";
 
-/// Something of the connection, once there is one.
-type Late<T> = watch::Receiver<Option<Arc<T>>>;
-
 /// A certificate and its key, as PEM.
 type Pem = (String, String);
 
 /// What the loops and the node's server get of the API server before it is reached.
 pub(crate) struct Joining {
     pods: watch::Sender<Option<Arc<NodePods>>>,
-    objects: watch::Sender<Option<Arc<ApiObjects>>>,
+    objects: Arc<LateObjects>,
     reviews: watch::Sender<Option<Arc<NodeReviews>>>,
     serving: watch::Sender<Option<Pem>>,
     node: watch::Sender<Option<Arc<NodeApi>>>,
@@ -59,7 +49,7 @@ impl Joining {
     pub(crate) fn new(views: Arc<Views>) -> Self {
         Joining {
             pods: watch::Sender::new(None),
-            objects: watch::Sender::new(None),
+            objects: Arc::new(LateObjects::new()),
             node: watch::Sender::new(None),
             reviews: watch::Sender::new(None),
             serving: watch::Sender::new(None),
@@ -69,27 +59,23 @@ impl Joining {
 
     /// The API server as a source of pods.
     pub(crate) fn source(&self) -> Arc<dyn PodSource> {
-        Arc::new(ApiSource { pods: self.pods.subscribe(), node: self.views.node_word() })
+        Arc::new(LateSource { pods: self.pods.subscribe(), node: self.views.node_word() })
     }
 
     /// What pods' workers ask of the API server.
     pub(crate) fn ports(&self) -> ApiPorts {
-        let api = self.node.subscribe();
+        let (api, pods) = (self.node.subscribe(), self.pods.subscribe());
         let node: AskForNode = Arc::new(move || {
             let api = api.borrow().clone();
             async move { api?.node().await.ok().flatten() }.boxed()
         });
-        ApiPorts { node }
-    }
-
-    /// What pods refer to: the folder's objects for what lies there, else the API server's.
-    pub(crate) fn objects(&self, folder: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-        Arc::new(AllObjects { folder, api: self.objects.subscribe() })
+        let status: StatusOf = Arc::new(move |uid| pods.borrow().as_ref()?.pod(uid)?.status.clone());
+        ApiPorts { objects: self.objects.clone(), status, node }
     }
 
     /// Who callers of the node's server are and what they may do.
     pub(crate) fn reviews(&self) -> Arc<dyn Reviews> {
-        Arc::new(ApiReviews { api: self.reviews.subscribe() })
+        Arc::new(LateReviews { api: self.reviews.subscribe() })
     }
 
     /// The certificate of the node's server that the API server signed, once there is one.
@@ -106,7 +92,7 @@ impl Joining {
         self.node.send_replace(Some(api.clone()));
         let pods = Arc::new(connection.pods(node));
         self.pods.send_replace(Some(pods.clone()));
-        self.objects.send_replace(Some(Arc::new(connection.objects(None))));
+        self.objects.arrive(Arc::new(connection.objects(None)));
         self.reviews.send_replace(Some(Arc::new(connection.reviews(node))));
         let signed = self.hand_on(connection.serving());
         let names = ServingNames {
@@ -197,126 +183,6 @@ fn random() -> f64 {
     // Every state of the standard library's hasher has keys of its own.
     let bits = std::collections::hash_map::RandomState::new().build_hasher().finish();
     (bits >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-struct ApiSource {
-    pods: Late<NodePods>,
-    node: watch::Receiver<NodeWord>,
-}
-
-impl PodSource for ApiSource {
-    fn source(&self) -> Source {
-        Source::Api
-    }
-
-    fn snapshots(&self) -> BoxStream<'static, SourceSnapshot> {
-        let (pods, mut node) = (self.pods.clone(), self.node.clone());
-        let known = async move {
-            // As the kubelet's: no pod is admitted before the Node's labels and taints are known.
-            drop(node.wait_for(|word| word.told).await);
-            arrived(pods).await
-        };
-        futures::stream::once(known).flat_map(|pods| pods.snapshots()).boxed()
-    }
-}
-
-/// Waits for what comes with the connection. An agent that ends before it comes never gets it.
-async fn arrived<T>(mut late: Late<T>) -> Arc<T> {
-    match late.wait_for(Option::is_some).await.map(|found| found.clone()) {
-        Ok(Some(found)) => found,
-        _ => std::future::pending().await,
-    }
-}
-
-struct AllObjects {
-    folder: Arc<dyn ObjectStore>,
-    api: Late<ApiObjects>,
-}
-
-impl AllObjects {
-    fn api(&self, kind: &'static str, namespace: &str, name: &str) -> Result<Arc<ApiObjects>, ObjectError> {
-        let known = self.api.borrow().clone();
-        known.ok_or_else(|| ObjectError {
-            message: "the API server has not been reached yet".to_owned(),
-            ..absent(kind, namespace, name)
-        })
-    }
-}
-
-#[async_trait]
-impl ObjectStore for AllObjects {
-    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::ConfigMap>>, ObjectError> {
-        if let Some(found) = self.folder.config_map(namespace, name).await? {
-            return Ok(Some(found));
-        }
-        self.api("ConfigMap", namespace, name)?.config_map(namespace, name).await
-    }
-
-    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError> {
-        if let Some(found) = self.folder.secret(namespace, name).await? {
-            return Ok(Some(found));
-        }
-        self.api("Secret", namespace, name)?.secret(namespace, name).await
-    }
-
-    fn changes(&self) -> BoxStream<'static, ()> {
-        let api = futures::stream::once(arrived(self.api.clone()));
-        // What was asked for before the connection came is asked for again.
-        let api = api.flat_map(|api| futures::stream::once(async {}).chain(api.changes()));
-        futures::stream::select(self.folder.changes(), api).boxed()
-    }
-
-    fn hold(&self, pod: &PodId, objects: &BTreeSet<(ObjectKind, String)>) {
-        if let Some(api) = self.api.borrow().as_ref() {
-            api.hold(pod, objects);
-        }
-    }
-
-    async fn services(&self, namespace: &str) -> Option<Vec<Arc<v1::Service>>> {
-        self.api("Service", namespace, "").ok()?.services(namespace).await
-    }
-
-    async fn token(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ObjectError> {
-        self.api("ServiceAccount", &pod.namespace, &query.service_account)?.token(pod, query).await
-    }
-
-    async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
-        self.api("ClusterTrustBundle", "", "")?.trust_bundles(query).await
-    }
-
-    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
-        self.api("PodCertificateRequest", "", &query.volume)?.certificate(pod, query).await
-    }
-
-    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
-        self.api("PersistentVolumeClaim", namespace, name)?.claim(namespace, name).await
-    }
-
-    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ObjectError> {
-        self.api("RuntimeClass", "", class)?.runtime_handler(class).await
-    }
-}
-
-struct ApiReviews {
-    api: Late<NodeReviews>,
-}
-
-impl ApiReviews {
-    fn api(&self) -> Result<Arc<NodeReviews>, ApiError> {
-        let known = self.api.borrow().clone();
-        known.ok_or_else(|| ApiError::Unreachable { message: "the API server has not been reached yet".to_owned() })
-    }
-}
-
-#[async_trait]
-impl Reviews for ApiReviews {
-    async fn authenticate(&self, token: &str) -> Result<Option<User>, ApiError> {
-        self.api()?.authenticate(token).await
-    }
-
-    async fn authorize(&self, user: &User, access: &NodeAccess) -> Result<Result<(), String>, ApiError> {
-        self.api()?.authorize(user, access).await
-    }
 }
 
 /// What the node says of itself.

@@ -8,6 +8,7 @@ mod cluster;
 mod commands;
 mod config;
 mod facts;
+mod late;
 mod logging;
 mod memory;
 mod metrics;

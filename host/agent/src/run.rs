@@ -15,7 +15,6 @@ use longshore_core::node::NodeFacts;
 use longshore_core::pod::Source;
 use longshore_core::ports::exec::ContainerExec;
 use longshore_core::ports::files::FileStore;
-use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
 use longshore_core::ports::sources::PodSource;
 use longshore_docker::{Docker, DockerOptions, LogBounds};
@@ -247,15 +246,11 @@ impl World {
         if let Some(url) = plugins::manifest_url(config, &probes, &facts.name, former(Source::Http), &self.views)? {
             sources.push(url);
         }
-        let mut objects: Arc<dyn ObjectStore> = folder;
-        if let Some(joining) = joining {
-            sources.push(joining.source());
-            objects = joining.objects(objects);
-        }
+        sources.extend(joining.map(Joining::source));
         Ok(Ports {
             runtime: Arc::new(self.docker.clone()),
             files: Arc::new(files),
-            objects,
+            objects: folder,
             api: joining.map(Joining::ports),
             probes,
             credentials: node_credentials(),

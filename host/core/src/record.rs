@@ -64,17 +64,17 @@ impl PodRecord {
 
 /// The end of a pod that the API server has it at already: it came from somebody who knew more, such as this node
 /// before its disk was lost. Such a pod is never run again.
-pub fn ended_in(object: &v1::Pod) -> Option<Terminal> {
-    let status = object.status.as_ref()?;
+pub fn ended_in(status: Option<&v1::PodStatus>) -> Option<Terminal> {
+    let status = status?;
     let phase = status.phase.clone().filter(|phase| phase == "Succeeded" || phase == "Failed")?;
     Some(Terminal { phase, reason: status.reason.clone(), message: status.message.clone() })
 }
 
 /// The record of a pod whose own was lost, from the status that the API server has: counts of restarts never fall, a
 /// pod that was admitted stays so, and what has ended is not begun again.
-pub fn seeded(object: &v1::Pod) -> PodRecord {
-    let mut record = PodRecord { terminal: ended_in(object), ..PodRecord::default() };
-    let Some(status) = &object.status else { return record };
+pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
+    let mut record = PodRecord { terminal: ended_in(status), ..PodRecord::default() };
+    let Some(status) = status else { return record };
     record.start_time = status.start_time.as_ref().map(|time| time.0);
     for condition in status.conditions.iter().flatten() {
         let Some(since) = condition.last_transition_time.as_ref() else { continue };
@@ -216,11 +216,11 @@ mod tests {
                 "containerID": "docker://x", "state": {"terminated": {"exitCode": 3, "reason": "Error",
                 "finishedAt": "2026-01-01T00:01:00Z"}}}]}}))
         .expect("a pod");
-        let record = seeded(&object);
+        let record = seeded(object.status.as_ref());
         assert_eq!(record.terminal.as_ref().and_then(|end| end.reason.as_deref()), Some("Evicted"));
         let known = &record.containers["a"];
         assert_eq!((known.restarts, known.id.as_deref()), (4, Some("x")));
         assert_eq!(known.exit.as_ref().map(|exit| exit.code), Some(3));
-        assert_eq!(seeded(&v1::Pod::default()), PodRecord::default());
+        assert_eq!(seeded(None), PodRecord::default());
     }
 }

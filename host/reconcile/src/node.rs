@@ -40,9 +40,16 @@ pub type NodeCredentials = Arc<dyn Fn(&str) -> Vec<RegistryCredentials> + Send +
 /// Asks the API server for our Node as it is there now; `None` when it cannot tell, or has none.
 pub type AskForNode = Arc<dyn Fn() -> BoxFuture<'static, Option<v1::Node>> + Send + Sync>;
 
+/// The status that the API server last told of a pod, by UID.
+pub type StatusOf = Arc<dyn Fn(&str) -> Option<v1::PodStatus> + Send + Sync>;
+
 /// What pods' workers ask of the API server.
 #[derive(Clone)]
 pub struct ApiPorts {
+    /// What its pods refer to, and Services for all pods.
+    pub objects: Arc<dyn ObjectStore>,
+    /// What it knows of its pods.
+    pub status: StatusOf,
     /// The Node, for admission.
     pub node: AskForNode,
 }
@@ -54,7 +61,7 @@ pub struct Ports {
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What pods have on the disk.
     pub files: Arc<dyn FileStore>,
-    /// ConfigMaps and Secrets.
+    /// ConfigMaps and Secrets of pods that are not the API server's.
     pub objects: Arc<dyn ObjectStore>,
     /// The API server; `None` on a node that runs alone.
     pub api: Option<ApiPorts>,
@@ -119,6 +126,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// What a pod of that source refers to: the API server's objects are for its own pods alone, and so are the
+    /// folder's for all others.
+    pub(crate) fn objects(&self, source: &Source) -> &Arc<dyn ObjectStore> {
+        match (&self.ports.api, source) {
+            (Some(api), Source::Api) => &api.objects,
+            _ => &self.ports.objects,
+        }
+    }
+
     /// Other agents' containers, as of a few seconds ago at most; none when the runtime does not say.
     pub(crate) async fn foreign(&self) -> Arc<Vec<ForeignContainer>> {
         let mut known = self.foreign.lock().await;
@@ -219,7 +235,8 @@ impl Node {
             let which = source.source();
             source.snapshots().map(move |snapshot| (which.clone(), snapshot)).boxed()
         }));
-        let mut objects = ports.objects.changes();
+        let of_api = ports.api.as_ref().map(|api| api.objects.changes());
+        let mut objects = select_all(std::iter::once(ports.objects.changes()).chain(of_api));
         let mut resync = tokio::time::interval(shared.options.resync);
         resync.reset();
         let mut beat = tokio::time::interval(BEAT);

@@ -169,10 +169,17 @@ impl Views {
         lock(&self.probes).remove(uid);
     }
 
-    /// Publishes what is wrong with a source.
+    /// Publishes what is wrong with a source, or with a pod of one.
     pub fn set_problems(&self, source: &str, problems: Vec<SourceProblem>) {
-        lock(&self.problems).insert(source.to_owned(), problems);
-        self.version.send_modify(|version| *version += 1);
+        let mut known = lock(&self.problems);
+        let before = match problems.is_empty() {
+            true => known.remove(source).unwrap_or_default(),
+            false => known.insert(source.to_owned(), problems.clone()).unwrap_or_default(),
+        };
+        drop(known);
+        if before != problems {
+            self.version.send_modify(|version| *version += 1);
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::bed::{
+    cluster::until,
     docker::image,
     node::Node,
-    pods::{id, is_ready, sleeper, uid, with},
+    pods::{SLEEP, container, id, is_ready, pod, sleeper, uid, with},
 };
 
 /// A static pod in this test's namespace.
@@ -59,7 +60,7 @@ fn cluster_life_static_pod_changes_and_goes() {
     );
     node.delete("s");
     node.wait_api(&name, "gone", Value::is_null);
-    crate::bed::cluster::until("nothing left in Docker", || node.containers_of_node().is_empty().then_some(()));
+    until("nothing left in Docker", || node.containers_of_node().is_empty().then_some(()));
 }
 
 #[test]
@@ -82,12 +83,43 @@ fn cluster_life_static_pod_and_agent_restart() {
 }
 
 #[test]
-fn cluster_life_static_pod_that_needs_the_api_is_refused() {
+fn cluster_life_static_pod_may_not_use_the_apis_objects() {
     let Some(node) = Node::start() else { return };
-    let spec = json!({"volumes": [{"name": "c", "configMap": {"name": "of-the-api"}}]});
+    let map = |word: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": node.name}, "data": {"word": word}});
+    node.cluster.create(&node.all("configmaps"), &map("of the API"));
+    let app = with(container("app", SLEEP), json!({"volumeMounts": [{"name": "c", "mountPath": "/c"}]}));
+    let spec = json!({"volumes": [{"name": "c", "configMap": {"name": "c"}}], "containers": [app]});
     node.apply(&with(fixed(&node, "s"), json!({"spec": spec})));
-    node.apply(&fixed(&node, "good"));
-    node.wait_api_ready(&format!("good-{}", node.name));
-    let mirror = node.cluster.get(&node.one("pods", &format!("s-{}", node.name)));
-    assert!(mirror.as_ref().is_none_or(|pod| !is_ready(pod)), "{mirror:?}");
+    let problems = || node.get("/v1/problems").to_string();
+    node.told(|| {
+        until("refused", || problems().contains("static pods may not reference configmaps").then_some(()));
+    });
+    let name = format!("s-{}", node.name);
+    let shown = node.say(&["get", "pods", "-A"]);
+    assert!(shown.contains(&name), "{shown}");
+    assert!(node.containers_of_node().is_empty());
+    // The folder gets what is missing: the pod runs with that, and without a mirror.
+    node.apply(&map("of the folder"));
+    let running = |name: &str| {
+        let all = node.containers_of_node().into_iter();
+        let mut all = all.filter(|one| one["Labels"]["io.kubernetes.pod.name"] == name && one["State"] == "running");
+        all.find(|one| one["Labels"]["io.kubernetes.container.name"] == "app")
+    };
+    let found = node.told(|| until("it runs", || running(&name)));
+    let word = |container: &Value| node.docker.exec(container["Id"].as_str().unwrap(), &["cat", "/c/word"]).1;
+    assert_eq!(word(&found), "of the folder");
+    node.told(|| {
+        until("an event that says that it has no mirror", || {
+            let events = node.cluster.list("/api/v1/namespaces/default/events");
+            events
+                .into_iter()
+                .find(|event| event["involvedObject"]["name"] == node.name.as_str() && event["reason"] == "NoMirrorPod")
+        })
+    });
+    assert_eq!(node.cluster.get(&node.one("pods", &name)), None);
+    until("nothing is wrong", || (!problems().contains("may not reference")).then_some(()));
+    // A pod of the API server sees the API server's.
+    node.bind(&pod("a", spec["containers"].clone(), json!({"volumes": spec["volumes"]})));
+    node.wait_api_ready("a");
+    assert_eq!(node.sh("a", "cat /c/word").1, "of the API");
 }

@@ -205,3 +205,21 @@ fn cluster_pod_ends_at_its_deadline() {
     assert_eq!(a["status"]["reason"], "DeadlineExceeded", "{}", a["status"]);
     node.wait_api("a", "its container has ended", |pod| status(pod, "app")["state"]["terminated"].is_object());
 }
+
+#[test]
+fn cluster_pod_keeps_its_restart_count_when_its_record_is_lost() {
+    let Some(mut node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    let first = node.wait_api_ready("a");
+    node.docker.kill(&id(&first, "app"), "KILL");
+    let a = node.wait_api("a", "restarted", |pod| is_ready(pod) && restarts(pod, "app") == 1);
+    node.kill();
+    for one in node.in_docker(&a) {
+        node.docker.remove(one["Id"].as_str().unwrap());
+    }
+    std::fs::remove_file(node.pod_folder(&a).join("record.json")).unwrap();
+    node.begin();
+    let again = node.wait_api("a", "another one", |pod| is_ready(pod) && id(pod, "app") != id(&a, "app"));
+    assert!(restarts(&again, "app") >= 2, "{}", again["status"]);
+    assert_eq!(again["status"]["startTime"], a["status"]["startTime"]);
+}

@@ -27,9 +27,10 @@ pub fn why_not(pod: &Pod) -> Option<String> {
     let references = volume::references(pod);
     let first = references.first().map(|reference| format!("{} {:?}", reference.kind.as_str(), reference.name));
     let first = first.or_else(|| volume::pull_secrets(pod).first().map(|name| format!("secret {name:?}")));
+    let claim = || pod.spec().volumes.iter().flatten().find_map(|of| volume::claim_of(pod, of));
+    let first = first.or_else(|| claim().map(|name| format!("persistentvolumeclaim {name:?}")));
     Some(format!(
-        "pod {} runs without a mirror in the API server: it refers to {} of its manifest folder, which the API server \
-         refuses to mirror pods",
+        "pod {} has no mirror in the API server, which refuses one that refers to {}, as the pod in its manifest does",
         pod.id, first?
     ))
 }

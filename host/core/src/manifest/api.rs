@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn an_end_and_open_gates_are_part_of_a_pod() {
         let ended = read(|object| object["status"]["phase"] = "Failed".into()).expect("a pod");
-        assert!(crate::record::ended_in(&ended.object).is_some());
+        assert!(crate::record::ended_in(ended.object.status.as_ref()).is_some());
         let gated = read(|object| {
             object["spec"]["readinessGates"] = json!([{"conditionType": "x/y"}]);
             object["status"]["conditions"] =

@@ -95,7 +95,7 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
 /// The status that the API server has of a pod that ended before this agent knew it, as long as nothing of it is here to
 /// tell more.
 fn known_end(input: &StatusInput<'_>) -> Option<v1::PodStatus> {
-    let known = crate::record::ended_in(&input.pod.object)?;
+    let known = crate::record::ended_in(input.pod.object.status.as_ref())?;
     let same = input.record.terminal.as_ref() == Some(&known) && input.pod.source == crate::pod::Source::Api;
     (same && input.observed.containers.is_empty()).then(|| input.pod.object.status.clone()).flatten()
 }

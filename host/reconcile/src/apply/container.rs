@@ -63,7 +63,7 @@ fn image_failed(worker: &mut Worker, container: &str, failure: &Failure) -> Step
 async fn pull_secrets(worker: &Worker) -> Vec<Arc<v1::Secret>> {
     let mut secrets = Vec::new();
     for name in volume::pull_secrets(&worker.pod) {
-        match worker.shared.ports.objects.secret(&worker.pod.id.namespace, &name).await {
+        match worker.store().secret(&worker.pod.id.namespace, &name).await {
             Ok(Some(secret)) => secrets.push(secret),
             Ok(None) => {
                 let message = format!(

@@ -1,10 +1,12 @@
 //! What a pod needs on the disk before anything of it starts: objects, folder, cgroup, volumes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use longshore_core::event::EventType;
 use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
+use longshore_core::ports::objects::ObjectStore;
 use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, Objects};
 use longshore_core::{cgroup, dns, sandbox_config, services};
 
@@ -62,9 +64,14 @@ impl Worker {
         }
     }
 
+    /// Where what the pod refers to is kept.
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        self.shared.objects(&self.pod.source)
+    }
+
     /// Looks up what the pod refers to. What a source of a volume needs and cannot be had is left to the volume to tell.
     pub(super) async fn look_up_objects(&mut self) -> Result<(), String> {
-        let store = self.shared.ports.objects.clone();
+        let store = self.store().clone();
         let namespace = self.pod.id.namespace.clone();
         let mut objects = Objects::default();
         for reference in volume::references(&self.pod) {
@@ -121,7 +128,7 @@ impl Worker {
         let wanted: BTreeSet<(ObjectKind, String)> =
             if self.record.terminal.is_some() { BTreeSet::new() } else { named.chain(secrets).collect() };
         if wanted != self.held {
-            self.shared.ports.objects.hold(&self.pod.id, &wanted);
+            self.store().hold(&self.pod.id, &wanted);
             self.held = wanted;
         }
     }
@@ -130,14 +137,17 @@ impl Worker {
     pub(crate) fn let_go(&mut self) {
         if !self.held.is_empty() {
             self.held.clear();
-            self.shared.ports.objects.hold(&self.pod.id, &BTreeSet::new());
+            self.store().hold(&self.pod.id, &BTreeSet::new());
         }
     }
 
     /// The variables of Services that the pod's containers get; a pod of the API server waits until they are known.
     pub(super) async fn service_variables(&self) -> Result<BTreeMap<String, String>, String> {
         let links = self.pod.spec().enable_service_links.unwrap_or(true);
-        match self.shared.ports.objects.services(&self.pod.id.namespace).await {
+        // In a cluster they are for every pod.
+        let ports = &self.shared.ports;
+        let store = ports.api.as_ref().map_or(&ports.objects, |api| &api.objects);
+        match store.services(&self.pod.id.namespace).await {
             Some(services) => Ok(services::variables(&services, links)),
             None if self.pod.source != Source::Api => Ok(BTreeMap::new()),
             None => Err("services have not yet been read at least once, cannot construct envvars".to_owned()),
@@ -150,7 +160,7 @@ impl Worker {
         if self.pod.source != Source::Api || class.is_empty() {
             return sandbox_config::runtime(&self.pod, &self.shared.facts).map_err(|error| error.to_string());
         }
-        match self.shared.ports.objects.runtime_handler(class).await {
+        match self.store().runtime_handler(class).await {
             Ok(Some(handler)) => {
                 sandbox_config::runtime_of(&handler, &self.shared.facts).map_err(|error| error.to_string())
             }

@@ -58,6 +58,7 @@ impl Keeper<'_> {
             found.insert(name, mirror);
         }
         let mut wait = RESYNC;
+        self.told.retain(|uid| pods.iter().any(|known| known.pod.id.uid == *uid));
         for StaticPod { pod, ending } in pods {
             if *ending {
                 // Its mirror goes when nothing is left of it.
@@ -65,8 +66,12 @@ impl Keeper<'_> {
                 continue;
             }
             if let Some(why) = mirror::why_not(pod) {
-                if self.told.insert(pod.id.uid.clone()) {
+                // One that is refused for what it refers to has an event of its own.
+                let begun = self.has_begun(pod);
+                if begun && self.told.insert(pod.id.uid.clone()) {
                     self.cluster.events.record_node(EventType::Normal, "NoMirrorPod", &why);
+                } else if !begun {
+                    wait = wait.min(RETRY);
                 }
                 continue;
             }
@@ -82,6 +87,13 @@ impl Keeper<'_> {
             wait = wait.min(self.judge("a mirror pod cannot be removed", result));
         }
         wait
+    }
+
+    /// Whether the pod has ever had a sandbox.
+    fn has_begun(&self, pod: &Pod) -> bool {
+        let view = self.cluster.views.pod(&pod.id.uid);
+        let status = view.as_ref().and_then(|view| view.object.status.as_ref());
+        status.is_some_and(|status| status.pod_ip.is_some() || status.phase.as_deref() != Some("Pending"))
     }
 
     fn judge(&mut self, what: &str, result: Result<(), ApiError>) -> Duration {

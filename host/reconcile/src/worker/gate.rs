@@ -5,8 +5,10 @@ use k8s_openapi::api::core::v1;
 use longshore_core::admit::Rejection;
 use longshore_core::backoff::Policy;
 use longshore_core::event::EventType;
-use longshore_core::pod::Pod;
+use longshore_core::pod::{Pod, Source};
+use longshore_core::ports::sources::SourceProblem;
 use longshore_core::record::Terminal;
+use longshore_core::volume::{self, ObjectKind};
 use longshore_core::{admit, probe, support};
 
 use super::{Checked, Worker};
@@ -40,6 +42,9 @@ impl Worker {
         };
         let unsupported = support::unsupported(&self.pod, &self.shared.facts);
         let blocked = blocked.or(unsupported.map(|unsupported| (unsupported.event, unsupported.message)));
+        let missing = if blocked.is_none() { self.not_of_the_folder().await } else { None };
+        self.tell_sources(missing.as_deref());
+        let blocked = blocked.or(missing.clone().map(|message| ("FailedValidation", message)));
         let blocked = match blocked {
             None => self.foreign().await.map(|message| ("FailedCreatePodSandBox", message)),
             blocked => blocked,
@@ -53,7 +58,55 @@ impl Worker {
                 self.record.backoffs.remove(GATE);
             }
         }
-        self.checked = Some(Checked { blocked: blocked.map(|(_, message)| message) });
+        self.checked = Some(Checked { blocked: blocked.map(|(_, message)| message), missing });
+    }
+
+    /// Why a pod of another source may not run in a cluster: it refers to what only the API server could have. As
+    /// `HasAPIObjectReference` (gate PreventStaticPodAPIReferences), but for what lies in the folder. One that runs
+    /// already goes on.
+    async fn not_of_the_folder(&self) -> Option<String> {
+        let in_cluster = self.shared.ports.api.is_some() && self.pod.source != Source::Api;
+        if !in_cluster || self.observed.sandbox().is_some() {
+            return None;
+        }
+        let named = volume::references(&self.pod).into_iter().filter(|reference| !reference.optional);
+        let named = named.map(|reference| (reference.kind, reference.name));
+        let pulls = volume::pull_secrets(&self.pod).into_iter().map(|name| (ObjectKind::Secret, name));
+        let namespace = &self.pod.id.namespace;
+        for (kind, name) in named.chain(pulls) {
+            let there = match kind {
+                ObjectKind::ConfigMap => self.store().config_map(namespace, &name).await.map(|found| found.is_some()),
+                ObjectKind::Secret => self.store().secret(namespace, &name).await.map(|found| found.is_some()),
+            };
+            // A folder that cannot be read says nothing; the volumes will wait for it.
+            if there == Ok(false) {
+                return Some(format!(
+                    "static pods may not reference {kind}s of the API server, and {kind} {namespace}/{name} is not in \
+                     the manifest folder: put it there, or make this a pod of the API server",
+                    kind = kind.as_str()
+                ));
+            }
+        }
+        None
+    }
+
+    /// Lists the pod among what is wrong with the sources, or no longer.
+    pub(super) fn tell_sources(&self, missing: Option<&str>) {
+        let problem = |message: &str| SourceProblem {
+            place: format!("pod {} of source {}", self.pod.id, self.pod.source.as_str()),
+            message: message.to_owned(),
+            warning: false,
+        };
+        self.shared.ports.views.set_problems(&self.pod.id.uid, missing.map(problem).into_iter().collect());
+    }
+
+    /// Has the pod checked again when objects that it missed have come.
+    pub(super) async fn objects_changed(&mut self) {
+        if self.checked.as_ref().is_some_and(|checked| checked.missing.is_some())
+            && self.not_of_the_folder().await.is_none()
+        {
+            self.checked = None;
+        }
     }
 
     /// Says so when another agent's containers of this pod run: two agents on one pod would fight.

@@ -89,6 +89,8 @@ pub(crate) struct Worker {
 /// Whether a pod's spec can be carried out here.
 struct Checked {
     blocked: Option<String>,
+    /// What it refers to and may not; also the reason in `blocked`.
+    missing: Option<String>,
 }
 
 /// Runs a worker until its pod is gone or `stop`.
@@ -122,7 +124,8 @@ pub(crate) async fn run(start: Start) {
         worker.pod.deletion = worker.record.deletion;
     }
     if worker.pod.source == Source::Api && worker.record == PodRecord::default() {
-        worker.record = record::seeded(&worker.pod.object);
+        let known = worker.shared.ports.api.as_ref().and_then(|api| (api.status)(&worker.pod.id.uid));
+        worker.record = record::seeded(known.as_ref().or(worker.pod.object.status.as_ref()));
     }
     let inbox = worker.inbox.clone();
     loop {
@@ -143,6 +146,7 @@ pub(crate) async fn run(start: Start) {
         stop.abort();
     }
     if worker.gone {
+        worker.tell_sources(None);
         worker.let_go();
     } else {
         worker.save().await;

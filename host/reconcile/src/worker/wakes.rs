@@ -24,7 +24,7 @@ impl Worker {
             }
             self.checked = None;
             self.refresh = true;
-            let ended = record::ended_in(&self.pod.object).filter(|_| self.pod.source == Source::Api);
+            let ended = record::ended_in(self.pod.object.status.as_ref()).filter(|_| self.pod.source == Source::Api);
             if let (None, Some(terminal)) = (&self.record.terminal, ended) {
                 tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the API server says that the pod has ended");
                 self.record.terminal = Some(terminal);
@@ -38,6 +38,9 @@ impl Worker {
         }
         self.record.deletion = self.pod.deletion;
         self.refresh |= wakes.objects;
+        if wakes.objects {
+            self.objects_changed().await;
+        }
         if wakes.resync {
             self.record.backoffs.retain(|key, _| key != "pod" && !key.starts_with("create/"));
             self.look().await;

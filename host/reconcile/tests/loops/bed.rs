@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_core::pod::Pod;
 use longshore_reconcile::events::EventRing;
-use longshore_reconcile::node::{self, Options, Ports};
+use longshore_reconcile::node::{self, ApiPorts, Options, Ports};
 use longshore_reconcile::views::Views;
-use longshore_tests::files::{FakeFiles, NoObjects};
+use longshore_tests::files::FakeFiles;
+use longshore_tests::objects::FakeObjects;
 use longshore_tests::probes::FakeProbes;
 use longshore_tests::runtime::FakeRuntime;
 use longshore_tests::source::FakeSource;
@@ -26,6 +27,9 @@ pub(crate) struct Bed {
     pub(crate) source: Arc<FakeSource>,
     pub(crate) events: Arc<EventRing>,
     pub(crate) views: Arc<Views>,
+    /// What the pods of the manifest folder may refer to.
+    pub(crate) objects: Arc<FakeObjects>,
+    api: Option<ApiPorts>,
     stop: CancellationToken,
     agent: JoinHandle<()>,
 }
@@ -34,18 +38,26 @@ impl Bed {
     pub(crate) fn new() -> Self {
         let runtime = Arc::new(FakeRuntime::default());
         runtime.has_image("app");
-        Self::on(runtime, Arc::default(), Arc::default())
+        Self::on(runtime, Arc::default(), Arc::default(), None)
     }
 
-    fn on(runtime: Arc<FakeRuntime>, files: Arc<FakeFiles>, probes: Arc<FakeProbes>) -> Self {
+    /// One whose node belongs to a cluster.
+    pub(crate) fn in_cluster(api: ApiPorts) -> Self {
+        let runtime = Arc::new(FakeRuntime::default());
+        runtime.has_image("app");
+        Self::on(runtime, Arc::default(), Arc::default(), Some(api))
+    }
+
+    fn on(runtime: Arc<FakeRuntime>, files: Arc<FakeFiles>, probes: Arc<FakeProbes>, api: Option<ApiPorts>) -> Self {
         let (source, events, views): (Arc<FakeSource>, _, Arc<Views>) =
             (Arc::default(), EventRing::new(), Arc::default());
+        let objects: Arc<FakeObjects> = Arc::default();
         let stop = CancellationToken::new();
         let ports = Ports {
             runtime: runtime.clone(),
             files: files.clone(),
-            objects: Arc::new(NoObjects),
-            api: None,
+            objects: objects.clone(),
+            api: api.clone(),
             probes: probes.clone(),
             credentials: Arc::new(|_| Vec::new()),
             sources: vec![source.clone()],
@@ -57,14 +69,14 @@ impl Bed {
             Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
         let options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
         let agent = tokio::spawn(node::run(ports, longshore_tests::node(), options, stop.clone()));
-        Bed { runtime, files, probes, source, events, views, stop, agent }
+        Bed { runtime, files, probes, source, events, views, objects, api, stop, agent }
     }
 
     /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.
     pub(crate) async fn restart(self) -> Self {
         self.stop.cancel();
         self.agent.await.unwrap();
-        Self::on(self.runtime, self.files, self.probes)
+        Self::on(self.runtime, self.files, self.probes, self.api)
     }
 
     /// Kills the agent in the middle of whatever it does.
@@ -72,7 +84,7 @@ impl Bed {
         self.agent.abort();
         self.stop.cancel();
         let _ = self.agent.await;
-        Self::on(self.runtime, self.files, self.probes)
+        Self::on(self.runtime, self.files, self.probes, self.api)
     }
 
     pub(crate) fn status(&self, uid: &str) -> Option<v1::PodStatus> {

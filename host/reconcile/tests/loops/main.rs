@@ -3,6 +3,7 @@
 
 mod adoption;
 mod bed;
+mod cluster;
 mod faults;
 mod life;
 mod limits;

@@ -1,0 +1,160 @@
+//! Stand-ins for what comes with the connection to the API server: the loops hold them from the start, and each waits, or
+//! says that the API server has not been reached yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use k8s_openapi::api::core::v1;
+use longshore_apiserver::{ApiObjects, NodePods, NodeReviews};
+use longshore_core::pod::{PodId, Source};
+use longshore_core::ports::cluster::ApiError;
+use longshore_core::ports::objects::{
+    BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery, absent,
+};
+use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
+use longshore_core::ports::sources::{PodSource, SourceSnapshot};
+use longshore_core::volume::ObjectKind;
+use longshore_reconcile::views::NodeWord;
+use tokio::sync::watch;
+
+/// Something of the connection, once there is one.
+pub(crate) type Late<T> = watch::Receiver<Option<Arc<T>>>;
+
+/// What is said before the connection is there.
+const NOT_YET: &str = "the API server has not been reached yet";
+
+/// Waits for what comes with the connection. An agent that ends before it comes never gets it.
+async fn arrived<T>(mut late: Late<T>) -> Arc<T> {
+    match late.wait_for(Option::is_some).await.map(|found| found.clone()) {
+        Ok(Some(found)) => found,
+        _ => std::future::pending().await,
+    }
+}
+
+/// The API server as a source of pods.
+pub(crate) struct LateSource {
+    pub(crate) pods: Late<NodePods>,
+    pub(crate) node: watch::Receiver<NodeWord>,
+}
+
+impl PodSource for LateSource {
+    fn source(&self) -> Source {
+        Source::Api
+    }
+
+    fn snapshots(&self) -> BoxStream<'static, SourceSnapshot> {
+        let (pods, mut node) = (self.pods.clone(), self.node.clone());
+        let known = async move {
+            // As the kubelet's: no pod is admitted before the Node's labels and taints are known.
+            drop(node.wait_for(|word| word.told).await);
+            arrived(pods).await
+        };
+        futures::stream::once(known).flat_map(|pods| pods.snapshots()).boxed()
+    }
+}
+
+/// What pods of the API server refer to.
+pub(crate) struct LateObjects {
+    api: watch::Sender<Option<Arc<ApiObjects>>>,
+    /// What is to be followed, for when it can be.
+    held: Mutex<BTreeMap<PodId, BTreeSet<(ObjectKind, String)>>>,
+}
+
+impl LateObjects {
+    pub(crate) fn new() -> Self {
+        LateObjects { api: watch::Sender::new(None), held: Mutex::default() }
+    }
+
+    /// The connection is there.
+    pub(crate) fn arrive(&self, api: Arc<ApiObjects>) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for (pod, objects) in held.iter() {
+            api.hold(pod, objects);
+        }
+        self.api.send_replace(Some(api));
+    }
+
+    fn api(&self, kind: &'static str, namespace: &str, name: &str) -> Result<Arc<ApiObjects>, ObjectError> {
+        let known = self.api.borrow().clone();
+        known.ok_or_else(|| ObjectError { message: NOT_YET.to_owned(), ..absent(kind, namespace, name) })
+    }
+}
+
+#[async_trait]
+impl ObjectStore for LateObjects {
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::ConfigMap>>, ObjectError> {
+        self.api("ConfigMap", namespace, name)?.config_map(namespace, name).await
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError> {
+        self.api("Secret", namespace, name)?.secret(namespace, name).await
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        let api = futures::stream::once(arrived(self.api.subscribe()));
+        // What was asked for before the connection came is asked for again.
+        api.flat_map(|api| futures::stream::once(async {}).chain(api.changes())).boxed()
+    }
+
+    fn hold(&self, pod: &PodId, objects: &BTreeSet<(ObjectKind, String)>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if objects.is_empty() {
+            held.remove(pod);
+        } else {
+            held.insert(pod.clone(), objects.clone());
+        }
+        if let Some(api) = self.api.borrow().as_ref() {
+            api.hold(pod, objects);
+        }
+    }
+
+    async fn services(&self, namespace: &str) -> Option<Vec<Arc<v1::Service>>> {
+        self.api("Service", namespace, "").ok()?.services(namespace).await
+    }
+
+    async fn token(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ObjectError> {
+        self.api("ServiceAccount", &pod.namespace, &query.service_account)?.token(pod, query).await
+    }
+
+    async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
+        self.api("ClusterTrustBundle", "", "")?.trust_bundles(query).await
+    }
+
+    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
+        self.api("PodCertificateRequest", "", &query.volume)?.certificate(pod, query).await
+    }
+
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
+        self.api("PersistentVolumeClaim", namespace, name)?.claim(namespace, name).await
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ObjectError> {
+        self.api("RuntimeClass", "", class)?.runtime_handler(class).await
+    }
+}
+
+/// Who callers of the node's server are and what they may do.
+pub(crate) struct LateReviews {
+    pub(crate) api: Late<NodeReviews>,
+}
+
+impl LateReviews {
+    fn api(&self) -> Result<Arc<NodeReviews>, ApiError> {
+        let known = self.api.borrow().clone();
+        known.ok_or_else(|| ApiError::Unreachable { message: NOT_YET.to_owned() })
+    }
+}
+
+#[async_trait]
+impl Reviews for LateReviews {
+    async fn authenticate(&self, token: &str) -> Result<Option<User>, ApiError> {
+        self.api()?.authenticate(token).await
+    }
+
+    async fn authorize(&self, user: &User, access: &NodeAccess) -> Result<Result<(), String>, ApiError> {
+        self.api()?.authorize(user, access).await
+    }
+}
