@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Plan(Box<PlanArgs>),
     /// Stop and remove the containers of dockershim and cri-dockerd, so that their pods can run here
     Takeover(Box<TakeoverArgs>),
+    /// Look at all that a node needs, in both directions, and say what to change
+    Doctor(Box<DoctorArgs>),
     /// Look at configuration files
     Config(ConfigArgs),
     /// Print a completion script
@@ -169,6 +171,20 @@ pub(crate) struct TakeoverArgs {
     /// Where Docker listens [default: $DOCKER_HOST, else unix:///var/run/docker.sock]
     #[arg(long, value_name = "URL")]
     pub(crate) docker_endpoint: Option<String>,
+}
+
+/// `longshore doctor`
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Kubeconfig of somebody who may run commands in pods [default: $KUBECONFIG, else /etc/kubernetes/admin.conf]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_kubeconfig: Option<PathBuf>,
+    /// Pod of this node to run `true` in: NAME or NS/NAME [default: any that runs]
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
+    /// The daemon's flags, where it does not run or is to run otherwise.
+    #[command(flatten, next_help_heading = "Options of the daemon")]
+    pub(crate) daemon: DaemonFlags,
 }
 
 /// `longshore config`

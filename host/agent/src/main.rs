@@ -113,6 +113,13 @@ fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
             let (config, _) = config::load(&flags, around).map_err(Failure::Configuration)?;
             wait(commands::takeover(&config, arguments.dry_run))?;
         }
+        Command::Doctor(arguments) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let found = runtime.block_on(commands::configuration(&client, &arguments, around));
+            let (config, running) = found.map_err(Failure::Configuration)?;
+            let well = runtime.block_on(commands::doctor(&config, running, &arguments))?;
+            return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Config(arguments) => match arguments.command {
             ConfigCommand::Check { files } => {
                 let sound = commands::check(&files)?;

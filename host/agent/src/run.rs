@@ -74,6 +74,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         views: views.clone(),
         events: events.clone(),
         logs: Box::new(move |id, options| logs.logs(id, options)),
+        flags: config.given_flags.clone(),
         state: state.clone(),
     });
     let (folder, stop) = (root.clone(), tasks.stop_token());

@@ -18,6 +18,7 @@ mod reflector;
 mod requests;
 mod reviews;
 mod tokens;
+mod visitor;
 
 pub use bootstrap::BootstrapError;
 pub use certificates::{ServingNames, SigningError, StoreError};
@@ -28,3 +29,4 @@ pub use objects::ApiObjects;
 pub use own_node::WatchedNode;
 pub use pods::NodePods;
 pub use reviews::NodeReviews;
+pub use visitor::{ExecEnd, VisitError, Visitor};

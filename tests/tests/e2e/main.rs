@@ -13,6 +13,7 @@ mod bed;
 
 mod adoption;
 mod cli;
+mod cluster_doctor;
 mod cluster_faults;
 mod cluster_kubectl;
 mod cluster_life;

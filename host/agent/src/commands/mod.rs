@@ -5,6 +5,7 @@
 mod check;
 mod describe;
 mod describe_status;
+mod doctor;
 mod get;
 mod logs;
 mod out;
@@ -15,6 +16,7 @@ mod why;
 
 pub(crate) use check::check;
 pub(crate) use describe::describe;
+pub(crate) use doctor::{configuration, doctor};
 pub(crate) use get::get;
 pub(crate) use logs::logs;
 pub(crate) use out::is_broken_pipe;

@@ -1,5 +1,6 @@
 //! What the local socket speaks: the values that its routes answer with, and where they come from.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,6 +27,8 @@ pub(crate) struct Api {
     pub(crate) events: Arc<EventRing>,
     /// Containers' logs.
     pub(crate) logs: OpenLog,
+    /// The flags that the agent was started with, by name.
+    pub(crate) flags: BTreeMap<String, String>,
     /// The agent itself.
     pub(crate) state: Arc<AgentState>,
 }

@@ -29,7 +29,9 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 enum Refusal {
     #[error("only GET is served here")]
     Method,
-    #[error("there is no {path:?} here; there are: /v1/pods, /v1/views, /v1/events, /v1/problems, /v1/logs, /v1/info")]
+    #[error(
+        "there is no {path:?} here; there are: /v1/pods, /v1/views, /v1/events, /v1/problems, /v1/logs, /v1/info, /v1/flags"
+    )]
     Route { path: String },
     #[error("pod {namespace}/{name} not found")]
     NoPod { namespace: String, name: String },
@@ -80,6 +82,7 @@ async fn route(api: &Api, path: &str, query: &Query) -> Result<Response<Body>, R
         ["v1", "events"] => Ok(json(StatusCode::OK, &api.events.events(query.get("uid").as_deref()))),
         ["v1", "problems"] => Ok(json(StatusCode::OK, &problems(api))),
         ["v1", "info"] => Ok(json(StatusCode::OK, &api.state.info())),
+        ["v1", "flags"] => Ok(json(StatusCode::OK, &api.flags)),
         ["v1", "logs", namespace, pod, container] => logs(api, namespace, pod, container, query).await,
         _ => Err(Refusal::Route { path: path.to_owned() }),
     }

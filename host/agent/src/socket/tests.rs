@@ -51,6 +51,7 @@ impl Fixture {
         let api = Arc::new(Api {
             views: Arc::new(Views::default()),
             events: EventRing::new(),
+            flags: Default::default(),
             logs: Box::new(|id, options| {
                 if id == "broken" {
                     let error = RuntimeError::NotFound { what: "container broken".into() };

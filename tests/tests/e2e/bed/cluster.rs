@@ -7,7 +7,7 @@
 
 use std::{
     io::Read,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
     thread,
     time::{Duration, Instant},
@@ -121,6 +121,11 @@ impl Cluster {
         let options = json!({"gracePeriodSeconds": grace, "propagationPolicy": "Background"});
         let answer = self.call("DELETE", path, JSON, Some(&options));
         assert!([200, 202, 404].contains(&answer.status), "DELETE {path}: {} {}", answer.status, answer.text());
+    }
+
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// kubectl, to be told what to do.

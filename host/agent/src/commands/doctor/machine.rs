@@ -1,0 +1,136 @@
+//! The agent, the machine and Docker.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use longshore_core::ports::runtime::ContainerRuntime;
+use longshore_docker::{Docker, DockerOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Report;
+use crate::client::Client;
+use crate::config::{Config, Signal};
+use crate::facts;
+use crate::socket::api::{Info, ProblemList};
+
+/// A local question may take so long.
+const LIMIT: Duration = Duration::from_secs(10);
+
+pub(super) async fn check(report: &mut Report, config: &Config, running: bool) -> anyhow::Result<()> {
+    agent(report, config, running).await?;
+    docker(report, config).await?;
+    machine(report, config)?;
+    disk(report, config)?;
+    health(report, config, running).await?;
+    Ok(())
+}
+
+async fn agent(report: &mut Report, config: &Config, running: bool) -> anyhow::Result<()> {
+    let client = Client::new(&config.root_dir);
+    let info = if running { client.get::<Info>("/v1/info").await } else { Err(anyhow::anyhow!("it does not run")) };
+    match info {
+        Ok(info) => report.good("agent", format!("longshore {} runs since {}", info.version, info.started_at))?,
+        Err(error) => {
+            let advice =
+                "start it: systemctl start longshore, or longshore run; if it has another root folder, say --root-dir";
+            report.bad("agent", error.to_string(), advice)?;
+            return Ok(());
+        }
+    }
+    let problems = client.get::<ProblemList>("/v1/problems").await.map(|list| list.items).unwrap_or_default();
+    for problem in problems {
+        let found = format!("{}: {}", problem.place, problem.message);
+        match problem.warning {
+            true => report.warn("pod sources", found, "")?,
+            false => report.bad("pod sources", found, "mend it; it is read again when it changes")?,
+        }
+    }
+    Ok(())
+}
+
+async fn docker(report: &mut Report, config: &Config) -> anyhow::Result<()> {
+    let docker = Docker::connect(&config.docker_endpoint, String::new(), DockerOptions::default())?;
+    match tokio::time::timeout(LIMIT, docker.foreign()).await {
+        Ok(Ok(others)) => {
+            report.good("Docker", format!("answers at {}", config.docker_endpoint))?;
+            let others = others.iter().filter(|found| found.longshore_root.is_none()).count();
+            if others > 0 {
+                let advice = "end them when their agent is gone for good: longshore takeover";
+                report.warn("other agents", format!("{others} containers of dockershim or cri-dockerd"), advice)?;
+            }
+        }
+        Ok(Err(error)) => report.bad("Docker", error.to_string(), "start Docker, or say --docker-endpoint")?,
+        Err(_) => report.bad("Docker", "it does not answer within 10 s", "look at its log: journalctl -u docker")?,
+    }
+    Ok(())
+}
+
+fn machine(report: &mut Report, config: &Config) -> anyhow::Result<()> {
+    let findings = facts::check_node(config);
+    for problem in findings.problems {
+        report.bad("machine", problem.to_string(), "")?;
+    }
+    for warning in findings.warnings {
+        report.warn("machine", warning, "")?;
+    }
+    match std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward") {
+        Ok(value) if value.trim() == "1" => report.good("forwarding", "IPv4 is forwarded")?,
+        Ok(_) => report.bad(
+            "forwarding",
+            "net.ipv4.ip_forward is 0: pods reach nothing outside of this machine",
+            "sysctl -w net.ipv4.ip_forward=1, and keep it in /etc/sysctl.d",
+        )?,
+        Err(_) => {}
+    }
+    Ok(())
+}
+
+fn disk(report: &mut Report, config: &Config) -> anyhow::Result<()> {
+    let existing = config.root_dir.ancestors().find(|folder| folder.exists());
+    let Some(folder) = existing else { return Ok(()) };
+    let stat = rustix::fs::statvfs(folder)?;
+    let size = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+    let (capacity, free) = (size(stat.f_blocks), size(stat.f_bavail));
+    let kept = config.eviction.hard_reserve(Signal::NodeFsAvailable, capacity);
+    let gib = |bytes: i64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+    let found = format!("{} of {} free on the disk of {}", gib(free), gib(capacity), config.root_dir.display());
+    if free < kept {
+        let advice =
+            format!("pods are evicted below {}: free some space, or lower --eviction-hard nodefs.available", gib(kept));
+        report.bad("disk", found, &advice)?;
+    } else {
+        report.good("disk", found)?;
+    }
+    Ok(())
+}
+
+/// The health port, as a probe of systemd or a cloud's asks it.
+async fn health(report: &mut Report, config: &Config, running: bool) -> anyhow::Result<()> {
+    let Some(port) = config.server.healthz_port.filter(|_| running) else { return Ok(()) };
+    let address = SocketAddr::new(config.server.healthz_address, port);
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /healthz?verbose HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.take(64 << 10).read_to_string(&mut answer).await?;
+        Ok::<String, std::io::Error>(answer)
+    };
+    match tokio::time::timeout(LIMIT, ask).await {
+        Ok(Ok(answer)) if answer.split(' ').nth(1) == Some("200") => {
+            report.good("health", format!("http://{address}/healthz is ok"))?
+        }
+        Ok(Ok(answer)) => {
+            let body =
+                answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body).trim().replace('\n', "; ");
+            report.bad("health", body, "restart the agent: its pods go on meanwhile")?;
+        }
+        Ok(Err(error)) => {
+            report.warn("health", format!("{address}: {error}"), "is another kubelet running? say --healthz-port")?
+        }
+        Err(_) => {
+            report.bad("health", format!("{address} does not answer"), "restart the agent: its pods go on meanwhile")?
+        }
+    }
+    Ok(())
+}
