@@ -66,6 +66,75 @@ pub fn parse(text: &str, scale: u32) -> Option<i64> {
     i64::try_from(if negative { -result } else { result }).ok()
 }
 
+/// The notation that the API server gives a quantity back in, whatever it was written as: `0.5` is `500m`, `1024Mi` is
+/// `1Gi` (`CanonicalizeBytes`). What is none, or too fine or too large for that, stays as it is.
+pub fn canonical(quantity: &Quantity) -> Quantity {
+    let text = quantity.0.trim();
+    let suffix = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '+' | '-'));
+    let written = match suffix {
+        "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei" => parse(text, 0).map(binary),
+        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" => decimal(text),
+        _ => None,
+    };
+    written.unwrap_or_else(|| quantity.clone())
+}
+
+/// An amount in thousandths, in the API server's notation.
+pub fn of_milli(milli: i64) -> Quantity {
+    scaled(i128::from(milli), -3)
+}
+
+/// A number of bytes, in the API server's notation.
+pub fn of_bytes(bytes: i64) -> Quantity {
+    binary(bytes)
+}
+
+fn binary(value: i64) -> Quantity {
+    const SUFFIXES: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    // What is written without a suffix is read back as any other number.
+    if value.unsigned_abs() < 1024 || value % 1024 != 0 {
+        return scaled(i128::from(value), 0);
+    }
+    let (mut value, mut power) = (value, 0);
+    while value % 1024 == 0 && power + 1 < SUFFIXES.len() {
+        value /= 1024;
+        power += 1;
+    }
+    Quantity(format!("{value}{}", SUFFIXES[power]))
+}
+
+/// In the finest unit that it needs: nano, then micro and so on.
+fn decimal(text: &str) -> Option<Quantity> {
+    [(0, 0), (3, -3), (6, -6), (9, -9)].into_iter().find_map(|(scale, exponent)| {
+        let value = i128::from(parse(text, scale)?);
+        // Rounded up means that it needs a finer unit; beyond nano the API server rounds, too.
+        let exact = scale == 9 || parse(text, scale + 3).is_some_and(|finer| i128::from(finer) == value * 1000);
+        exact.then(|| scaled(value, exponent))
+    })
+}
+
+/// `value` times 10^`exponent` with the largest suffix that leaves a whole number.
+fn scaled(mut value: i128, mut exponent: i32) -> Quantity {
+    while value != 0 && value % 1000 == 0 && exponent < 18 {
+        value /= 1000;
+        exponent += 3;
+    }
+    let suffix = match exponent {
+        _ if value == 0 => "",
+        -9 => "n",
+        -6 => "u",
+        -3 => "m",
+        3 => "k",
+        6 => "M",
+        9 => "G",
+        12 => "T",
+        15 => "P",
+        18 => "E",
+        _ => "",
+    };
+    Quantity(format!("{value}{suffix}"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -94,7 +163,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_api_servers_notation() {
+        let cases = [
+            ("0.5", "500m"),
+            ("100m", "100m"),
+            ("1000m", "1"),
+            ("1500m", "1500m"),
+            ("2000", "2k"),
+            ("0", "0"),
+            ("1024Mi", "1Gi"),
+            ("1000Ki", "1000Ki"),
+            ("1.5Gi", "1536Mi"),
+            ("0.5Ki", "512"),
+            ("128974848", "128974848"),
+            ("100000k", "100M"),
+            ("1e3", "1e3"),
+            ("0.0001", "100u"),
+            ("nonsense", "nonsense"),
+            ("9E", "9E"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(canonical(&Quantity(text.to_owned())).0, expected, "{text}");
+        }
+        assert_eq!((of_milli(250).0, of_milli(2000).0), ("250m".to_owned(), "2".to_owned()));
+        assert_eq!((of_bytes(64 << 20).0, of_bytes(1_000_000).0), ("64Mi".to_owned(), "1M".to_owned()));
+    }
+
     proptest! {
+        #[test]
+        fn the_notation_is_stable_and_keeps_the_value(text in "[0-9]{1,6}(\\.[0-9]{1,4})?(m|k|M|G|Ki|Mi|Gi)?") {
+            let quantity = Quantity(text);
+            let once = canonical(&quantity);
+            prop_assert_eq!(canonical(&once), once.clone());
+            prop_assert_eq!(value(&once), value(&quantity));
+            prop_assert_eq!(milli(&once).is_some(), milli(&quantity).is_some());
+        }
+
         #[test]
         fn never_panics(text in "[-+]?[0-9]{0,30}\\.?[0-9]{0,30}([a-zA-Z]{0,3}|[eE][-+]?[0-9]{0,4})") {
             let _ = parse(&text, 3);
