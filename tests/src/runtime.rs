@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 use longshore_core::cluster::node_status::NodeImage;
-use longshore_core::container::{ContainerConfig, SandboxConfig};
+use longshore_core::container::{ContainerConfig, Resources, SandboxConfig};
 use longshore_core::labels;
 use longshore_core::node::CgroupDriver;
 use longshore_core::observed::{Container, ContainerState, Exit, Observation, Sandbox, SandboxState};
@@ -236,6 +236,7 @@ impl ContainerRuntime for FakeRuntime {
             runtime_log: None,
             termination_message_file: None,
             grace_seconds: Some(30),
+            resources: Some(config.resources),
         };
         world.things.insert(id.clone(), Observation::Container(container));
         Ok(id)
@@ -266,6 +267,16 @@ impl ContainerRuntime for FakeRuntime {
                 container.state = ContainerState::Exited(ended(&container.state, 143));
             }
             Observation::Container(_) => {}
+        });
+        Ok(())
+    }
+
+    async fn update(&self, id: &str, resources: &Resources) -> Result<(), RuntimeError> {
+        drop(self.called("update")?);
+        self.change(id, RuntimeChange::Other, |thing| {
+            if let Observation::Container(container) = thing {
+                container.resources = Some(*resources);
+            }
         });
         Ok(())
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
+use longshore_core::node::{CgroupDriver, NodeFacts};
 use longshore_core::observed::{Container, ContainerState, Exit, ObservedPod, Sandbox, SandboxState};
 use longshore_core::plan::{self, Busy, Situation};
 use longshore_core::pod::{ContainerKind, Pod, PodId, Source};
@@ -54,7 +55,7 @@ fn rounded(number: f64) -> Value {
 }
 
 fn micros_per_plan(pods: &[Known], now: Timestamp) -> f64 {
-    let (unhealthy, busy) = (BTreeMap::new(), Busy::default());
+    let (unhealthy, busy, node) = (BTreeMap::new(), Busy::default(), node());
     let once = |known: &Known| {
         plan::plan(&Situation {
             pod: &known.pod,
@@ -64,6 +65,8 @@ fn micros_per_plan(pods: &[Known], now: Timestamp) -> f64 {
             busy: &busy,
             blocked: None,
             crash_loop: Policy::CRASH_LOOP,
+            node: &node,
+            cgroup: None,
             now,
         })
     };
@@ -80,6 +83,32 @@ fn micros_per_plan(pods: &[Known], now: Timestamp) -> f64 {
         best = best.min(begun.elapsed().as_secs_f64() * 1e6 / f64::from(plans));
     }
     best
+}
+
+fn node() -> NodeFacts {
+    NodeFacts {
+        name: "node".to_owned(),
+        root_id: "root".to_owned(),
+        ips: Vec::new(),
+        allocatable_milli_cpu: 2000,
+        allocatable_memory: 4 << 30,
+        allocatable_ephemeral_storage: 10 << 30,
+        memory_capacity: 4 << 30,
+        max_pods: 110,
+        cluster_dns: Vec::new(),
+        cluster_domain: String::new(),
+        resolv_conf: String::new(),
+        hosts_file: String::new(),
+        labels: BTreeMap::new(),
+        cgroup_driver: CgroupDriver::Cgroupfs,
+        cgroup_v2: true,
+        min_oom_score_adj: -1000,
+        apparmor: false,
+        runtimes: Vec::new(),
+        seccomp_root: String::new(),
+        allowed_unsafe_sysctls: Vec::new(),
+        seccomp_default: false,
+    }
 }
 
 /// A pod with two containers, a sidecar and an init container; `up` has it run since `now`.
@@ -161,6 +190,7 @@ fn running(pod: &Pod, now: Timestamp) -> ObservedPod {
             runtime_log: None,
             termination_message_file: None,
             grace_seconds: Some(30),
+            resources: None,
         }
     });
     let containers = containers.collect();

@@ -4,6 +4,10 @@
 
 use std::fmt;
 
+use crate::cgroup::PodCgroup;
+use crate::container::Resources;
+use crate::resize::Amounts;
+
 /// One thing to do for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -62,6 +66,29 @@ pub enum Action {
         /// Its ID.
         id: String,
     },
+    /// See that the memory that is in use fits new, smaller limits, before anything is set.
+    CheckMemory {
+        /// The pod's limit in bytes, where it shrinks.
+        pod: Option<i64>,
+        /// Containers whose limit shrinks, by name, and it.
+        containers: Vec<(String, i64)>,
+    },
+    /// Set the limits of the pod's cgroup.
+    SetPodLimits {
+        /// The cgroup with its limits.
+        cgroup: PodCgroup,
+    },
+    /// Change CPU and memory of a container that runs.
+    UpdateContainer {
+        /// Its ID.
+        id: String,
+        /// Name of the container.
+        container: String,
+        /// What it is given.
+        to: Amounts,
+        /// The same in the runtime's terms.
+        resources: Resources,
+    },
     /// Take the pod's volumes, cgroup, folder and record away: it is gone.
     Release,
 }
@@ -74,12 +101,15 @@ impl Action {
             | Action::CreateContainer { container, .. }
             | Action::StartContainer { container }
             | Action::StopContainer { container, .. }
+            | Action::UpdateContainer { container, .. }
             | Action::RemoveContainer { container, .. } => Some(container),
             Action::Prepare
             | Action::CreateSandbox { .. }
             | Action::StartSandbox { .. }
             | Action::StopSandbox { .. }
             | Action::RemoveSandbox { .. }
+            | Action::CheckMemory { .. }
+            | Action::SetPodLimits { .. }
             | Action::Release => None,
         }
     }
@@ -101,6 +131,9 @@ impl fmt::Display for Action {
             Action::StopSandbox { id } => write!(f, "stop sandbox {}", short(id)),
             Action::RemoveContainer { id, container } => write!(f, "remove container {container} {}", short(id)),
             Action::RemoveSandbox { id } => write!(f, "remove sandbox {}", short(id)),
+            Action::CheckMemory { .. } => write!(f, "see that memory in use fits the new limits"),
+            Action::SetPodLimits { .. } => write!(f, "set the pod's limits"),
+            Action::UpdateContainer { id, container, .. } => write!(f, "resize container {container} {}", short(id)),
             Action::Release => write!(f, "remove volumes, cgroup, folder and record"),
         }
     }

@@ -31,7 +31,7 @@ impl Qos {
 }
 
 /// The cgroup of a pod, with its limits.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodCgroup {
     /// The pod's UID.
     pub uid: String,
@@ -69,6 +69,14 @@ impl PodCgroup {
     pub fn systemd_slice(&self) -> String {
         let names: Vec<String> = self.names().iter().map(|name| name.replace('-', "_")).collect();
         format!("{}.slice", names.join("-"))
+    }
+
+    /// Its path below the hierarchy's root.
+    pub fn path(&self, driver: CgroupDriver) -> String {
+        match driver {
+            CgroupDriver::Cgroupfs => self.cgroupfs_path(),
+            CgroupDriver::Systemd => self.systemd_path(),
+        }
     }
 
     /// Path under the systemd driver: `/kubepods.slice/kubepods-burstable.slice/….slice`.

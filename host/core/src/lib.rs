@@ -32,6 +32,7 @@ pub mod ports;
 pub mod probe;
 pub mod quantity;
 pub mod record;
+pub mod resize;
 pub mod resources;
 pub mod restart;
 pub mod sandbox_config;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::container::Resources;
 use crate::pod::{ContainerKind, PodId};
 
 /// All that exists of one pod, dead things included.
@@ -81,6 +82,8 @@ pub struct Container {
     pub termination_message_file: Option<String>,
     /// Grace period in seconds of the pod when the container was made; used when the pod's spec is lost.
     pub grace_seconds: Option<i64>,
+    /// CPU and memory as the runtime has them now; `None` where it does not say.
+    pub resources: Option<Resources>,
 }
 
 /// Where in its life a container is.

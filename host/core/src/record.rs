@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::backoff::Backoff;
 use crate::observed::{Container, Exit, ObservedPod};
 use crate::pod::{Deletion, Pod, Source};
+use crate::resize::{Allocation, Amounts, ResizeRecord};
 
 /// The record of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,10 @@ pub struct PodRecord {
     pub backoffs: BTreeMap<String, Backoff>,
     /// When each condition of the status last changed, with its value then.
     pub conditions: BTreeMap<String, ConditionRecord>,
+    /// What it was given of the resources that its spec names; `None` before it was admitted.
+    pub allocated: Option<Allocation>,
+    /// Its resize, when there is one.
+    pub resize: ResizeRecord,
 }
 
 impl PodRecord {
@@ -76,6 +81,7 @@ pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
     let mut record = PodRecord { terminal: ended_in(status), ..PodRecord::default() };
     let Some(status) = status else { return record };
     record.start_time = status.start_time.as_ref().map(|time| time.0);
+    record.allocated = Allocation::told(object);
     for condition in status.conditions.iter().flatten() {
         let Some(since) = condition.last_transition_time.as_ref() else { continue };
         let known = ConditionRecord { status: condition.status.clone(), since: since.0 };
@@ -154,6 +160,9 @@ pub struct ContainerRecord {
     pub exit: Option<Exit>,
     /// How the one before ended: `lastState`.
     pub last_exit: Option<EndedContainer>,
+    /// CPU and memory that the newest container was last made or changed to have; `None` where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actuated: Option<Amounts>,
 }
 
 impl ContainerRecord {

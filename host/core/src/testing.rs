@@ -78,6 +78,7 @@ pub(crate) fn container(of: ContainerOf<'_>, attempt: u32, state: ContainerState
         runtime_log: None,
         termination_message_file: None,
         grace_seconds: Some(30),
+        resources: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use longshore_core::cluster::node_status::NodeImage;
-use longshore_core::container::{ContainerConfig, SandboxConfig};
+use longshore_core::container::{ContainerConfig, Resources, SandboxConfig};
 use longshore_core::observed::Observation;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
 use longshore_core::ports::runtime::{
@@ -179,6 +179,10 @@ impl ContainerRuntime for Docker {
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         self.stop_ours(id, grace).await
+    }
+
+    async fn update(&self, id: &str, resources: &Resources) -> Result<(), RuntimeError> {
+        self.update_ours(id, resources).await
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, ContainerUpdateBody};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
     StopContainerOptionsBuilder,
 };
-use longshore_core::container::{ContainerConfig, SandboxConfig};
+use longshore_core::container::{ContainerConfig, Resources, SandboxConfig};
 use longshore_core::labels;
 use longshore_core::ports::runtime::RuntimeError;
 use tokio::sync::SemaphorePermit;
@@ -201,6 +201,35 @@ impl Docker {
         let _ = self.connection().call(CALL, |docker| async move { docker.unpause_container(id).await }).await;
         tokio::time::sleep(BETWEEN_TRIES).await;
         kill().await.map_err(|fault| fault.during("kill container"))
+    }
+
+    /// Swap is held to the memory limit, as when a container is made: Docker refuses a limit above the one for both.
+    pub(crate) async fn update_ours(&self, id: &str, resources: &Resources) -> Result<(), RuntimeError> {
+        if !self.is_ours(id).await? {
+            return Err(absent(id));
+        }
+        let unless_zero = |value: i64| (value != 0).then_some(value);
+        let body = ContainerUpdateBody {
+            cpu_shares: unless_zero(resources.cpu_shares),
+            cpu_quota: unless_zero(resources.cpu_quota),
+            cpu_period: unless_zero(resources.cpu_period),
+            memory: unless_zero(resources.memory),
+            memory_swap: unless_zero(resources.memory),
+            ..Default::default()
+        };
+        let updated = self
+            .connection()
+            .call(CALL, |docker| {
+                let body = body.clone();
+                async move { docker.update_container(id, body).await }
+            })
+            .await;
+        self.known().stale(id);
+        match updated {
+            Ok(()) => Ok(()),
+            Err(fault) if fault.is_absent() => Err(absent(id)),
+            Err(fault) => Err(fault.during("update container")),
+        }
     }
 
     pub(crate) async fn remove_ours(&self, id: &str) -> Result<(), RuntimeError> {

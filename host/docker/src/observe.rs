@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use longshore_core::container::Resources;
 use longshore_core::labels;
 use longshore_core::observed::{Container, ContainerState, Exit, Observation, Sandbox, SandboxState};
 use longshore_core::ports::runtime::RuntimeError;
@@ -151,6 +152,12 @@ pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) 
         runtime_log: inspect.log_path.filter(|path| !path.is_empty()),
         termination_message_file: parsed.termination_file,
         grace_seconds: parsed.grace_seconds,
+        resources: inspect.host_config.map(|host| Resources {
+            cpu_shares: host.cpu_shares.unwrap_or_default(),
+            cpu_quota: host.cpu_quota.unwrap_or_default(),
+            cpu_period: host.cpu_period.unwrap_or_default(),
+            memory: host.memory.unwrap_or_default(),
+        }),
     }))
 }
 

@@ -55,7 +55,18 @@ pub(crate) struct Inspect {
     pub(crate) log_path: Option<String>,
     pub(crate) state: Option<State>,
     pub(crate) config: Option<Config>,
+    pub(crate) host_config: Option<HostConfig>,
     pub(crate) network_settings: Option<NetworkSettings>,
+}
+
+/// `HostConfig` of an inspect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct HostConfig {
+    pub(crate) cpu_shares: Option<i64>,
+    pub(crate) cpu_quota: Option<i64>,
+    pub(crate) cpu_period: Option<i64>,
+    pub(crate) memory: Option<i64>,
 }
 
 /// `State` of an inspect.

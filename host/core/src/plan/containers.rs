@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 
 use super::standing::{Ended, Standing, begun_in, standing};
-use super::{Plan, Situation, keeps_pod_going, planned};
+use super::{Plan, Situation, keeps_pod_going, planned, resize};
 use crate::action::{Action, Planned, Track};
 use crate::backoff::{Backoff, Policy};
 use crate::observed::{Container, ContainerState, Exit, SandboxState};
 use crate::pod::{ContainerKind, ContainerOf};
+use crate::resize::Gap;
 use crate::restart;
 
 /// Why something that was made is not used.
@@ -22,6 +23,8 @@ pub(super) struct Needs {
     pub(super) stops: Vec<Planned>,
     /// To be started, in this order.
     pub(super) starts: Vec<Start>,
+    /// To be resized as they run.
+    pub(super) updates: Vec<Gap>,
     /// Nothing runs that counts, and nothing will.
     pub(super) finished: bool,
 }
@@ -210,9 +213,15 @@ fn init(
             let known = situation.record.containers.get(name);
             let started = known.is_some_and(|known| known.id.as_deref() == Some(seen.id.as_str()) && known.started);
             let hooked = situation.busy.post_start.contains(&seen.id);
-            if started && !hooked { Progress::Passed } else { Progress::Holds }
+            if !started || hooked || stop_to_resize(situation, container, seen, needs, plan) {
+                return Progress::Holds;
+            }
+            Progress::Passed
         }
-        Standing::Running(_) => Progress::Holds,
+        Standing::Running(seen) => {
+            resize::must_restart(situation, container, seen, needs);
+            Progress::Holds
+        }
         Standing::Stale(seen) => {
             stop_or_remove_stale(situation, seen, needs, plan);
             if !seen.is_running() {
@@ -255,7 +264,9 @@ fn app(
         Standing::Running(seen) => {
             // The next one is started after the hook of this one (`startContainer` waits for it).
             *held |= situation.busy.post_start.contains(&seen.id);
-            stop_if_unhealthy(situation, container, seen, needs, plan);
+            if !stop_if_unhealthy(situation, container, seen, needs, plan) {
+                stop_to_resize(situation, container, seen, needs, plan);
+            }
         }
         Standing::Stale(seen) => {
             stop_or_remove_stale(situation, seen, needs, plan);
@@ -399,6 +410,23 @@ fn stop_if_unhealthy(
     }
     stop(situation, seen, grace, why, needs, plan);
     true
+}
+
+/// Stops a container that takes its new size only by a restart. One that takes it as it runs is noted for that.
+fn stop_to_resize(
+    situation: &Situation<'_>,
+    container: ContainerOf<'_>,
+    seen: &Container,
+    needs: &mut Needs,
+    plan: &mut Plan,
+) -> bool {
+    let must = resize::must_restart(situation, container, seen, needs);
+    if must {
+        plan.restarting.insert(seen.name.clone());
+        let why = format!("Container {} resize requires restart", seen.name);
+        stop(situation, seen, situation.pod.grace_seconds(), why, needs, plan);
+    }
+    must
 }
 
 fn stop_or_remove_stale(situation: &Situation<'_>, seen: &Container, needs: &mut Needs, plan: &mut Plan) {

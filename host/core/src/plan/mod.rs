@@ -9,6 +9,9 @@ mod containers;
 mod ending;
 #[cfg(test)]
 pub(crate) mod model;
+mod resize;
+#[cfg(test)]
+mod resizes;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -21,6 +24,8 @@ use jiff::Timestamp;
 
 use crate::action::{Action, Planned, Stage};
 use crate::backoff::Policy;
+use crate::cgroup::PodCgroup;
+use crate::node::NodeFacts;
 use crate::observed::{ContainerState, ObservedPod, SandboxState};
 use crate::pod::{ContainerKind, Pod};
 use crate::record::PodRecord;
@@ -42,6 +47,10 @@ pub struct Situation<'a> {
     pub blocked: Option<&'a str>,
     /// Delays of restarts after crashes.
     pub crash_loop: Policy,
+    /// The node.
+    pub node: &'a NodeFacts,
+    /// The pod's cgroup as it was last set; `None` when this agent did not set it yet.
+    pub cgroup: Option<&'a PodCgroup>,
     /// The time.
     pub now: Timestamp,
 }
@@ -77,6 +86,8 @@ pub struct Plan {
     pub finished: bool,
     /// Containers that are stopped only to be started again, by name.
     pub restarting: BTreeSet<String>,
+    /// Whether nothing is left to do of a resize: what runs is as it was given.
+    pub resized: bool,
     /// When to plan again at the latest.
     pub wake: Option<Timestamp>,
 }
@@ -175,6 +186,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
         starts(situation, containers.starts, &mut plan);
     }
     collect(situation, &mut plan);
+    resize::stage(situation, containers.updates, &mut plan);
     plan
 }
 

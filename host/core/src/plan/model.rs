@@ -1,16 +1,22 @@
 //! A model of the runtime, for the properties of plans: it does what actions say, or fails, or the agent dies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
 
 use super::{Busy, Plan, Situation, Unhealthy, plan};
 use crate::action::{Action, Planned};
 use crate::backoff::{Backoff, Policy};
+use crate::cgroup::PodCgroup;
+use crate::node::NodeFacts;
 use crate::observed::{Container, ContainerState, Exit, ObservedPod, Sandbox, SandboxState};
 use crate::pod::{ContainerKind, Pod};
 use crate::record::PodRecord;
+use crate::resize::Progress;
 use crate::status;
 use crate::testing;
 
@@ -47,6 +53,11 @@ pub(super) struct Model {
     /// Sandboxes in which an app container was started.
     begun: BTreeSet<String>,
     serial: u32,
+    pub(super) node: NodeFacts,
+    /// The pod's cgroup as the agent knows that it set it.
+    pub(super) cgroup: Option<PodCgroup>,
+    /// As it is.
+    pub(super) real_cgroup: Option<PodCgroup>,
     /// Everything that was done, for messages.
     pub(super) log: Vec<String>,
 }
@@ -68,6 +79,8 @@ pub(super) enum Upset {
     SandboxDies,
     /// The clock steps back, by seconds.
     ClockBack(i64),
+    /// It is given other limits: hundredths of a core, and MiB.
+    Resized(usize, i64, i64),
 }
 
 pub(super) fn any_upset() -> impl Strategy<Value = Upset> {
@@ -114,8 +127,33 @@ impl Model {
                 self.world.sandboxes.iter_mut().for_each(|sandbox| sandbox.state = SandboxState::Exited);
             }
             Upset::ClockBack(seconds) => self.now -= SignedDuration::from_secs(seconds),
+            Upset::Resized(which, cpu, memory) => self.resize(name(which), cpu, memory),
         }
         self.look();
+    }
+
+    fn resize(&mut self, name: &str, cpu: i64, memory: i64) {
+        let list = |part: i64| {
+            let cpu = ("cpu".to_owned(), Quantity(format!("{}m", cpu * 10 / part)));
+            Some(BTreeMap::from([cpu, ("memory".to_owned(), Quantity(format!("{memory}Mi")))]))
+        };
+        let resources = ResourceRequirements { limits: list(1), requests: list(2), ..Default::default() };
+        let spec = Arc::make_mut(&mut self.pod.object).spec.as_mut().expect("a spec");
+        let mut all = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+        let container = all.find(|container| container.name == name);
+        container.expect("a container of the pod").resources = Some(resources);
+        self.record.resize.progress = Some(Progress { error: None, generation: 1, since: self.now });
+    }
+
+    /// Limits of what runs never exceed the pod's.
+    fn assert_within(&self) {
+        let Some(cgroup) = &self.real_cgroup else { return };
+        for seen in self.world.containers.iter().filter(|seen| seen.is_running()) {
+            let Some(has) = seen.resources else { continue };
+            let memory = cgroup.memory.is_none_or(|most| has.memory > 0 && has.memory <= most);
+            let cpu = cgroup.cpu_quota.is_none_or(|most| has.cpu_quota > 0 && has.cpu_quota <= most);
+            assert!(memory && cpu, "{} has more than the pod: {has:?}, {cgroup:?}\n{:#?}", seen.name, self.log);
+        }
     }
 
     pub(super) fn new(pod: Pod, world: ObservedPod) -> Self {
@@ -132,6 +170,9 @@ impl Model {
             stop_exit: 137,
             begun: BTreeSet::new(),
             serial: 0,
+            node: testing::node(),
+            cgroup: None,
+            real_cgroup: None,
             log: Vec::new(),
         };
         model.world.sort();
@@ -160,13 +201,23 @@ impl Model {
             busy: &self.busy,
             blocked: None,
             crash_loop: Policy::CRASH_LOOP,
+            node: &self.node,
+            cgroup: self.cgroup.as_ref(),
             now: self.now,
         })
     }
 
     /// Plans once and applies it with the faults that come, one for each action. Says whether there was anything to do.
     pub(super) fn round(&mut self, mut fault: impl FnMut() -> Fault) -> bool {
+        let gaps = crate::resize::gaps(&self.pod, &self.known, &self.record);
+        if !gaps.is_empty() && self.record.resize.progress.is_none() {
+            self.record.resize.progress = Some(Progress { error: None, generation: 1, since: self.now });
+        }
         let plan = self.plan();
+        if plan.resized {
+            self.record.resize.progress = None;
+            self.record.resize.pod = self.pod.spec().resources.clone();
+        }
         let longest = self.now + SignedDuration::from_secs(400);
         assert!(plan.wake.is_none_or(|wake| wake <= longest), "waits are bounded: {:?} at {}", plan.waits, self.now);
         status::remember_restarts(&mut self.record, &plan);
@@ -192,6 +243,11 @@ impl Model {
                         self.record.backoffs.insert(key, Backoff::after(None, self.now, "CreateContainerError", ""));
                         skipped.push(name.to_owned());
                     }
+                    None if matches!(planned.action, Action::CheckMemory { .. } | Action::SetPodLimits { .. }) => {
+                        let backoff = Backoff::after(None, self.now, "Error", "");
+                        self.record.backoffs.insert(crate::resize::BACKOFF.to_owned(), backoff);
+                        break;
+                    }
                     None => {
                         let backoff = Backoff::after(None, self.now, "ContainerCreating", "");
                         self.record.backoffs.insert("pod".to_owned(), backoff);
@@ -201,6 +257,7 @@ impl Model {
                 Fault::Crash => {
                     self.act(&planned.action);
                     self.busy = Busy::default();
+                    self.cgroup = None;
                     self.unhealthy.clear();
                     self.look();
                     return true;
@@ -251,7 +308,22 @@ impl Model {
         self.serial += 1;
         let id = format!("made-{}", self.serial);
         match action {
-            Action::Prepare | Action::EnsureImage { .. } => {}
+            Action::EnsureImage { .. } | Action::CheckMemory { .. } => {}
+            Action::Prepare => {
+                let needed = crate::resize::pod_cgroup(&self.pod, &self.known, &self.record, &self.node);
+                self.set_cgroup(needed);
+            }
+            Action::SetPodLimits { cgroup } => self.set_cgroup(cgroup.clone()),
+            Action::UpdateContainer { id, container, to, resources } => {
+                let seen = self.world.containers.iter_mut().find(|seen| seen.id == *id);
+                // It may have ended meanwhile, unnoticed.
+                if let Some(seen) = seen.filter(|seen| seen.is_running()) {
+                    seen.resources = Some(*resources);
+                    let known = self.record.containers.get_mut(container);
+                    known.expect("what is resized is known").actuated = Some(*to);
+                }
+                self.assert_within();
+            }
             Action::CreateSandbox { attempt } => {
                 let sandbox = Sandbox { id, created_at: self.now, ..testing::sandbox(*attempt, SandboxState::Created) };
                 self.world.sandboxes.push(sandbox);
@@ -270,7 +342,15 @@ impl Model {
                 assert!(!again, "an init container runs again beside or after app containers");
                 let made = testing::container(of, *attempt, ContainerState::Created);
                 let hash = self.pod.hashes.get(container).cloned().unwrap_or_default();
-                self.world.containers.push(Container { id, sandbox_id: sandbox, created_at: self.now, hash, ..made });
+                let resources = Some(crate::resources::of_container(&self.pod, of.spec));
+                self.world.containers.push(Container {
+                    id,
+                    sandbox_id: sandbox,
+                    created_at: self.now,
+                    hash,
+                    resources,
+                    ..made
+                });
             }
             Action::StartContainer { container } => {
                 let sandbox = self.world.sandbox().expect("a container is started in a sandbox");
@@ -318,6 +398,14 @@ impl Model {
             }
         }
         self.world.sort();
+    }
+}
+
+impl Model {
+    fn set_cgroup(&mut self, cgroup: PodCgroup) {
+        self.cgroup = Some(cgroup.clone());
+        self.real_cgroup = Some(cgroup);
+        self.assert_within();
     }
 }
 

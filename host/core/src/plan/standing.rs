@@ -3,7 +3,7 @@
 use super::Situation;
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::ContainerOf;
-use crate::restart;
+use crate::{resize, restart};
 
 /// Where a container stands.
 pub(super) enum Standing<'a> {
@@ -39,6 +39,14 @@ pub(super) fn standing<'a>(
     let name = container.spec.name.as_str();
     let known = record.containers.get(name);
     let changed = |seen: &Container| pod.hashes.get(name).is_some_and(|hash| *hash != seen.hash);
+    // What was made for another size and never started.
+    let drifted = |seen: &Container| {
+        seen.resources.as_ref().is_some_and(|resources| resize::drifted(pod, container.spec, resources))
+    };
+    let resized = || {
+        let given = resize::Amounts::of(pod.spec(), container.spec);
+        known.is_some_and(|known| known.actuated.is_some_and(|actuated| actuated != given))
+    };
     let Some(seen) = record.newest(observed, name) else {
         return match known.and_then(|known| known.exit_or_unknown(now)) {
             Some(exit) => Standing::Ended(Ended {
@@ -58,10 +66,10 @@ pub(super) fn standing<'a>(
             // The record has the same exit, without what a clock that stepped back left in the future.
             let exit = known.and_then(|known| known.exit.as_ref()).unwrap_or(exit).clone();
             let again = restart::runs_again(pod, container, known, exit.code);
-            Standing::Ended(Ended { exit, in_this_sandbox, again, changed: changed(seen) })
+            Standing::Ended(Ended { exit, in_this_sandbox, again, changed: changed(seen) || resized() })
         }
         ContainerState::Running { .. } if fits => Standing::Running(seen),
-        ContainerState::Created if fits => Standing::Made(seen),
+        ContainerState::Created if fits && !drifted(seen) => Standing::Made(seen),
         ContainerState::Running { .. } | ContainerState::Created => Standing::Stale(seen),
     }
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::exec::ContainerExec;
 use crate::cluster::node_status::NodeImage;
-use crate::container::{ContainerConfig, SandboxConfig};
+use crate::container::{ContainerConfig, Resources, SandboxConfig};
 use crate::node::CgroupDriver;
 use crate::observed::Observation;
 use crate::pod::PodId;
@@ -233,6 +233,10 @@ pub trait ContainerRuntime: ContainerExec {
 
     /// Asks the processes to end, and kills them after `grace`; waits for the end. What is dead or gone is fine.
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError>;
+
+    /// Changes CPU and memory of a container that runs, without a restart; what is zero stays as it is. Memory in use above
+    /// a new limit may end its processes, or be refused.
+    async fn update(&self, id: &str, resources: &Resources) -> Result<(), RuntimeError>;
 
     /// Removes what is dead, with its anonymous volumes. What is gone is fine.
     async fn remove(&self, id: &str) -> Result<(), RuntimeError>;

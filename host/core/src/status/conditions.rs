@@ -59,7 +59,9 @@ pub(super) fn conditions(
             ..Default::default()
         }
     });
-    own.chain(foreign).collect()
+    let ended = matches!(phase, "Succeeded" | "Failed");
+    let resize = if ended { Vec::new() } else { super::resources::conditions(input) };
+    own.chain(resize).chain(foreign).collect()
 }
 
 /// Remembers when each condition took its value, so that the next status keeps the time.
@@ -74,7 +76,15 @@ pub fn remember_conditions(records: &mut BTreeMap<String, ConditionRecord>, stat
 /// Of a pod that is ended before its time.
 const DISRUPTION: &str = "DisruptionTarget";
 
-const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OURS: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 /// Conditions that others put on the object: readiness gates, `DisruptionTarget`.
 fn foreign(input: &StatusInput<'_>) -> Vec<v1::PodCondition> {

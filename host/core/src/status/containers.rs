@@ -77,7 +77,7 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
         ContainerKind::Sidecar | ContainerKind::App | ContainerKind::Ephemeral => started && known.ready,
     };
     let shown_id = seen.map(|seen| seen.id.clone()).or_else(|| known.id.clone());
-    v1::ContainerStatus {
+    let mut status = v1::ContainerStatus {
         name: name.to_owned(),
         container_id: shown_id.map(|id| format!("docker://{id}")),
         image: container.spec.image.clone().unwrap_or_default(),
@@ -89,7 +89,9 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
         state: Some(state),
         last_state: last,
         ..Default::default()
-    }
+    };
+    super::resources::fill(container, seen, known, &mut status);
+    status
 }
 
 /// `state` and `lastState`.

@@ -8,7 +8,7 @@ use crate::observed::{Container, ContainerState, Exit, ObservedPod};
 use crate::plan::Plan;
 use crate::pod::Pod;
 use crate::record::{ContainerRecord, EndedContainer, PodRecord};
-use crate::restart;
+use crate::{resize, restart};
 
 /// Brings the record up to date with what is seen: counts never fall, the newest exit and the one before are kept, also
 /// when their containers are removed; one that ran and cannot be found ended unknown, once. `messages` has termination
@@ -29,6 +29,9 @@ pub fn remember(
         let known = record.containers.entry(name.to_owned()).or_default();
         if !known.outlives(seen) {
             take_in(known, seen, observed, messages);
+            if let Some(of) = pod.container(name).filter(|_| known.actuated.is_none()) {
+                known.actuated = resize::actuated(pod, of.spec, seen.resources.as_ref());
+            }
         }
     }
     let goes_on = pod.deletion.is_none() && record.terminal.is_none();
@@ -54,6 +57,7 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.started = false;
         known.ready = false;
         known.restarting = false;
+        known.actuated = None;
     }
     known.restarts = known.restarts.max(seen.attempt);
     if let ContainerState::Running { started_at, .. } = seen.state {

@@ -7,6 +7,7 @@ mod conditions;
 mod containers;
 mod memory;
 mod phase;
+mod resources;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! The kubelet's rules of a status, case by case, and what holds of every status.
 #![allow(clippy::unwrap_used)]
 
+mod containers;
 mod eviction;
 
 use std::collections::BTreeMap;
@@ -68,6 +69,8 @@ impl Case {
             busy: &self.busy,
             blocked: None,
             crash_loop: crate::backoff::Policy::CRASH_LOOP,
+            node: &node(),
+            cgroup: None,
             now: self.now,
         })
     }
@@ -436,18 +439,6 @@ fn addresses_and_class() {
     assert_eq!((status.qos_class.as_deref(), status.start_time), (Some("BestEffort"), Some(Time(at(5)))));
     let status = case("{hostNetwork: true, containers: [{name: a, image: i}]}").status();
     assert_eq!(status.pod_ip, status.host_ip);
-}
-
-#[test]
-fn a_termination_message_is_kept_with_the_exit() {
-    let mut pod = one("Never").with("a", 0, running(50));
-    pod.observed.containers[0].state = ended(1);
-    let messages = BTreeMap::from([("a-0".to_owned(), "out of cheese".to_owned())]);
-    remember(&mut pod.record, &pod.pod, &pod.observed, &messages, pod.now);
-    let message = |pod: &mut Case| of(&pod.status(), "a").state.clone().unwrap().terminated.unwrap().message;
-    assert_eq!(message(&mut pod).as_deref(), Some("out of cheese"));
-    let mut pod = pod.gone("a");
-    assert_eq!(message(&mut pod).as_deref(), Some("out of cheese"));
 }
 
 proptest! {

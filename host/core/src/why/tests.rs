@@ -66,6 +66,8 @@ impl Way {
             busy: &busy,
             blocked: self.blocked,
             crash_loop: Policy::CRASH_LOOP,
+            node: &node,
+            cgroup: None,
             now,
         });
         let (pod, observed, record) = (&self.pod, &self.observed, &self.record);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use longshore_core::container::{Mount, PortMapping, Propagation};
+use longshore_core::container::{Mount, PortMapping, Propagation, Resources};
 use longshore_core::labels;
 use longshore_core::observed::{ContainerState, SandboxState};
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError};
@@ -115,6 +115,36 @@ async fn ends_have_reasons() {
     let hungry = world.docker.create_container(&hungry).await.unwrap();
     world.docker.start(&hungry).await.unwrap();
     assert_eq!(world.end(&hungry).await, (137, "OOMKilled".to_owned()));
+}
+
+#[tokio::test]
+async fn sizes_change_while_a_container_runs() {
+    let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
+    let size = |cpu: i64, memory: i64| Resources {
+        cpu_shares: cpu * 1024,
+        cpu_quota: cpu * 100_000,
+        cpu_period: 100_000,
+        memory: memory << 20,
+    };
+    let mut config = world.container(&sandbox, "app", &["sleep", "1000"]);
+    config.resources = size(1, 32);
+    let app = world.docker.create_container(&config).await.unwrap();
+    world.docker.start(&app).await.unwrap();
+    let before = world.see(&app).await;
+    assert_eq!(before.resources, Some(size(1, 32)));
+    for size in [size(2, 256), size(1, 16)] {
+        world.docker.update(&app, &size).await.unwrap();
+        let now = world.see(&app).await;
+        assert_eq!((now.resources, &now.state), (Some(size), &before.state));
+        let raw = world.raw.inspect_container(&app, None).await.unwrap().host_config.unwrap();
+        assert_eq!(raw.memory_swap, Some(size.memory), "no swap comes with it");
+    }
+    // What is zero stays.
+    world.docker.update(&app, &Resources { cpu_shares: 512, ..Resources::default() }).await.unwrap();
+    assert_eq!(world.see(&app).await.resources, Some(Resources { cpu_shares: 512, ..size(1, 16) }));
+    let absent = world.docker.update(&"0".repeat(64), &size(1, 16)).await;
+    assert!(matches!(absent, Err(RuntimeError::NotFound { .. })), "{absent:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,102 @@
+//! CPU and memory in a container's status, and the conditions of a resize.
+//!
+//! As `convertContainerStatusResources` of `pkg/kubelet/kubelet_pods.go` and `toKubeContainerResources` of
+//! `pkg/kubelet/kuberuntime/kuberuntime_container_linux.go`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::StatusInput;
+use crate::container::Resources;
+use crate::observed::Container;
+use crate::pod::ContainerOf;
+use crate::quantity;
+use crate::record::ContainerRecord;
+
+/// The least CPU limit, in thousandths, that has an effect of its own (`MinMilliCPULimit`).
+const LEAST_CPU_LIMIT: i64 = 10;
+/// As much CPU, in thousandths, is the least weight (`MinShares`).
+const LEAST_CPU_REQUEST: i64 = 2;
+
+type List = BTreeMap<String, Quantity>;
+
+/// Says what the container was given and what it has; nothing of one that was never made.
+pub(super) fn fill(
+    container: ContainerOf<'_>,
+    seen: Option<&Container>,
+    known: &ContainerRecord,
+    status: &mut v1::ContainerStatus,
+) {
+    if seen.is_none() && known.id.is_none() {
+        return;
+    }
+    let mut given = container.spec.resources.clone().unwrap_or_default();
+    for list in [&mut given.requests, &mut given.limits].into_iter().flatten() {
+        list.values_mut().for_each(|quantity| *quantity = quantity::canonical(quantity));
+    }
+    status.allocated_resources = given.requests.clone().filter(|requests| !requests.is_empty());
+    if let Some(seen) = seen.filter(|seen| seen.is_running()) {
+        overlay(&mut given, seen.resources.as_ref(), known);
+    }
+    status.resources = Some(given);
+}
+
+/// Puts what the runtime has in place of what was given.
+fn overlay(given: &mut v1::ResourceRequirements, has: Option<&Resources>, known: &ContainerRecord) {
+    let has = has.copied().unwrap_or_default();
+    if let Some(limits) = &mut given.limits {
+        let cpu = if has.cpu_period > 0 { has.cpu_quota.max(0).saturating_mul(1000) / has.cpu_period } else { 0 };
+        cpu_of(limits, cpu, LEAST_CPU_LIMIT);
+        memory_of(limits, has.memory);
+    }
+    if let Some(requests) = &mut given.requests {
+        // Rounded up, as the kubelet does: shares are coarser than thousandths.
+        let cpu = if has.cpu_shares >= 2 { (has.cpu_shares.saturating_mul(1000) + 1023) / 1024 } else { 0 };
+        cpu_of(requests, cpu, LEAST_CPU_REQUEST);
+        // The runtime knows of no memory request.
+        memory_of(requests, known.actuated.map_or(0, |actuated| actuated.memory_request));
+    }
+}
+
+/// Below the least amount the given one stays, for both have the same effect.
+fn cpu_of(list: &mut List, milli: i64, least: i64) {
+    let given = list.get("cpu").and_then(quantity::milli).unwrap_or(0);
+    if milli > 0 && milli != given && (milli > least || given > least) {
+        list.insert("cpu".to_owned(), quantity::of_milli(milli));
+    }
+}
+
+fn memory_of(list: &mut List, bytes: i64) {
+    if bytes > 0 && list.get("memory").and_then(quantity::value) != Some(bytes) {
+        list.insert("memory".to_owned(), quantity::of_bytes(bytes));
+    }
+}
+
+/// `PodResizePending` and `PodResizeInProgress`, which are there only while they are true.
+pub(super) fn conditions(input: &StatusInput<'_>) -> Vec<v1::PodCondition> {
+    let resize = &input.record.resize;
+    let condition = |name: &str, reason: Option<&str>, message: Option<&str>, generation: i64, since| {
+        let text = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+        v1::PodCondition {
+            type_: name.to_owned(),
+            status: "True".to_owned(),
+            reason: text(reason),
+            message: text(message),
+            observed_generation: (generation != 0).then_some(generation),
+            last_probe_time: Some(Time(since)),
+            last_transition_time: Some(Time(since)),
+        }
+    };
+    let pending = resize.pending.as_ref().map(|pending| {
+        let (reason, message) = (Some(pending.reason.as_str()), Some(pending.message.as_str()));
+        condition("PodResizePending", reason, message, pending.generation, pending.since)
+    });
+    let progress = resize.progress.as_ref().map(|progress| {
+        let reason = progress.error.as_ref().map(|_| "Error");
+        condition("PodResizeInProgress", reason, progress.error.as_deref(), progress.generation, progress.since)
+    });
+    pending.into_iter().chain(progress).collect()
+}

@@ -1,0 +1,83 @@
+//! What a container's status tells of it beside its state: messages, sizes; and the conditions of a resize.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::container::Resources;
+use crate::resize::{Pending, Progress};
+
+#[test]
+fn a_termination_message_is_kept_with_the_exit() {
+    let mut pod = one("Never").with("a", 0, running(50));
+    pod.observed.containers[0].state = ended(1);
+    let messages = BTreeMap::from([("a-0".to_owned(), "out of cheese".to_owned())]);
+    remember(&mut pod.record, &pod.pod, &pod.observed, &messages, pod.now);
+    let message = |pod: &mut Case| of(&pod.status(), "a").state.clone().unwrap().terminated.unwrap().message;
+    assert_eq!(message(&mut pod).as_deref(), Some("out of cheese"));
+    let mut pod = pod.gone("a");
+    assert_eq!(message(&mut pod).as_deref(), Some("out of cheese"));
+}
+
+const SIZED: &str = "{containers: [{name: a, image: i, resources: {limits: {cpu: 200m, memory: 64Mi}, requests: {cpu: '0.1', memory: 32Mi}}}]}";
+
+fn resources(pod: &mut Case) -> Value {
+    let status = pod.status();
+    let of = of(&status, "a");
+    json!([of.allocated_resources, of.resources])
+}
+
+#[test]
+fn what_was_given_and_what_the_runtime_has() {
+    assert_eq!(resources(&mut case(SIZED)), json!([null, null]), "nothing of what was never made");
+    let given = json!({"cpu": "100m", "memory": "32Mi"});
+    let mut pod = case(SIZED).with("a", 0, running(50));
+    let all = json!({"requests": given, "limits": {"cpu": "200m", "memory": "64Mi"}});
+    assert_eq!(resources(&mut pod), json!([given, all]));
+    // Resized, and not yet done.
+    pod.observed.containers[0].resources =
+        Some(Resources { cpu_shares: 51, cpu_quota: 15_000, cpu_period: 100_000, memory: 48 << 20 });
+    let has = json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "150m", "memory": "48Mi"}});
+    assert_eq!(resources(&mut pod), json!([given, has]));
+    pod.observed.containers[0].state = ended(0);
+    assert_eq!(resources(&mut pod), json!([given, all]), "one that does not run has what it was given");
+    let mut none = case("{containers: [{name: a, image: i}]}").with("a", 0, running(50));
+    assert_eq!(resources(&mut none), json!([null, {}]), "an API server takes none for a node that cannot resize");
+}
+
+#[test]
+fn the_least_amounts_are_shown_as_given() {
+    let tiny = SIZED.replace("200m", "5m").replace("0.1", "1m");
+    let mut pod = case(&tiny).with("a", 0, running(50));
+    pod.observed.containers[0].resources =
+        Some(Resources { cpu_shares: 2, cpu_quota: 1000, cpu_period: 100_000, memory: 64 << 20 });
+    let status = pod.status();
+    let shown = of(&status, "a").resources.clone().unwrap();
+    assert_eq!(shown.requests.unwrap()["cpu"], Quantity("1m".to_owned()));
+    assert_eq!(shown.limits.unwrap()["cpu"], Quantity("5m".to_owned()));
+}
+
+#[test]
+fn a_resize_is_a_condition_only_while_it_goes_on() {
+    let mut pod = case(SIZED).with("a", 0, running(50));
+    let of_resize = |pod: &mut Case| -> Vec<Value> {
+        let conditions = pod.status().conditions.unwrap();
+        let resize = conditions.iter().filter(|condition| condition.type_.starts_with("PodResize"));
+        resize.map(|it| json!([it.type_, it.status, it.reason, it.message, it.observed_generation])).collect()
+    };
+    assert!(of_resize(&mut pod).is_empty());
+    let (reason, message) = ("Deferred".to_owned(), "no room".to_owned());
+    pod.record.resize.pending = Some(Pending { reason, message, generation: 3, since: at(900) });
+    pod.record.resize.progress = Some(Progress { error: None, generation: 2, since: at(900) });
+    let expected = [
+        json!(["PodResizePending", "True", "Deferred", "no room", 3]),
+        json!(["PodResizeInProgress", "True", null, null, 2]),
+    ];
+    assert_eq!(of_resize(&mut pod), expected);
+    // What the API server was told is not taken for somebody else's.
+    let mut object = (*pod.pod.object).clone();
+    object.status = Some(pod.status());
+    pod.pod.object = Arc::new(object);
+    pod.record.resize = crate::resize::ResizeRecord::default();
+    assert!(of_resize(&mut pod).is_empty());
+}
