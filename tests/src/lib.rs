@@ -6,6 +6,7 @@ pub mod objects;
 pub mod probes;
 pub mod runtime;
 pub mod source;
+pub mod stats;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -144,7 +144,8 @@ impl World {
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
         let joining = self.config.joining.in_cluster().then(|| Joining::new(self.views.clone()));
-        let ports = self.ports(&facts, Arc::new(probes), joining.as_ref()).await?;
+        let stats = self.stats(&info);
+        let ports = self.ports(&facts, Arc::new(probes), stats.clone(), joining.as_ref()).await?;
         let parts = ClusterParts {
             description: cluster::describe(&self.config, &facts, &info),
             facts: facts.clone(),
@@ -160,8 +161,7 @@ impl World {
             }
         };
         let published = Published { views: self.views.clone(), health: self.health.clone() };
-        let server =
-            serving::bind(&self.config, &facts, &self.docker, published, self.stats(&info), joining.as_ref()).await?;
+        let server = serving::bind(&self.config, &facts, &self.docker, published, stats, joining.as_ref()).await?;
         let served = async {
             match server {
                 Some(server) => server.serve(stop.clone()).await,
@@ -223,6 +223,7 @@ impl World {
         &self,
         facts: &NodeFacts,
         probes: Arc<ProbeHost>,
+        stats: Arc<MachineStats>,
         joining: Option<&Joining>,
     ) -> anyhow::Result<Ports> {
         let config = &self.config;
@@ -253,6 +254,7 @@ impl World {
             files: Arc::new(files),
             objects: folder,
             api: joining.map(Joining::ports),
+            stats,
             probes,
             credentials: node_credentials(),
             sources,

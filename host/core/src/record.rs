@@ -81,7 +81,7 @@ pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
     let mut record = PodRecord { terminal: ended_in(status), ..PodRecord::default() };
     let Some(status) = status else { return record };
     record.start_time = status.start_time.as_ref().map(|time| time.0);
-    record.allocated = Allocation::told(object);
+    record.allocated = Allocation::told(status);
     for condition in status.conditions.iter().flatten() {
         let Some(since) = condition.last_transition_time.as_ref() else { continue };
         let known = ConditionRecord { status: condition.status.clone(), since: since.0 };

@@ -17,4 +17,5 @@ mod publish;
 pub mod published;
 mod pull;
 pub mod views;
+mod wishes;
 mod worker;

@@ -21,6 +21,7 @@ use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::probes::ProbePlugins;
 use longshore_core::ports::runtime::{ContainerRuntime, ForeignContainer, RegistryCredentials, RuntimeEvent};
 use longshore_core::ports::sources::{PodSource, SourceSnapshot};
+use longshore_core::ports::stats::Stats;
 use longshore_core::record::StoredPod;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
 use crate::views::{StaticPod, Views};
+use crate::wishes::Wishes;
 use crate::worker::{self, Start};
 
 /// Looks up a registry's credentials in the node's own configuration, by image reference.
@@ -65,6 +67,8 @@ pub struct Ports {
     pub objects: Arc<dyn ObjectStore>,
     /// The API server; `None` on a node that runs alone.
     pub api: Option<ApiPorts>,
+    /// What the node and its pods use.
+    pub stats: Arc<dyn Stats>,
     /// Probe plugins.
     pub probes: Arc<dyn ProbePlugins>,
     /// The node's own credentials for an image, tried after the pod's.
@@ -121,6 +125,8 @@ pub(crate) struct Shared {
     pub(crate) probes: ProbeScheduler,
     /// Pods that were admitted and have not ended, by UID: what a new one must fit beside.
     pub(crate) active: Mutex<BTreeMap<String, Pod>>,
+    /// Resizes that wait for room.
+    pub(crate) wishes: Wishes,
     /// Other agents' containers as last listed: one list serves all pods of a burst.
     foreign: tokio::sync::Mutex<Option<(Instant, Arc<Vec<ForeignContainer>>)>>,
 }
@@ -193,6 +199,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         puller,
         probes,
         active: Mutex::default(),
+        wishes: Wishes::default(),
         foreign: tokio::sync::Mutex::default(),
     });
     let mut node = Node {
@@ -351,6 +358,8 @@ impl Node {
             }
         }
         self.shared.ports.health.synced(self.desired.complete);
+        // Before every source has spoken, room that seems free may be somebody's.
+        self.shared.wishes.open(self.desired.complete);
         if self.desired.complete {
             let others = self.workers.values().filter(|running| running.pod.source != Source::Api);
             let mut pods: Vec<StaticPod> =
@@ -372,6 +381,12 @@ impl Node {
             stop: self.stop.clone(),
         };
         let ending = pod.deletion.is_some() || start.record.deletion.is_some();
+        // One that was admitted before holds its share from now on, and not only from its worker's first turn.
+        if start.record.start_time.is_some() && start.record.terminal.is_none() && !ending {
+            let object = start.record.allocated.as_ref().map(|given| given.apply(&pod.object));
+            let given = Pod { object: object.unwrap_or_else(|| pod.object.clone()), ..pod.clone() };
+            self.shared.active().insert(uid.clone(), given);
+        }
         self.shared.probes.register(&uid, inbox.clone());
         self.workers.insert(uid.clone(), Running { inbox, pod, ending });
         let task = self.tasks.spawn(worker::run(start));
@@ -391,6 +406,8 @@ impl Node {
         }
         self.shared.probes.forget(&uid);
         self.shared.active().remove(&uid);
+        self.shared.wishes.remove(&uid);
+        self.shared.wishes.wake();
         self.shared.ports.views.remove(&uid);
         if let Some(error) = failed {
             tracing::error!(uid, "a pod's worker failed: {error}; the pod is taken on again");

@@ -22,7 +22,7 @@ const FALLBACK_BYTES: usize = 2048;
 
 /// A pod's published state.
 pub(crate) fn view(worker: &Worker, plan: &Plan, status: v1::PodStatus, since: &mut Steps) -> PodView {
-    let mut object = (*worker.pod.object).clone();
+    let mut object = (*worker.wanted).clone();
     if let Some(deletion) = worker.pod.deletion {
         object.metadata.deletion_timestamp.get_or_insert(Time(deletion.requested_at));
         object.metadata.deletion_grace_period_seconds.get_or_insert(deletion.grace_seconds);

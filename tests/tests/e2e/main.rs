@@ -20,6 +20,7 @@ mod cluster_life;
 mod cluster_node;
 mod cluster_objects;
 mod cluster_pods;
+mod cluster_resize;
 mod cluster_work;
 mod faults;
 mod lifecycle;

@@ -189,6 +189,8 @@ fn pod_text(world: &World, pod: &Pod, actions: &mut usize) -> String {
     let nothing = ObservedPod::default();
     let observed = world.observed.get(&pod.id.uid).unwrap_or(&nothing);
     let record = world.stored.get(&pod.id.uid).map(|stored| stored.record.clone()).unwrap_or_default();
+    let given = record.allocated.as_ref().map(|given| given.apply(&pod.object));
+    let pod = &Pod { object: given.unwrap_or_else(|| pod.object.clone()), ..pod.clone() };
     let title = format!("pod {} ({})\n", pod.id, pod.id.uid);
     let waits_for = world
         .stored
@@ -236,6 +238,8 @@ fn plan_of(world: &World, pod: &Pod, observed: &ObservedPod, record: &PodRecord,
         busy: &Busy::default(),
         blocked,
         crash_loop: world.crash_loop,
+        node: &world.facts,
+        cgroup: None,
         now: world.now,
     })
 }

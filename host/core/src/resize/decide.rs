@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1;
 use crate::admit;
 use crate::cgroup::{self, Qos};
 use crate::node::NodeFacts;
-use crate::pod::{Pod, Source};
+use crate::pod::Pod;
 
 /// A resize that is wanted.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +37,8 @@ pub enum Verdict {
 }
 
 /// Decides over all wishes, by the pods' UIDs. `active` are the pods that hold a share of the node, by UID, the wishing
-/// ones among them with what they hold now; what is granted to one counts against those after it.
+/// ones among them with what they hold now; what is granted to one counts against those after it. `node` is the Node as
+/// the API server has it, where there is one.
 pub fn decide<'a>(
     wishes: impl IntoIterator<Item = &'a Wish>,
     active: &BTreeMap<String, Pod>,
@@ -98,11 +99,7 @@ fn verdict(wish: &Wish, others: &[&Pod], facts: &NodeFacts, node: Option<&v1::No
             return Verdict::Infeasible(message);
         }
     }
-    let admitted = match wanted.source {
-        Source::Api => admit::admit_in_cluster(wanted, others, facts, node),
-        _ => admit::admit(wanted, others, facts),
-    };
-    match admitted {
+    match admit::admit_in_cluster(wanted, others, facts, node) {
         Ok(()) => Verdict::Granted,
         Err(rejection) => Verdict::Deferred(rejection.message),
     }

@@ -105,9 +105,8 @@ impl Allocation {
         }
     }
 
-    /// What the API server was told of a pod whose record was lost; `None` when it was told nothing.
-    pub fn told(object: &v1::Pod) -> Option<Allocation> {
-        let (spec, status) = (object.spec.as_ref()?, object.status.as_ref()?);
+    /// What the API server was told of a pod's containers, whose record was lost; `None` when it was told nothing.
+    pub fn told(status: &v1::PodStatus) -> Option<Allocation> {
         let told = [&status.init_container_statuses, &status.container_statuses];
         let containers: BTreeMap<_, _> = told
             .into_iter()
@@ -119,7 +118,7 @@ impl Allocation {
                 Some((status.name.clone(), v1::ResourceRequirements { requests, ..resources }))
             })
             .collect();
-        (!containers.is_empty()).then(|| Allocation { containers, pod: spec.resources.clone() })
+        (!containers.is_empty()).then_some(Allocation { containers, pod: None })
     }
 
     /// The object with what was given in place of what is wanted; the same one when that is the same. A container that

@@ -1,3 +1,5 @@
+//! What is given, to whom first, and how it is told.
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -85,13 +87,12 @@ fn what_was_given_stands_in_for_what_is_wanted() {
 #[test]
 fn a_lost_record_takes_what_the_api_server_was_told() {
     let object: v1::Pod = serde_json::from_value(json!({
-        "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "3"}}}]},
         "status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
             "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "1"}}}]}}))
     .unwrap();
-    let told = Allocation::told(&object).unwrap();
+    let told = Allocation::told(&object.status.unwrap()).unwrap();
     assert_eq!(json!(told.containers["c"]), json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}));
-    assert_eq!(Allocation::told(&v1::Pod::default()), None);
+    assert_eq!(Allocation::told(&v1::PodStatus::default()), None);
 }
 
 #[test]

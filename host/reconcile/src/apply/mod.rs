@@ -4,6 +4,7 @@
 
 mod container;
 mod prepare;
+mod resize;
 mod sandbox;
 
 use longshore_core::action::{Action, Planned, Stage, Track};
@@ -116,6 +117,11 @@ async fn act(worker: &mut Worker, planned: &Planned) -> Step {
         Action::RemoveSandbox { id } => {
             let removed = worker.shared.ports.runtime.remove(id).await;
             settle_removal(worker, removed, id)
+        }
+        Action::CheckMemory { pod, containers } => resize::check_memory(worker, *pod, containers).await,
+        Action::SetPodLimits { cgroup } => resize::set_pod_limits(worker, cgroup).await,
+        Action::UpdateContainer { id, container, to, resources } => {
+            resize::update_container(worker, id, container, *to, resources).await
         }
         Action::Release => release(worker).await,
     }

@@ -8,7 +8,7 @@ use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, Objects};
-use longshore_core::{cgroup, dns, sandbox_config, services};
+use longshore_core::{dns, resize, sandbox_config, services};
 
 use super::Step;
 use crate::worker::Worker;
@@ -29,7 +29,9 @@ impl Worker {
                 on_root_mismatch: security.fs_group_change_policy.as_deref() == Some("OnRootMismatch"),
             })
         });
-        shared.ports.files.prepare_cgroup(&cgroup::pod_cgroup(&self.pod, &shared.facts)).await?;
+        let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &shared.facts);
+        shared.ports.files.prepare_cgroup(&cgroup).await?;
+        self.cgroup = Some(cgroup);
         let spec = PodFilesSpec {
             pod: self.pod.id.clone(),
             volumes,

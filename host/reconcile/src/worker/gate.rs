@@ -9,7 +9,7 @@ use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::record::Terminal;
 use longshore_core::volume::{self, ObjectKind};
-use longshore_core::{admit, probe, support};
+use longshore_core::{admit, probe, resize, support};
 
 use super::{Checked, Worker};
 
@@ -130,7 +130,10 @@ impl Worker {
     pub(super) async fn admit(&mut self) {
         let shared = self.shared.clone();
         if self.record.terminal.is_some() || self.pod.deletion.is_some() {
-            shared.active().remove(&self.pod.id.uid);
+            shared.wishes.remove(&self.pod.id.uid);
+            if shared.active().remove(&self.pod.id.uid).is_some() {
+                shared.wishes.wake();
+            }
             return;
         }
         if self.record.start_time.is_none() {
@@ -152,10 +155,14 @@ impl Worker {
                 return;
             }
         }
+        let resizing = self.record.resize.progress.is_some();
+        let held = resizing.then(|| resize::held(&self.pod, &self.observed, &self.record));
+        let held = held.as_ref().unwrap_or(&self.pod);
         let mut active = shared.active();
-        if active.get(&self.pod.id.uid) != Some(&self.pod) {
-            active.insert(self.pod.id.uid.clone(), self.pod.clone());
+        if active.get(&self.pod.id.uid) != Some(held) {
+            active.insert(self.pod.id.uid.clone(), held.clone());
         }
+        self.allocate(&mut active);
     }
 
     /// Judges and takes the pod's share in one step, so that no two take the same.

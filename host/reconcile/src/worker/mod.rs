@@ -6,6 +6,7 @@
 //! labels are true. Stopping the worker stops nothing of the pod.
 
 mod gate;
+mod resize;
 mod wakes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1;
+use longshore_core::cgroup::PodCgroup;
 use longshore_core::event::EventType;
 use longshore_core::observed::{ContainerState, ObservedPod};
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
@@ -22,6 +25,7 @@ use longshore_core::ports::files::PodFiles;
 use longshore_core::ports::runtime::Image;
 use longshore_core::probe::{self, ProbeSpec};
 use longshore_core::record::{self, PodRecord, StoredPod, Terminal};
+use longshore_core::resize::Allocation;
 use longshore_core::status::{self, StatusInput};
 use longshore_core::volume::{self, ObjectKind, Objects};
 use tokio::task::JoinHandle;
@@ -54,7 +58,10 @@ pub(crate) struct Start {
 /// A pod's worker.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
+    /// The pod, with the resources that it was given.
     pub(crate) pod: Pod,
+    /// The object as its source wants it.
+    pub(crate) wanted: Arc<v1::Pod>,
     pub(crate) observed: ObservedPod,
     pub(crate) record: PodRecord,
     pub(crate) inbox: Arc<Inbox>,
@@ -65,6 +72,8 @@ pub(crate) struct Worker {
     pub(crate) images: BTreeMap<String, (String, Image)>,
     /// Where the pod's files are, once prepared in this life of the agent.
     pub(crate) files: Option<PodFiles>,
+    /// The pod's cgroup as this life of the agent last set it.
+    pub(crate) cgroup: Option<PodCgroup>,
     /// ConfigMaps and Secrets as last looked up.
     pub(crate) objects: Objects,
     /// Objects that the store was told to follow for the pod.
@@ -98,6 +107,7 @@ pub(crate) async fn run(start: Start) {
     let Start { shared, pod, observed, record, inbox, stop } = start;
     let mut worker = Worker {
         shared,
+        wanted: pod.object.clone(),
         pod,
         observed,
         record,
@@ -107,6 +117,7 @@ pub(crate) async fn run(start: Start) {
         probes: Vec::new(),
         images: BTreeMap::new(),
         files: None,
+        cgroup: None,
         objects: Objects::default(),
         held: BTreeSet::new(),
         prepared_at: None,
@@ -126,6 +137,14 @@ pub(crate) async fn run(start: Start) {
     if worker.pod.source == Source::Api && worker.record == PodRecord::default() {
         let known = worker.shared.ports.api.as_ref().and_then(|api| (api.status)(&worker.pod.id.uid));
         worker.record = record::seeded(known.as_ref().or(worker.pod.object.status.as_ref()));
+        if let Some(given) = &mut worker.record.allocated {
+            given.pod.clone_from(&worker.pod.spec().resources);
+        }
+    }
+    if worker.record.start_time.is_some() {
+        // A record of before resizes: what was run last is what was given.
+        worker.record.allocated.get_or_insert_with(|| Allocation::of(&worker.wanted));
+        worker.want(worker.wanted.clone());
     }
     let inbox = worker.inbox.clone();
     loop {
@@ -169,7 +188,9 @@ impl Worker {
         let mut settled = false;
         for _ in 0..PASSES {
             self.remember().await;
+            self.begin_resize();
             plan = self.plan();
+            self.end_resize(&plan);
             status::remember_restarts(&mut self.record, &plan);
             if self.record.terminal.is_none()
                 && let Some(terminal) = self.with_status_input(&plan, status::terminal)
@@ -219,6 +240,8 @@ impl Worker {
             busy: &self.busy,
             blocked,
             crash_loop: self.shared.options.crash_loop,
+            node: &self.shared.facts,
+            cgroup: self.cgroup.as_ref(),
             now: Timestamp::now(),
         })
     }
@@ -269,6 +292,8 @@ impl Worker {
         tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the pod has ended");
         self.record.terminal = Some(terminal);
         self.shared.active().remove(&self.pod.id.uid);
+        self.shared.wishes.remove(&self.pod.id.uid);
+        self.shared.wishes.wake();
     }
 
     /// Events for what the pod waits for, each once.
@@ -313,7 +338,7 @@ impl Worker {
     async fn save(&mut self) {
         let stored = StoredPod {
             source: self.pod.source.clone(),
-            object: (*self.pod.object).clone(),
+            object: (*self.wanted).clone(),
             hashes: self.pod.hashes.clone(),
             sandbox_hash: self.pod.sandbox_hash.clone(),
             record: self.record.clone(),
@@ -336,6 +361,9 @@ impl Worker {
         });
         if !self.busy.pulling.is_empty() {
             sleep = sleep.min(Duration::from_secs(1));
+        }
+        if self.record.resize.pending.is_some() {
+            sleep = sleep.min(resize::RETRY);
         }
         if self.limits.is_some() {
             sleep = sleep.min(limits::PERIOD);

@@ -18,6 +18,7 @@ impl Worker {
         if let Some(desired) = wakes.desired {
             let before = self.pod.deletion;
             self.pod = Pod { deletion: before.or(desired.deletion), ..desired };
+            self.want(self.pod.object.clone());
             // A second deletion may only ask for less grace.
             if let (Some(now), Some(before)) = (&mut self.pod.deletion, before.and(desired.deletion)) {
                 now.grace_seconds = now.grace_seconds.min(before.grace_seconds);

@@ -14,6 +14,7 @@ use longshore_tests::objects::FakeObjects;
 use longshore_tests::probes::FakeProbes;
 use longshore_tests::runtime::FakeRuntime;
 use longshore_tests::source::FakeSource;
+use longshore_tests::stats::FakeStats;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,7 @@ pub(crate) struct Bed {
     /// What the pods of the manifest folder may refer to.
     pub(crate) objects: Arc<FakeObjects>,
     api: Option<ApiPorts>,
+    pub(crate) stats: Arc<FakeStats>,
     stop: CancellationToken,
     agent: JoinHandle<()>,
 }
@@ -52,12 +54,14 @@ impl Bed {
         let (source, events, views): (Arc<FakeSource>, _, Arc<Views>) =
             (Arc::default(), EventRing::new(), Arc::default());
         let objects: Arc<FakeObjects> = Arc::default();
+        let stats: Arc<FakeStats> = Arc::default();
         let stop = CancellationToken::new();
         let ports = Ports {
             runtime: runtime.clone(),
             files: files.clone(),
             objects: objects.clone(),
             api: api.clone(),
+            stats: stats.clone(),
             probes: probes.clone(),
             credentials: Arc::new(|_| Vec::new()),
             sources: vec![source.clone()],
@@ -69,7 +73,7 @@ impl Bed {
             Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
         let options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
         let agent = tokio::spawn(node::run(ports, longshore_tests::node(), options, stop.clone()));
-        Bed { runtime, files, probes, source, events, views, objects, api, stop, agent }
+        Bed { runtime, files, probes, source, events, views, objects, stats, api, stop, agent }
     }
 
     /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.
