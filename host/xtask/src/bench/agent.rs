@@ -54,7 +54,7 @@ impl Agent {
         let deadline = Instant::now() + Duration::from_secs(30);
         let socket = root.join(SOCKET);
         loop {
-            if let Ok(watch) = Watch::open(&socket) {
+            if let Ok(watch) = Watch::open(&socket, "/v1/pods?watch=1", false) {
                 return Ok(Self { running, watch, folder: folder.to_owned() });
             }
             if running.try_wait()?.is_some() || Instant::now() > deadline {

@@ -117,18 +117,24 @@ fn start(client: &mut Client, id: &str) -> Result<()> {
     client.expect("POST", &format!("/containers/{id}/start"), None).map(drop)
 }
 
-/// Creates and starts `count` pods, `in_flight` at a time; then stops and removes them likewise.
-/// Gives the cost of both.
+/// Creates and starts `count` pods, `in_flight` at a time, and calls `told` with the number of each; then stops and removes
+/// them likewise. Gives the cost of both.
 ///
 /// # Errors
 /// When Docker refuses.
-pub(super) fn round(socket: &Path, pair: &Pair, count: usize, in_flight: usize) -> Result<(Cost, Cost)> {
+pub(super) fn round(
+    socket: &Path,
+    pair: &Pair,
+    count: usize,
+    in_flight: usize,
+    told: impl Fn(usize) -> Result<()> + Sync,
+) -> Result<(Cost, Cost)> {
     let made = Mutex::new(Vec::new());
     let up = measure(in_flight, || {
         each(socket, count, in_flight, |first, second, at| {
             let ids = pair.create(first, second, &format!("bench-{count}-{in_flight}-{at}"))?;
             lock(&made).push(ids);
-            Ok(())
+            told(at)
         })
     })?;
     let made = made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);

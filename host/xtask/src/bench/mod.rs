@@ -3,6 +3,7 @@
 
 mod agent;
 mod alone;
+mod cluster;
 mod machine;
 mod pods;
 mod table;
@@ -65,6 +66,8 @@ enum What {
     Idle,
     /// Restart of the agent over running pods.
     Adopt,
+    /// Pods of a real cluster's API server on a node of it (not part of `all`).
+    Cluster,
     /// One call of a probe plugin.
     Probe,
     /// One plan.
@@ -87,6 +90,10 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<bool> {
     if !args.no_build {
         guests::build(&place.root)?;
     }
+    if args.what == What::Cluster {
+        build(place, args, &["-p", "longshore-agent", "--bin", "longshore"])?;
+        return in_cluster(place, args);
+    }
     if all || NEED_DOCKER.contains(&args.what) {
         build(place, args, &["-p", "longshore-agent", "--bin", "longshore"])?;
         let world = World::prepare(place, docker::named(place, &args.docker)?)?;
@@ -104,6 +111,20 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<bool> {
     }
     if all || args.what == What::Plan {
         example(place, args, "longshore-core", "bench_plan", "plan")?;
+    }
+    Ok(true)
+}
+
+/// Ourselves again, beside a node of a cluster that is made for it.
+fn in_cluster(place: &Place, args: &Bench) -> Result<bool> {
+    let program = env::current_exe().context("our own program")?;
+    let mut command = Command::new(&program);
+    command.env("LONGSHORE_BIN", place.target.join(profile(args)).join("longshore"));
+    command.args(["cluster", "--docker", &args.docker, "--"]).arg(&program).args(["bench", "--inside"]);
+    command.args(env::args().skip(2));
+    let limit = Duration::from_secs(3600);
+    if !Running::start("bench", &mut command)?.wait(limit)?.success() {
+        bail!("the benchmark failed");
     }
     Ok(true)
 }
@@ -159,13 +180,6 @@ fn flat(path: &str, value: &Value, each: &mut impl FnMut(&str, &Value)) {
 
 /// The part that needs pods, in a world.
 fn inside(place: &Place, args: &Bench) -> Result<()> {
-    let host = env::var("DOCKER_HOST").context("DOCKER_HOST")?;
-    let setting = pods::Setting {
-        binary: place.target.join(profile(args)).join("longshore"),
-        folder: PathBuf::from("/var/lib/longshore-bench"),
-        docker: host.trim_start_matches("unix://").into(),
-    };
-    pods::empty(&setting.folder)?;
     let noise = machine::noise()?;
     if noise > 0.1 {
         say!("warning: {noise:.2} cores are busy with something else: the figures will not be worth much");
@@ -180,6 +194,16 @@ fn inside(place: &Place, args: &Bench) -> Result<()> {
         say!("{name}:");
         table::publish(&rows, &about, &place.target.join("bench").join(format!("{name}.json")))
     };
+    if args.what == What::Cluster {
+        return publish("cluster", cluster::run(&args.counts, args.rounds, args.idle_seconds)?);
+    }
+    let host = env::var("DOCKER_HOST").context("DOCKER_HOST")?;
+    let setting = pods::Setting {
+        binary: place.target.join(profile(args)).join("longshore"),
+        folder: PathBuf::from("/var/lib/longshore-bench"),
+        docker: host.trim_start_matches("unix://").into(),
+    };
+    pods::empty(&setting.folder)?;
     let all = args.what == What::All;
     if all || args.what == What::Pods {
         publish("pods", pods::start_and_stop(&setting, &args.counts, args.rounds)?)?;

@@ -60,7 +60,7 @@ pub(super) fn start_and_stop(setting: &Setting, counts: &[usize], rounds: usize)
         // By turns, so that what disturbs the machine disturbs both alike.
         for round in 0..rounds {
             for in_flight in [1, 2, 4, 8].into_iter().filter(|it| *it <= count) {
-                let (up, down) = alone::round(&setting.docker, &pair, count, in_flight)?;
+                let (up, down) = alone::round(&setting.docker, &pair, count, in_flight, |_| Ok(()))?;
                 ups.push(up);
                 downs.push(down);
             }
@@ -210,7 +210,11 @@ fn settle() -> Result<()> {
     nap(5)
 }
 
-fn nap(seconds: u64) -> Result<()> {
+/// Sleeps, unless we are interrupted.
+///
+/// # Errors
+/// Then.
+pub(super) fn nap(seconds: u64) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < until {
         process::check_interrupted()?;

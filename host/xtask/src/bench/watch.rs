@@ -1,5 +1,5 @@
-//! The agent's pods as its socket's watch tells them: no polling, so that looking costs the agent next to nothing.
-//! Must not ask anything else of it.
+//! Pods as a watch tells them, the agent's or the API server's: no polling, so that looking costs next to nothing.
+//! Must not ask anything else.
 
 use std::{
     collections::BTreeMap,
@@ -34,15 +34,17 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch at `socket`.
+    /// Begins to watch at `socket`. The watch at `path` begins with all there is and a bookmark, unless it is `known` that
+    /// there is nothing yet.
     ///
     /// # Errors
     /// When nobody listens there (yet).
-    pub(super) fn open(socket: &Path) -> Result<Self> {
+    pub(super) fn open(socket: &Path, path: &str, known: bool) -> Result<Self> {
         let mut stream = UnixStream::connect(socket)?;
         // HTTP/1.0: the answer comes as plain lines, without chunks around them.
-        stream.write_all(b"GET /v1/pods?watch=1 HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-        let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        let state = State { synced: known, ..State::default() };
+        let shared = Arc::new((Mutex::new(state), Condvar::new()));
         let theirs = Arc::clone(&shared);
         thread::Builder::new().name("watch".to_owned()).spawn(move || {
             for line in BufReader::new(stream).lines() {
@@ -72,7 +74,7 @@ impl Watch {
                 return Ok(pods);
             }
             if state.ended {
-                bail!("{what}: the agent ended meanwhile");
+                bail!("{what}: the watch ended meanwhile");
             }
             if Instant::now() > deadline {
                 let states: Vec<_> = pods.iter().map(|pod| format!("{}: {}", pod.name, pod.status)).collect();
