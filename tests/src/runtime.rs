@@ -237,6 +237,7 @@ impl ContainerRuntime for FakeRuntime {
             termination_message_file: None,
             grace_seconds: Some(30),
             resources: Some(config.resources),
+            user: None,
         };
         world.things.insert(id.clone(), Observation::Container(container));
         Ok(id)

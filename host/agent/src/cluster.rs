@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// The declared feature of nodes that speak WebSocket to the API server themselves (KEP-4006).
 const WEB_SOCKETS: &str = "ExtendWebSocketsToKubelet";
+/// That of nodes that resize init containers as well, which are not sidecars (KEP-1287).
+const INIT_CONTAINERS_RESIZE: &str = "InPlacePodVerticalScalingInitContainers";
 
 /// A certificate and its key, as PEM.
 type Pem = (String, String);
@@ -218,11 +220,17 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
         runtime_version: format!("docker://{}", info.version),
         runtime_handlers: facts.runtimes.clone(),
         port: if config.server.enabled { config.server.port.into() } else { 0 },
-        declared_features: if config.server.enabled { vec![WEB_SOCKETS.to_owned()] } else { Vec::new() },
+        declared_features: declared_features(config),
         max_images: config.joining.status_max_images,
         kubelet_version: config.joining.kubelet_version.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// What pods may rely on here and not everywhere (KEP-5328), in order.
+fn declared_features(config: &Config) -> Vec<String> {
+    let web_sockets = config.server.enabled.then_some(WEB_SOCKETS);
+    web_sockets.into_iter().chain([INIT_CONTAINERS_RESIZE]).map(str::to_owned).collect()
 }
 
 type Resources = BTreeMap<String, String>;

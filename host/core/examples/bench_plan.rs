@@ -191,6 +191,7 @@ fn running(pod: &Pod, now: Timestamp) -> ObservedPod {
             termination_message_file: None,
             grace_seconds: Some(30),
             resources: None,
+            user: None,
         }
     });
     let containers = containers.collect();

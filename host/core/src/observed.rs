@@ -84,6 +84,19 @@ pub struct Container {
     pub grace_seconds: Option<i64>,
     /// CPU and memory as the runtime has them now; `None` where it does not say.
     pub resources: Option<Resources>,
+    /// Who its first process runs as; `None` where that cannot be told, and of one that does not run.
+    pub user: Option<User>,
+}
+
+/// Who a process runs as.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User ID.
+    pub uid: i64,
+    /// Group ID.
+    pub gid: i64,
+    /// Supplemental groups.
+    pub groups: Vec<i64>,
 }
 
 /// Where in its life a container is.

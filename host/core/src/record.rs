@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
-use crate::observed::{Container, Exit, ObservedPod};
+use crate::observed::{Container, Exit, ObservedPod, User};
 use crate::pod::{Deletion, Pod, Source};
 use crate::resize::{Allocation, Amounts, ResizeRecord};
 
@@ -163,6 +163,9 @@ pub struct ContainerRecord {
     /// CPU and memory that the newest container was last made or changed to have; `None` where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actuated: Option<Amounts>,
+    /// Who the newest container's first process ran as when it was first seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
 }
 
 impl ContainerRecord {

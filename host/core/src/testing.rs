@@ -79,6 +79,7 @@ pub(crate) fn container(of: ContainerOf<'_>, attempt: u32, state: ContainerState
         termination_message_file: None,
         grace_seconds: Some(30),
         resources: None,
+        user: None,
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod session;
 
+pub(crate) use session::is_in_container;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

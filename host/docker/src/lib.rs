@@ -24,6 +24,7 @@ mod names;
 mod observe;
 mod pause;
 mod streams;
+mod user;
 mod wire;
 
 pub use config::config_credentials;

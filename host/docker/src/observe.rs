@@ -42,7 +42,12 @@ impl Docker {
             Some(image) if !is_sandbox(&inspect) => self.image_id(image).await?,
             _ => String::new(),
         };
-        let look = observation(inspect, self.root_id(), image_id);
+        let mut look = observation(inspect, self.root_id(), image_id);
+        if let Some(Observation::Container(container)) = &mut look
+            && let ContainerState::Running { pid, .. } = container.state
+        {
+            container.user = crate::user::of(pid, &container.id);
+        }
         if let Some(look) = &look {
             self.known().add(look.id());
         }
@@ -158,6 +163,7 @@ pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) 
             cpu_period: host.cpu_period.unwrap_or_default(),
             memory: host.memory.unwrap_or_default(),
         }),
+        user: None,
     }))
 }
 

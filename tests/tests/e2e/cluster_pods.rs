@@ -223,3 +223,22 @@ fn cluster_pod_keeps_its_restart_count_when_its_record_is_lost() {
     assert!(restarts(&again, "app") >= 2, "{}", again["status"]);
     assert_eq!(again["status"]["startTime"], a["status"]["startTime"]);
 }
+
+#[test]
+fn cluster_pod_tells_who_it_runs_as_and_what_it_mounts() {
+    let Some(node) = Node::start() else { return };
+    let mounts = json!([{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/r", "readOnly": true}]);
+    let app = with(container("app", SLEEP), json!({"volumeMounts": mounts}));
+    let security = json!({"runAsUser": 1000, "runAsGroup": 3000, "supplementalGroups": [4000]});
+    let volumes = json!([{"name": "v", "emptyDir": {}}]);
+    let spec = json!({"securityContext": security, "volumes": volumes, "automountServiceAccountToken": false});
+    node.bind(&pod("a", json!([app]), spec));
+    let a = node.wait_api_ready("a");
+    let told = status(&a, "app");
+    let user = &told["user"]["linux"];
+    assert_eq!((&user["uid"], &user["gid"]), (&json!(1000), &json!(3000)), "{told}");
+    let groups = user["supplementalGroups"].as_array().expect("groups");
+    assert!(groups.contains(&json!(4000)), "{told}");
+    let read_only = json!({"name": "v", "mountPath": "/r", "readOnly": true, "recursiveReadOnly": "Disabled"});
+    assert_eq!(told["volumeMounts"], json!([{"name": "v", "mountPath": "/v"}, read_only]));
+}

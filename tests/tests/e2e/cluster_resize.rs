@@ -249,3 +249,22 @@ fn cluster_resize_is_not_for_static_pods() {
     std::thread::sleep(crate::bed::node::MOMENT);
     assert_eq!(version(&node.wait_api_ready(&name)), before, "its status is written again and again");
 }
+
+#[test]
+fn cluster_resize_of_an_init_container() {
+    let Some(node) = Node::start() else { return };
+    if node.cluster.minor() < 36 {
+        return;
+    }
+    let init = with(container("init", SLEEP), json!({"resources": size("100m", "64Mi")}));
+    let app = with(container("app", SLEEP), json!({"resources": size("100m", "64Mi")}));
+    node.bind(&pod("a", json!([app]), json!({"initContainers": [init]})));
+    let runs = |pod: &Value| status(pod, "init")["state"]["running"].is_object();
+    let first = node.wait_api("a", "initializing", runs);
+    resize(&node, "a", "initContainers", "init", &size("200m", "128Mi"));
+    let now = node.wait_api("a", "resized", |pod| {
+        status(pod, "init")["resources"] == size("200m", "128Mi") && of_resize(pod, "PodResizeInProgress").is_none()
+    });
+    assert_eq!((id(&now, "init"), restarts(&now, "init")), (id(&first, "init"), 0));
+    assert_eq!(in_docker(&node, &id(&now, "init")).2, 128 << 20);
+}

@@ -91,7 +91,30 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
         ..Default::default()
     };
     super::resources::fill(container, seen, known, &mut status);
+    status.volume_mounts = volume_mounts(container);
+    status.user = known.user.as_ref().filter(|_| seen.is_some()).map(|user| v1::ContainerUser {
+        linux: Some(v1::LinuxContainerUser {
+            uid: user.uid,
+            gid: user.gid,
+            supplemental_groups: Some(user.groups.clone()).filter(|groups| !groups.is_empty()),
+        }),
+    });
     status
+}
+
+/// How volumes are mounted. What is mounted below a read-only one is not made read-only with it here.
+fn volume_mounts(container: ContainerOf<'_>) -> Option<Vec<v1::VolumeMountStatus>> {
+    let mounts = container.spec.volume_mounts.iter().flatten().map(|mount| {
+        let read_only = mount.read_only.filter(|read_only| *read_only);
+        v1::VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only,
+            recursive_read_only: read_only.map(|_| "Disabled".to_owned()),
+            ..Default::default()
+        }
+    });
+    Some(mounts.collect()).filter(|mounts: &Vec<_>| !mounts.is_empty())
 }
 
 /// `state` and `lastState`.

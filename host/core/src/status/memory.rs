@@ -58,6 +58,11 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.ready = false;
         known.restarting = false;
         known.actuated = None;
+        known.user = None;
+    }
+    // The first look counts: a process may change who it is.
+    if known.user.is_none() {
+        known.user.clone_from(&seen.user);
     }
     known.restarts = known.restarts.max(seen.attempt);
     if let ContainerState::Running { started_at, .. } = seen.state {

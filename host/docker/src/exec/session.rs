@@ -69,7 +69,7 @@ fn session_of(stat: &str) -> Option<(i32, bool)> {
 }
 
 /// Whether a `/proc/PID/cgroup` is of a container: `…/<id>…` with cgroupfs, `…/docker-<id>.scope…` with systemd.
-fn is_in_container(cgroups: &str, id: &str) -> bool {
+pub(crate) fn is_in_container(cgroups: &str, id: &str) -> bool {
     id.len() >= 12
         && cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| {
             path.split('/').any(|part| {

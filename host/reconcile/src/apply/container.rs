@@ -187,6 +187,7 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         termination_message_file: Some(termination.display().to_string()),
         grace_seconds: pod.spec().termination_grace_period_seconds,
         resources: Some(config.resources),
+        user: None,
     })
 }
 

@@ -81,3 +81,20 @@ fn a_resize_is_a_condition_only_while_it_goes_on() {
     pod.record.resize = crate::resize::ResizeRecord::default();
     assert!(of_resize(&mut pod).is_empty());
 }
+
+#[test]
+fn who_it_runs_as_and_how_volumes_are_mounted() {
+    let mounts = "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /r, readOnly: true}]";
+    let mut pod = case(&format!("{{containers: [{{name: a, image: i, {mounts}}}]}}")).with("a", 0, running(50));
+    let user = |uid| crate::observed::User { uid, gid: 2, groups: vec![2, 3] };
+    pod.observed.containers[0].user = Some(user(1));
+    pod.look();
+    // What it makes of itself afterwards is its own.
+    pod.observed.containers[0].user = Some(user(9));
+    pod.look();
+    let status = pod.status();
+    let told = of(&status, "a");
+    assert_eq!(json!(told.user), json!({"linux": {"uid": 1, "gid": 2, "supplementalGroups": [2, 3]}}));
+    let read_only = json!({"name": "v", "mountPath": "/r", "readOnly": true, "recursiveReadOnly": "Disabled"});
+    assert_eq!(json!(told.volume_mounts), json!([{"name": "v", "mountPath": "/v"}, read_only]));
+}
