@@ -12,6 +12,7 @@ use futures::FutureExt;
 use longshore_apiserver::{Connection, NodeApi, NodePods, NodeReviews, ServingNames, Settings};
 use longshore_core::cluster::node::NodeDescription;
 use longshore_core::node::NodeFacts;
+use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::cluster::{ApiPods, ClusterApi};
 use longshore_core::ports::reviews::Reviews;
 use longshore_core::ports::runtime::RuntimeInfo;
@@ -43,18 +44,20 @@ pub(crate) struct Joining {
     reviews: watch::Sender<Option<Arc<NodeReviews>>>,
     serving: watch::Sender<Option<Pem>>,
     node: watch::Sender<Option<Arc<NodeApi>>>,
+    archive: Option<Arc<dyn ObjectArchive>>,
     views: Arc<Views>,
 }
 
 impl Joining {
-    /// No connection yet.
-    pub(crate) fn new(views: Arc<Views>) -> Self {
+    /// No connection yet. The archive keeps what is read of the API server for times without it.
+    pub(crate) fn new(views: Arc<Views>, archive: Option<Arc<dyn ObjectArchive>>) -> Self {
         Joining {
             pods: watch::Sender::new(None),
-            objects: Arc::new(LateObjects::new()),
+            objects: Arc::new(LateObjects::new(archive.clone())),
             node: watch::Sender::new(None),
             reviews: watch::Sender::new(None),
             serving: watch::Sender::new(None),
+            archive,
             views,
         }
     }
@@ -94,7 +97,7 @@ impl Joining {
         self.node.send_replace(Some(api.clone()));
         let pods = Arc::new(connection.pods(node));
         self.pods.send_replace(Some(pods.clone()));
-        self.objects.arrive(Arc::new(connection.objects(None)));
+        self.objects.arrive(Arc::new(connection.objects(self.archive.clone())));
         self.reviews.send_replace(Some(Arc::new(connection.reviews(node))));
         let signed = self.hand_on(connection.serving());
         let names = ServingNames {

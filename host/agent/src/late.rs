@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1;
-use longshore_apiserver::{ApiObjects, NodePods, NodeReviews};
-use longshore_core::pod::{PodId, Source};
+use longshore_apiserver::{ApiObjects, ArchivedObjects, NodePods, NodeReviews};
+use longshore_core::pod::{Pod, PodId, Source};
+use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::objects::{
-    BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery, absent,
+    BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery,
 };
 use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 use longshore_core::ports::sources::{PodSource, SourceSnapshot};
@@ -22,9 +23,6 @@ use tokio::sync::watch;
 
 /// Something of the connection, once there is one.
 pub(crate) type Late<T> = watch::Receiver<Option<Arc<T>>>;
-
-/// What is said before the connection is there.
-const NOT_YET: &str = "the API server has not been reached yet";
 
 /// Waits for what comes with the connection. An agent that ends before it comes never gets it.
 async fn arrived<T>(mut late: Late<T>) -> Arc<T> {
@@ -56,16 +54,18 @@ impl PodSource for LateSource {
     }
 }
 
-/// What pods of the API server refer to.
+/// What pods of the API server refer to; before there is a connection, what the archive has of it.
 pub(crate) struct LateObjects {
     api: watch::Sender<Option<Arc<ApiObjects>>>,
+    archived: Arc<ArchivedObjects>,
     /// What is to be followed, for when it can be.
     held: Mutex<BTreeMap<PodId, BTreeSet<(ObjectKind, String)>>>,
 }
 
 impl LateObjects {
-    pub(crate) fn new() -> Self {
-        LateObjects { api: watch::Sender::new(None), held: Mutex::default() }
+    pub(crate) fn new(archive: Option<Arc<dyn ObjectArchive>>) -> Self {
+        let archived = Arc::new(ArchivedObjects::new(archive));
+        LateObjects { api: watch::Sender::new(None), archived, held: Mutex::default() }
     }
 
     /// The connection is there.
@@ -77,20 +77,22 @@ impl LateObjects {
         self.api.send_replace(Some(api));
     }
 
-    fn api(&self, kind: &'static str, namespace: &str, name: &str) -> Result<Arc<ApiObjects>, ObjectError> {
-        let known = self.api.borrow().clone();
-        known.ok_or_else(|| ObjectError { message: NOT_YET.to_owned(), ..absent(kind, namespace, name) })
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        match &*self.api.borrow() {
+            Some(api) => api.clone(),
+            None => self.archived.clone(),
+        }
     }
 }
 
 #[async_trait]
 impl ObjectStore for LateObjects {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::ConfigMap>>, ObjectError> {
-        self.api("ConfigMap", namespace, name)?.config_map(namespace, name).await
+        self.store().config_map(namespace, name).await
     }
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError> {
-        self.api("Secret", namespace, name)?.secret(namespace, name).await
+        self.store().secret(namespace, name).await
     }
 
     fn changes(&self) -> BoxStream<'static, ()> {
@@ -106,33 +108,35 @@ impl ObjectStore for LateObjects {
         } else {
             held.insert(pod.clone(), objects.clone());
         }
-        if let Some(api) = self.api.borrow().as_ref() {
-            api.hold(pod, objects);
-        }
+        self.store().hold(pod, objects);
+    }
+
+    fn forget(&self, pod: &Pod) {
+        self.store().forget(pod);
     }
 
     async fn services(&self, namespace: &str) -> Option<Vec<Arc<v1::Service>>> {
-        self.api("Service", namespace, "").ok()?.services(namespace).await
+        self.store().services(namespace).await
     }
 
     async fn token(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ObjectError> {
-        self.api("ServiceAccount", &pod.namespace, &query.service_account)?.token(pod, query).await
+        self.store().token(pod, query).await
     }
 
     async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
-        self.api("ClusterTrustBundle", "", "")?.trust_bundles(query).await
+        self.store().trust_bundles(query).await
     }
 
     async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
-        self.api("PodCertificateRequest", "", &query.volume)?.certificate(pod, query).await
+        self.store().certificate(pod, query).await
     }
 
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
-        self.api("PersistentVolumeClaim", namespace, name)?.claim(namespace, name).await
+        self.store().claim(namespace, name).await
     }
 
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ObjectError> {
-        self.api("RuntimeClass", "", class)?.runtime_handler(class).await
+        self.store().runtime_handler(class).await
     }
 }
 
@@ -144,7 +148,7 @@ pub(crate) struct LateReviews {
 impl LateReviews {
     fn api(&self) -> Result<Arc<NodeReviews>, ApiError> {
         let known = self.api.borrow().clone();
-        known.ok_or_else(|| ApiError::Unreachable { message: NOT_YET.to_owned() })
+        known.ok_or_else(|| ApiError::Unreachable { message: "the API server has not been reached yet".to_owned() })
     }
 }
 

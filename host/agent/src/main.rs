@@ -23,9 +23,11 @@ mod socket;
 mod supervisor;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use longshore_filesystem::StateKey;
 
 use cli::{Cli, Command, ConfigCommand};
 use client::Client;
@@ -143,6 +145,11 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
     if !node.problems.is_empty() {
         return Err(Failure::Configuration(node.problems));
     }
+    // A node alone keeps nothing of an API server.
+    let key = match config.joining.in_cluster() {
+        true => state_key(&config.joining)?,
+        false => None,
+    };
     logging::start(config.verbosity, config.log_format);
     for warning in warnings.into_iter().chain(node.warnings) {
         tracing::warn!("{warning}");
@@ -154,7 +161,7 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .enable_all()
         .build()?;
-    let result = runtime.block_on(run::run(config));
+    let result = runtime.block_on(run::run(config, key));
     // What still reads or writes in the background must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match result {
@@ -164,6 +171,17 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// The key of the state archive. One that was named and cannot be had is a mistake to be mended: without it secrets
+/// would not outlive a reboot, which is what it was named for.
+fn state_key(joining: &config::Joining) -> Result<Option<StateKey>, Failure> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    StateKey::load(joining.state_key_file.as_deref(), credentials.as_deref()).map_err(|error| {
+        let place = if joining.state_key_file.is_some() { "--state-key-file" } else { "$CREDENTIALS_DIRECTORY" };
+        let message = format!("{:#}", anyhow::Error::new(error));
+        Failure::Configuration(vec![Problem { place: place.to_owned(), message }])
+    })
 }
 
 /// Runs a command to its end.

@@ -13,12 +13,15 @@ use jiff::Timestamp;
 use longshore_core::credentials::parse_image;
 use longshore_core::node::NodeFacts;
 use longshore_core::pod::Source;
+use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::exec::ContainerExec;
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
 use longshore_core::ports::sources::PodSource;
 use longshore_docker::{Docker, DockerOptions, LogBounds};
-use longshore_filesystem::{CgroupOptions, Files, ManifestFolder, Memory, lock_root, root_id};
+use longshore_filesystem::{
+    ArchiveOptions, CgroupOptions, Files, ManifestFolder, Memory, StateArchive, StateKey, lock_root, root_id,
+};
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
 use longshore_reconcile::kernel;
@@ -44,7 +47,7 @@ const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration
 const DOCKER_LOOK: Duration = Duration::from_secs(10);
 
 /// Runs the agent until it is told to end.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result<()> {
     let root = config.root_dir.clone();
     let _lock = lock_root(&root)?;
     warn_about_mode(&root);
@@ -109,7 +112,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     });
     notify::ready("waiting for Docker");
     let stop = tasks.stop_token();
-    let world = World { config, id, docker, views, events, health, state };
+    let world = World { config, key, id, docker, views, events, health, state };
     tasks.spawn("the node", async move { world.run(stop).await });
     tasks.supervise(notify::stopping).await
 }
@@ -117,9 +120,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 /// How often memory that a burst of pods took is given back.
 const MEMORY_LOOK: Duration = Duration::from_secs(30);
 
+/// Below it is what may be kept in memory only.
+const VOLATILE: &str = "/run/longshore";
+
 /// What the node's task is made from.
 struct World {
     config: Config,
+    key: Option<StateKey>,
     id: String,
     docker: Docker,
     views: Arc<Views>,
@@ -143,7 +150,7 @@ impl World {
         let probes = self.health.turning(probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
-        let joining = self.config.joining.in_cluster().then(|| Joining::new(self.views.clone()));
+        let joining = self.config.joining.in_cluster().then(|| Joining::new(self.views.clone(), self.archive()));
         let stats = self.stats(&info);
         let ports = self.ports(&facts, Arc::new(probes), stats.clone(), joining.as_ref()).await?;
         let parts = ClusterParts {
@@ -217,6 +224,19 @@ impl World {
     fn stats(&self, info: &RuntimeInfo) -> Arc<MachineStats> {
         let (root, images) = (self.config.root_dir.clone(), info.data_root.clone());
         Arc::new(MachineStats::new(StatsOptions::new(root, images, info.cgroup_driver, info.cgroup_v2)))
+    }
+
+    /// Where what is read of the API server is kept for times without it. Pods run without it, too.
+    fn archive(&self) -> Option<Arc<dyn ObjectArchive>> {
+        let root = self.config.root_dir.clone();
+        let volatile = Path::new(VOLATILE).join(&self.id);
+        match StateArchive::open(ArchiveOptions { root, volatile, key: self.key.clone() }) {
+            Ok(archive) => Some(Arc::new(archive)),
+            Err(error) => {
+                tracing::error!("{error}; nothing of the API server is kept for times without it");
+                None
+            }
+        }
     }
 
     async fn ports(

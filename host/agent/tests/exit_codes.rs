@@ -23,6 +23,23 @@ fn bad_configuration_is_78_and_names_every_problem() {
 }
 
 #[test]
+fn a_state_key_that_cannot_be_used_is_78_and_says_how_to_make_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = format!("--root-dir={}", folder.path().join("r").display());
+    let file = folder.path().join("key");
+    let key = format!("--state-key-file={}", file.display());
+    for content in [None, Some("short")] {
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let output = longshore(&["run", &root, &key, "--api-servers=https://127.0.0.1:1"]);
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        assert!(stderr(&output).contains("--state-key-file") && stderr(&output).contains("openssl rand"), "{output:?}");
+    }
+    assert!(!folder.path().join("r").exists(), "nothing was begun");
+}
+
+#[test]
 fn config_check_is_78_for_a_bad_file_and_0_for_a_good_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kubelet.yaml");

@@ -8,6 +8,7 @@ mod credentials;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod fake;
+mod kept;
 mod objects;
 mod own_node;
 mod pods;
@@ -25,6 +26,7 @@ pub use certificates::{ServingNames, SigningError, StoreError};
 pub use cluster::NodeApi;
 pub use connection::{Connection, ConnectionError, ConnectionStatus, JoinError, Random, ServerVersion, Settings};
 pub use credentials::{CertificateDates, CredentialsError};
+pub use kept::ArchivedObjects;
 pub use objects::ApiObjects;
 pub use own_node::WatchedNode;
 pub use pods::NodePods;

@@ -11,13 +11,12 @@ use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use longshore_core::pod::PodId;
-use longshore_core::ports::archive::{ArchiveKey, ObjectArchive};
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::objects::{ObjectError, Token, TokenQuery};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::kept::{Kept, KeptToken, key};
 use crate::reflector::random;
 use crate::requests::{JSON, Requests, encoded};
 
@@ -35,7 +34,7 @@ const FORGET: SignedDuration = SignedDuration::from_hours(1);
 /// Tokens at hand.
 pub(crate) struct Tokens {
     requests: Requests,
-    archive: Option<Arc<dyn ObjectArchive>>,
+    kept: Kept,
     slots: Mutex<BTreeMap<(String, TokenQuery), Arc<Slot>>>,
 }
 
@@ -43,23 +42,16 @@ pub(crate) struct Tokens {
 struct Slot {
     /// Held while a token is asked for, so that it is asked for once.
     asking: tokio::sync::Mutex<()>,
-    kept: Mutex<Option<Kept>>,
+    kept: Mutex<Option<AtHand>>,
 }
 
 #[derive(Clone)]
-struct Kept {
+struct AtHand {
     token: Token,
     due: Timestamp,
     read: Timestamp,
     /// Whether it was told that it is due.
     told: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Archived {
-    token: String,
-    issued: Timestamp,
-    expires: Timestamp,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,8 +67,13 @@ fn due(issued: Timestamp, expires: Timestamp, spread: f64) -> Timestamp {
 }
 
 impl Tokens {
-    pub(crate) fn new(requests: Requests, archive: Option<Arc<dyn ObjectArchive>>) -> Self {
-        Self { requests, archive, slots: Mutex::default() }
+    pub(crate) fn new(requests: Requests, kept: Kept) -> Self {
+        Self { requests, kept, slots: Mutex::default() }
+    }
+
+    /// The pod is gone, and with it all that was issued to it.
+    pub(crate) fn forget(&self, uid: &str) {
+        lock(&self.slots).retain(|(of, _), _| of != uid);
     }
 
     /// Whether a token has become due that was not told of before. Forgets what is expired and unused.
@@ -108,57 +105,49 @@ impl Tokens {
         {
             return Ok(kept.token.clone());
         }
-        let archive_key = ArchiveKey {
-            kind: "Token",
-            namespace: pod.namespace.clone(),
-            name: format!("{}/{}/{}/{}", pod.uid, query.service_account, query.expiration_seconds, query.audience),
-        };
+        let key = key::token(pod, query);
         let answer = match &at_hand {
             Some(_) => self.ask(pod, query).await,
             None => self.ask_first(pod, query).await,
         };
         match answer {
             Ok(token) => {
-                if let Some(archive) = &self.archive {
-                    let kept = Archived { token: token.token.clone(), issued: now, expires: token.expires };
-                    if let Ok(bytes) = serde_json::to_vec(&kept) {
-                        archive.put(&archive_key, bytes, true);
-                    }
-                }
+                let kept = KeptToken { token: token.token.clone(), expires: token.expires };
+                self.kept.put(&key, &kept, true);
                 let due = due(now, token.expires, random());
-                *lock(&slot.kept) = Some(Kept { token: token.clone(), due, read: now, told: false });
+                *lock(&slot.kept) = Some(AtHand { token: token.clone(), due, read: now, told: false });
                 Ok(token)
             }
             Err(error) => {
-                let mut old = at_hand.map(|kept| kept.token);
-                if old.is_none() && error.is_passing() {
-                    old = self.archived(&archive_key).await;
-                }
-                match old {
+                let refused = |error: &ApiError, advice| ObjectError {
+                    kind: "ServiceAccount",
+                    namespace: pod.namespace.clone(),
+                    name: query.service_account.clone(),
+                    message: format!("{error}{advice}"),
+                };
+                match at_hand.map(|kept| kept.token) {
                     Some(token) if token.expires > now => {
                         tracing::warn!(%pod, account = query.service_account, %error, "a token cannot be renewed yet");
                         Ok(token)
                     }
-                    Some(token) if error.is_passing() => {
+                    _ if !error.is_passing() => Err(refused(&error, "")),
+                    Some(token) => {
                         let account = &query.service_account;
                         tracing::warn!(%pod, account, expired = %token.expires, %error, "an expired token is mounted");
                         Ok(token)
                     }
-                    _ => Err(ObjectError {
-                        kind: "ServiceAccount",
-                        namespace: pod.namespace.clone(),
-                        name: query.service_account.clone(),
-                        message: error.to_string(),
-                    }),
+                    None => match self.kept.get::<KeptToken>(&key).await {
+                        Some(kept) => {
+                            // Kept as one that is due, so that it is asked for again when there is time for it.
+                            let token = kept.into_token(pod, query);
+                            *lock(&slot.kept) = Some(AtHand { token: token.clone(), due: now, read: now, told: true });
+                            Ok(token)
+                        }
+                        None => Err(refused(&error, self.kept.advice())),
+                    },
                 }
             }
         }
-    }
-
-    async fn archived(&self, key: &ArchiveKey) -> Option<Token> {
-        let bytes = self.archive.as_ref()?.get(key).await?;
-        let kept: Archived = serde_json::from_slice(&bytes).ok()?;
-        Some(Token { token: kept.token, expires: kept.expires })
     }
 
     /// Asks for a pod's first token of that kind: a refusal is the answer only when it is repeated.

@@ -15,7 +15,7 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(10);
 impl Worker {
     /// Ends the pod when one of its volumes holds more than it may.
     pub(crate) async fn watch_limits(&mut self) {
-        if self.record.terminal.is_some() || self.pod.deletion.is_some() {
+        if self.record.terminal.is_some() || self.pod.deletion.is_some() || !self.shared.may_evict(&self.pod) {
             self.limits = None;
             return;
         }

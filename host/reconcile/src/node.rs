@@ -3,6 +3,7 @@
 //! Owns the set of workers. What a pod needs is decided in core and done by its worker; nothing here acts on one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -127,11 +128,18 @@ pub(crate) struct Shared {
     pub(crate) active: Mutex<BTreeMap<String, Pod>>,
     /// Resizes that wait for room.
     pub(crate) wishes: Wishes,
+    /// Whether the API server has said which pods it wants, in this life of the agent.
+    heard: AtomicBool,
     /// Other agents' containers as last listed: one list serves all pods of a burst.
     foreign: tokio::sync::Mutex<Option<(Instant, Arc<Vec<ForeignContainer>>)>>,
 }
 
 impl Shared {
+    /// Whether the pod may be evicted. One of the API server may not before that was heard: nobody would make another.
+    pub(crate) fn may_evict(&self, pod: &Pod) -> bool {
+        pod.source != Source::Api || self.heard.load(Ordering::Relaxed)
+    }
+
     /// What a pod of that source refers to: the API server's objects are for its own pods alone, and so are the
     /// folder's for all others.
     pub(crate) fn objects(&self, source: &Source) -> &Arc<dyn ObjectStore> {
@@ -200,6 +208,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         probes,
         active: Mutex::default(),
         wishes: Wishes::default(),
+        heard: AtomicBool::new(false),
         foreign: tokio::sync::Mutex::default(),
     });
     let mut node = Node {
@@ -306,6 +315,9 @@ impl Node {
     }
 
     fn spoke(&mut self, source: Source, snapshot: SourceSnapshot) {
+        if source == Source::Api {
+            self.shared.heard.store(true, Ordering::Relaxed);
+        }
         self.words.insert(source, Some(snapshot));
         self.desired = desired::merge(&self.words);
         self.shared.ports.views.set_problems("sources", self.desired.problems.clone());

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::bed::{
     cluster::until,
     node::{MOMENT, Node},
-    pods::{SLEEP, condition, container, id, is_ready, pod, restarts, sleeper, with},
+    pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, with},
 };
 
 #[test]
@@ -95,4 +95,116 @@ fn cluster_faults_agent_killed_restarts_nothing() {
         };
         assert_eq!(since(&now), since(&before), "{name} was not Ready meanwhile");
     }
+}
+
+/// A pod that uses a Secret, a ConfigMap and a token, and is probed.
+fn needy(node: &Node) -> Value {
+    let object = |kind: &str, name: &str, field: &str, data: Value| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, field: data});
+    node.cluster.create(&node.all("secrets"), &object("Secret", "s", "stringData", json!({"key": "hush"})));
+    node.cluster.create(&node.all("configmaps"), &object("ConfigMap", "c", "data", json!({"word": "map"})));
+    let app = with(
+        container("app", &format!("touch /tmp/ready; {SLEEP}")),
+        json!({
+            "env": [{"name": "WORD", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "word"}}}],
+            "volumeMounts": [{"name": "s", "mountPath": "/s"}],
+            "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
+        }),
+    );
+    pod("needy", json!([app]), json!({"volumes": [{"name": "s", "secret": {"secretName": "s"}}]}))
+}
+
+/// The container of a pod that runs in Docker.
+fn running(node: &Node, pod: &Value) -> Option<String> {
+    let all = node.in_docker(pod).into_iter();
+    let mut all = all.filter(|one| one["Labels"]["io.kubernetes.container.name"] == "app" && one["State"] == "running");
+    all.find_map(|one| one["Id"].as_str().map(str::to_owned))
+}
+
+/// A pod as the node itself has it.
+fn own(node: &Node, name: &str) -> Value {
+    let told = node.say(&["get", "pods", "-n", &node.name, "-o", "json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let all = told["items"].as_array().cloned().unwrap_or_else(|| vec![told]);
+    all.into_iter().find(|pod| pod["metadata"]["name"] == name).unwrap_or(Value::Null)
+}
+
+/// What a reboot takes away: containers, mounts, and all that was in memory.
+fn reboot(node: &Node) {
+    for one in node.containers_of_node() {
+        node.docker.remove(one["Id"].as_str().unwrap());
+    }
+    node.unmount();
+    let _ = fs::remove_dir_all(node.volatile());
+}
+
+#[test]
+fn cluster_faults_reboot_without_the_api_server() {
+    let Some(mut node) = Node::new(&[], true) else { return };
+    let key = node.folder.join("key");
+    fs::write(&key, [7; 32]).unwrap();
+    node.flags.push(format!("--state-key-file={}", key.display()));
+    node.begin();
+    node.wait_node_ready();
+    node.bind(&needy(&node));
+    node.bind(&sleeper("plain"));
+    node.bind(&job("done", "Never", "true"));
+    let [needy, plain] = ["needy", "plain"].map(|name| node.wait_api_ready(name));
+    let done = node.wait_api("done", "done", |pod| phase(pod) == "Succeeded");
+    let token = node.sh("needy", "cat /var/run/secrets/kubernetes.io/serviceaccount/token").1;
+    node.gate.as_ref().unwrap().shut();
+
+    // Another agent, without an API server, takes on what runs, keeps it running and probes it.
+    node.kill();
+    node.begin();
+    node.told(|| until("taken on", || is_ready(&own(&node, "needy")).then_some(())));
+    assert_eq!(running(&node, &needy), Some(id(&needy, "app")));
+    node.docker.exec(&id(&needy, "app"), &["rm", "/tmp/ready"]);
+    node.told(|| until("found not ready", || (!is_ready(&own(&node, "needy"))).then_some(())));
+    node.docker.kill(&id(&plain, "app"), "KILL");
+    node.told(|| until("restarted", || running(&node, &plain).filter(|now| *now != id(&plain, "app"))));
+
+    // After a reboot all is as it was, with what it needs; what had ended stays so.
+    node.kill();
+    reboot(&node);
+    node.begin();
+    let again = node.told(|| until("it runs again", || running(&node, &needy)));
+    let (_, text) = node.docker.exec(&again, &["sh", "-c", "cat /s/key; echo $WORD $KUBERNETES_SERVICE_HOST"]);
+    assert_eq!(text, "hushmap 10.96.0.1\n");
+    let script = "cat /var/run/secrets/kubernetes.io/serviceaccount/token";
+    assert_eq!(node.docker.exec(&again, &["sh", "-c", script]).1, token);
+    node.told(|| until("ready again", || is_ready(&own(&node, "needy")).then_some(())));
+    let other = node.told(|| until("so does the other one", || running(&node, &plain)));
+    assert_eq!(phase(&own(&node, "done")), "Succeeded");
+    assert!(node.in_docker(&done).is_empty());
+
+    // The API server is back: it is told, and nothing restarts.
+    node.gate.as_ref().unwrap().open();
+    node.wait_node_ready();
+    for (name, container) in [("needy", &again), ("plain", &other)] {
+        let now = node.wait_api(name, "told", |pod| is_ready(pod) && id(pod, "app") == *container);
+        assert!(restarts(&now, "app") >= 1, "{name}: {}", now["status"]);
+    }
+    thread::sleep(MOMENT);
+    assert_eq!(running(&node, &needy), Some(again));
+    assert_eq!(running(&node, &plain), Some(other));
+    assert_eq!(phase(&node.cluster.get(&node.one("pods", "done")).unwrap()), "Succeeded");
+    assert!(node.in_docker(&done).is_empty());
+}
+
+#[test]
+fn cluster_faults_reboot_without_a_state_key() {
+    let Some(mut node) = Node::start_gated() else { return };
+    node.bind(&needy(&node));
+    node.bind(&with(sleeper("plain"), json!({"spec": {"automountServiceAccountToken": false}})));
+    let [needy, plain] = ["needy", "plain"].map(|name| node.wait_api_ready(name));
+    node.gate.as_ref().unwrap().shut();
+    node.kill();
+    reboot(&node);
+    node.begin();
+    node.told(|| until("what needs no secret runs", || running(&node, &plain)));
+    let why = || node.say(&["why", "-n", &node.name, "needy"]);
+    node.told(|| until("the other one says what it waits for", || why().contains("--state-key-file").then_some(())));
+    assert_eq!(running(&node, &needy), None);
+    node.gate.as_ref().unwrap().open();
+    node.wait_api("needy", "Ready again", |pod| is_ready(pod) && id(pod, "app") != id(&needy, "app"));
 }

@@ -133,8 +133,11 @@ fn pods(world: &World) -> Vec<Pod> {
     let mut pods: BTreeMap<String, Pod> = world.desired.pods.clone();
     for (uid, stored) in world.stored.iter().filter(|(uid, _)| !world.desired.pods.contains_key(*uid)) {
         if let Some(mut pod) = from_stored(stored) {
-            let ends = Deletion { requested_at: world.now, grace_seconds: pod.grace_seconds() };
-            pod.deletion.get_or_insert(ends);
+            // What other sources want is not asked here: until they speak, an agent takes it that they want what they did.
+            if stored.source == Source::File {
+                let ends = Deletion { requested_at: world.now, grace_seconds: pod.grace_seconds() };
+                pod.deletion.get_or_insert(ends);
+            }
             pods.insert(uid.clone(), pod);
         }
     }

@@ -1,4 +1,5 @@
-//! Services and trust bundles, followed as whole lists once somebody asks; claims and runtime classes, one GET each.
+//! Services and trust bundles, followed as whole lists once somebody asks; claims and runtime classes, one GET each. What
+//! was found last serves while the API server is away.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -20,6 +21,7 @@ use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::kept::{Kept, key};
 use crate::reflector::{Change, Followed, Follower, follow};
 use crate::requests::{Requests, encoded};
 
@@ -33,6 +35,7 @@ const MAX_CLASSES: usize = 256;
 /// See the file's head.
 pub(super) struct Lookups {
     requests: Requests,
+    kept: Kept,
     changed: watch::Sender<u64>,
     services: OnceCell<Whole<v1::Service>>,
     bundles: Mutex<Option<Arc<Whole<Bundle>>>>,
@@ -42,9 +45,17 @@ pub(super) struct Lookups {
 /// Objects by namespace and name.
 type Listed<T> = BTreeMap<(String, String), Arc<T>>;
 
+/// What is known of a whole list.
+struct Known<T> {
+    /// `None` before the first one.
+    listed: Option<Listed<T>>,
+    /// Whether the API server could not be reached for the first one.
+    fails: bool,
+}
+
 /// A whole list that is followed.
 struct Whole<T> {
-    known: watch::Receiver<Option<Listed<T>>>,
+    known: watch::Receiver<Known<T>>,
     task: JoinHandle<()>,
 }
 
@@ -56,7 +67,7 @@ impl<T> Drop for Whole<T> {
 
 impl<T: DeserializeOwned + Metadata<Ty = ObjectMeta> + Send + Sync + 'static> Whole<T> {
     fn start(requests: Requests, path: String, changed: watch::Sender<u64>) -> Self {
-        let (known, receiver) = watch::channel(None);
+        let (known, receiver) = watch::channel(Known { listed: None, fails: false });
         let followed =
             Followed { path, fields: String::new(), watch_list: false, first_delay: Duration::from_millis(800) };
         let task = tokio::spawn(follow(requests, followed, Teller { known, changed }));
@@ -66,13 +77,20 @@ impl<T: DeserializeOwned + Metadata<Ty = ObjectMeta> + Send + Sync + 'static> Wh
     /// Waits a while for the first list.
     async fn look<R>(&self, look: impl FnOnce(&Listed<T>) -> R) -> Option<R> {
         let mut known = self.known.clone();
-        drop(timeout(FIRST_LIST, known.wait_for(Option::is_some)).await);
-        known.borrow().as_ref().map(look)
+        drop(timeout(FIRST_LIST, known.wait_for(|known| known.listed.is_some())).await);
+        known.borrow().listed.as_ref().map(look)
+    }
+
+    /// Whether there is no list, and will be none soon.
+    async fn is_out_of_reach(&self) -> bool {
+        let mut known = self.known.clone();
+        drop(timeout(FIRST_LIST, known.wait_for(|known| known.listed.is_some() || known.fails)).await);
+        known.borrow().listed.is_none()
     }
 }
 
 struct Teller<T> {
-    known: watch::Sender<Option<Listed<T>>>,
+    known: watch::Sender<Known<T>>,
     changed: watch::Sender<u64>,
 }
 
@@ -83,7 +101,7 @@ impl<T: Metadata<Ty = ObjectMeta> + Send + Sync> Follower<T> for Teller<T> {
             (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
         };
         self.known.send_modify(|known| {
-            let listed = known.get_or_insert_default();
+            let listed = known.listed.get_or_insert_default();
             match change {
                 Change::Reset(items) => {
                     *listed = items.into_iter().map(|object| (key(&object), Arc::new(object))).collect();
@@ -98,6 +116,8 @@ impl<T: Metadata<Ty = ObjectMeta> + Send + Sync> Follower<T> for Teller<T> {
 
     fn failed(&mut self, error: &ApiError, times: u32) {
         tracing::debug!(%error, times, "a list cannot be read from the API server");
+        let passing = error.is_passing();
+        self.known.send_if_modified(|known| passing && !std::mem::replace(&mut known.fails, true));
     }
 }
 
@@ -106,8 +126,15 @@ fn failure(kind: &'static str, namespace: &str, name: &str, message: impl ToStri
 }
 
 impl Lookups {
-    pub(super) fn new(requests: Requests, changed: watch::Sender<u64>) -> Self {
-        Self { requests, changed, services: OnceCell::new(), bundles: Mutex::default(), classes: Mutex::default() }
+    pub(super) fn new(requests: Requests, kept: Kept, changed: watch::Sender<u64>) -> Self {
+        Self {
+            requests,
+            kept,
+            changed,
+            services: OnceCell::new(),
+            bundles: Mutex::default(),
+            classes: Mutex::default(),
+        }
     }
 
     /// As [`longshore_core::ports::objects::ObjectStore::services`]. Changes of services wake nobody: variables are
@@ -116,7 +143,13 @@ impl Lookups {
         let start =
             || async { Whole::start(self.requests.clone(), "/api/v1/services".to_owned(), watch::Sender::new(0)) };
         let whole = self.services.get_or_init(start).await;
-        whole
+        let key = key::services(namespace);
+        if whole.is_out_of_reach().await
+            && let Some(kept) = self.kept.get(&key).await
+        {
+            return Some(kept);
+        }
+        let found = whole
             .look(|listed| {
                 let own = listed.iter().filter(|((of, _), _)| of == namespace).map(|(_, service)| Arc::clone(service));
                 let mut services: Vec<Arc<v1::Service>> = own.collect();
@@ -126,11 +159,37 @@ impl Lookups {
                 }
                 services
             })
-            .await
+            .await;
+        if let Some(services) = &found {
+            let bare: Vec<v1::Service> = services.iter().map(|service| bare(service)).collect();
+            self.kept.put(&key, &bare, false);
+        }
+        found
     }
 
     pub(super) async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
-        let failed = |error: ApiError| failure("PersistentVolumeClaim", namespace, name, error);
+        let key = key::claim(namespace, name);
+        match self.ask_for_claim(namespace, name).await {
+            Ok(Some(bound)) => {
+                self.kept.put(&key, &bound, false);
+                Ok(Some(bound))
+            }
+            Ok(None) => {
+                self.kept.remove(&key);
+                Ok(None)
+            }
+            Err((error, told)) => match self.kept.get(&key).await {
+                Some(kept) if error.is_passing() => Ok(Some(kept)),
+                _ => Err(told),
+            },
+        }
+    }
+
+    async fn ask_for_claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, (ApiError, ObjectError)> {
+        let failed = |error: ApiError| {
+            let told = failure("PersistentVolumeClaim", namespace, name, &error);
+            (error, told)
+        };
         let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", encoded(namespace), encoded(name));
         let Some(claim) = self.requests.find::<v1::PersistentVolumeClaim>(&path).await.map_err(failed)? else {
             return Ok(None);
@@ -140,7 +199,10 @@ impl Lookups {
         let volume = match volume.filter(|_| bound) {
             Some(volume) => {
                 let path = format!("/api/v1/persistentvolumes/{}", encoded(&volume));
-                let failed = |error: ApiError| failure("PersistentVolume", "", &volume, error);
+                let failed = |error: ApiError| {
+                    let told = failure("PersistentVolume", "", &volume, &error);
+                    (error, told)
+                };
                 self.requests.find::<v1::PersistentVolume>(&path).await.map_err(failed)?
             }
             None => None,
@@ -166,11 +228,18 @@ impl Lookups {
                     classes.clear();
                 }
                 classes.insert(class.to_owned(), (Instant::now(), handler.clone()));
+                match &handler {
+                    Some(handler) => self.kept.put(&key::class(class), handler, false),
+                    None => self.kept.remove(&key::class(class)),
+                }
                 Ok(handler)
             }
             Err(error) => match known {
                 Some((_, handler @ Some(_))) if error.is_passing() => Ok(handler),
-                _ => Err(failure("RuntimeClass", "", class, error)),
+                _ => match self.kept.get(&key::class(class)).await {
+                    Some(handler) if error.is_passing() => Ok(Some(handler)),
+                    _ => Err(failure("RuntimeClass", "", class, error)),
+                },
             },
         }
     }
@@ -180,15 +249,30 @@ impl Lookups {
             TrustBundleQuery::Name(name) => name,
             TrustBundleQuery::Signer { signer, .. } => signer,
         };
-        let failed = |message: String| failure("ClusterTrustBundle", "", name, message);
-        let whole = self.bundles().await.map_err(|error| failed(error.to_string()))?;
-        let picked: Option<Vec<Arc<Bundle>>> =
-            whole.look(|listed| listed.values().filter(|bundle| picks(query, bundle)).cloned().collect()).await;
-        let picked = picked.ok_or_else(|| failed("the API server has not listed any yet".to_owned()))?;
-        if picked.is_empty() {
-            return Ok(None);
+        let key = key::bundles(query);
+        let message = match self.bundles().await {
+            Err(error) if !error.is_passing() => return Err(failure("ClusterTrustBundle", "", name, error)),
+            Err(error) => error.to_string(),
+            Ok(whole) => {
+                let picks = |listed: &Listed<Bundle>| -> Vec<Arc<Bundle>> {
+                    listed.values().filter(|bundle| picks(query, bundle)).cloned().collect()
+                };
+                if let Some(picked) = whole.look(picks).await {
+                    if picked.is_empty() {
+                        self.kept.remove(&key);
+                        return Ok(None);
+                    }
+                    let text = joined(picked.iter().map(|bundle| bundle.spec.trust_bundle.as_str()));
+                    self.kept.put(&key, &text, false);
+                    return Ok(Some(text));
+                }
+                "the API server has not listed any yet".to_owned()
+            }
+        };
+        match self.kept.get(&key).await {
+            Some(text) => Ok(Some(text)),
+            None => Err(failure("ClusterTrustBundle", "", name, message)),
         }
-        Ok(Some(joined(picked.iter().map(|bundle| bundle.spec.trust_bundle.as_str()))))
     }
 
     /// The list of bundles, of the newest version that the server has.
@@ -210,6 +294,21 @@ impl Lookups {
         let message = "the API server does not serve ClusterTrustBundles".to_owned();
         Err(ApiError::Refused { code: 404, message })
     }
+}
+
+/// What of a Service becomes variables.
+fn bare(service: &v1::Service) -> v1::Service {
+    let metadata = ObjectMeta {
+        name: service.metadata.name.clone(),
+        namespace: service.metadata.namespace.clone(),
+        ..ObjectMeta::default()
+    };
+    let spec = service.spec.as_ref().map(|spec| v1::ServiceSpec {
+        cluster_ip: spec.cluster_ip.clone(),
+        ports: spec.ports.clone(),
+        ..v1::ServiceSpec::default()
+    });
+    v1::Service { metadata, spec, status: None }
 }
 
 #[derive(Deserialize)]

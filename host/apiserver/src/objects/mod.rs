@@ -16,7 +16,7 @@ use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use kube::Client;
-use longshore_core::pod::PodId;
+use longshore_core::pod::{Pod, PodId};
 use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::objects::{
     BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery,
@@ -28,6 +28,7 @@ use tokio::time::sleep;
 
 use self::lookups::Lookups;
 use self::single::{Single, Singles};
+use crate::kept::{Kept, key};
 use crate::requests::Requests;
 use crate::tokens::{SWEEP, Tokens};
 
@@ -60,6 +61,7 @@ struct Inner {
     secrets: Singles<v1::Secret>,
     tokens: Tokens,
     lookups: Lookups,
+    kept: Kept,
     changed: watch::Sender<u64>,
 }
 
@@ -69,11 +71,13 @@ impl ApiObjects {
     pub fn start(client: Client, archive: Option<Arc<dyn ObjectArchive>>) -> Self {
         let requests = Requests::new(client);
         let changed = watch::Sender::new(0);
+        let kept = Kept(archive);
         let inner = Arc::new(Inner {
-            config_maps: Singles::new(requests.clone(), archive.clone(), changed.clone()),
-            secrets: Singles::new(requests.clone(), archive.clone(), changed.clone()),
-            tokens: Tokens::new(requests.clone(), archive),
-            lookups: Lookups::new(requests, changed.clone()),
+            config_maps: Singles::new(requests.clone(), kept.clone(), changed.clone()),
+            secrets: Singles::new(requests.clone(), kept.clone(), changed.clone()),
+            tokens: Tokens::new(requests.clone(), kept.clone()),
+            lookups: Lookups::new(requests, kept.clone(), changed.clone()),
+            kept,
             changed,
         });
         let swept = Arc::clone(&inner);
@@ -122,6 +126,15 @@ impl ObjectStore for ApiObjects {
         };
         self.inner.config_maps.hold(&pod.namespace, &pod.uid, &of(ObjectKind::ConfigMap));
         self.inner.secrets.hold(&pod.namespace, &pod.uid, &of(ObjectKind::Secret));
+    }
+
+    fn forget(&self, pod: &Pod) {
+        self.inner.tokens.forget(&pod.id.uid);
+        self.inner.kept.forget(pod);
+        let namespace = &pod.id.namespace;
+        if !self.inner.config_maps.are_held_in(namespace) && !self.inner.secrets.are_held_in(namespace) {
+            self.inner.kept.remove(&key::services(namespace));
+        }
     }
 
     async fn services(&self, namespace: &str) -> Option<Vec<Arc<v1::Service>>> {

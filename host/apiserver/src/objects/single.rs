@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use longshore_core::ports::archive::{ArchiveKey, ObjectArchive};
+use longshore_core::ports::archive::ArchiveKey;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::objects::ObjectError;
 use serde::Serialize;
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::kept::{Kept, key};
 use crate::reflector::{Change, Followed, Follower, follow};
 use crate::requests::{Requests, encoded};
 
@@ -48,7 +49,7 @@ pub(super) trait Single:
 /// All objects of a kind that pods use.
 pub(super) struct Singles<T> {
     requests: Requests,
-    archive: Option<Arc<dyn ObjectArchive>>,
+    kept: Kept,
     changed: watch::Sender<u64>,
     entries: Mutex<BTreeMap<Name, Entry<T>>>,
 }
@@ -76,12 +77,8 @@ enum Seen<T> {
 }
 
 impl<T: Single> Singles<T> {
-    pub(super) fn new(
-        requests: Requests,
-        archive: Option<Arc<dyn ObjectArchive>>,
-        changed: watch::Sender<u64>,
-    ) -> Self {
-        Self { requests, archive, changed, entries: Mutex::default() }
+    pub(super) fn new(requests: Requests, kept: Kept, changed: watch::Sender<u64>) -> Self {
+        Self { requests, kept, changed, entries: Mutex::default() }
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Name, Entry<T>>> {
@@ -90,8 +87,8 @@ impl<T: Single> Singles<T> {
 
     fn begin(&self, (namespace, name): &Name) -> Entry<T> {
         let seen = watch::Sender::new(Seen::Unknown { error: None, times: 0 });
-        let key = ArchiveKey { kind: T::KIND, namespace: namespace.clone(), name: name.clone() };
-        let follower = One { seen: seen.clone(), changed: self.changed.clone(), archive: self.archive.clone(), key };
+        let key = key::object(T::KIND, namespace, name);
+        let follower = One { seen: seen.clone(), changed: self.changed.clone(), kept: self.kept.clone(), key };
         let followed = Followed {
             path: format!("/api/v1/namespaces/{}/{}", encoded(namespace), T::PLURAL),
             fields: format!("metadata.name={name}"),
@@ -117,9 +114,20 @@ impl<T: Single> Singles<T> {
         }
     }
 
-    /// Ends what no pod holds and nobody has asked for lately.
+    /// Whether a pod holds any of a namespace.
+    pub(super) fn are_held_in(&self, namespace: &str) -> bool {
+        self.entries().iter().any(|((of, _), entry)| of == namespace && !entry.holders.is_empty())
+    }
+
+    /// Ends what no pod holds and nobody has asked for lately; the archive need not keep it either.
     pub(super) fn sweep(&self) {
-        self.entries().retain(|_, entry| !entry.holders.is_empty() || entry.used.elapsed() < IDLE);
+        self.entries().retain(|(namespace, name), entry| {
+            let needed = !entry.holders.is_empty() || entry.used.elapsed() < IDLE;
+            if !needed {
+                self.kept.remove(&key::object(T::KIND, namespace, name));
+            }
+            needed
+        });
     }
 
     /// The object as the API server has it, `None` when it has none of that name.
@@ -131,7 +139,7 @@ impl<T: Single> Singles<T> {
             entry.used = Instant::now();
             entry.seen.subscribe()
         };
-        let has_archive = self.archive.is_some();
+        let has_archive = self.kept.exists();
         let decided = |seen: &Seen<T>| match seen {
             Seen::Known(_) => true,
             Seen::Unknown { error: Some(error), times } => {
@@ -149,22 +157,18 @@ impl<T: Single> Singles<T> {
             Seen::Known(object) => return Ok(object.clone()),
             Seen::Unknown { error, .. } => error.clone(),
         };
-        if error.as_ref().is_none_or(ApiError::is_passing)
-            && let Some(kept) = self.kept(namespace, name).await
-        {
-            return Ok(Some(kept));
+        let passing = error.as_ref().is_none_or(ApiError::is_passing);
+        if passing && let Some(kept) = self.kept.get(&key::object(T::KIND, namespace, name)).await {
+            return Ok(Some(Arc::new(kept)));
         }
-        let message = match error {
+        let mut message = match error {
             Some(error) => error.to_string(),
             None => format!("failed to sync {} cache: timed out waiting for the API server", T::KIND.to_lowercase()),
         };
+        if passing && T::SECRET {
+            message.push_str(self.kept.advice());
+        }
         Err(ObjectError { kind: T::KIND, namespace: namespace.to_owned(), name: name.to_owned(), message })
-    }
-
-    async fn kept(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
-        let key = ArchiveKey { kind: T::KIND, namespace: namespace.to_owned(), name: name.to_owned() };
-        let bytes = self.archive.as_ref()?.get(&key).await?;
-        serde_json::from_slice(&bytes).ok().map(Arc::new)
     }
 }
 
@@ -172,7 +176,7 @@ impl<T: Single> Singles<T> {
 struct One<T> {
     seen: watch::Sender<Seen<T>>,
     changed: watch::Sender<u64>,
-    archive: Option<Arc<dyn ObjectArchive>>,
+    kept: Kept,
     key: ArchiveKey,
 }
 
@@ -183,15 +187,9 @@ impl<T: Single> Follower<T> for One<T> {
             Change::Put(object) => Some(object),
             Change::Gone(_) => None,
         };
-        if let Some(archive) = &self.archive {
-            match &object {
-                Some(object) => {
-                    if let Ok(bytes) = serde_json::to_vec(object) {
-                        archive.put(&self.key, bytes, T::SECRET);
-                    }
-                }
-                None => archive.remove(&self.key),
-            }
+        match &object {
+            Some(object) => self.kept.put(&self.key, object, T::SECRET),
+            None => self.kept.remove(&self.key),
         }
         let version = |object: &T| object.metadata().resource_version.clone();
         let done = object.as_ref().is_some_and(T::immutable);

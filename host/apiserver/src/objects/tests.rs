@@ -13,6 +13,7 @@ use longshore_core::volume::ObjectKind;
 use tokio::time::timeout;
 
 use super::ApiObjects;
+use crate::ArchivedObjects;
 use crate::fake::Fake;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -52,6 +53,10 @@ impl ObjectArchive for Archive {
     async fn get(&self, key: &ArchiveKey) -> Option<Vec<u8>> {
         let kept = self.0.lock().unwrap();
         kept.iter().rev().find(|(other, _)| other == key).map(|(_, bytes)| bytes.clone())
+    }
+
+    fn keeps_secrets(&self) -> bool {
+        false
     }
 }
 
@@ -169,4 +174,56 @@ async fn services_are_the_namespaces_own_and_kubernetes() {
     let names: Vec<String> =
         store.services("n").await.unwrap().iter().map(|service| service.metadata.name.clone().unwrap()).collect();
     assert_eq!(names, ["db", "kubernetes"]);
+}
+
+#[tokio::test]
+async fn what_was_had_once_serves_without_the_api_server() {
+    let fake = Fake::start().await;
+    let archive = Arc::new(Archive::default());
+    let store = ApiObjects::start(fake.client.clone(), Some(archive.clone()));
+    let query = TokenQuery { service_account: "default".into(), audience: String::new(), expiration_seconds: 600 };
+    let service = r#"{"metadata":{"name":"db","namespace":"n"},"spec":{"clusterIP":"10.0.0.9","ports":[{"port":1}]}}"#;
+    fake.whole("POST", 201, r#"{"spec":{},"status":{"token":"t","expirationTimestamp":"2001-01-01T00:00:00Z"}}"#);
+    fake.whole("configmaps", 200, &list(&map(5, "1", "")));
+    let _maps = fake.open("configmaps?watch", 200);
+    fake.whole("services?limit", 200, &list(service));
+    let _services = fake.open("services?watch", 200);
+    fake.whole("runtimeclasses/r", 200, r#"{"metadata":{"name":"r"},"handler":"runc"}"#);
+    let claim = r#"{"metadata":{"name":"c"},"spec":{"volumeName":"v"},"status":{"phase":"Bound"}}"#;
+    fake.whole("persistentvolumeclaims/c", 200, claim);
+    fake.whole("persistentvolumes/v", 200, r#"{"metadata":{"name":"v"}}"#);
+    let all = async |store: &dyn ObjectStore| {
+        let map = store.config_map("n", "c").await.unwrap().unwrap();
+        assert_eq!(map.data.as_ref().unwrap()["k"], "1");
+        assert_eq!(store.token(&pod(), &query).await.unwrap().token, "t");
+        let services = store.services("n").await.unwrap();
+        let spec = services.iter().map(|one| one.spec.clone().unwrap().cluster_ip.unwrap()).collect::<Vec<_>>();
+        assert_eq!(spec, ["10.0.0.9"]);
+        assert_eq!(store.runtime_handler("r").await.unwrap().as_deref(), Some("runc"));
+        let claim = store.claim("n", "c").await.unwrap().unwrap();
+        assert_eq!(claim.volume.unwrap().metadata.name.as_deref(), Some("v"));
+    };
+    all(&store).await;
+    // Another agent, at a server that fails; and one that has no connection at all.
+    all(&ApiObjects::start(fake.client.clone(), Some(archive.clone()))).await;
+    let archived = ArchivedObjects::new(Some(archive.clone()));
+    all(&archived).await;
+    let missing = store.secret("n", "s").await.unwrap_err().to_string();
+    assert!(missing.contains("--state-key-file"), "{missing}");
+    assert!(archived.secret("n", "s").await.unwrap_err().to_string().contains("--state-key-file"));
+    // What was the pod's alone goes with it.
+    let object = serde_json::json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {"containers": [], "volumes": [
+            {"name": "c", "persistentVolumeClaim": {"claimName": "c"}},
+            {"name": "t", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}]}},
+        ]},
+    });
+    store.forget(&longshore_core::manifest::from_api(&serde_json::from_value(object).unwrap()).unwrap());
+    let mut kinds: Vec<&str> = archive.0.lock().unwrap().iter().map(|(key, _)| key.kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(kinds, ["ConfigMap", "RuntimeClass"]);
+    assert!(archived.token(&pod(), &query).await.is_err());
 }

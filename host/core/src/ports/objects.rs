@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use serde::{Deserialize, Serialize};
 
-use crate::pod::PodId;
+use crate::pod::{Pod, PodId};
 use crate::volume::ObjectKind;
 
 /// Why an object cannot be told to exist or not.
@@ -92,7 +93,7 @@ impl std::fmt::Debug for PodCertificate {
 }
 
 /// A claim with the volume that it is bound to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BoundClaim {
     /// The claim.
     pub claim: v1::PersistentVolumeClaim,
@@ -116,6 +117,9 @@ pub trait ObjectStore: Send + Sync {
     /// Says which objects a pod refers to, so that they are watched from now on; what no pod holds is dropped. An
     /// empty set lets go of all.
     fn hold(&self, _pod: &PodId, _objects: &BTreeSet<(ObjectKind, String)>) {}
+
+    /// The pod is gone from this node: what was issued to it, or kept for it alone, is forgotten.
+    fn forget(&self, _pod: &Pod) {}
 
     /// Services that a pod of the namespace sees in its environment: those of the namespace, and `kubernetes` of
     /// `default` as the last one when the namespace has none of that name. `None` while they are not known yet.

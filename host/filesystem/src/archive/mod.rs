@@ -119,11 +119,6 @@ impl StateArchive {
         let writer = Some(writer.at(&shared.state)?);
         Ok(StateArchive { shared, writer })
     }
-
-    /// Whether secrets outlive a reboot.
-    pub fn keeps_secrets(&self) -> bool {
-        self.shared.seal.is_some()
-    }
 }
 
 impl Drop for StateArchive {
@@ -154,6 +149,10 @@ impl ObjectArchive for StateArchive {
     async fn get(&self, key: &ArchiveKey) -> Option<Vec<u8>> {
         let (shared, key) = (self.shared.clone(), key.clone());
         tokio::task::spawn_blocking(move || shared.read(&key)).await.ok().flatten()
+    }
+
+    fn keeps_secrets(&self) -> bool {
+        self.shared.seal.is_some()
     }
 }
 

@@ -106,6 +106,12 @@ impl Worker {
                     .map(Issued::Certificate)
                     .map_err(|error| error.to_string()),
             };
+            if let Ok(Issued::Token(token)) = &issued
+                && token.expires <= jiff::Timestamp::now()
+            {
+                let message = format!("The token of volume {:?} has expired; the API server is away", reference.volume);
+                self.event(None, EventType::Warning, "ExpiredToken", &message);
+            }
             objects.issued.insert((reference.volume, reference.index), issued);
         }
         for volume in self.pod.spec().volumes.iter().flatten() {
@@ -141,6 +147,7 @@ impl Worker {
             self.held.clear();
             self.store().hold(&self.pod.id, &BTreeSet::new());
         }
+        self.store().forget(&self.pod);
     }
 
     /// The variables of Services that the pod's containers get; a pod of the API server waits until they are known.

@@ -399,6 +399,18 @@ impl Bed {
         points.filter(|point| point.starts_with(&self.folder)).collect()
     }
 
+    /// Where the agent keeps what may be in memory only.
+    pub(crate) fn volatile(&self) -> PathBuf {
+        Path::new("/run/longshore").join(self.root_id())
+    }
+
+    /// Takes away what is mounted below this bed.
+    pub(crate) fn unmount(&self) {
+        for mount in self.mounts().into_iter().rev() {
+            let _ = rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+
     fn clean(&mut self) {
         self.kill();
         let id = self.root_id();
@@ -413,8 +425,9 @@ impl Bed {
                 self.docker.remove(found["Id"].as_str().unwrap_or_default());
             }
         }
-        for mount in self.mounts().into_iter().rev() {
-            let _ = rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH);
+        self.unmount();
+        if !id.is_empty() {
+            let _ = fs::remove_dir_all(self.volatile());
         }
         let uids = fs::read_dir(self.root().join("pods")).into_iter().flatten().flatten();
         let uids: Vec<String> = uids.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
