@@ -1,13 +1,13 @@
 //! A disk in memory: records are kept, everything else succeeds, unless told otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::{FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
 use longshore_core::record::StoredPod;
 
 /// The disk.
@@ -17,12 +17,24 @@ pub struct FakeFiles {
     /// How many more times `prepare` fails.
     pub failing: Mutex<usize>,
     used: Mutex<u64>,
+    of_pods: Mutex<BTreeMap<String, u64>>,
+    released: Mutex<BTreeSet<String>>,
 }
 
 impl FakeFiles {
     /// Every folder holds so many bytes from now on.
     pub fn holds(&self, bytes: u64) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
+
+    /// Every folder of that pod holds so many bytes from now on.
+    pub fn pod_holds(&self, uid: &str, bytes: u64) {
+        self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), bytes);
+    }
+
+    /// Whether a pod's volumes were given back.
+    pub fn was_released(&self, uid: &str) -> bool {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
     }
 
     /// The stored pod of that UID.
@@ -39,7 +51,8 @@ impl FileStore for FakeFiles {
             *failing -= 1;
             return Err(FilesError::Volume { volume: "v".to_owned(), message: "it was told to fail".to_owned() });
         }
-        let volumes = spec.volumes.iter().map(|volume| (volume.name.clone(), PathBuf::from("/volume")));
+        let folder = PathBuf::from(format!("/pods/{}/volume", spec.pod.uid));
+        let volumes = spec.volumes.iter().map(|volume| (volume.name.clone(), folder.clone()));
         Ok(PodFiles { volumes: volumes.collect(), resolv_conf: "/resolv.conf".into(), hosts: "/hosts".into() })
     }
 
@@ -77,7 +90,8 @@ impl FileStore for FakeFiles {
         Ok(())
     }
 
-    async fn release(&self, _: &PodId) -> Result<(), FilesError> {
+    async fn release(&self, pod: &PodId) -> Result<(), FilesError> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.uid.clone());
         Ok(())
     }
 
@@ -103,7 +117,11 @@ impl FileStore for FakeFiles {
         Ok("{}".to_owned())
     }
 
-    async fn usage(&self, _: &Path) -> Option<u64> {
-        Some(*self.used.lock().unwrap_or_else(PoisonError::into_inner))
+    async fn usage(&self, path: &Path) -> Option<DiskUsage> {
+        let uid = path.strip_prefix("/pods").ok().and_then(|rest| rest.iter().next()?.to_str());
+        let of_pods = self.of_pods.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = uid.and_then(|uid| of_pods.get(uid).copied());
+        let bytes = own.unwrap_or_else(|| *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        Some(DiskUsage { bytes, inodes: 1 })
     }
 }

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use longshore_core::evict::Signal;
 use longshore_core::node::{CgroupDriver, NodeFacts};
 use longshore_core::ports::runtime::RuntimeInfo;
 
-use crate::config::{Config, Findings, Signal};
+use crate::config::{Config, Findings};
 use crate::network;
 
 /// The resolver configuration of a node, where nothing else is said.

@@ -14,9 +14,11 @@ use crate::pod::{ContainerKind, Pod, Source, init_kind};
 use crate::quantity;
 
 mod affinity;
+mod pressure;
 mod sysctls;
 
 pub(crate) use affinity::selects;
+pub use pressure::under_pressure;
 
 /// Why a pod may not run here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

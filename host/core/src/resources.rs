@@ -18,6 +18,8 @@ use crate::quantity;
 
 /// CFS period in µs that quotas are given for.
 pub const QUOTA_PERIOD: i64 = 100_000;
+/// Name of what a pod takes on the node's disk.
+pub(crate) const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 /// The least quota that the kernel takes, in µs.
 const MIN_QUOTA: i64 = 1_000;
 /// The least and the most shares that the kernel takes.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::{FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeKind;
 
@@ -351,7 +351,7 @@ impl FileStore for Files {
         self.job("seccomp".to_owned(), &place, LIMIT, move |inner| seccomp::read(&inner.layout.root, &name)).await
     }
 
-    async fn usage(&self, path: &Path) -> Option<u64> {
+    async fn usage(&self, path: &Path) -> Option<DiskUsage> {
         let path = path.to_owned();
         let measured = tokio::task::spawn_blocking(move || usage::measure(&path, Instant::now() + USAGE_LIMIT));
         tokio::time::timeout(USAGE_LIMIT * 2, measured).await.ok()?.ok()?

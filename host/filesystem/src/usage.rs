@@ -8,6 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
+use longshore_core::ports::files::DiskUsage;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -17,11 +18,11 @@ const OPEN: usize = 256;
 const LINKED: usize = 1 << 20;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Bytes that a folder or file takes; `None` when that cannot be said before `deadline`.
-pub(crate) fn measure(path: &Path, deadline: Instant) -> Option<u64> {
+/// What a folder or file takes; `None` when that cannot be said before `deadline`.
+pub(crate) fn measure(path: &Path, deadline: Instant) -> Option<DiskUsage> {
     let top = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let stat = rustix::fs::fstat(&top).ok()?;
-    let mut total = blocks(&stat)?;
+    let mut total = own(&stat)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Some(total);
     }
@@ -64,7 +65,7 @@ pub(crate) fn measure(path: &Path, deadline: Instant) -> Option<u64> {
             if linked.len() > LINKED {
                 return None;
             }
-            total = total.saturating_add(blocks(&found)?);
+            total = total.plus(own(&found)?);
             if is_folder {
                 rest.push((folder.clone(), child.to_owned()));
             }
@@ -73,8 +74,9 @@ pub(crate) fn measure(path: &Path, deadline: Instant) -> Option<u64> {
     Some(total)
 }
 
-fn blocks(stat: &rustix::fs::Stat) -> Option<u64> {
-    u64::try_from(stat.st_blocks).ok().map(|blocks| blocks.saturating_mul(512))
+fn own(stat: &rustix::fs::Stat) -> Option<DiskUsage> {
+    let blocks = u64::try_from(stat.st_blocks).ok()?;
+    Some(DiskUsage { bytes: blocks.saturating_mul(512), inodes: 1 })
 }
 
 #[cfg(test)]
@@ -99,7 +101,9 @@ mod tests {
         sparse.set_len(1 << 30).unwrap();
         let du = std::process::Command::new("du").args(["-sx", "--block-size=1"]).arg(dir.path()).output().unwrap();
         let expected: u64 = String::from_utf8(du.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap();
-        assert_eq!(measure(dir.path(), soon()), Some(expected));
+        // Itself, a, a/b, a/b/c, one file of two names, small, a link and the sparse one.
+        assert_eq!(measure(dir.path(), soon()), Some(DiskUsage { bytes: expected, inodes: 8 }));
+        assert_eq!(measure(&dir.path().join("a/b/c/small"), soon()).unwrap().inodes, 1);
     }
 
     #[test]
@@ -112,8 +116,8 @@ mod tests {
         std::fs::write(inner.join("big"), vec![1; 1 << 20]).unwrap();
         let (outer, own) = (measure(dir.path(), soon()), measure(&inner, soon()));
         crate::mounts::unmount_below(&inner).unwrap();
-        assert!(outer.unwrap() <= before);
-        assert!(own.unwrap() >= 1 << 20);
+        assert!(outer.unwrap().bytes <= before.bytes);
+        assert!(own.unwrap().bytes >= 1 << 20);
         assert_eq!(measure(dir.path(), Instant::now()), None);
         assert_eq!(measure(&dir.path().join("none"), soon()), None);
     }

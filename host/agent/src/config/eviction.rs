@@ -2,11 +2,11 @@
 //! `pkg/kubelet/eviction/helpers.go`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use clap::Args;
 use longshore_core::document::Node;
+use longshore_core::evict::{Amount, Policy, Signal, Threshold};
 use longshore_core::quantity;
 use serde::Serialize;
 
@@ -39,112 +39,12 @@ pub(crate) struct EvictionFlags {
     pub(crate) eviction_max_pod_grace_period: Option<String>,
 }
 
-/// What is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Signal {
-    /// Memory that the node has left: capacity less working set.
-    MemoryAvailable,
-    /// The same of the cgroup that all pods are in.
-    AllocatableMemoryAvailable,
-    /// Bytes left on the file system of the root folder.
-    NodeFsAvailable,
-    /// Inodes left there.
-    NodeFsInodesFree,
-    /// Bytes left on the file system of Docker's images.
-    ImageFsAvailable,
-    /// Inodes left there.
-    ImageFsInodesFree,
-    /// Bytes left on the file system of Docker's writable layers.
-    ContainerFsAvailable,
-    /// Inodes left there.
-    ContainerFsInodesFree,
-    /// Process IDs left.
-    PidAvailable,
-}
-
-impl Signal {
-    /// All, in the order of their names.
-    pub(crate) const ALL: [Signal; 9] = [
-        Signal::AllocatableMemoryAvailable,
-        Signal::ContainerFsAvailable,
-        Signal::ContainerFsInodesFree,
-        Signal::ImageFsAvailable,
-        Signal::ImageFsInodesFree,
-        Signal::MemoryAvailable,
-        Signal::NodeFsAvailable,
-        Signal::NodeFsInodesFree,
-        Signal::PidAvailable,
-    ];
-
-    /// Its name in configurations and messages.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Signal::MemoryAvailable => "memory.available",
-            Signal::AllocatableMemoryAvailable => "allocatableMemory.available",
-            Signal::NodeFsAvailable => "nodefs.available",
-            Signal::NodeFsInodesFree => "nodefs.inodesFree",
-            Signal::ImageFsAvailable => "imagefs.available",
-            Signal::ImageFsInodesFree => "imagefs.inodesFree",
-            Signal::ContainerFsAvailable => "containerfs.available",
-            Signal::ContainerFsInodesFree => "containerfs.inodesFree",
-            Signal::PidAvailable => "pid.available",
-        }
-    }
-
-    fn parse(text: &str) -> Result<Signal, String> {
-        Signal::ALL.into_iter().find(|signal| signal.name() == text).ok_or_else(|| {
-            let names = Signal::ALL.map(Signal::name);
-            let hint = nearest(text, names).map_or(String::new(), |near| format!("; did you mean {near}?"));
-            format!("{text:?} is no eviction signal; there are {}{hint}", names.join(", "))
-        })
-    }
-}
-
-/// How much.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Amount {
-    /// Bytes, inodes or process IDs.
-    Absolute(i64),
-    /// Per cent of the capacity.
-    Percent(f64),
-}
-
-impl Amount {
-    /// The amount, of that capacity.
-    pub(crate) fn of(self, capacity: i64) -> i64 {
-        match self {
-            Amount::Absolute(amount) => amount,
-            Amount::Percent(percent) => (capacity as f64 * percent / 100.0) as i64,
-        }
-    }
-}
-
-impl fmt::Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Amount::Absolute(amount) => {
-                let units = [(1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
-                match units.into_iter().find(|(unit, _)| *amount > 0 && amount % unit == 0) {
-                    Some((unit, name)) => write!(f, "{}{name}", amount / unit),
-                    None => write!(f, "{amount}"),
-                }
-            }
-            Amount::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
-}
-
-/// When pods are evicted for a signal: once less than `amount` is left.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Threshold {
-    /// What is watched.
-    pub(crate) signal: Signal,
-    /// Less than this is too little.
-    pub(crate) amount: Amount,
-    /// How long it must be met, for a soft threshold; `None` for a hard one.
-    pub(crate) grace_period: Option<Duration>,
-    /// How much more than `amount` has to be free before it counts as over.
-    pub(crate) minimum_reclaim: Option<Amount>,
+fn signal_of(text: &str) -> Result<Signal, String> {
+    Signal::ALL.into_iter().find(|signal| signal.name() == text).ok_or_else(|| {
+        let names = Signal::ALL.map(Signal::name);
+        let hint = nearest(text, names).map_or(String::new(), |near| format!("; did you mean {near}?"));
+        format!("{text:?} is no eviction signal; there are {}{hint}", names.join(", "))
+    })
 }
 
 layer! {
@@ -159,25 +59,6 @@ layer! {
         soft: Signal => Option<Amount>,
         grace_periods: Signal => Duration,
         minimum_reclaim: Signal => Amount,
-    }
-}
-
-/// Eviction, complete.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Eviction {
-    /// Hard thresholds, then soft ones, each in the order of [`Signal`].
-    pub(crate) thresholds: Vec<Threshold>,
-    /// How long a pressure condition stays after the last time that its threshold was met.
-    pub(crate) transition_period: Duration,
-    /// The most seconds that a pod gets at a soft threshold; 0 for the pod's own.
-    pub(crate) max_pod_grace_seconds: u32,
-}
-
-impl Eviction {
-    /// What of a capacity is kept for the hard threshold of that signal; the kubelet takes it from the allocatable.
-    pub(crate) fn hard_reserve(&self, signal: Signal, capacity: i64) -> i64 {
-        let hard = |threshold: &&Threshold| threshold.signal == signal && threshold.grace_period.is_none();
-        self.thresholds.iter().find(hard).map_or(0, |threshold| threshold.amount.of(capacity))
     }
 }
 
@@ -234,7 +115,7 @@ impl EvictionLayer {
     }
 
     /// The group, complete.
-    pub(super) fn finish(self, findings: &mut Findings) -> Eviction {
+    pub(super) fn finish(self, findings: &mut Findings) -> Policy {
         let defaults = DEFAULT_HARD.map(|(signal, amount)| (signal, Some(amount)));
         let hard: BTreeMap<_, _> = match self.hard {
             None => defaults.into(),
@@ -258,7 +139,7 @@ impl EvictionLayer {
             let minimum_reclaim = reclaims.get(&signal).copied();
             thresholds.push(Threshold { signal, amount, grace_period: Some(*period), minimum_reclaim });
         }
-        Eviction {
+        Policy {
             thresholds,
             transition_period: self.transition_period.unwrap_or(Duration::from_secs(300)),
             max_pod_grace_seconds: self.max_pod_grace_seconds.unwrap_or(0),
@@ -271,7 +152,7 @@ fn percent(text: &str) -> Option<f64> {
 }
 
 fn threshold(signal: &str, text: &str) -> Result<(Signal, Option<Amount>), String> {
-    let signal = Signal::parse(signal)?;
+    let signal = signal_of(signal)?;
     let amount = match text.strip_suffix('%') {
         Some("0" | "100") => return Ok((signal, None)),
         Some(number) => percent(number).map(Amount::Percent),
@@ -284,7 +165,7 @@ fn threshold(signal: &str, text: &str) -> Result<(Signal, Option<Amount>), Strin
 }
 
 fn reclaim(signal: &str, text: &str) -> Result<(Signal, Amount), String> {
-    let signal = Signal::parse(signal)?;
+    let signal = signal_of(signal)?;
     let amount = match text.strip_suffix('%') {
         Some(number) => percent(number).filter(|percent| *percent > 0.0).map(Amount::Percent),
         None => quantity::parse(text, 0).filter(|amount| *amount >= 0).map(Amount::Absolute),
@@ -294,7 +175,7 @@ fn reclaim(signal: &str, text: &str) -> Result<(Signal, Amount), String> {
 }
 
 fn grace_period(signal: &str, text: &str) -> Result<(Signal, Duration), String> {
-    Ok((Signal::parse(signal)?, duration::parse(text)?))
+    Ok((signal_of(signal)?, duration::parse(text)?))
 }
 
 #[cfg(test)]

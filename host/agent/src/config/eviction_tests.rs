@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::layer::Table;
 
-fn finish(layer: EvictionLayer) -> (Eviction, Findings) {
+fn finish(layer: EvictionLayer) -> (Policy, Findings) {
     let mut findings = Findings::default();
     (layer.finish(&mut findings), findings)
 }
@@ -57,9 +57,9 @@ fn soft_thresholds_need_a_grace_period() {
 #[test]
 fn signals_are_known_by_name() {
     for signal in Signal::ALL {
-        assert_eq!(Signal::parse(signal.name()), Ok(signal));
+        assert_eq!(signal_of(signal.name()), Ok(signal));
     }
-    assert!(Signal::parse("memory.availible").unwrap_err().contains("did you mean memory.available?"));
+    assert!(signal_of("memory.availible").unwrap_err().contains("did you mean memory.available?"));
 }
 
 proptest! {

@@ -33,9 +33,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use longshore_core::evict;
+
 pub(crate) use draft::{Findings, Problem};
 pub(crate) use duration::parse as parse_duration;
-pub(crate) use eviction::{Amount, Eviction, Signal};
 pub(crate) use flags::{DEFAULT_ROOT, DaemonFlags};
 pub(crate) use joining::Joining;
 pub(crate) use known::take_unsupported_flags;
@@ -121,7 +122,7 @@ pub(crate) struct Config {
     /// Limits of pods, images and logs, and what happens when the machine goes down.
     pub(crate) resources: Resources,
     /// When pods are evicted.
-    pub(crate) eviction: Eviction,
+    pub(crate) eviction: evict::Policy,
     /// Feature gates as written; they change nothing.
     pub(crate) feature_gates: BTreeMap<String, bool>,
     /// The flags that were given, for `/flagz`.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use longshore_core::evict::Amount;
 use serde_json::{Map, Value, json};
 
 use super::{Authorization, Config, DaemonFlags, LogFormat, Reserved, duration};
@@ -205,7 +206,7 @@ impl Config {
             "podsPerCore": limits.pods_per_core,
             "cpuCFSQuota": limits.cpu_cfs_quota,
             "cpuCFSQuotaPeriod": time(limits.cpu_cfs_quota_period),
-            "containerLogMaxSize": super::Amount::Absolute(limits.log_max_size).to_string(),
+            "containerLogMaxSize": Amount::Absolute(limits.log_max_size).to_string(),
             "containerLogMaxFiles": limits.log_max_files,
             "shutdownGracePeriod": time(limits.shutdown_grace_period),
             "shutdownGracePeriodCriticalPods": time(limits.shutdown_grace_period_critical),

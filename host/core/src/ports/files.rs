@@ -70,6 +70,23 @@ pub struct SubPath {
     pub index: usize,
 }
 
+/// What something takes on a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes: files and folders, itself included.
+    pub inodes: u64,
+}
+
+impl DiskUsage {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, more: DiskUsage) -> DiskUsage {
+        DiskUsage { bytes: self.bytes.saturating_add(more.bytes), inodes: self.inodes.saturating_add(more.inodes) }
+    }
+}
+
 /// What pods have on the node's disk. Every method may be called again and finishes what was half done.
 #[async_trait]
 pub trait FileStore: Send + Sync {
@@ -130,6 +147,6 @@ pub trait FileStore: Send + Sync {
     /// A seccomp profile for `Localhost`: the text of `<root>/seccomp/<name>`, refused when it leads out of there.
     async fn seccomp_profile(&self, name: &str) -> Result<String, FilesError>;
 
-    /// Bytes that a folder's files take, hard links counted once; `None` when it takes too long to say.
-    async fn usage(&self, path: &Path) -> Option<u64>;
+    /// What a folder's files take, or one file, hard links counted once; `None` when it is not there or takes too long to say.
+    async fn usage(&self, path: &Path) -> Option<DiskUsage>;
 }

@@ -1,5 +1,6 @@
 //! The container runtime: making, watching and ending sandboxes and containers, and fetching images.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -106,6 +107,21 @@ pub struct Image {
     pub user: String,
     /// Bytes on disk.
     pub size: u64,
+}
+
+/// An image that is present, as collection sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its ID: `sha256:…`.
+    pub id: String,
+    /// Its names: `repo:tag` and `repo@digest`; none for one that lost them.
+    pub names: Vec<String>,
+    /// Bytes on disk, those that it shares with other images included.
+    pub size: u64,
+    /// Whether a container of it exists, dead or alive and whosever.
+    pub in_use: bool,
+    /// Whether it is never to be removed: sandboxes are made of it.
+    pub pinned: bool,
 }
 
 /// How far a pull is.
@@ -246,6 +262,16 @@ pub trait ContainerRuntime: ContainerExec {
 
     /// All images that are present.
     async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError>;
+
+    /// All images that are present, with whether they are used.
+    async fn stored_images(&self) -> Result<Vec<StoredImage>, RuntimeError>;
+
+    /// Removes an image, all its names included. One that a container uses stays, and this fails; what is gone is fine.
+    async fn remove_image(&self, image: &StoredImage) -> Result<(), RuntimeError>;
+
+    /// Bytes that the writable layers of our containers take, by container ID. The runtime may have to look through all
+    /// of them: not to be asked often.
+    async fn writable_layers(&self) -> Result<BTreeMap<String, u64>, RuntimeError>;
 
     /// Fetches an image. Without credentials the daemon's anonymous access is used.
     async fn pull(

@@ -22,7 +22,7 @@ pub use self::references::{
     IssuedKind, IssuedReference, ObjectKind, ObjectReference, claim_of, issued_references, pull_secrets, references,
     service_account,
 };
-pub use self::resolve::{VolumeProblem, is_read_only, resolve, size_limits};
+pub use self::resolve::{VolumeProblem, is_read_only, on_disk, resolve, size_limits};
 
 /// A volume that a pod needs on the node.
 #[derive(Clone, Debug, PartialEq)]

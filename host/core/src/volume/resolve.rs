@@ -55,6 +55,14 @@ pub fn size_limits(pod: &Pod) -> Vec<(String, u64, String)> {
     limits.collect()
 }
 
+/// Volumes that take the node's own disk (`IsLocalEphemeralVolume` of `pkg/volume/util`).
+pub fn on_disk(pod: &Pod) -> Vec<String> {
+    let is_plain = |source: &v1::EmptyDirVolumeSource| source.medium.as_deref().unwrap_or_default().is_empty();
+    let volumes = pod.spec().volumes.iter().flatten();
+    let found = volumes.filter(|volume| volume.config_map.is_some() || volume.empty_dir.as_ref().is_some_and(is_plain));
+    found.map(|volume| volume.name.clone()).collect()
+}
+
 /// Whether containers may only read a volume: it is written by us alone, or its claim says so
 /// (`GetAttributes` in `pkg/volume/{configmap,secret,downwardapi,projected}`).
 pub fn is_read_only(volume: &v1::Volume) -> bool {
