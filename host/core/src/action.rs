@@ -89,6 +89,8 @@ pub enum Action {
         /// The same in the runtime's terms.
         resources: Resources,
     },
+    /// Take the volumes and the cgroup of a pod that ended away; its record and its logs stay.
+    ReleaseFiles,
     /// Take the pod's volumes, cgroup, folder and record away: it is gone.
     Release,
 }
@@ -110,6 +112,7 @@ impl Action {
             | Action::RemoveSandbox { .. }
             | Action::CheckMemory { .. }
             | Action::SetPodLimits { .. }
+            | Action::ReleaseFiles
             | Action::Release => None,
         }
     }
@@ -134,6 +137,7 @@ impl fmt::Display for Action {
             Action::CheckMemory { .. } => write!(f, "see that memory in use fits the new limits"),
             Action::SetPodLimits { .. } => write!(f, "set the pod's limits"),
             Action::UpdateContainer { id, container, .. } => write!(f, "resize container {container} {}", short(id)),
+            Action::ReleaseFiles => write!(f, "remove volumes and cgroup"),
             Action::Release => write!(f, "remove volumes, cgroup, folder and record"),
         }
     }

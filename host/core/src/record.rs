@@ -24,6 +24,12 @@ pub struct PodRecord {
     pub terminal: Option<Terminal>,
     /// The end that the pod was asked for, so that a restart of the agent continues it.
     pub deletion: Option<Deletion>,
+    /// Set once the node itself ended the pod for what it, or the node, ran short of.
+    pub evicted: Option<Evicted>,
+    /// Whether the dead containers of an ended pod go as well: it was evicted, or the disk is needed.
+    pub emptied: bool,
+    /// Whether what an ended pod had on the disk, its record and its logs aside, is gone.
+    pub released: bool,
     /// What is remembered of each container, by name.
     pub containers: BTreeMap<String, ContainerRecord>,
     /// What failed lately and must wait, by what it is (`pod`, `image/<image>`, `create/<container>`).
@@ -136,6 +142,15 @@ pub struct Terminal {
     pub message: Option<String>,
 }
 
+/// How a pod was evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evicted {
+    /// Seconds that its containers get to end, in place of the pod's own if those are more.
+    pub grace_seconds: i64,
+    /// Whether it was the node's need and not the pod's doing, which `DisruptionTarget` says.
+    pub disruption: bool,
+}
+
 /// What is remembered of one container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -150,6 +165,8 @@ pub struct ContainerRecord {
     pub id: Option<String>,
     /// ID of the sandbox that it was made in.
     pub sandbox: Option<String>,
+    /// Its image as the kubelet reports it, for when it is gone; empty where that is not known.
+    pub image_id: String,
     /// It is stopped only to be started again (changed, unhealthy): its exit code does not matter.
     pub restarting: bool,
     /// Whether its startup probe (if any) has succeeded.

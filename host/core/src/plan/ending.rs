@@ -21,8 +21,13 @@ pub(super) fn stop_action(situation: &Situation<'_>, seen: &Container, grace: i6
     Some(Action::StopContainer { id: seen.id.clone(), container: seen.name.clone(), grace_seconds: grace.max(0) })
 }
 
-/// Seconds that are left of the pod's grace period.
+/// Seconds that are left of the pod's grace period; no more than an eviction leaves.
 fn remaining_grace(situation: &Situation<'_>) -> i64 {
+    let left = left_of_own(situation);
+    situation.record.evicted.map_or(left, |evicted| left.min(evicted.grace_seconds))
+}
+
+fn left_of_own(situation: &Situation<'_>) -> i64 {
     let pod = situation.pod;
     match pod.deletion {
         None => pod.grace_seconds(),
@@ -76,14 +81,39 @@ pub(super) fn stop_all(situation: &Situation<'_>, why: &str, changed: bool) -> P
     plan
 }
 
-/// Stops everything of a pod that has ended, and keeps the dead for their logs.
+/// Stops everything of a pod that has ended, and keeps the dead for their logs. What else it had is given back once its
+/// end is known for good (`SyncTerminatedPod`); an evicted one keeps nothing (`ShouldPodContentBeRemoved`).
 pub(super) fn finish(situation: &Situation<'_>, why: &str) -> Plan {
+    let Situation { observed, record, .. } = *situation;
     let mut plan = Plan { finished: true, ..Plan::default() };
     if let Some(stage) = stops(situation, why, &mut plan) {
         plan.stage(stage);
     }
-    super::collect(situation, &mut plan);
+    if observed.is_running() || record.terminal.is_none() {
+        super::collect(situation, &mut plan);
+        return plan;
+    }
+    if record.emptied {
+        plan.stage(removals(situation, "nothing of the pod is kept"));
+    } else {
+        super::collect(situation, &mut plan);
+    }
+    if !record.released {
+        plan.stage(vec![vec![planned(Action::ReleaseFiles, why)]]);
+    }
     plan
+}
+
+/// Removes all that is there.
+fn removals(situation: &Situation<'_>, why: &str) -> Stage {
+    let observed = situation.observed;
+    let containers = observed
+        .containers
+        .iter()
+        .map(|seen| vec![planned(Action::RemoveContainer { id: seen.id.clone(), container: seen.name.clone() }, why)]);
+    let sandboxes =
+        observed.sandboxes.iter().map(|sandbox| vec![planned(Action::RemoveSandbox { id: sandbox.id.clone() }, why)]);
+    containers.chain(sandboxes).collect()
 }
 
 /// Ends a pod for good: nothing of it stays.
@@ -98,14 +128,7 @@ pub(super) fn delete(situation: &Situation<'_>) -> Plan {
             return plan;
         }
     }
-    let observed = situation.observed;
-    let containers = observed
-        .containers
-        .iter()
-        .map(|seen| vec![planned(Action::RemoveContainer { id: seen.id.clone(), container: seen.name.clone() }, why)]);
-    let sandboxes =
-        observed.sandboxes.iter().map(|sandbox| vec![planned(Action::RemoveSandbox { id: sandbox.id.clone() }, why)]);
-    plan.stage(containers.chain(sandboxes).collect());
+    plan.stage(removals(situation, why));
     if plan.is_empty() {
         plan.stage(vec![vec![planned(Action::Release, why)]]);
     }

@@ -389,6 +389,11 @@ impl Model {
                 );
                 self.world.forget(id);
             }
+            Action::ReleaseFiles => {
+                assert!(!self.world.is_running(), "what runs keeps its volumes");
+                assert!(self.record.terminal.is_some(), "only an end that is known for good gives them back");
+                self.record.released = true;
+            }
             Action::Release => {
                 assert!(
                     self.world.sandboxes.is_empty() && self.world.containers.is_empty(),

@@ -8,6 +8,7 @@ use super::model::{Fault, Model, any_world, ended, web};
 use super::*;
 use crate::observed::ContainerState;
 use crate::pod::Deletion;
+use crate::record::{Evicted, Terminal};
 use crate::testing::pod_from;
 
 pub(super) fn any_fault() -> impl Strategy<Value = Fault> {
@@ -76,6 +77,26 @@ proptest! {
     }
 
     #[test]
+    fn an_evicted_pod_runs_nothing_again_and_leaves_its_record_alone(
+        world in any_world(),
+        policy in prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")],
+        rounds in 0usize..8,
+        faults in prop::collection::vec(any_fault(), 0..40),
+    ) {
+        let mut model = Model::new(web(policy), world);
+        for _ in 0..rounds {
+            model.round(|| Fault::None);
+        }
+        evict(&mut model, 1);
+        model.log.clear();
+        converge(&mut model, faults);
+        prop_assert!(model.plan().is_empty(), "{:?}", model.plan());
+        prop_assert!(model.world.containers.is_empty() && model.world.sandboxes.is_empty());
+        prop_assert!(model.record.released && !model.released);
+        prop_assert!(!model.log.iter().any(|line| line.starts_with("start") || line.starts_with("create")));
+    }
+
+    #[test]
     fn a_failing_init_container_ends_a_pod_that_never_restarts(faults in prop::collection::vec(any_fault(), 0..20)) {
         let mut model = Model::new(web("Never"), ObservedPod::default());
         model.init_exit = 1;
@@ -83,6 +104,13 @@ proptest! {
         prop_assert_eq!(model.record.terminal.as_ref().map(|terminal| terminal.phase.as_str()), Some("Failed"));
         prop_assert!(model.world.container("a").is_none());
     }
+}
+
+fn evict(model: &mut Model, grace_seconds: i64) {
+    let reason = Some("Evicted".to_owned());
+    model.record.terminal = Some(Terminal { phase: "Failed".to_owned(), reason, message: None });
+    model.record.evicted = Some(Evicted { grace_seconds, disruption: true });
+    model.record.emptied = true;
 }
 
 fn actions(plan: &Plan) -> Vec<String> {
@@ -144,6 +172,36 @@ fn less_grace_stops_sooner_and_the_same_is_not_asked_twice() {
     assert!(model.plan().is_empty());
     model.pod.deletion = Some(Deletion { requested_at: model.now, grace_seconds: 2 });
     assert_eq!(model.plan().actions().count(), 1);
+}
+
+#[test]
+fn an_eviction_shortens_the_grace_period_and_never_lengthens_it() {
+    let mut model = settled("{terminationGracePeriodSeconds: 20, containers: [{name: a, image: i}]}");
+    let grace = |model: &Model| match &model.plan().actions().next().unwrap().action {
+        Action::StopContainer { grace_seconds, .. } => *grace_seconds,
+        other => panic!("{other}"),
+    };
+    evict(&mut model, 1);
+    assert_eq!(grace(&model), 1);
+    evict(&mut model, 60);
+    assert_eq!(grace(&model), 20);
+    model.pod.deletion = Some(Deletion { requested_at: model.now, grace_seconds: 5 });
+    assert_eq!(grace(&model), 5);
+    evict(&mut model, 1);
+    assert_eq!(grace(&model), 1);
+}
+
+#[test]
+fn a_pod_that_ended_gives_its_files_back_and_keeps_its_logs() {
+    let mut model = settled("{restartPolicy: Never, containers: [{name: a, image: i}]}");
+    model.world.containers[0].state = ContainerState::Exited(ended(0, model.now));
+    model.look();
+    while model.round(|| Fault::None) {}
+    assert!(model.record.released && !model.world.containers.is_empty() && !model.world.sandboxes.is_empty());
+    // The disk is needed.
+    model.record.emptied = true;
+    while model.round(|| Fault::None) {}
+    assert!(model.world.containers.is_empty() && model.world.sandboxes.is_empty() && !model.released);
 }
 
 #[test]

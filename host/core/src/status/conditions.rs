@@ -96,7 +96,8 @@ fn foreign(input: &StatusInput<'_>) -> Vec<v1::PodCondition> {
 /// (`TerminationByKubelet` in pkg/kubelet/eviction and pkg/kubelet/preemption).
 fn disruption(input: &StatusInput<'_>) -> Option<Condition> {
     let terminal = input.record.terminal.as_ref()?;
-    let by_the_node = matches!(terminal.reason.as_deref(), Some("Evicted" | "Preempting" | "Terminated"));
+    let by_reason = || matches!(terminal.reason.as_deref(), Some("Evicted" | "Preempting" | "Terminated"));
+    let by_the_node = input.record.evicted.map_or_else(by_reason, |evicted| evicted.disruption);
     by_the_node.then(|| Condition {
         reason: Some("TerminationByKubelet"),
         message: terminal.message.clone(),

@@ -81,7 +81,7 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
         name: name.to_owned(),
         container_id: shown_id.map(|id| format!("docker://{id}")),
         image: container.spec.image.clone().unwrap_or_default(),
-        image_id: seen.map(|seen| seen.image_id.clone()).unwrap_or_default(),
+        image_id: seen.map_or_else(|| known.image_id.clone(), |seen| seen.image_id.clone()),
         ready,
         started: Some(started),
         // One that is made and not started is no restart yet: it may go again.

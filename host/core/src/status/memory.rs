@@ -53,6 +53,7 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.last_exit = remembered.or(before).or(known.last_exit.take());
         known.id = Some(seen.id.clone());
         known.sandbox = Some(seen.sandbox_id.clone());
+        known.image_id.clone_from(&seen.image_id);
         known.exit = None;
         known.started = false;
         known.ready = false;

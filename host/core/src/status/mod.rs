@@ -107,7 +107,9 @@ const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 /// Whether the pod was never admitted: it has no containers to show (`rejectPod` in pkg/kubelet/kubelet.go).
 fn was_rejected(input: &StatusInput<'_>, terminal: &Terminal) -> bool {
     let nothing = input.record.containers.is_empty() && input.observed.containers.is_empty();
-    nothing && terminal.reason.as_deref().is_some_and(|reason| reason != DEADLINE_EXCEEDED)
+    nothing
+        && input.record.evicted.is_none()
+        && terminal.reason.as_deref().is_some_and(|reason| reason != DEADLINE_EXCEEDED)
 }
 
 fn runs(observed: &ObservedPod) -> bool {

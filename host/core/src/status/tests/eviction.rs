@@ -12,3 +12,13 @@ fn an_eviction_is_told_as_the_nodes_doing() {
     assert_eq!((found.status.as_str(), found.reason.as_deref()), ("True", Some("TerminationByKubelet")));
     assert_eq!(found.message.as_deref(), Some("too much"));
 }
+
+#[test]
+fn a_pod_that_exceeded_its_own_limit_is_no_disruption() {
+    let mut case = case("{containers: [{name: a, image: i}]}").with("a", 0, running(10));
+    let (reason, message) = (Some("Evicted".to_owned()), Some("too much".to_owned()));
+    case.record.terminal = Some(Terminal { phase: "Failed".to_owned(), reason, message });
+    case.record.evicted = Some(crate::record::Evicted { grace_seconds: 1, disruption: false });
+    let conditions = case.status().conditions.unwrap();
+    assert!(!conditions.iter().any(|condition| condition.type_ == "DisruptionTarget"));
+}
