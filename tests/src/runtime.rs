@@ -17,7 +17,7 @@ use longshore_core::observed::{Container, ContainerState, Exit, Observation, San
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
 use longshore_core::ports::runtime::{
     ContainerRuntime, ForeignContainer, Image, LogChunk, LogOptions, PullError, PullProgress, RegistryCredentials,
-    RuntimeChange, RuntimeError, RuntimeEvent, RuntimeInfo,
+    RuntimeChange, RuntimeError, RuntimeEvent, RuntimeInfo, StoredImage,
 };
 use tokio::sync::broadcast;
 
@@ -28,6 +28,7 @@ pub type Call = &'static str;
 struct World {
     things: BTreeMap<String, Observation>,
     images: BTreeSet<String>,
+    layers: BTreeMap<String, u64>,
     pullable: BTreeSet<String>,
     serial: u32,
     calls: HashMap<Call, usize>,
@@ -59,6 +60,16 @@ impl FakeRuntime {
     /// Makes an image present.
     pub fn has_image(&self, name: &str) {
         self.world().images.insert(name.to_owned());
+    }
+
+    /// The images that are there.
+    pub fn images_there(&self) -> Vec<String> {
+        self.world().images.iter().cloned().collect()
+    }
+
+    /// The writable layer of a container takes so many bytes.
+    pub fn layer_takes(&self, id: &str, bytes: u64) {
+        self.world().layers.insert(id.to_owned(), bytes);
     }
 
     /// Makes an image one that can be pulled.
@@ -292,6 +303,32 @@ impl ContainerRuntime for FakeRuntime {
         Ok(world.images.contains(reference).then(|| image(reference)))
     }
 
+    async fn stored_images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        let world = self.called("stored_images")?;
+        let used: BTreeSet<&str> = world.things.values().filter_map(image_of).collect();
+        let stored = |name: &String| StoredImage {
+            id: image(name).id,
+            names: vec![name.clone()],
+            size: 1 << 20,
+            in_use: used.contains(name.as_str()) || used.contains(image(name).id.as_str()),
+            pinned: name.starts_with("pause"),
+        };
+        Ok(world.images.iter().map(stored).collect())
+    }
+
+    async fn remove_image(&self, image: &StoredImage) -> Result<(), RuntimeError> {
+        let mut world = self.called("remove_image")?;
+        let is_it = |used: &str| used == image.id || image.names.iter().any(|name| name == used);
+        let used = world.things.values().filter_map(image_of).any(is_it);
+        assert!(!used, "an image in use was to be removed");
+        world.images.retain(|name| !image.names.contains(name));
+        Ok(())
+    }
+
+    async fn writable_layers(&self) -> Result<BTreeMap<String, u64>, RuntimeError> {
+        Ok(self.called("writable_layers")?.layers.clone())
+    }
+
     async fn pull(
         &self,
         reference: &str,
@@ -327,6 +364,13 @@ impl ContainerRuntime for FakeRuntime {
 
     async fn foreign(&self) -> Result<Vec<ForeignContainer>, RuntimeError> {
         Ok(self.world().foreign.clone())
+    }
+}
+
+fn image_of(thing: &Observation) -> Option<&str> {
+    match thing {
+        Observation::Container(container) => Some(&container.image),
+        Observation::Sandbox(_) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The adapter itself: its options, what its parts share, and the port's methods, each of which hands over to the
 //! file that owns it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use longshore_core::observed::Observation;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
 use longshore_core::ports::runtime::{
     ContainerRuntime, ForeignContainer, Image, LogChunk, LogOptions, PullError, PullProgress, RegistryCredentials,
-    RuntimeError, RuntimeEvent, RuntimeInfo,
+    RuntimeError, RuntimeEvent, RuntimeInfo, StoredImage,
 };
 use tokio::sync::{Mutex, Semaphore};
 
@@ -195,6 +196,18 @@ impl ContainerRuntime for Docker {
 
     async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {
         self.all_images().await
+    }
+
+    async fn stored_images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        self.list_stored_images().await
+    }
+
+    async fn remove_image(&self, image: &StoredImage) -> Result<(), RuntimeError> {
+        self.remove_stored_image(image).await
+    }
+
+    async fn writable_layers(&self) -> Result<BTreeMap<String, u64>, RuntimeError> {
+        self.measure_layers().await
     }
 
     async fn pull(

@@ -23,6 +23,7 @@ mod logs;
 mod names;
 mod observe;
 mod pause;
+mod store;
 mod streams;
 mod user;
 mod wire;

@@ -42,6 +42,10 @@ pub(crate) struct Summary {
     pub(crate) names: Option<Vec<String>>,
     pub(crate) state: Option<String>,
     pub(crate) labels: Option<BTreeMap<String, String>>,
+    pub(crate) image: Option<String>,
+    #[serde(rename = "ImageID")]
+    pub(crate) image_id: Option<String>,
+    pub(crate) size_rw: Option<i64>,
 }
 
 /// `GET /containers/{id}/json`.
@@ -124,6 +128,7 @@ pub(crate) struct Image {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(crate) struct ImageSummary {
+    pub(crate) id: Option<String>,
     pub(crate) repo_tags: Option<Vec<String>>,
     pub(crate) repo_digests: Option<Vec<String>>,
     pub(crate) size: Option<i64>,

@@ -10,6 +10,7 @@ mod faults;
 mod foreign;
 mod lifecycle;
 mod pulls;
+mod store;
 mod streams;
 mod watching;
 mod world;
