@@ -38,7 +38,7 @@ use crate::commands::crash_loop;
 use crate::config::Config;
 use crate::socket::api::{AgentState, Api, DockerInfo, Info};
 use crate::supervisor::Supervisor;
-use crate::{facts, memory, notify, plugins, serving, socket};
+use crate::{facts, memory, notify, plugins, pressure, serving, socket};
 
 /// Waits between two looks for a Docker that does not answer: at first, and at most.
 const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -180,6 +180,8 @@ impl World {
             pull_qps: self.config.pull_qps,
             pull_burst: self.config.pull_burst,
             crash_loop: crash_loop(&self.config),
+            eviction: pressure::eviction(&self.config, &facts),
+            images: pressure::images(&self.config),
             ..Options::default()
         };
         let docker =

@@ -16,6 +16,10 @@ pub(crate) struct Wakes {
     pub(crate) desired: Option<Pod>,
     /// The pod is to end.
     pub(crate) deletion: Option<Deletion>,
+    /// The pod is to end for the node's sake, or for what it took itself.
+    pub(crate) evict: Option<Evict>,
+    /// The disk is needed: dead containers of a pod that ended go as well.
+    pub(crate) empty: bool,
     /// Things in the runtime that changed, by ID.
     pub(crate) changed: BTreeMap<String, RuntimeChange>,
     /// Events may have been lost, or the runtime is back: look at everything, and try again what failed.
@@ -28,6 +32,17 @@ pub(crate) struct Wakes {
     pub(crate) verdicts: BTreeMap<(String, ProbeKind), Verdict>,
     /// Background work that ended.
     pub(crate) done: Vec<Done>,
+}
+
+/// An order to end a pod as `Evicted`: it fails, and never runs again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Evict {
+    /// `status.message`, and the event's.
+    pub(crate) message: String,
+    /// Seconds that its containers get to end, in place of the pod's own if those are more.
+    pub(crate) grace_seconds: i64,
+    /// Whether it is the node's need and not the pod's doing, which `DisruptionTarget` says.
+    pub(crate) disruption: bool,
 }
 
 /// What a probe decided of a container.

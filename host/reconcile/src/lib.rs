@@ -5,7 +5,9 @@
 mod apply;
 mod background;
 pub mod cluster;
+pub mod collection;
 pub mod events;
+pub mod eviction;
 pub mod health;
 mod inbox;
 pub mod kernel;
@@ -16,6 +18,8 @@ mod probes;
 mod publish;
 pub mod published;
 mod pull;
+mod roster;
+mod usage;
 pub mod views;
 mod wishes;
 mod worker;

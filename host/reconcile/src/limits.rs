@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use longshore_core::record::Terminal;
+use longshore_core::evict;
 use longshore_core::volume::size_limits;
 
+use crate::inbox::Evict;
 use crate::worker::Worker;
 
 /// How often usage is looked at.
@@ -32,13 +33,9 @@ impl Worker {
         for (volume, limit, text) in limits {
             let Some(path) = files.volumes.get(&volume) else { continue };
             let Some(used) = self.shared.ports.files.usage(path).await else { continue };
-            if used > limit {
+            if used.bytes > limit {
                 let message = format!("Usage of EmptyDir volume {volume:?} exceeds the limit {text:?}. ");
-                self.end(Terminal {
-                    phase: "Failed".to_owned(),
-                    reason: Some("Evicted".to_owned()),
-                    message: Some(message),
-                });
+                self.evict(Evict { message, grace_seconds: evict::IMMEDIATE_GRACE, disruption: false });
                 return;
             }
         }

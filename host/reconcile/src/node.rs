@@ -27,12 +27,15 @@ use longshore_core::record::StoredPod;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::collection::{self, Collector};
 use crate::events::EventRing;
+use crate::eviction;
 use crate::health::{BEAT, Health};
 use crate::inbox::Inbox;
 use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
+use crate::roster::{Member, Roster};
 use crate::views::{StaticPod, Views};
 use crate::wishes::Wishes;
 use crate::worker::{self, Start};
@@ -97,6 +100,10 @@ pub struct Options {
     pub crash_loop: Policy,
     /// Execs (probes) at a time: the machine's cores.
     pub max_execs: usize,
+    /// When pods are evicted.
+    pub eviction: eviction::Options,
+    /// When images are removed.
+    pub images: collection::Options,
     /// How often everything is looked at again, events aside.
     pub resync: Duration,
 }
@@ -109,6 +116,8 @@ impl Default for Options {
             pull_burst: 10,
             crash_loop: Policy::CRASH_LOOP,
             max_execs: std::thread::available_parallelism().map_or(2, usize::from),
+            eviction: eviction::Options::default(),
+            images: collection::Options::default(),
             resync: Duration::from_secs(60),
         }
     }
@@ -124,6 +133,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) puller: Puller,
     pub(crate) probes: ProbeScheduler,
+    pub(crate) roster: Roster,
     /// Pods that were admitted and have not ended, by UID: what a new one must fit beside.
     pub(crate) active: Mutex<BTreeMap<String, Pod>>,
     /// Resizes that wait for room.
@@ -206,13 +216,14 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         options,
         puller,
         probes,
+        roster: Roster::default(),
         active: Mutex::default(),
         wishes: Wishes::default(),
         heard: AtomicBool::new(false),
         foreign: tokio::sync::Mutex::default(),
     });
     let mut node = Node {
-        shared,
+        shared: shared.clone(),
         words,
         desired: desired::Desired::default(),
         workers: HashMap::new(),
@@ -223,10 +234,14 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         stored: HashMap::new(),
         finished: HashSet::new(),
     };
-    // Cancel safety: dropped between two awaits it has started nothing but idempotent looks at the runtime.
+    let collector = Collector::new(&shared);
+    // Cancel safety: dropped between two awaits it has started nothing but idempotent looks at the runtime; an image that is
+    // being removed goes or stays.
     tokio::select! {
         () = stop.cancelled() => {}
         () = node.serve() => {}
+        () = eviction::run(&shared, &collector) => {}
+        () = collector.run() => {}
     }
     let drained = async { while node.tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(5), drained).await.is_err() {
@@ -400,6 +415,8 @@ impl Node {
             self.shared.active().insert(uid.clone(), given);
         }
         self.shared.probes.register(&uid, inbox.clone());
+        let member = Member::new(&pod, &start.observed, &start.record, None);
+        self.shared.roster.register(inbox.clone(), member);
         self.workers.insert(uid.clone(), Running { inbox, pod, ending });
         let task = self.tasks.spawn(worker::run(start));
         self.owners.insert(task.id(), uid);
@@ -417,6 +434,7 @@ impl Node {
             self.finished.insert(uid.clone());
         }
         self.shared.probes.forget(&uid);
+        self.shared.roster.forget(&uid);
         self.shared.active().remove(&uid);
         self.shared.wishes.remove(&uid);
         self.shared.wishes.wake();

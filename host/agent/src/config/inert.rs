@@ -8,13 +8,6 @@ use super::{Config, Draft, Findings, NetworkPlugin, Whole};
 
 /// Fields of a KubeletConfiguration, as places in [`Config::configz`].
 const FIELDS: &[&str] = &[
-    "/evictionSoft",
-    "/evictionMaxPodGracePeriod",
-    "/evictionPressureTransitionPeriod",
-    "/imageGCHighThresholdPercent",
-    "/imageGCLowThresholdPercent",
-    "/imageMinimumGCAge",
-    "/imageMaximumGCAge",
     "/podPidsLimit",
     "/cpuCFSQuota",
     "/cpuCFSQuotaPeriod",
@@ -46,13 +39,9 @@ impl Config {
         if !self.network.pod_cidrs.is_empty() {
             named.push("--pod-cidr");
         }
-        let mut warnings = Vec::new();
-        if !named.is_empty() {
-            warnings.push(format!("these settings have no effect in this version: {}", named.join(", ")));
+        match named.is_empty() {
+            true => Vec::new(),
+            false => vec![format!("these settings have no effect in this version: {}", named.join(", "))],
         }
-        if self.joining.in_cluster() {
-            warnings.push("this version does not evict pods or collect images".to_owned());
-        }
-        warnings
     }
 }

@@ -80,6 +80,8 @@ pub(crate) struct Resources {
     pub(crate) image_minimum_age: Duration,
     /// How long an unused image is kept at most; `None` for no limit.
     pub(crate) image_maximum_age: Option<Duration>,
+    /// Whether anything was said of removing images.
+    pub(crate) image_gc_asked: bool,
     /// Whether the cgroup of all pods gets the allocatable as its limit (`enforceNodeAllocatable` has `pods`).
     pub(crate) enforce_allocatable: bool,
     /// How many processes a pod may have; `None` for no limit.
@@ -167,6 +169,9 @@ impl ResourceLayer {
 
     /// The group, complete, with the kubelet's defaults and its checks (`apis/config/validation/validation.go`).
     pub(super) fn finish(self, findings: &mut Findings) -> Resources {
+        let ages = [self.image_minimum_age, self.image_maximum_age];
+        let image_gc_asked =
+            [self.image_gc_high, self.image_gc_low].iter().any(Option::is_some) || ages.iter().any(Option::is_some);
         let (high, low) = (self.image_gc_high.unwrap_or(85), self.image_gc_low.unwrap_or(80));
         if low >= high {
             findings.problem(
@@ -213,6 +218,7 @@ impl ResourceLayer {
             image_gc_low_percent: low,
             image_minimum_age: minimum_age,
             image_maximum_age: maximum_age,
+            image_gc_asked,
             enforce_allocatable: has("pods"),
             pod_pids_limit: self.pod_pids_limit.filter(|limit| *limit > 0),
             pods_per_core: self.pods_per_core.unwrap_or(0),

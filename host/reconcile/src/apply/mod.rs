@@ -123,6 +123,7 @@ async fn act(worker: &mut Worker, planned: &Planned) -> Step {
         Action::UpdateContainer { id, container, to, resources } => {
             resize::update_container(worker, id, container, *to, resources).await
         }
+        Action::ReleaseFiles => release_files(worker).await,
         Action::Release => release(worker).await,
     }
 }
@@ -156,23 +157,41 @@ fn settle_removal(worker: &mut Worker, result: Result<(), RuntimeError>, id: &st
     }
 }
 
+async fn release_files(worker: &mut Worker) -> Step {
+    match give_back(worker).await {
+        Ok(()) => {
+            worker.record.released = true;
+            worker.files = None;
+            Step::Done
+        }
+        Err(error) => not_released(worker, &error),
+    }
+}
+
 async fn release(worker: &mut Worker) -> Step {
     let files = worker.shared.ports.files.clone();
-    let cgroup = cgroup::pod_cgroup(&worker.pod, &worker.shared.facts);
     let released: Result<(), FilesError> = async {
-        files.release(&worker.pod.id).await?;
-        files.remove_cgroup(&cgroup).await?;
+        give_back(worker).await?;
         files.forget(&worker.pod.id.uid).await
     }
     .await;
     match released {
         Ok(()) => Step::Gone,
-        Err(error) => {
-            tracing::warn!(pod = %worker.pod.id, "what the pod had on the disk cannot be removed: {error}; trying again");
-            worker.inbox_later();
-            Step::Waits
-        }
+        Err(error) => not_released(worker, &error),
     }
+}
+
+/// Volumes and cgroup.
+async fn give_back(worker: &Worker) -> Result<(), FilesError> {
+    let files = &worker.shared.ports.files;
+    files.release(&worker.pod.id).await?;
+    files.remove_cgroup(&cgroup::pod_cgroup(&worker.pod, &worker.shared.facts)).await
+}
+
+fn not_released(worker: &Worker, error: &FilesError) -> Step {
+    tracing::warn!(pod = %worker.pod.id, "what the pod had on the disk cannot be removed: {error}; trying again");
+    worker.inbox_later();
+    Step::Waits
 }
 
 impl Worker {

@@ -170,6 +170,7 @@ impl Worker {
         let mut active = self.shared.active();
         let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
         let facts = &self.shared.facts;
+        admit::under_pressure(&self.pod, self.shared.ports.health.pressure())?;
         match self.shared.ports.api {
             Some(_) => admit::admit_in_cluster(&self.pod, &others, facts, node)?,
             None => admit::admit(&self.pod, &others, facts)?,

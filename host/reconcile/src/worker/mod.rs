@@ -17,6 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::event::EventType;
+use longshore_core::evict;
 use longshore_core::observed::{ContainerState, ObservedPod};
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
 use longshore_core::pod::{Pod, Source};
@@ -24,7 +25,7 @@ use longshore_core::ports::events::EventSink;
 use longshore_core::ports::files::PodFiles;
 use longshore_core::ports::runtime::Image;
 use longshore_core::probe::{self, ProbeSpec};
-use longshore_core::record::{self, PodRecord, StoredPod, Terminal};
+use longshore_core::record::{self, Evicted, PodRecord, StoredPod, Terminal};
 use longshore_core::resize::Allocation;
 use longshore_core::status::{self, StatusInput};
 use longshore_core::volume::{self, ObjectKind, Objects};
@@ -32,10 +33,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Outcome;
-use crate::inbox::Inbox;
+use crate::inbox::{Evict, Inbox};
 use crate::limits;
 use crate::node::Shared;
 use crate::publish;
+use crate::roster::Member;
 
 /// Bytes of a termination message that are kept (`MaxContainerTerminationMessageLength`).
 const TERMINATION_MESSAGE_LIMIT: usize = 4096;
@@ -285,10 +287,30 @@ impl Worker {
         }
     }
 
+    /// Ends the pod as `Evicted`, with no more grace than that. One that has ended already stays what it is.
+    pub(crate) fn evict(&mut self, order: Evict) {
+        if self.record.terminal.is_some() {
+            return;
+        }
+        let Evict { message, grace_seconds, disruption } = order;
+        self.event(None, EventType::Warning, evict::REASON, &message);
+        self.record.evicted = Some(Evicted { grace_seconds, disruption });
+        self.record.emptied = true;
+        self.conclude(Terminal {
+            phase: "Failed".to_owned(),
+            reason: Some(evict::REASON.to_owned()),
+            message: Some(message),
+        });
+    }
+
     pub(crate) fn end(&mut self, terminal: Terminal) {
         if let (Some(reason), Some(message)) = (&terminal.reason, &terminal.message) {
             self.event(None, EventType::Normal, reason, message);
         }
+        self.conclude(terminal);
+    }
+
+    fn conclude(&mut self, terminal: Terminal) {
         tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the pod has ended");
         self.record.terminal = Some(terminal);
         self.shared.active().remove(&self.pod.id.uid);
@@ -332,6 +354,7 @@ impl Worker {
         let view = publish::view(self, plan, status, &mut steps);
         self.steps = steps;
         self.shared.ports.views.publish(view);
+        self.shared.roster.tell(Member::new(&self.pod, &self.observed, &self.record, self.files.as_ref()));
     }
 
     /// Stores the pod, when anything about it changed.

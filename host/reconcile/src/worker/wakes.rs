@@ -38,6 +38,10 @@ impl Worker {
             self.pod.deletion = Some(Deletion { requested_at, grace_seconds: grace });
         }
         self.record.deletion = self.pod.deletion;
+        if let Some(order) = wakes.evict {
+            self.evict(order);
+        }
+        self.record.emptied |= wakes.empty && self.record.terminal.is_some();
         self.refresh |= wakes.objects;
         if wakes.objects {
             self.objects_changed().await;

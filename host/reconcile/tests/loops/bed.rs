@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_core::pod::Pod;
 use longshore_reconcile::events::EventRing;
+use longshore_reconcile::health::Health;
 use longshore_reconcile::node::{self, ApiPorts, Options, Ports};
 use longshore_reconcile::views::Views;
 use longshore_tests::files::FakeFiles;
@@ -28,10 +29,11 @@ pub(crate) struct Bed {
     pub(crate) source: Arc<FakeSource>,
     pub(crate) events: Arc<EventRing>,
     pub(crate) views: Arc<Views>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) stats: Arc<FakeStats>,
     /// What the pods of the manifest folder may refer to.
     pub(crate) objects: Arc<FakeObjects>,
     api: Option<ApiPorts>,
-    pub(crate) stats: Arc<FakeStats>,
     stop: CancellationToken,
     agent: JoinHandle<()>,
 }
@@ -50,12 +52,30 @@ impl Bed {
         Self::on(runtime, Arc::default(), Arc::default(), Some(api))
     }
 
+    /// One with other options, on a machine that is half used.
+    pub(crate) fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let runtime = Arc::new(FakeRuntime::default());
+        runtime.has_image("app");
+        Self::made(runtime, Arc::default(), Arc::default(), None, change)
+    }
+
     fn on(runtime: Arc<FakeRuntime>, files: Arc<FakeFiles>, probes: Arc<FakeProbes>, api: Option<ApiPorts>) -> Self {
+        Self::made(runtime, files, probes, api, |_| {})
+    }
+
+    fn made(
+        runtime: Arc<FakeRuntime>,
+        files: Arc<FakeFiles>,
+        probes: Arc<FakeProbes>,
+        api: Option<ApiPorts>,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
         let (source, events, views): (Arc<FakeSource>, _, Arc<Views>) =
             (Arc::default(), EventRing::new(), Arc::default());
         let objects: Arc<FakeObjects> = Arc::default();
-        let stats: Arc<FakeStats> = Arc::default();
         let stop = CancellationToken::new();
+        let (health, stats): (Arc<Health>, Arc<FakeStats>) = (Arc::default(), Arc::default());
+        stats.all_left(500);
         let ports = Ports {
             runtime: runtime.clone(),
             files: files.clone(),
@@ -67,13 +87,14 @@ impl Bed {
             sources: vec![source.clone()],
             events: events.clone(),
             views: views.clone(),
-            health: Arc::default(),
+            health: health.clone(),
         };
         let crash_loop =
             Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
-        let options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
+        let mut options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
+        change(&mut options);
         let agent = tokio::spawn(node::run(ports, longshore_tests::node(), options, stop.clone()));
-        Bed { runtime, files, probes, source, events, views, objects, stats, api, stop, agent }
+        Bed { runtime, files, probes, source, events, views, health, stats, objects, api, stop, agent }
     }
 
     /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.

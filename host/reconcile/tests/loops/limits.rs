@@ -16,6 +16,12 @@ async fn a_volume_that_outgrows_its_limit_evicts_the_pod() {
     let status = bed.status("small").unwrap();
     assert_eq!(status.reason.as_deref(), Some("Evicted"));
     assert!(status.message.unwrap().contains("exceeds the limit \"1Mi\""));
+    // Its own doing.
+    assert!(!status.conditions.unwrap().iter().any(|condition| condition.type_ == "DisruptionTarget"));
+    bed.until("nothing of it is kept", |bed| {
+        bed.files.was_released("small") && bed.runtime.container("small", "app").is_none()
+    })
+    .await;
     bed.until("the other one runs", |bed| bed.is_ready("large")).await;
 }
 

@@ -4,6 +4,8 @@
 mod adoption;
 mod bed;
 mod cluster;
+mod collection;
+mod eviction;
 mod faults;
 mod life;
 mod limits;

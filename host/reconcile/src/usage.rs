@@ -1,0 +1,83 @@
+//! What a pod uses, put together from who knows it: cgroups, its folders, the runtime. It must not judge it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use longshore_core::evict::{ContainerUse, PodUse};
+use longshore_core::ports::files::{DiskUsage, FileStore};
+use longshore_core::ports::stats::PodQuery;
+use longshore_core::{cgroup, volume};
+
+use crate::node::Shared;
+use crate::roster::Member;
+
+/// How long numbers may take to be read.
+pub(crate) const STATS: Duration = Duration::from_secs(10);
+/// Older files of a container's log that are looked for beside the newest.
+const OLDER_LOGS: usize = 100;
+
+/// Memory and processes of a pod. `None` of one that has nothing that could use any.
+pub(crate) async fn of_cgroup(shared: &Shared, member: &Member) -> Option<PodUse> {
+    let running = member.containers.iter().filter(|container| container.running);
+    let query = PodQuery {
+        pod: member.pod.id.clone(),
+        cgroup: cgroup::path(&member.pod.id.uid, member.pod.spec(), shared.facts.cgroup_driver),
+        sandbox_process: member.sandbox_process,
+        containers: running.map(|container| (container.name.clone(), container.id.clone())).collect(),
+    };
+    let seen = tokio::time::timeout(STATS, shared.ports.stats.pod(&query)).await.unwrap_or_default();
+    let memory = seen.usage.memory_working_set;
+    if memory.is_none() && member.containers.is_empty() {
+        return None;
+    }
+    let containers = seen
+        .containers
+        .into_iter()
+        .map(|(name, usage)| (name, ContainerUse { memory: usage.memory_working_set, ..ContainerUse::default() }));
+    Some(PodUse { memory, processes: seen.usage.processes, containers: containers.collect(), volumes: BTreeMap::new() })
+}
+
+/// Adds what the pod takes on the disk: its volumes, its logs, and its writable layers as `layers` has them by container ID.
+/// Looks at every file: not to be asked often.
+pub(crate) async fn add_disk(
+    files: &dyn FileStore,
+    member: &Member,
+    layers: Option<&BTreeMap<String, u64>>,
+    usage: &mut PodUse,
+) {
+    for name in volume::on_disk(&member.pod) {
+        let Some(path) = member.volumes.get(&name) else { continue };
+        if let Some(used) = files.usage(path).await {
+            usage.volumes.insert(name, used);
+        }
+    }
+    for container in &member.containers {
+        let layer = layers.map(|layers| layers.get(&container.id).copied().unwrap_or(0));
+        let logs = match &container.log {
+            Some(log) => of_log(files, log).await,
+            None => DiskUsage::default(),
+        };
+        let known = usage.containers.entry(container.name.clone()).or_default();
+        // Docker counts bytes alone.
+        let rootfs = layer.map(|bytes| DiskUsage { bytes, inodes: 0 });
+        known.rootfs = rootfs.map(|more| known.rootfs.unwrap_or_default().plus(more)).or(known.rootfs);
+        known.logs = Some(known.logs.unwrap_or_default().plus(logs));
+    }
+}
+
+/// A log and its older files: `….log`, `….log.1`, `….log.2.gz`, up to the first that is not there.
+async fn of_log(files: &dyn FileStore, log: &Path) -> DiskUsage {
+    let mut sum = files.usage(log).await.unwrap_or_default();
+    for n in 1..OLDER_LOGS {
+        let mut found = None;
+        for end in ["", ".gz"] {
+            let mut path = log.as_os_str().to_owned();
+            path.push(format!(".{n}{end}"));
+            found = found.or(files.usage(&PathBuf::from(path)).await);
+        }
+        let Some(found) = found else { break };
+        sum = sum.plus(found);
+    }
+    sum
+}
