@@ -96,6 +96,9 @@ impl Node {
         flag("client-ca-file", &shown(&settings.client_ca));
         flag("hostname-override", NAME);
         flag("cluster-domain", "cluster.local");
+        // How full the disk is that this is tried on says nothing: neither pods nor images go for it.
+        flag("eviction-hard", "memory.available<100Mi");
+        flag("image-gc-high-threshold", "100");
         flag("port", &plane::free_port(settings.address)?.to_string());
         if !settings.address.is_loopback() {
             flag("node-ip", &settings.address.to_string());

@@ -83,6 +83,9 @@ impl Node {
             format!("--port={port}"),
             "--cluster-dns=10.96.0.10".to_owned(),
             "--cluster-domain=cluster.local".to_owned(),
+            // How full the disk is that this is tried on says nothing: neither pods nor images go for it.
+            "--eviction-hard=memory.available<100Mi".to_owned(),
+            "--image-gc-high-threshold=100".to_owned(),
         ];
         bed.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
