@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use longshore_core::evict::Signal;
 use longshore_core::ports::runtime::ContainerRuntime;
 use longshore_docker::{Docker, DockerOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::Report;
 use crate::client::Client;
-use crate::config::{Config, Signal};
+use crate::config::Config;
 use crate::facts;
 use crate::socket::api::{Info, ProblemList};
 
