@@ -2,6 +2,7 @@
 //!
 //! Plain values that an adapter fills in from labels and inspects. Decisions read them; nothing here decides.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -239,4 +240,20 @@ impl Observation {
             Observation::Container(container) => &container.pod,
         }
     }
+}
+
+/// Sorts what was found by the pod's UID.
+pub fn by_pod(list: Vec<Observation>) -> HashMap<String, ObservedPod> {
+    let mut pods: HashMap<String, ObservedPod> = HashMap::new();
+    for seen in list {
+        let pod = pods.entry(seen.pod().uid.clone()).or_default();
+        match seen {
+            Observation::Sandbox(sandbox) => pod.sandboxes.push(sandbox),
+            Observation::Container(container) => pod.containers.push(container),
+        }
+    }
+    for pod in pods.values_mut() {
+        pod.sort();
+    }
+    pods
 }

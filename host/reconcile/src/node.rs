@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_core::desired;
 use longshore_core::node::NodeFacts;
-use longshore_core::observed::{Observation, ObservedPod};
+use longshore_core::observed::{ObservedPod, by_pod};
 use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::objects::ObjectStore;
@@ -498,20 +498,4 @@ impl Node {
             running.inbox.put(&change);
         }
     }
-}
-
-/// Sorts what was found by the pod's UID.
-pub fn by_pod(list: Vec<Observation>) -> HashMap<String, ObservedPod> {
-    let mut pods: HashMap<String, ObservedPod> = HashMap::new();
-    for seen in list {
-        let pod = pods.entry(seen.pod().uid.clone()).or_default();
-        match seen {
-            Observation::Sandbox(sandbox) => pod.sandboxes.push(sandbox),
-            Observation::Container(container) => pod.containers.push(container),
-        }
-    }
-    for pod in pods.values_mut() {
-        pod.sort();
-    }
-    pods
 }

@@ -13,6 +13,7 @@ use longshore_core::admit;
 use longshore_core::backoff::Policy;
 use longshore_core::desired::{self, Desired};
 use longshore_core::node::NodeFacts;
+use longshore_core::observed::by_pod;
 use longshore_core::observed::{Observation, ObservedPod};
 use longshore_core::plan::{self as core_plan, Busy, Plan, Situation};
 use longshore_core::pod::{Deletion, Pod, PodId, Source};
@@ -23,7 +24,6 @@ use longshore_core::record::{PodRecord, StoredPod};
 use longshore_core::support;
 use longshore_docker::{Docker, DockerOptions};
 use longshore_filesystem::{CgroupOptions, Files, read_once};
-use longshore_reconcile::node::by_pod;
 
 use super::out;
 use crate::cli::PlanArgs;

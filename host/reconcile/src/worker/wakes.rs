@@ -1,7 +1,7 @@
 //! What woke a worker, merged into what it knows.
 
 use longshore_core::event::EventType;
-use longshore_core::observed::SandboxState;
+use longshore_core::observed::{SandboxState, by_pod};
 use longshore_core::plan::Unhealthy;
 use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::runtime::RuntimeChange;
@@ -10,7 +10,6 @@ use longshore_core::record;
 
 use super::Worker;
 use crate::inbox::{Done, Wakes};
-use crate::node::by_pod;
 
 impl Worker {
     /// Merges what woke the worker into what it knows.
