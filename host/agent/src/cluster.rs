@@ -4,6 +4,7 @@
 //! the connection, and the folder's pods run meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::late::{LateObjects, LateReviews, LateSource};
+
+/// How often the machine's addresses are looked at.
+const ADDRESS_LOOK: Duration = Duration::from_secs(10);
 
 /// Waits between two tries to get a connection at all, when credentials cannot be used.
 const RETRY: Duration = Duration::from_secs(10);
@@ -100,12 +104,8 @@ impl Joining {
         self.objects.arrive(Arc::new(connection.objects(self.archive.clone())));
         self.reviews.send_replace(Some(Arc::new(connection.reviews(node))));
         let signed = self.hand_on(connection.serving());
-        let names = ServingNames {
-            dns: BTreeSet::from([cluster.description.hostname.clone()]),
-            ips: cluster.description.ips.iter().copied().collect(),
-        };
-        // The sender lives as long as the certificates are kept: the names never change before a restart.
-        let (_names, asked) = watch::channel(names);
+        let addresses = Addresses::new(config, &cluster.description);
+        let asked = addresses.names.subscribe();
         let joining = &config.joining;
         let loops = Cluster {
             api,
@@ -116,6 +116,7 @@ impl Joining {
             events: cluster.events,
             health: cluster.health,
             description: cluster.description,
+            addresses: addresses.ips.subscribe(),
             options: ClusterOptions {
                 register: joining.register_node,
                 update: joining.status_update_frequency,
@@ -129,7 +130,8 @@ impl Joining {
                 () = signed => {}
             }
         };
-        tokio::join!(longshore_reconcile::cluster::run(loops, stop.clone()), kept);
+        let followed = stop.run_until_cancelled(addresses.follow());
+        tokio::join!(longshore_reconcile::cluster::run(loops, stop.clone()), kept, followed);
     }
 
     /// Gives the server's certificates on to who waits for them since before there was a connection.
@@ -141,6 +143,44 @@ impl Joining {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+/// The node's addresses, and the names that its server's certificate is for: both follow the machine.
+struct Addresses {
+    ips: watch::Sender<Vec<IpAddr>>,
+    names: watch::Sender<ServingNames>,
+    /// Whether `--node-ip` says what they are.
+    given: bool,
+}
+
+impl Addresses {
+    fn new(config: &Config, description: &NodeDescription) -> Self {
+        let ips = description.ips.clone();
+        let names =
+            ServingNames { dns: BTreeSet::from([description.hostname.clone()]), ips: ips.iter().copied().collect() };
+        let given = !config.node_ips.is_empty();
+        Addresses { ips: watch::Sender::new(ips), names: watch::Sender::new(names), given }
+    }
+
+    /// Looks at the machine's addresses for ever, where nobody said what they are.
+    async fn follow(&self) {
+        loop {
+            tokio::time::sleep(ADDRESS_LOOK).await;
+            if !self.given {
+                self.take(crate::network::usable_addresses());
+            }
+        }
+    }
+
+    /// A machine whose network is down for a moment keeps the addresses that it had.
+    fn take(&self, now: Vec<IpAddr>) {
+        if now.is_empty() || *self.ips.borrow() == now {
+            return;
+        }
+        tracing::info!(addresses = ?now, "the node's addresses have changed");
+        self.names.send_modify(|names| names.ips = now.iter().copied().collect());
+        self.ips.send_replace(now);
     }
 }
 
@@ -299,6 +339,23 @@ mod tests {
         names.sort();
         assert_eq!(names, ["hugepages-1Gi", "hugepages-2Mi", "hugepages-64Ki"]);
         assert!(huge_page_sizes(&folder.path().join("absent")).is_empty());
+    }
+
+    #[test]
+    fn names_follow_the_addresses_but_not_into_nothing() {
+        let (config, _) = Config::build(&Default::default(), Default::default(), &Default::default());
+        let ip = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
+        let description =
+            NodeDescription { hostname: "n".to_owned(), ips: ip("10.0.0.1"), ..NodeDescription::default() };
+        let addresses = Addresses::new(&config, &description);
+        let mut told = addresses.ips.subscribe();
+        addresses.take(ip("10.0.0.1"));
+        addresses.take(Vec::new());
+        assert!(!told.has_changed().unwrap());
+        addresses.take(ip("10.0.0.2"));
+        assert_eq!(*told.borrow_and_update(), ip("10.0.0.2"));
+        let names = addresses.names.borrow();
+        assert!(names.ips.contains(&"10.0.0.2".parse().unwrap()) && names.ips.len() == 1 && names.dns.contains("n"));
     }
 
     #[test]

@@ -9,15 +9,21 @@ const FAR: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:
 
 /// The node's addresses, the primary one first; loopback when the machine has no other.
 pub(crate) fn addresses() -> Vec<IpAddr> {
+    let mut found = usable_addresses();
+    if found.is_empty() {
+        tracing::warn!("this machine has no address but loopback; give one with --node-ip if pods should see another");
+        found.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    found
+}
+
+/// The same; none when the machine has no address but loopback.
+pub(crate) fn usable_addresses() -> Vec<IpAddr> {
     let routed = FAR.iter().filter_map(|(from, to)| source_address(from, to));
     let mut found: Vec<IpAddr> = routed.filter(usable).collect();
     if found.is_empty() {
         let text = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
         found.extend(local_addresses(&text).into_iter().map(IpAddr::V4).find(usable));
-    }
-    if found.is_empty() {
-        tracing::warn!("this machine has no address but loopback; give one with --node-ip if pods should see another");
-        found.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     found
 }

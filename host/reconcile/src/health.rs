@@ -80,6 +80,11 @@ impl Health {
         self.update(|state| std::mem::replace(&mut state.synced, synced) != synced);
     }
 
+    /// Whether all sources have said which pods they want.
+    pub fn is_synced(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).synced
+    }
+
     /// Something else that keeps pods from being run, by what it is about (`network`); `None` when it is over.
     pub fn other(&self, about: &'static str, problem: Option<String>) {
         self.update(|state| match problem {

@@ -10,6 +10,7 @@ mod mirrors;
 mod node;
 mod status;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Cluster {
     pub health: Arc<Health>,
     /// What the node says of itself.
     pub description: NodeDescription,
+    /// Its addresses as they are now, the primary one first.
+    pub addresses: watch::Receiver<Vec<IpAddr>>,
     /// How often, and whether at all.
     pub options: ClusterOptions,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
-use longshore_core::cluster::node::{adopt, initial, mend};
+use longshore_core::cluster::node::{NodeDescription, adopt, initial, mend};
 use longshore_core::cluster::node_status::{
     NodeStatusInput, compute, condition, differs, event_of, overwritten, patch, ready_differs,
 };
@@ -20,6 +20,8 @@ use crate::views::NodeWord;
 
 /// How old the API server's version may be that our own follows.
 const VERSION_AGE: Duration = Duration::from_secs(600);
+/// How long a node that starts may take to read its sources before its status says that it is not ready.
+const SETTLE: Duration = Duration::from_secs(10);
 /// Turns that others' changes cause are this far apart at least.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -43,11 +45,12 @@ pub(super) async fn follow(cluster: &Cluster) {
 
 /// Keeps the Node true for ever. Its UID is told once it is registered.
 pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<String>>) {
-    let mut keeper = Keeper { cluster, registered, node: None, posted: None, version: None };
+    let mut keeper = Keeper { cluster, registered, node: None, posted: None, version: None, since: Instant::now() };
     let mut patience = Patience::new(Duration::from_secs(7));
     let mut said = Said::default();
     let mut health = cluster.health.subscribe();
     let mut word = cluster.views.node_word();
+    let mut addresses = cluster.addresses.clone();
     cluster.events.record_node(EventType::Normal, "Starting", "Starting kubelet.");
     loop {
         let began = Instant::now();
@@ -68,6 +71,7 @@ pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<Stri
             tokio::select! {
                 () = tokio::time::sleep_until(until) => break,
                 Ok(()) = health.changed() => break,
+                Ok(()) = addresses.changed() => break,
                 Ok(()) = word.changed() => {
                     let now = word.borrow_and_update().clone();
                     if keeper.heard(&now) {
@@ -88,6 +92,8 @@ struct Keeper<'a> {
     posted: Option<Posted>,
     /// The API server's version, and when it was asked.
     version: Option<((u32, u32), Instant)>,
+    /// When the Node was found or made.
+    since: Instant,
 }
 
 /// A status that was posted.
@@ -110,10 +116,17 @@ impl Keeper<'_> {
 
     /// Posts the status where it is due.
     async fn post(&mut self, server: (u32, u32)) -> Result<(), ApiError> {
+        // That the sources are still being read is no news at a start, and to say so would drop the node's endpoints.
+        let begins = self.posted.is_none() && self.since.elapsed() < SETTLE;
+        if begins && !self.cluster.health.is_synced() {
+            return Ok(());
+        }
         let images = self.cluster.runtime.images().await.unwrap_or_default();
         let problems = self.cluster.health.problems();
+        let ips = self.cluster.addresses.borrow().clone();
+        let description = NodeDescription { ips, ..self.cluster.description.clone() };
         let status = compute(&NodeStatusInput {
-            description: &self.cluster.description,
+            description: &description,
             server,
             images: &images,
             pressure: self.cluster.health.pressure(),
@@ -215,6 +228,7 @@ impl Keeper<'_> {
                 tracing::warn!("the Node was deleted; it is registered again");
             }
             self.posted = None;
+            self.since = Instant::now();
             if self.rebooted(&node) {
                 let message = format!("Node {} has been rebooted, boot id: {}", description.name, description.boot_id);
                 self.cluster.events.record_node(EventType::Warning, "Rebooted", &message);
