@@ -22,6 +22,10 @@ use pipe::Guard;
 
 /// So many bytes of an output are held at most between Docker and a slow reader.
 const BUFFER: usize = 64 << 10;
+/// Docker lets go of a terminal by keys, and holds the first of them back until it sees the next: by default Ctrl-P,
+/// which shells and editors want at once. An exec has no such keys in Kubernetes: these begin with the one that is least
+/// missed, and are never typed. An attach keeps Docker's, as dockershim's did: old kubectls have no others.
+const NEVER_TYPED: &str = "ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl-@";
 
 /// Whose streams they are.
 enum Of {
@@ -93,6 +97,7 @@ impl ContainerStreams for Docker {
             attach_stdout: Some(wants.stdout),
             attach_stderr: Some(wants.stderr && !wants.tty),
             tty: Some(wants.tty),
+            detach_keys: wants.tty.then(|| NEVER_TYPED.to_owned()),
             cmd: Some(exec.command.clone()),
             ..Default::default()
         };
