@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt,
+    apt, go,
     http::Client,
     place::Place,
     process::{self, Running},
@@ -88,8 +88,7 @@ pub(crate) fn twenty_nine(place: &Place) -> Result<Flavor> {
 }
 
 fn build(place: &Place, folder: &Path) -> Result<()> {
-    let go = process::on_path("go").or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|go| go.is_file()));
-    let go = go.context("Docker 29 is built from Go modules, and there is no `go` on the PATH")?;
+    let go = go::program().context("Docker 29 is built from Go modules, and there is no `go` on the PATH")?;
     if process::on_path("pkg-config").is_none() || !has_libseccomp() {
         apt::install(&["libseccomp-dev", "pkg-config", "gcc", "libc6-dev"], "building runc for Docker 29")?;
     }

@@ -6,6 +6,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod docker;
+mod go;
 mod guests;
 mod http;
 mod images;

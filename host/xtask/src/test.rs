@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    cluster::{self, kubernetes::Kubernetes},
+    cluster::{self, clients, kubernetes::Kubernetes},
     docker,
     docker::Flavor,
     guests,
@@ -203,6 +203,14 @@ fn in_cluster(place: &Place, args: &Test, report: &mut Report, e2e: &Executable,
         }
         return Ok(());
     };
+    report.step("cluster: other clients", || match clients::fetch(place) {
+        Ok(()) => Ok(Outcome::NOTHING),
+        Err(error) if std::env::var_os("CI").is_none() => {
+            process::check_interrupted()?;
+            Ok(Outcome::skipped(&format!("{error:#}")))
+        }
+        Err(error) => Err(error),
+    })?;
     report.step(&format!("cluster-{} on {}: end to end", kubernetes.version, flavor.name), || {
         let world = World::prepare(place, flavor.clone())?;
         let limit = 15 * MINUTE;

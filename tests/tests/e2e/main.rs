@@ -13,15 +13,18 @@ mod bed;
 
 mod adoption;
 mod cli;
+mod cluster_clients;
 mod cluster_doctor;
 mod cluster_eviction;
 mod cluster_faults;
 mod cluster_kubectl;
 mod cluster_life;
+mod cluster_logs;
 mod cluster_node;
 mod cluster_objects;
 mod cluster_pods;
 mod cluster_resize;
+mod cluster_terminal;
 mod cluster_work;
 mod collection;
 mod faults;

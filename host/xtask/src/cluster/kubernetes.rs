@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::{apt, place::Place, process, say};
+use crate::{apt, go, place::Place, process, say};
 
 /// The newest patch of each minor version that a node is tried with.
 const VERSIONS: &[&str] = &["1.33.13", "1.34.4", "1.35.4", "1.36.3", "1.37.2"];
@@ -106,8 +106,7 @@ fn assets(version: &str) -> Option<PathBuf> {
 }
 
 fn build(place: &Place, version: &str, folder: &Path, programs: &[&str]) -> Result<()> {
-    let go = process::on_path("go").or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|go| go.is_file()));
-    let go = go
+    let go = go::program()
         .context("Kubernetes is built from Go modules, and there is no `go` on the PATH (or set KUBEBUILDER_ASSETS)")?;
     say!("building {} {version} into {} (some minutes, once)", programs.join(", "), folder.display());
     let source = folder.with_extension("source");

@@ -1,6 +1,7 @@
 //! `cargo xtask cluster`: etcd, API server, controllers, scheduler and a node on a Docker, for a person to play with or
 //! for a command to be run against; and the end of all that. Must not know what the command does.
 
+pub(crate) mod clients;
 pub(crate) mod forward;
 mod guide;
 mod join;
@@ -151,7 +152,8 @@ fn here(place: &Place, args: &Cluster, kubernetes: &Kubernetes, binary: Option<P
             .env("LONGSHORE_TEST_BOOTSTRAP_KUBECONFIG", &bootstrap)
             .env("LONGSHORE_TEST_API_SOCKET", plane.socket())
             .env("LONGSHORE_TEST_KUBECTL", &kubectl.program)
-            .env("LONGSHORE_TEST_NODE_IP", address.to_string());
+            .env("LONGSHORE_TEST_NODE_IP", address.to_string())
+            .envs(clients::environment(place));
         let running = Running::start(&args.command[0], &mut command)?;
         wait(&mut plane, &mut approver, node.as_mut(), Some((running, Duration::from_secs(args.limit))))
     };

@@ -5,6 +5,8 @@ pub(crate) mod daemon;
 pub(crate) mod docker;
 pub(crate) mod gate;
 pub(crate) mod http;
+pub(crate) mod inside;
+pub(crate) mod kubectl;
 pub(crate) mod node;
 pub(crate) mod pods;
 pub(crate) mod proxy;

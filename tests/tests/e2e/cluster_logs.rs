@@ -1,0 +1,67 @@
+//! `kubectl logs` where it is hard: through rotations, from a moment on, one stream of the two.
+
+use serde_json::json;
+
+use crate::bed::{
+    cluster::until,
+    kubectl::Kubectl,
+    node::Node,
+    pods::{SLEEP, container, job, pod, status},
+};
+
+/// The numbers of lines `line 7 …`.
+fn numbers(text: &str) -> Vec<u32> {
+    text.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect()
+}
+
+#[test]
+fn cluster_logs_through_rotation() {
+    let Some(node) = Node::start_with(&["--container-log-max-size=16Ki", "--container-log-max-files=3"], false) else {
+        return;
+    };
+    let kubectl = Kubectl::new(&node);
+    // 1,500 lines of 100 bytes and more: ten files' worth, at a pace that a reader can keep.
+    let script = "i=0; pad=$(printf '%080d' 0); while [ $i -lt 1500 ]; do echo \"line $i $pad\"; i=$((i+1)); \
+                  [ $((i % 20)) -gt 0 ] || sleep 0.05; done";
+    node.bind(&job("a", "Never", script));
+    node.wait_api("a", "begun", |pod| !status(pod, "app")["containerID"].is_null());
+    let followed = kubectl.said(&["logs", "-f", "a"]);
+    assert_eq!(numbers(&followed), (0..1500).collect::<Vec<_>>());
+
+    // What is left: the newest files, without a gap.
+    let left = numbers(&kubectl.said(&["logs", "a"]));
+    let first = left[0];
+    assert!(first > 0, "nothing was rotated away");
+    assert_eq!(left, (first..1500).collect::<Vec<_>>());
+    assert_eq!(numbers(&kubectl.said(&["logs", "a", "--tail=200"])), (1300..1500).collect::<Vec<_>>());
+    if let Some(old) = Kubectl::old(&node) {
+        assert_eq!(numbers(&old.said(&["logs", "a", "--tail=3"])), [1497, 1498, 1499]);
+    }
+}
+
+#[test]
+fn cluster_logs_since_and_streams() {
+    let Some(node) = Node::start() else { return };
+    let kubectl = Kubectl::new(&node);
+    // The API server hands moments on in whole seconds.
+    let script = format!("for i in 1 2 3 4; do echo line $i; echo error $i >&2; sleep 1.1; done; {SLEEP}");
+    node.bind(&pod("a", json!([container("app", &script)]), json!({})));
+    node.wait_api_ready("a");
+    let all = node.told(|| {
+        until("all is logged", || {
+            let all = kubectl.said(&["logs", "a", "--timestamps"]);
+            (all.contains("line 4") && all.contains("error 4")).then_some(all)
+        })
+    });
+    let third = all.lines().find(|line| line.ends_with("line 3")).unwrap_or_else(|| panic!("{all}"));
+    let (time, _) = third.split_once(' ').unwrap();
+    let since = kubectl.said(&["logs", "a", &format!("--since-time={time}")]);
+    assert!(!since.contains("line 2") && since.contains("line 3") && since.contains("line 4"), "{time}: {since}");
+
+    // The API server passes `stream` on only with a gate of its own; the node knows it.
+    let path = format!("/api/v1/nodes/{0}/proxy/containerLogs/{0}/a/app", node.name);
+    let stream = |name: &str| kubectl.said(&["get", "--raw", &format!("{path}?stream={name}")]);
+    assert_eq!(stream("Stdout"), "line 1\nline 2\nline 3\nline 4\n");
+    assert_eq!(stream("Stderr"), "error 1\nerror 2\nerror 3\nerror 4\n");
+    assert_eq!(stream("All").lines().count(), 8);
+}
