@@ -90,6 +90,8 @@ fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> Se
         authorized_cache: server.authorized_cache,
         unauthorized_cache: server.unauthorized_cache,
         debugging_handlers: server.debugging_handlers,
+        profiling_handler: server.profiling_handler,
+        debug_flags_handler: server.debug_flags_handler,
         system_log_handler: server.system_log_handler,
         system_log_query: server.system_log_query,
         streaming_idle: server.streaming_idle_timeout,

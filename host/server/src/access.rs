@@ -173,8 +173,8 @@ impl Access {
             return Ok(());
         }
         let (verb, subresources) = (verb(method), subresources(path));
-        let who =
-            format!("(user={}, verb={verb}, resource=nodes, subresource(s)=[{}])\n", user.name, subresources.join(" "));
+        let asked = format!("user={}, verb={verb}, resource=nodes", user.name);
+        let who = format!("({asked}, subresource(s)=[{}])\n", subresources.join(" "));
         let Some(reviews) = &self.reviews else { return Err(Refusal::Forbidden(format!("Forbidden {who}"))) };
         for subresource in subresources {
             let access = NodeAccess { verb, subresource };
@@ -190,7 +190,8 @@ impl Access {
                     }
                     Err(error) => {
                         tracing::warn!(%error, user = %user.name, "a caller's right could not be reviewed");
-                        return Err(Refusal::Failed(format!("Authorization error {who}")));
+                        let words = format!("Authorization error ({asked}, subresource={subresource})");
+                        return Err(Refusal::Failed(words));
                     }
                 },
             };

@@ -91,6 +91,10 @@ pub struct ServerConfig {
     pub unauthorized_cache: Duration,
     /// `enableDebuggingHandlers`: exec, logs and the like.
     pub debugging_handlers: bool,
+    /// `enableProfilingHandler`: /debug/pprof/.
+    pub profiling_handler: bool,
+    /// `enableDebugFlagsHandler`: /debug/flags/v.
+    pub debug_flags_handler: bool,
     /// `enableSystemLogHandler`: /logs/.
     pub system_log_handler: bool,
     /// `enableSystemLogQuery`: /logs/?query=.
@@ -131,6 +135,8 @@ impl ServerConfig {
             authorized_cache: Duration::from_secs(300),
             unauthorized_cache: Duration::from_secs(30),
             debugging_handlers: true,
+            profiling_handler: true,
+            debug_flags_handler: true,
             system_log_handler: true,
             system_log_query: false,
             log_folder: PathBuf::from("/var/log"),

@@ -5,7 +5,7 @@ use http::StatusCode;
 use longshore_core::ports::pods::PodViews;
 
 use crate::query::Query;
-use crate::routes::text;
+use crate::routes::{error, text};
 
 /// Answers `/healthz` or `/healthz/<one>`; `None` for a check that there is not.
 pub(crate) fn answer(views: &dyn PodViews, one: Option<&str>, query: &Query) -> Option<Response> {
@@ -15,23 +15,34 @@ pub(crate) fn answer(views: &dyn PodViews, one: Option<&str>, query: &Query) -> 
         let (_, result) = checks.iter().find(|(name, _)| *name == one)?;
         return Some(match result {
             Ok(()) => text(StatusCode::OK, "ok"),
-            Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {why}\n")),
+            Err(why) => error(StatusCode::INTERNAL_SERVER_ERROR, &format!("internal server error: {why}")),
         });
     }
     let excluded: Vec<&str> = query.all("exclude").collect();
-    let checks: Vec<_> = checks.into_iter().filter(|(name, _)| !excluded.contains(name)).collect();
-    let mut lines = String::new();
+    let (mut lines, mut failed) = (String::new(), Vec::new());
     for (name, result) in &checks {
         match result {
+            _ if excluded.contains(name) => lines.push_str(&format!("[+]{name} excluded: ok\n")),
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
-            Err(why) => lines.push_str(&format!("[-]{name} failed: {why}\n")),
+            Err(why) => {
+                // Everybody may come here; the check's own page is for those who may know.
+                lines.push_str(&format!("[-]{name} failed: reason withheld\n"));
+                failed.push(format!("{name}: {why}"));
+            }
         }
     }
-    Some(match checks.iter().any(|(_, result)| result.is_err()) {
-        true => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}healthz check failed\n")),
-        false if query.all("verbose").next().is_some() => {
-            text(StatusCode::OK, format!("{lines}healthz check passed\n"))
-        }
-        false => text(StatusCode::OK, "ok"),
+    let unknown = excluded.iter().filter(|one| checks.iter().all(|(name, _)| name != *one));
+    let unknown: Vec<String> = unknown.map(|one| format!("{one:?}")).collect();
+    if !unknown.is_empty() {
+        let unknown = unknown.join(",");
+        lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {unknown}\n"));
+    }
+    if !failed.is_empty() {
+        tracing::warn!("healthz check failed: {}", failed.join("; "));
+        return Some(error(StatusCode::INTERNAL_SERVER_ERROR, &format!("{lines}healthz check failed")));
+    }
+    Some(match query.all("verbose").next() {
+        Some(_) => text(StatusCode::OK, format!("{lines}healthz check passed\n")),
+        None => text(StatusCode::OK, "ok"),
     })
 }

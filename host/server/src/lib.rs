@@ -13,9 +13,11 @@ mod namespaces;
 mod node_logs;
 mod query;
 mod routes;
+mod run;
 mod server;
 mod streams;
 mod tls;
+mod zpages;
 
 pub use config::{AnonymousAccess, Authorization, Certificates, LogReader, Parts, ServerConfig, SetVerbosity};
 pub use namespaces::Namespaces;

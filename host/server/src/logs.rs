@@ -28,11 +28,11 @@ pub(crate) async fn answer(api: &Api, namespace: &str, pod: &str, container: &st
         Ok(wanted) => wanted,
         Err((code, message)) => return text(code, message),
     };
-    let Some(view) = api.pod(namespace, pod, None) else {
-        return text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist\n"));
+    let Ok(view) = api.pod(namespace, pod, None) else {
+        return text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist"));
     };
     if !has_container(&view.object, container) {
-        return text(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {pod:?}\n"));
+        return text(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {pod:?}"));
     }
     let id = match container_id(&view.object, pod, container, wanted.previous) {
         Ok(id) => id,
@@ -135,19 +135,19 @@ fn container_id(pod: &v1::Pod, name: &str, container: &str, previous: bool) -> R
     {
         return Ok(id);
     }
+    let ended_without_id = state.is_some_and(|state| state.terminated.is_some())
+        || status.last_state.as_ref().is_some_and(|state| state.terminated.is_some());
     // Between two runs the last one's log is what there is.
     last.ok_or_else(|| {
         let waiting = state.and_then(|state| state.waiting.as_ref());
-        match waiting.and_then(|waiting| waiting.reason.as_deref()) {
-            Some("ErrImagePull") => {
-                format!("container {container:?} in pod {name:?} is waiting to start: image can't be pulled")
-            }
-            Some("ImagePullBackOff") => {
-                format!("container {container:?} in pod {name:?} is waiting to start: trying and failing to pull image")
-            }
-            Some(reason) => format!("container {container:?} in pod {name:?} is waiting to start: {reason}"),
-            None => format!("container {container:?} in pod {name:?} is waiting to start - no logs yet"),
-        }
+        let why = match waiting.and_then(|waiting| waiting.reason.as_deref()) {
+            _ if ended_without_id => "terminated",
+            Some("ErrImagePull") => "waiting to start: image can't be pulled",
+            Some("ImagePullBackOff") => "waiting to start: trying and failing to pull image",
+            Some(reason) => &format!("waiting to start: {reason}"),
+            None => "waiting to start - no logs yet",
+        };
+        format!("container {container:?} in pod {name:?} is {why}")
     })
 }
 

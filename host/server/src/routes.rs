@@ -1,17 +1,15 @@
 //! Which path is answered by whom, after it was decided who may. It must not know how anything is found out.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, StatusCode};
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1;
-use longshore_core::ports::streams::{StreamedExec, Wants};
 use longshore_core::view::PodView;
 use serde::Serialize;
 
@@ -20,7 +18,7 @@ use crate::config::{Parts, ServerConfig};
 use crate::listen::{Held, Peer};
 use crate::namespaces::Namespaces;
 use crate::query::{Query, decode};
-use crate::{health, logs, metrics, node_logs, streams};
+use crate::{health, logs, metrics, node_logs, run, streams, zpages};
 
 /// A request's body may be this long; none of ours needs more.
 const BODY: usize = 1 << 20;
@@ -50,19 +48,28 @@ impl Api {
         Api { config, parts, namespaces: Namespaces::default(), access, started: jiff::Timestamp::now() }
     }
 
-    /// The newest pod of that name: an old one may still be ending.
-    pub(crate) fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Arc<PodView>> {
-        let named = |view: &Arc<PodView>| view.id.namespace == namespace && view.id.name == name;
-        if let Some(uid) = uid {
-            return self.parts.views.pod(uid).filter(named);
-        }
+    /// The newest pod of that name, or the one with that UID: an old one may still be ending.
+    pub(crate) fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<Arc<PodView>, NoPod> {
         let started = |view: &Arc<PodView>| {
             let status = view.object.status.as_ref();
             let start = status.and_then(|status| status.start_time.as_ref()).map(|time| time.0);
             (view.object.metadata.deletion_timestamp.is_none(), start)
         };
-        self.parts.views.pods().into_iter().filter(named).max_by_key(started)
+        let mut named = self.parts.views.pods();
+        named.retain(|view| view.id.namespace == namespace && view.id.name == name);
+        if named.is_empty() {
+            return Err(NoPod::OfThatName);
+        }
+        named.retain(|view| uid.is_none_or(|uid| view.id.uid == uid));
+        named.into_iter().max_by_key(started).ok_or(NoPod::WithThatUid)
     }
+}
+
+/// Why there is no such pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPod {
+    OfThatName,
+    WithThatUid,
 }
 
 /// The router of one port.
@@ -90,6 +97,8 @@ async fn entry(
     answer(&api, group, &path, peer.held, request).await
 }
 
+/// What is a plain handler in the kubelet answers to every method; what go-restful serves there, to those of its routes,
+/// and HEAD is none of them.
 async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: Request) -> Response {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let trimmed = path.strip_prefix('/').unwrap_or(path);
@@ -98,87 +107,100 @@ async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: R
         segments.pop();
     }
     let method = request.method().clone();
-    let reads = matches!(method, Method::GET | Method::HEAD);
-    let debugging = api.config.debugging_handlers;
+    let (gets, posts) = (method == Method::GET, method == Method::POST);
     match segments.as_slice() {
-        ["healthz"] if reads => return health::answer(&*api.parts.views, None, &query).unwrap_or_else(missing),
-        ["healthz", one] if reads => {
-            return health::answer(&*api.parts.views, Some(one), &query).unwrap_or_else(missing);
-        }
+        ["healthz"] => return health::answer(&*api.parts.views, None, &query).unwrap_or_else(missing),
+        ["healthz", one] => return health::answer(&*api.parts.views, Some(one), &query).unwrap_or_else(missing),
         _ if group == Group::Health => return missing(),
-        ["pods"] if reads => return pods(api),
-        ["metrics"] if reads => return prometheus((api.parts.metrics)()),
-        ["metrics", "resource"] if reads => return prometheus(metrics::resource(api).await),
-        ["metrics", "cadvisor"] if reads => return prometheus(metrics::cadvisor(api).await),
-        ["metrics", "probes"] if reads => return prometheus(metrics::probes(api)),
-        ["metrics", "slis"] if reads => return prometheus(metrics::slis(api)),
-        ["stats", "summary"] if reads || method == Method::POST => {
+        ["pods"] if gets => return pods(api),
+        ["pods"] => return not_allowed("GET"),
+        ["metrics"] => return prometheus((api.parts.metrics)()),
+        ["metrics", "resource"] => return prometheus(metrics::resource(api).await),
+        ["metrics", "cadvisor"] => return prometheus(metrics::cadvisor(api).await),
+        ["metrics", "probes"] => return prometheus(metrics::probes(api)),
+        ["metrics", "slis"] => return prometheus(metrics::slis(api)),
+        ["stats", "summary"] if gets || posts => {
             return json(StatusCode::OK, &metrics::summary(api, query.is_set("only_cpu_and_memory")).await);
         }
+        ["stats", "summary"] => return not_allowed("GET, POST"),
+        ["stats" | "pods", ..] => return no_route(),
         _ if group == Group::ReadOnly => return missing(),
-        ["healthz", ..] | ["pods"] | ["metrics"] | ["stats", "summary"] => return not_allowed("GET"),
         _ => {}
     }
-    let debug = matches!(
-        segments.first(),
-        Some(&("run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" | "debug" | "logs"))
-    );
-    if debug && !debugging {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.");
+    if !api.config.debugging_handlers {
+        return match segments.as_slice() {
+            ["run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" | "logs", ..]
+            | ["debug", "pprof", ..] => error(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled."),
+            _ => missing(),
+        };
     }
-    match segments.as_slice() {
-        ["runningpods"] if reads => running_pods(api),
-        ["configz"] if reads && debugging => {
-            json(StatusCode::OK, &serde_json::json!({"kubeletconfig": (api.parts.configz)()}))
+    debugging(api, &segments, held, &query, request, &method).await
+}
+
+/// The routes of `enableDebuggingHandlers`.
+async fn debugging(
+    api: &Arc<Api>,
+    segments: &[&str],
+    held: Held,
+    query: &Query,
+    request: Request,
+    method: &Method,
+) -> Response {
+    let (gets, posts) = (method == Method::GET, method == Method::POST);
+    match segments {
+        ["configz"] => json(StatusCode::OK, &serde_json::json!({"kubeletconfig": (api.parts.configz)()})),
+        ["flagz"] => zpages::flagz(&api.parts.flags, request.headers()),
+        ["statusz"] => zpages::statusz(api.started, request.headers()),
+        ["runningpods"] if gets => running_pods(api),
+        ["runningpods"] => not_allowed("GET"),
+        ["containerLogs", namespace, pod, container] if gets => {
+            logs::answer(api, namespace, pod, container, query).await
         }
-        ["flagz"] if reads && debugging => flagz(api),
-        ["statusz"] if reads && debugging => statusz(api),
-        ["containerLogs", namespace, pod, container] if reads => {
-            logs::answer(api, namespace, pod, container, &query).await
+        ["containerLogs", _, _, _] => not_allowed("GET"),
+        ["logs", ..] if !api.config.system_log_handler => {
+            error(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.")
         }
-        ["logs", rest @ ..] if reads && api.config.system_log_handler => node_logs::answer(api, rest, &query).await,
-        ["logs", ..] if reads => text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled."),
-        ["run", namespace, pod, container] => match method {
-            Method::POST => run(api, (namespace, pod, None), container, &query).await,
-            _ => not_allowed("POST"),
-        },
-        ["run", namespace, pod, uid, container] => match method {
-            Method::POST => run(api, (namespace, pod, Some(uid)), container, &query).await,
-            _ => not_allowed("POST"),
-        },
-        ["exec" | "attach" | "portForward", ..] if method != Method::GET && method != Method::POST => {
-            not_allowed("GET, POST")
-        }
+        ["logs", rest @ ..] if gets => node_logs::answer(&api.config, rest, query).await,
+        ["logs", ..] => not_allowed("GET"),
+        ["run", _, _, _] | ["run", _, _, _, _] if !posts => not_allowed("POST"),
+        ["run", namespace, pod, container] => run::run(api, (namespace, pod, None), container, query).await,
+        ["run", namespace, pod, uid, container] => run::run(api, (namespace, pod, Some(uid)), container, query).await,
+        ["exec" | "attach", _, _, _] | ["exec" | "attach", _, _, _, _] if !gets && !posts => not_allowed("GET, POST"),
+        ["portForward", _, _] | ["portForward", _, _, _] if !gets && !posts => not_allowed("GET, POST"),
         ["exec", namespace, pod, container] => {
-            streams::exec(api, held, (namespace, pod, None), container, &query, request).await
+            streams::exec(api, held, (namespace, pod, None), container, query, request).await
         }
         ["exec", namespace, pod, uid, container] => {
-            streams::exec(api, held, (namespace, pod, Some(uid)), container, &query, request).await
+            streams::exec(api, held, (namespace, pod, Some(uid)), container, query, request).await
         }
         ["attach", namespace, pod, container] => {
-            streams::attach(api, held, (namespace, pod, None), container, &query, request).await
+            streams::attach(api, held, (namespace, pod, None), container, query, request).await
         }
         ["attach", namespace, pod, uid, container] => {
-            streams::attach(api, held, (namespace, pod, Some(uid)), container, &query, request).await
+            streams::attach(api, held, (namespace, pod, Some(uid)), container, query, request).await
         }
         ["portForward", namespace, pod] => {
-            streams::port_forward(api, held, (namespace, pod, None), &query, request).await
+            streams::port_forward(api, held, (namespace, pod, None), query, request).await
         }
         ["portForward", namespace, pod, uid] => {
-            streams::port_forward(api, held, (namespace, pod, Some(uid)), &query, request).await
+            streams::port_forward(api, held, (namespace, pod, Some(uid)), query, request).await
         }
-        ["checkpoint", namespace, pod, container] if debugging => match method {
-            Method::POST => checkpoint(api, namespace, pod, container, &query),
-            _ => not_allowed("POST"),
-        },
-        ["debug", "flags", "v"] => match method {
-            Method::PUT => verbosity(api, request).await,
-            _ => not_allowed("PUT"),
-        },
-        ["debug", "pprof", ..] => text(
+        ["checkpoint", namespace, pod, container] if posts => run::checkpoint(api, namespace, pod, container, query),
+        ["checkpoint", _, _, _] => not_allowed("POST"),
+        ["debug", "flags", "v"] if !api.config.debug_flags_handler => {
+            error(StatusCode::METHOD_NOT_ALLOWED, "flags endpoint is disabled.")
+        }
+        ["debug", "flags", "v"] if method == Method::PUT => verbosity(api, request).await,
+        ["debug", "flags", "v"] => error(StatusCode::NOT_ACCEPTABLE, "unsupported http method"),
+        ["debug", "pprof", ..] if !api.config.profiling_handler => {
+            error(StatusCode::METHOD_NOT_ALLOWED, "profiling endpoint is disabled.")
+        }
+        ["debug", "pprof", ..] if gets => error(
             StatusCode::NOT_IMPLEMENTED,
-            "longshore is no Go program and has no pprof profiles; use perf(1) on its process\n",
+            "longshore is no Go program and has no pprof profiles; use perf(1) on its process",
         ),
+        ["debug", "pprof", ..] => not_allowed("GET"),
+        ["run" | "exec" | "attach" | "portForward" | "containerLogs" | "checkpoint" | "runningpods", ..] => no_route(),
         _ => missing(),
     }
 }
@@ -240,117 +262,32 @@ pub(crate) fn running<'a>(view: &'a PodView, container: &str) -> Option<&'a str>
     status.container_id.as_deref().map(bare)
 }
 
-/// A command without stdin, its output as the body (`pkg/kubelet/server/server.go`, getRun).
-async fn run(api: &Api, (namespace, pod, uid): (&str, &str, Option<&str>), container: &str, query: &Query) -> Response {
-    use futures::AsyncReadExt;
-    /// Output beyond this is cut off.
-    const OUTPUT: u64 = 16 << 20;
-    /// The command is let go after so long.
-    const LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
-    let Some(view) = api.pod(namespace, pod, uid) else {
-        return text(StatusCode::NOT_FOUND, "pod does not exist");
-    };
-    let Some(id) = running(&view, container) else {
-        return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
-    };
-    let command: Vec<String> = match query.get("cmd") {
-        Some(line) => line.split(' ').map(str::to_owned).collect(),
-        None => query.all("command").map(str::to_owned).collect(),
-    };
-    if command.is_empty() {
-        return text(StatusCode::BAD_REQUEST, "no command: give it as ?cmd=");
-    }
-    let wants = Wants { stdout: true, stderr: true, ..Wants::default() };
-    let exec = StreamedExec { container_id: id.to_owned(), command, wants };
-    let work = async {
-        let mut it = api.parts.streams.exec_streams(&exec).await.map_err(|error| error.to_string())?;
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let read = |stream: Option<longshore_core::ports::streams::Read>| stream.map(|stream| stream.take(OUTPUT));
-        let (stdout, stderr) = (read(it.stdout.take()), read(it.stderr.take()));
-        let first = async {
-            match stdout {
-                Some(mut stream) => stream.read_to_end(&mut out).await.map(|_| ()),
-                None => Ok(()),
-            }
-        };
-        let second = async {
-            match stderr {
-                Some(mut stream) => stream.read_to_end(&mut err).await.map(|_| ()),
-                None => Ok(()),
-            }
-        };
-        let (first, second) = futures::join!(first, second);
-        first.and(second).map_err(|error| error.to_string())?;
-        out.append(&mut err);
-        match it.control.exit_code().await.map_err(|error| error.to_string())? {
-            None | Some(0) => Ok(out),
-            // The kubelet answers 500 with the error and hides the output; people want both.
-            Some(code) => Err(format!("command terminated with exit code {code}: {}", String::from_utf8_lossy(&out))),
-        }
-    };
-    match tokio::time::timeout(LIMIT, work).await {
-        Ok(Ok(out)) => respond(StatusCode::OK, "text/plain; charset=utf-8", Body::from(out)),
-        Ok(Err(message)) => text(StatusCode::INTERNAL_SERVER_ERROR, message),
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the command did not end in time"),
-    }
-}
-
-fn checkpoint(api: &Api, namespace: &str, pod: &str, container: &str, query: &Query) -> Response {
-    let Some(view) = api.pod(namespace, pod, None) else {
-        return text(StatusCode::NOT_FOUND, "pod does not exist\n");
-    };
-    if !has_container(&view.object, container) {
-        return text(StatusCode::NOT_FOUND, format!("container {container} does not exist\n"));
-    }
-    if query.get("timeout").is_some_and(|value| value.parse::<i64>().is_err()) {
-        return text(StatusCode::NOT_FOUND, "cannot parse value of timeout parameter\n");
-    }
-    text(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        format!("checkpointing of {namespace}/{pod}/{container} failed (Docker's checkpoints cannot leave the node)\n"),
-    )
-}
-
 async fn verbosity(api: &Api, request: Request) -> Response {
     let limit = std::time::Duration::from_secs(10);
     let body = match tokio::time::timeout(limit, axum::body::to_bytes(request.into_body(), BODY)).await {
         Ok(Ok(body)) => body,
-        _ => return text(StatusCode::BAD_REQUEST, "the body cannot be read"),
+        Ok(Err(why)) => return error(StatusCode::BAD_REQUEST, &format!("error reading request body: {why}")),
+        Err(_) => return error(StatusCode::BAD_REQUEST, "error reading request body: it does not come"),
     };
     let wanted = String::from_utf8_lossy(&body);
     match (api.parts.verbosity)(wanted.trim()) {
-        Ok(()) => text(StatusCode::OK, format!("successfully set klog.logging.verbosity to {}", wanted.trim())),
-        Err(error) => text(StatusCode::BAD_REQUEST, format!("failed to set klog.logging.verbosity: {error}")),
+        Ok(()) => error(StatusCode::OK, &format!("successfully set klog.logging.verbosity to {}", wanted.trim())),
+        Err(why) => {
+            let words = format!("failed set klog.logging.verbosity {}: {why}", wanted.trim());
+            error(StatusCode::BAD_REQUEST, &words)
+        }
     }
-}
-
-fn flagz(api: &Api) -> Response {
-    let mut page = "\nkubelet flagz\nWarning: This endpoint is not meant to be machine parseable, has no formatting \
-                    compatibility guarantees and is for debugging purposes only.\n\n"
-        .to_owned();
-    for (name, value) in &api.parts.flags {
-        let _ = writeln!(page, "{name}={value}");
-    }
-    text(StatusCode::OK, page)
-}
-
-fn statusz(api: &Api) -> Response {
-    let up = jiff::Timestamp::now().duration_since(api.started).as_secs().max(0);
-    let page = format!(
-        "\nkubelet statusz\nWarning: This endpoint is not meant to be machine parseable, has no formatting \
-         compatibility guarantees and is for debugging purposes only.\n\nStarted: {}\nUp: {} hr {:02} min {:02} sec\n\
-         Go version: none (longshore)\nBinary version: {}\nPaths: /configz /debug /healthz /metrics /flagz\n",
-        api.started,
-        up / 3600,
-        up / 60 % 60,
-        up % 60,
-        env!("CARGO_PKG_VERSION")
-    );
-    text(StatusCode::OK, page)
 }
 
 pub(crate) fn text(code: StatusCode, body: impl Into<String>) -> Response {
     respond(code, "text/plain; charset=utf-8", Body::from(body.into()))
+}
+
+/// A line of text as Go's `http.Error` sends it.
+pub(crate) fn error(code: StatusCode, line: &str) -> Response {
+    let mut response = text(code, format!("{line}\n"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 pub(crate) fn json<T: Serialize>(code: StatusCode, value: &T) -> Response {
@@ -371,8 +308,13 @@ fn prometheus(page: String) -> Response {
     respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Body::from(page))
 }
 
-fn missing() -> Response {
-    text(StatusCode::NOT_FOUND, "404 page not found\n")
+pub(crate) fn missing() -> Response {
+    error(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+/// What go-restful says of a path that begins as one of its own.
+fn no_route() -> Response {
+    text(StatusCode::NOT_FOUND, "404: Page Not Found")
 }
 
 fn not_allowed(allowed: &'static str) -> Response {

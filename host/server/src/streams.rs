@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::listen::Held;
 use crate::namespaces::Namespaces;
 use crate::query::Query;
-use crate::routes::{Api, bare, running, statuses, text};
+use crate::routes::{Api, NoPod, bare, running, statuses, text};
 
 /// What is copied at a time.
 const PIECE: usize = 32 << 10;
@@ -82,10 +82,12 @@ async fn remote_command(
     if let Err(error) = requested.check() {
         return text(StatusCode::BAD_REQUEST, error.to_string());
     }
-    let Some(view) = api.pod(namespace, name, uid) else {
-        return text(StatusCode::NOT_FOUND, "pod does not exist");
+    let found = match api.pod(namespace, name, uid) {
+        Err(NoPod::OfThatName) => return text(StatusCode::NOT_FOUND, "pod does not exist"),
+        Err(NoPod::WithThatUid) => None,
+        Ok(view) => running(&view, container).map(str::to_owned).map(|id| (view, id)),
     };
-    let Some(id) = running(&view, container).map(str::to_owned) else {
+    let Some((view, id)) = found else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
     };
     if matches!(&verb, Verb::Exec(command) if command.is_empty()) {
@@ -227,27 +229,32 @@ pub(crate) async fn port_forward(
     query: &Query,
     mut request: Request,
 ) -> Response {
-    let Some(view) = api.pod(namespace, name, uid) else {
-        return text(StatusCode::NOT_FOUND, "pod does not exist");
+    // Of the protocols only the WebSocket channels name their ports beforehand.
+    let asked: Vec<&str> = query.all("port").collect();
+    let agreed = negotiate::negotiate(Service::PortForward, request.headers());
+    let ports = match &agreed {
+        Ok(agreed) if matches!(agreed.protocol(), Protocol::Channels { .. }) => {
+            match port_forward::ports_of_query(&asked) {
+                Ok(ports) => ports,
+                Err(error) => return text(StatusCode::BAD_REQUEST, error),
+            }
+        }
+        _ => Vec::new(),
+    };
+    let view = match api.pod(namespace, name, uid) {
+        Err(NoPod::OfThatName) => return text(StatusCode::NOT_FOUND, "pod does not exist"),
+        Err(NoPod::WithThatUid) => return text(StatusCode::NOT_FOUND, "pod not found"),
+        Ok(view) => view,
     };
     let process = match network(api, &view).await {
         Ok(process) => process,
         Err(message) => return text(StatusCode::INTERNAL_SERVER_ERROR, message),
     };
-    let agreed = match negotiate::negotiate(Service::PortForward, request.headers()) {
+    let agreed = match agreed {
         Ok(agreed) => agreed,
         Err(error) => return refuse(error.status(), error.headers(), error.to_string()),
     };
     let protocol = agreed.protocol();
-    // Of the protocols only the WebSocket channels name their ports beforehand.
-    let asked: Vec<&str> = query.all("port").collect();
-    let ports = match protocol {
-        Protocol::Channels { .. } => match port_forward::ports_of_query(&asked) {
-            Ok(ports) => ports,
-            Err(error) => return text(StatusCode::BAD_REQUEST, error),
-        },
-        Protocol::Spdy { .. } | Protocol::Tunnel => Vec::new(),
-    };
     let upgrade = hyper::upgrade::on(&mut request);
     let response = switch(agreed.headers());
     let options = Options { idle_timeout: api.config.streaming_idle, ..Options::default() };

@@ -44,7 +44,7 @@ pub enum Protocol {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NegotiationError {
     /// Neither SPDY/3.1 nor WebSocket is asked for.
-    #[error("unable to upgrade: missing upgrade headers in request")]
+    #[error("Upgrade request required")]
     NoUpgrade,
     /// `X-Stream-Protocol-Version` says nothing.
     #[error("unable to upgrade: header X-Stream-Protocol-Version contains no valid protocols")]

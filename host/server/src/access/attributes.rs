@@ -1,9 +1,9 @@
 //! What a request asks for in the words of RBAC (`pkg/kubelet/server/auth.go` of 1.36). It must not ask anybody.
 
-/// The verb of a method; `""` for one that RBAC has no word for.
+/// The verb of a method; `""` for one that RBAC has no word for, as HEAD.
 pub(crate) fn verb(method: &http::Method) -> &'static str {
     match method.as_str() {
-        "GET" | "HEAD" => "get",
+        "GET" => "get",
         "POST" => "create",
         "PUT" => "update",
         "PATCH" => "patch",
@@ -46,7 +46,7 @@ mod tests {
         assert_eq!(subresources("//stats"), ["proxy"]);
         assert_eq!(subresources("/stats/../exec/a/b/c"), ["proxy"]);
         assert_eq!(subresources("/containerLogs/a/b/c"), ["proxy"]);
-        assert_eq!(verb(&http::Method::HEAD), "get");
-        assert_eq!(verb(&http::Method::OPTIONS), "");
+        assert_eq!(verb(&http::Method::DELETE), "delete");
+        assert_eq!(verb(&http::Method::HEAD), "");
     }
 }

@@ -1,7 +1,10 @@
-//! `/logs/`: the files of the log folder, and queries of the journal. It must not leave the folder.
+//! `/logs/`: the files of the log folder, and queries of services' logs (`pkg/kubelet/kubelet_server_journal.go` of 1.36).
+//! It must not leave the folder.
+
+mod journal;
+mod wanted;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -9,43 +12,59 @@ use http::StatusCode;
 use http::header::{HeaderValue, LOCATION};
 use tokio_util::io::ReaderStream;
 
+use crate::config::ServerConfig;
 use crate::query::Query;
-use crate::routes::{Api, respond, text};
+use crate::routes::{error, missing, respond, text};
 
 /// Entries of a folder's page.
 const ENTRIES: usize = 10_000;
-/// Bytes of an answer of the journal.
-const JOURNAL: usize = 8 << 20;
-/// How long the journal may take.
-const JOURNAL_TIME: Duration = Duration::from_secs(30);
 
-pub(crate) async fn answer(api: &Api, rest: &[&str], query: &Query) -> Response {
-    if let Some(unit) = query.get("query") {
-        if !api.config.system_log_query {
-            return text(StatusCode::NOT_FOUND, "404 page not found\n");
-        }
-        return journal(unit, query).await;
-    }
+pub(crate) async fn answer(config: &ServerConfig, rest: &[&str], query: &Query) -> Response {
     if rest.is_empty() {
         let mut response = text(StatusCode::MOVED_PERMANENTLY, "");
         response.headers_mut().insert(LOCATION, HeaderValue::from_static("/logs/"));
         return response;
     }
-    let (root, wanted): (PathBuf, PathBuf) = (api.config.log_folder.clone(), rest.iter().collect());
-    if rest.iter().any(|part| matches!(*part, "." | "..") || part.contains('\0')) {
-        return text(StatusCode::BAD_REQUEST, "invalid URL path\n");
+    let root = config.log_folder.clone();
+    let mut path: PathBuf = rest.iter().collect();
+    if config.system_log_query {
+        match wanted::read(query) {
+            Err(why) => return error(StatusCode::BAD_REQUEST, &why),
+            Ok(None) => {}
+            Ok(Some(_)) if rest.iter().any(|part| !part.is_empty()) => {
+                return error(StatusCode::NOT_ACCEPTABLE, "path not allowed in query mode");
+            }
+            Ok(Some(wanted)) => {
+                if let Err(why) = wanted.validate() {
+                    return error(StatusCode::NOT_ACCEPTABLE, &why);
+                }
+                match wanted.files.first() {
+                    None => return journal::answer(root, wanted).await,
+                    Some(file) => path = file.trim_start_matches('/').into(),
+                }
+                let (root, file) = (root.clone(), path.clone());
+                let found = tokio::task::spawn_blocking(move || look(&root, &file)).await;
+                if !matches!(found, Ok(Ok(_))) {
+                    let why = wanted::invalid("query", &wanted.files, "no such file or directory");
+                    return error(StatusCode::NOT_ACCEPTABLE, &why);
+                }
+            }
+        }
     }
-    let found = tokio::task::spawn_blocking(move || look(&root, &wanted)).await;
+    if rest.iter().any(|part| matches!(*part, "." | "..") || part.contains('\0')) {
+        return error(StatusCode::BAD_REQUEST, "invalid URL path");
+    }
+    let found = tokio::task::spawn_blocking(move || look(&root, &path)).await;
     match found {
         Ok(Ok(Found::Folder(page))) => respond(StatusCode::OK, "text/html; charset=utf-8", Body::from(page)),
         Ok(Ok(Found::File(file))) => {
             let body = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file)));
             respond(StatusCode::OK, "text/plain; charset=utf-8", body)
         }
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            text(StatusCode::FORBIDDEN, "403 Forbidden\n")
+        Ok(Err(why)) if why.kind() == std::io::ErrorKind::PermissionDenied => {
+            error(StatusCode::FORBIDDEN, "403 Forbidden")
         }
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        _ => missing(),
     }
 }
 
@@ -99,64 +118,6 @@ fn href(name: &str) -> String {
 
 fn escape(name: &str) -> String {
     name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;")
-}
-
-/// `kubectl get --raw …/logs/?query=docker`: journalctl, its arguments built from checked values only.
-async fn journal(unit: &str, query: &Query) -> Response {
-    let good = |text: &str| {
-        !text.starts_with('-')
-            && text.len() < 256
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@:\\".contains(&byte))
-    };
-    if !query.all("query").all(good) {
-        return text(StatusCode::BAD_REQUEST, format!("invalid service name {unit:?}\n"));
-    }
-    let mut command = tokio::process::Command::new("journalctl");
-    command.args(["--utc", "--no-pager", "--output=short-precise"]);
-    for unit in query.all("query") {
-        command.arg(format!("--unit={unit}"));
-    }
-    for (key, flag) in [("sinceTime", "--since="), ("untilTime", "--until=")] {
-        if let Some(value) = query.get(key) {
-            let Ok(time) = value.parse::<jiff::Timestamp>() else {
-                return text(StatusCode::BAD_REQUEST, format!("invalid {key} {value:?}\n"));
-            };
-            command.arg(format!("{flag}@{}", time.as_second()));
-        }
-    }
-    if let Some(lines) = query.get("tailLines") {
-        let Ok(lines) = lines.parse::<u32>() else {
-            return text(StatusCode::BAD_REQUEST, format!("invalid tailLines {lines:?}\n"));
-        };
-        command.arg(format!("--lines={}", lines.min(100_000)));
-    }
-    if let Some(boot) = query.get("boot") {
-        let Ok(boot) = boot.parse::<i32>() else {
-            return text(StatusCode::BAD_REQUEST, format!("invalid boot {boot:?}\n"));
-        };
-        command.arg("--boot").arg(boot.to_string());
-    }
-    if let Some(pattern) = query.get("pattern").filter(|pattern| pattern.len() < 1024) {
-        command.arg(format!("--grep={pattern}"));
-    }
-    command.kill_on_drop(true).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
-    command.stderr(std::process::Stdio::null());
-    let work = async {
-        use tokio::io::AsyncReadExt;
-        let mut child = command.spawn()?;
-        let mut output = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(JOURNAL as u64).read_to_end(&mut output).await?;
-        }
-        std::io::Result::Ok(output)
-    };
-    match tokio::time::timeout(JOURNAL_TIME, work).await {
-        Ok(Ok(output)) => respond(StatusCode::OK, "text/plain; charset=utf-8", Body::from(output)),
-        Ok(Err(error)) => {
-            text(StatusCode::INTERNAL_SERVER_ERROR, format!("journalctl cannot be run on this node: {error}\n"))
-        }
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "journalctl did not end in time\n"),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use longshore_server::{AnonymousAccess, Authorization};
 
-use crate::world::{Ca, Caller, World, plain};
+use crate::world::{Answer, Ca, Caller, World, plain};
 
 /// Method, path, and the subresources that let in.
 const ROUTES: &[(&str, &str, &[&str])] = &[
@@ -22,20 +22,43 @@ const ROUTES: &[(&str, &str, &[&str])] = &[
     ("GET", "/metrics/resource", &["metrics"]),
     ("GET", "/metrics/cadvisor", &["metrics"]),
     ("GET", "/metrics/probes", &["metrics"]),
+    ("GET", "/metrics/slis", &["metrics"]),
     ("GET", "/stats/summary", &["stats"]),
+    ("POST", "/stats/summary", &["stats"]),
     ("GET", "/logs/", &["log"]),
+    ("GET", "/logs/one", &["log"]),
     ("GET", "/containerLogs/n/p/c", &["proxy"]),
     ("POST", "/run/n/p/c?cmd=true", &["proxy"]),
+    ("POST", "/run/n/p/u/c?cmd=true", &["proxy"]),
     ("POST", "/exec/n/p/c?command=true&output=1", &["proxy"]),
+    ("GET", "/exec/n/p/u/c?command=true&output=1", &["proxy"]),
     ("GET", "/attach/n/p/c?output=1", &["proxy"]),
+    ("POST", "/attach/n/p/u/c?output=1", &["proxy"]),
     ("POST", "/portForward/n/p", &["proxy"]),
+    ("GET", "/portForward/n/p/u", &["proxy"]),
     ("POST", "/checkpoint/n/p/c", &["checkpoint"]),
     ("GET", "/debug/pprof/profile", &["proxy"]),
     ("PUT", "/debug/flags/v", &["proxy"]),
+    ("HEAD", "/metrics", &["metrics"]),
+    ("DELETE", "/pods", &["pods", "proxy"]),
     ("GET", "/nothing", &["proxy"]),
 ];
 
 const ALL: &[&str] = &["healthz", "pods", "configz", "statusz", "metrics", "stats", "log", "proxy", "checkpoint"];
+
+/// Whether an answer is a refusal, in the kubelet's words.
+fn forbidden(answer: &Answer, method: &str, subresources: &[&str]) -> bool {
+    let verb = match method {
+        "POST" => "create",
+        "PUT" => "update",
+        "DELETE" => "delete",
+        // It has no body that could say anything.
+        "HEAD" => return answer.code == 403,
+        _ => "get",
+    };
+    let words = format!("verb={verb}, resource=nodes, subresource(s)=[{}])\n", subresources.join(" "));
+    answer.code == 403 && answer.text.contains("\r\n\r\nForbidden (user=") && answer.text.ends_with(&words)
+}
 
 #[tokio::test]
 async fn every_route_by_everybody() {
@@ -54,17 +77,12 @@ async fn every_route_by_everybody() {
     for (method, path, subresources) in ROUTES {
         for (who, caller) in [("none", &Caller::default()), ("bad token", &Caller::token("x")), ("foreign", &foreign)] {
             let answer = world.ask(caller, method, path).await;
-            assert!(answer.code == 401 && answer.text.ends_with("Unauthorized"), "{who} {path}: {answer:?}");
+            let worded = answer.text.ends_with("\r\n\r\nUnauthorized") || *method == "HEAD";
+            assert!(answer.code == 401 && worded, "{who} {path}: {answer:?}");
         }
         for caller in [&powerless, &Caller::token("no-right"), &foreign_with_token] {
             let answer = world.ask(caller, method, path).await;
-            let verb = match *method {
-                "POST" => "create",
-                "PUT" => "update",
-                _ => "get",
-            };
-            let words = format!("verb={verb}, resource=nodes, subresource(s)=[{}])\n", subresources.join(" "));
-            assert!(answer.code == 403 && answer.text.ends_with(&words), "{path}: {answer:?}");
+            assert!(forbidden(&answer, method, subresources), "{path}: {answer:?}");
         }
         for one in ALL {
             let answer = world.ask(&Caller::token(&format!("token-{one}")), method, path).await;
@@ -81,6 +99,49 @@ async fn every_route_by_everybody() {
     }
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
     assert_eq!(plain(world.healthz, "/pods").await.code, 404);
+}
+
+#[tokio::test]
+async fn every_route_by_nobody_where_that_is_allowed() {
+    let world = World::new(|config| config.anonymous = AnonymousAccess::Allowed).await;
+    for (method, path, subresources) in ROUTES {
+        let answer = world.ask(&Caller::default(), method, path).await;
+        assert!(forbidden(&answer, method, subresources), "{path}: {answer:?}");
+        let words = "Forbidden (user=system:anonymous, ";
+        assert!(*method == "HEAD" || answer.text.contains(words), "{path}: {answer:?}");
+        let answer = world.ask(&Caller::token("bad"), method, path).await;
+        assert_eq!(answer.code, 401, "a bad token is not nobody: {path}");
+    }
+    let world = World::new(|config| config.anonymous = AnonymousAccess::Allowed).await;
+    for one in ALL {
+        world.judge.rights.lock().unwrap().push(("system:anonymous".to_owned(), (*one).to_owned()));
+    }
+    for (method, path, _) in ROUTES {
+        let answer = world.ask(&Caller::default(), method, path).await;
+        assert!(![401, 403, 0].contains(&answer.code), "{path}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_route_by_those_whose_token_ended_or_was_taken() {
+    let ttl = Duration::from_secs(1);
+    let world = World::new(|config| config.token_cache = ttl).await;
+    world.allow("ending", "ending", ALL);
+    world.allow("taken", "taken", ALL);
+    for (method, path, _) in ROUTES {
+        for token in ["ending", "taken"] {
+            let answer = world.ask(&Caller::token(token), method, path).await;
+            assert!(![401, 403, 0].contains(&answer.code), "{token} {path}: {answer:?}");
+        }
+    }
+    // The API server says of both the same: nobody's.
+    world.judge.tokens.lock().unwrap().clear();
+    tokio::time::sleep(ttl).await;
+    for (method, path, _) in ROUTES {
+        for token in ["ending", "taken"] {
+            assert_eq!(world.ask(&Caller::token(token), method, path).await.code, 401, "{token} {path}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -128,7 +189,11 @@ async fn answers_are_kept_for_a_while_and_no_longer() {
     assert_eq!(world.get("late", "/pods").await.code, 401);
     let certificate = Caller { token: None, certificate: Some(world.ca.sign("cert", &[])) };
     let answer = world.ask(&certificate, "GET", "/pods").await;
-    assert!(answer.code == 500 && answer.text.contains("Authorization error (user=cert, verb=get"), "{answer:?}");
+    assert!(
+        answer.code == 500
+            && answer.text.ends_with("Authorization error (user=cert, verb=get, resource=nodes, subresource=pods)"),
+        "{answer:?}"
+    );
     *world.judge.down.lock().unwrap() = false;
     assert_eq!(world.get("late", "/pods").await.code, 200);
 }

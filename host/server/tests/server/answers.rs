@@ -1,6 +1,6 @@
 //! What is answered to those who may.
 
-use crate::world::{Caller, World, exchange};
+use crate::world::{Answer, Caller, World, exchange};
 
 async fn master(change: impl FnOnce(&mut longshore_server::ServerConfig)) -> World {
     let world = World::new(change).await;
@@ -33,28 +33,36 @@ async fn pages() {
         ("/logs/one", 200, "a line"),
         ("/logs/../ca.pem", 400, ""),
         ("/logs/%2e%2e/ca.pem", 400, ""),
-        ("/logs/?query=docker", 404, ""),
+        ("/logs/?query=docker", 200, "<a href=\"one\">one</a>"),
         ("/debug/pprof/heap", 501, ""),
-        ("/run/n/p/c", 405, ""),
-        ("/checkpoint/n/p/c", 405, ""),
-        ("/nothing", 404, ""),
+        ("/run/n/p/c", 405, "\r\n\r\n405: Method Not Allowed"),
+        ("/checkpoint/n/p/c", 405, "allow: POST"),
+        ("/debug/flags/v", 406, "unsupported http method\n"),
+        ("/exec/n/p", 404, "\r\n\r\n404: Page Not Found"),
+        ("/nothing", 404, "\r\n\r\n404 page not found\n"),
     ] {
         let answer = world.get("t", path).await;
         assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
     }
     for (path, code, part) in [
-        ("/run/n/p/c?cmd=true", 500, "command terminated with exit code 3"),
+        ("/run/n/p/c?cmd=ls+-l", 500, "\r\n\r\ncommand 'ls -l' exited with 3: saiderr"),
+        ("/run/n/p/other/c?cmd=true", 500, "\r\n\r\ncontainer not found (\"c\")"),
         ("/run/n/absent/c?cmd=true", 404, "pod does not exist"),
         ("/exec/n/absent/c?command=true&output=1", 404, "pod does not exist"),
         ("/exec/n/p/w?command=true&output=1", 500, "container not found (\"w\")"),
-        ("/exec/n/p/c?command=true", 400, ""),
-        ("/exec/n/p/c?command=true&output=1", 400, ""),
-        ("/portForward/n/absent", 404, "pod does not exist"),
-        ("/checkpoint/n/absent/c", 404, ""),
-        ("/checkpoint/n/p/absent", 404, ""),
-        ("/checkpoint/n/p/c?timeout=x", 404, ""),
-        ("/checkpoint/n/p/c", 500, "checkpointing of n/p/c failed"),
+        ("/exec/n/p/other/c?command=true&output=1", 500, "container not found (\"c\")"),
+        ("/exec/n/p/c?command=true", 400, "\r\n\r\nyou must specify at least 1 of stdin, stdout, stderr"),
+        ("/exec/n/p/c?command=true&output=1", 400, "Upgrade request required"),
+        ("/portForward/n/absent", 404, "\r\n\r\npod does not exist"),
+        ("/portForward/n/p/other", 404, "\r\n\r\npod not found"),
+        ("/checkpoint/n/absent/c", 404, "\r\n\r\npod does not exist"),
+        ("/checkpoint/n/p/absent", 404, "\r\n\r\ncontainer absent does not exist"),
+        ("/checkpoint/n/p/c?timeout=x", 404, "\r\n\r\ncannot parse value of timeout parameter"),
+        ("/checkpoint/n/p/c?timeout=1&timeout=", 404, "cannot parse value of timeout parameter"),
+        ("/checkpoint/n/p/c?timeout=1", 500, "\r\n\r\ncheckpointing of n/p/c failed ("),
         ("/pods", 405, ""),
+        ("/metrics", 200, "up 1"),
+        ("/configz", 200, "KubeletConfiguration"),
     ] {
         let answer = world.ask(&Caller::token("t"), "POST", path).await;
         assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
@@ -100,10 +108,84 @@ async fn disabled() {
         "/logs/",
     ] {
         let answer = world.get("t", path).await;
-        assert!(answer.code == 405 && answer.text.ends_with("Debug endpoints are disabled."), "{path}: {answer:?}");
+        assert!(
+            answer.code == 405 && answer.text.ends_with("\r\n\r\nDebug endpoints are disabled.\n"),
+            "{path}: {answer:?}"
+        );
     }
-    for path in ["/configz", "/flagz", "/statusz", "/checkpoint/n/p/c"] {
+    for path in ["/configz", "/flagz", "/statusz", "/checkpoint/n/p/c", "/debug/flags/v"] {
         assert_eq!(world.get("t", path).await.code, 404, "{path}");
     }
+    assert_eq!(world.ask(&Caller::token("t"), "POST", "/exec/n/p/c").await.code, 405);
     assert_eq!(world.get("t", "/pods").await.code, 200);
+
+    let world = master(|config| {
+        (config.system_log_handler, config.profiling_handler, config.debug_flags_handler) = (false, false, false);
+    })
+    .await;
+    for (path, what) in [("/logs/", "logs"), ("/debug/pprof/heap", "profiling"), ("/debug/flags/v", "flags")] {
+        let answer = world.get("t", path).await;
+        let words = format!("\r\n\r\n{what} endpoint is disabled.\n");
+        assert!(answer.code == 405 && answer.text.ends_with(&words), "{path}: {answer:?}");
+    }
+}
+
+async fn accepting(world: &World, path: &str, accept: &str) -> Answer {
+    let headers = format!("Authorization: Bearer t\r\nAccept: {accept}\r\n");
+    exchange(&mut world.connect(&Caller::default()).await, "GET", path, &headers, "").await
+}
+
+#[tokio::test]
+async fn pages_for_people_and_for_programs() {
+    let world = master(|_| {}).await;
+    let answer = accepting(&world, "/flagz", "*/*").await;
+    let words = "\r\n\r\n\nkubelet flagz\nWarning: This endpoint is not meant to be machine parseable, has no formatting \
+                 compatibility guarantees and is for debugging purposes only.\nv=2\n";
+    assert!(answer.code == 200 && answer.text.ends_with(words), "{answer:?}");
+    let answer = accepting(&world, "/statusz", "text/plain").await;
+    assert!(answer.code == 200 && answer.text.contains("\n\nStarted: ") && answer.text.contains("\nUp: 0 hr 00 min "));
+    for version in ["v1alpha1", "v1beta1"] {
+        let accept = |media: &str, kind: &str| format!("application/{media};v={version};g=config.k8s.io;as={kind}");
+        let answer = accepting(&world, "/statusz", &accept("json", "Statusz")).await;
+        let (head, body) = answer.text.split_once("\r\n\r\n").unwrap();
+        let object: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&object["kind"], &object["metadata"]["name"]), (&"Statusz".into(), &"kubelet".into()));
+        assert_eq!(object["apiVersion"], format!("config.k8s.io/{version}"));
+        assert_eq!(object["paths"], serde_json::json!(["/configz", "/debug", "/flagz", "/healthz", "/metrics"]));
+        assert!(object["uptimeSeconds"].is_u64() && object["startTime"].is_string(), "{object}");
+        assert_eq!(head.contains("warning: 299 - \"This version of the statusz"), version == "v1alpha1", "{head}");
+        let answer = accepting(&world, "/flagz", &accept("yaml", "Flagz")).await;
+        assert!(answer.text.contains("content-type: application/yaml") && answer.text.ends_with("\"v\": \"2\"\n"));
+    }
+    for accept in ["application/json", "application/xml", "application/json;v=v1;g=config.k8s.io;as=Statusz"] {
+        let answer = accepting(&world, "/statusz", accept).await;
+        assert!(
+            answer.code == 406 && answer.text.contains("only the following media types are accepted"),
+            "{answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn logs_of_services() {
+    let world = master(|config| config.system_log_query = true).await;
+    std::fs::create_dir(world.folder.path().join("log/deep")).unwrap();
+    std::fs::write(world.folder.path().join("log/deep/deep.log"), "a deep line\n").unwrap();
+    for (path, code, part) in [
+        ("/logs/", 200, "<a href=\"one\">one</a>"),
+        ("/logs/one", 200, "a line"),
+        ("/logs/?query=one", 200, "\r\n\r\na line\n"),
+        ("/logs/?query=deep", 200, "\r\n\r\na deep line\n"),
+        ("/logs/?query=%2Fone", 200, "a line\n"),
+        ("/logs/?query=none", 200, "\nlog not found for none\n"),
+        ("/logs/?query=one&tailLines=1", 200, "\noptions present and query resolved to log files for [one]\n"),
+        ("/logs/?query=%2F..%2Fca.pem", 406, "no such file or directory"),
+        ("/logs/?query=", 400, "may not be empty"),
+        ("/logs/?query=%3Bls", 406, "input contains unsupported characters"),
+        ("/logs/one?query=one", 406, "path not allowed in query mode"),
+        ("/logs/?tailLines=1", 406, "cannot be empty with options"),
+    ] {
+        let answer = world.get("t", path).await;
+        assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
+    }
 }

@@ -1,0 +1,81 @@
+//! `/run` and `/checkpoint` (`pkg/kubelet/server/server.go`). It must not stream anything.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::StatusCode;
+use longshore_core::ports::streams::{Read, StreamedExec, Wants};
+
+use crate::query::Query;
+use crate::routes::{Api, NoPod, has_container, respond, running, text};
+
+/// Output beyond this is cut off.
+const OUTPUT: u64 = 16 << 20;
+/// The command is let go after so long.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// A command without stdin, its output as the body.
+pub(crate) async fn run(
+    api: &Api,
+    (namespace, pod, uid): (&str, &str, Option<&str>),
+    container: &str,
+    query: &Query,
+) -> Response {
+    let id = match api.pod(namespace, pod, uid) {
+        Err(NoPod::OfThatName) => return text(StatusCode::NOT_FOUND, "pod does not exist"),
+        Err(NoPod::WithThatUid) => None,
+        Ok(view) => running(&view, container).map(str::to_owned),
+    };
+    let Some(id) = id else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
+    };
+    let command: Vec<String> = query.get("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();
+    match tokio::time::timeout(LIMIT, output(api, id, command)).await {
+        // The kubelet says so of whatever comes out.
+        Ok(Ok(out)) => respond(StatusCode::OK, "application/json", Body::from(out)),
+        Ok(Err(message)) => text(StatusCode::INTERNAL_SERVER_ERROR, message),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the command did not end in time"),
+    }
+}
+
+async fn output(api: &Api, container_id: String, command: Vec<String>) -> Result<Vec<u8>, String> {
+    let line = command.join(" ");
+    let wants = Wants { stdout: true, stderr: true, ..Wants::default() };
+    let exec = StreamedExec { container_id, command, wants };
+    let mut it = api.parts.streams.exec_streams(&exec).await.map_err(|error| error.to_string())?;
+    let (stdout, stderr) = futures::join!(whole(it.stdout.take()), whole(it.stderr.take()));
+    let mut out = stdout.map_err(|error| error.to_string())?;
+    out.append(&mut stderr.map_err(|error| error.to_string())?);
+    match it.control.exit_code().await.map_err(|error| error.to_string())? {
+        None | Some(0) => Ok(out),
+        // The kubelet shows stderr alone.
+        Some(code) => Err(format!("command '{line}' exited with {code}: {}", String::from_utf8_lossy(&out))),
+    }
+}
+
+async fn whole(stream: Option<Read>) -> std::io::Result<Vec<u8>> {
+    use futures::AsyncReadExt;
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        stream.take(OUTPUT).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// Always in vain: Docker's checkpoints cannot leave the node.
+pub(crate) fn checkpoint(api: &Api, namespace: &str, pod: &str, container: &str, query: &Query) -> Response {
+    let Ok(view) = api.pod(namespace, pod, None) else {
+        return text(StatusCode::NOT_FOUND, "pod does not exist");
+    };
+    if !has_container(&view.object, container) {
+        return text(StatusCode::NOT_FOUND, format!("container {container} does not exist"));
+    }
+    if query.all("timeout").last().is_some_and(|value| value.parse::<i64>().is_err()) {
+        return text(StatusCode::NOT_FOUND, "cannot parse value of timeout parameter");
+    }
+    text(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        format!("checkpointing of {namespace}/{pod}/{container} failed (Docker's checkpoints cannot leave the node)"),
+    )
+}
