@@ -123,6 +123,10 @@ impl ObjectStore for LateObjects {
         self.store().token(pod, query).await
     }
 
+    async fn service_account(&self, namespace: &str, name: &str) -> Result<Option<v1::ServiceAccount>, ObjectError> {
+        self.store().service_account(namespace, name).await
+    }
+
     async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
         self.store().trust_bundles(query).await
     }

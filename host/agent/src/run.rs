@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::FutureExt;
 use jiff::Timestamp;
 use longshore_core::credentials::parse_image;
 use longshore_core::node::NodeFacts;
@@ -16,9 +17,10 @@ use longshore_core::pod::Source;
 use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::exec::ContainerExec;
 use longshore_core::ports::files::FileStore;
+use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
 use longshore_core::ports::sources::PodSource;
-use longshore_docker::{Docker, DockerOptions, LogBounds};
+use longshore_docker::{Docker, DockerOptions, ExecProviders, LogBounds};
 use longshore_filesystem::{
     ArchiveOptions, CgroupOptions, Files, ManifestFolder, Memory, StateArchive, StateKey, lock_root, root_id,
 };
@@ -271,14 +273,19 @@ impl World {
             sources.push(url);
         }
         sources.extend(joining.map(Joining::source));
+        let api = joining.map(Joining::ports);
+        let accounts: Arc<dyn ObjectStore> = match &api {
+            Some(api) => api.objects.clone(),
+            None => folder.clone(),
+        };
         Ok(Ports {
             runtime: Arc::new(self.docker.clone()),
             files: Arc::new(files),
             objects: folder,
-            api: joining.map(Joining::ports),
+            api,
             stats,
             probes,
-            credentials: node_credentials(),
+            credentials: node_credentials(config, accounts),
             sources,
             events: self.events.clone(),
             views: self.views.clone(),
@@ -323,11 +330,21 @@ impl DockerWatch {
     }
 }
 
-/// Credentials of `~/.docker/config.json` and its helpers, which may take seconds: the loops ask in a thread of its own.
-fn node_credentials() -> NodeCredentials {
-    Arc::new(|image| {
-        let Ok(name) = parse_image(image) else { return Vec::new() };
-        longshore_docker::config_credentials(None, &name.registry).into_iter().collect()
+/// Credentials of `~/.docker/config.json` and its helpers, which may take seconds, and then those of the providers.
+fn node_credentials(config: &Config, accounts: Arc<dyn ObjectStore>) -> NodeCredentials {
+    let folder = config.joining.credential_provider_bin_dir.clone().unwrap_or_default();
+    let providers = ExecProviders::new(config.credential_providers.clone(), folder, accounts);
+    Arc::new(move |pull| {
+        let providers = providers.clone();
+        async move {
+            let Ok(name) = parse_image(&pull.image) else { return Vec::new() };
+            let of_docker =
+                tokio::task::spawn_blocking(move || longshore_docker::config_credentials(None, &name.registry));
+            let mut found: Vec<_> = of_docker.await.ok().flatten().into_iter().collect();
+            found.extend(providers.credentials(&pull.image, &pull.pod, &pull.service_account).await);
+            found
+        }
+        .boxed()
     })
 }
 

@@ -24,9 +24,9 @@ use crate::requests::{JSON, Requests, encoded};
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
 /// Spread of the refreshes.
 const SPREAD_SECONDS: f64 = 10.0;
-/// Waits before a first token that was refused is asked for again: the API server's node authorizer learns from a watch
-/// of its own that the pod is bound here, and refuses until then.
-const AGAIN: [Duration; 4] =
+/// Waits before what was refused at first is asked for again: the API server's node authorizer learns from a watch of
+/// its own that the pod is bound here, and refuses until then.
+pub(crate) const AGAIN: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
 /// An expired token that nobody has read for this long is forgotten.
 const FORGET: SignedDuration = SignedDuration::from_hours(1);

@@ -12,6 +12,8 @@ use serde::Deserialize;
 
 use crate::ports::runtime::RegistryCredentials;
 
+pub mod exec;
+pub mod providers;
 mod reference;
 
 /// The key under which Docker keeps the credentials of Docker Hub.
@@ -63,8 +65,12 @@ fn is_id(text: &str) -> bool {
 /// them, are passed over, as the kubelet does.
 pub fn for_image(reference: &str, secrets: &[Arc<v1::Secret>]) -> Vec<RegistryCredentials> {
     let Ok(image) = parse_image(reference) else { return Vec::new() };
-    let mut entries: Vec<Entry> = secrets.iter().flat_map(|secret| entries_of(secret)).collect();
-    // A stable sort: of equal keys the earlier secret comes first. Descending order puts the longer of two keys
+    pick(&image, secrets.iter().flat_map(|secret| entries_of(secret)).collect())
+}
+
+/// The credentials of a keyring's entries for an image, the most specific first.
+fn pick(image: &ImageName, mut entries: Vec<Entry>) -> Vec<RegistryCredentials> {
+    // A stable sort: of equal keys the earlier source comes first. Descending order puts the longer of two keys
     // first where one begins with the other.
     entries.sort_by(|a, b| b.key.cmp(&a.key));
     let place = image.place();

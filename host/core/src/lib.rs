@@ -18,6 +18,7 @@ pub mod desired;
 pub mod dns;
 pub mod document;
 pub mod downward;
+pub mod duration;
 pub mod environment;
 pub mod event;
 pub mod evict;

@@ -23,6 +23,7 @@ mod logs;
 mod names;
 mod observe;
 mod pause;
+mod providers;
 mod store;
 mod streams;
 mod user;
@@ -30,3 +31,4 @@ mod wire;
 
 pub use config::config_credentials;
 pub use docker::{Docker, DockerOptions, LogBounds};
+pub use providers::ExecProviders;

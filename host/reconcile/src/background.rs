@@ -13,7 +13,7 @@ use longshore_core::ports::exec::ExecRequest;
 use longshore_core::ports::probes::{ProbeCall, ProbeOutcome, ProbeTarget};
 
 use crate::inbox::Done;
-use crate::node::Ports;
+use crate::node::{ImagePull, Ports};
 use crate::worker::Worker;
 
 /// What a stop leaves the processes after a preStop hook that took all the time (`minimumGracePeriodInSeconds`).
@@ -164,11 +164,13 @@ pub(crate) fn pull(worker: &mut Worker, name: &str, image: &str, secrets: &[Arc<
     let mut keys = credentials::for_image(image, secrets);
     let (shared, inbox, pod) = (worker.shared.clone(), worker.inbox.clone(), worker.pod.id.clone());
     let (container, image) = (name.to_owned(), image.to_owned());
+    let service_account = worker.pod.spec().service_account_name.clone().unwrap_or_default();
     tokio::spawn(async move {
         let begun = Instant::now();
-        // May ask a credential helper, which takes its time.
-        let (ask, of) = (shared.ports.credentials.clone(), image.clone());
-        keys.extend(tokio::task::spawn_blocking(move || ask(&of)).await.unwrap_or_default());
+        // May run a credential helper or a provider, which takes its time.
+        keys.extend(
+            (shared.ports.credentials)(ImagePull { image: image.clone(), pod: pod.clone(), service_account }).await,
+        );
         let result = shared.puller.pull(&image, keys, &pod.uid).await;
         if let Ok(pulled) = &result {
             let took = begun.elapsed().as_secs_f64();

@@ -16,7 +16,7 @@ use longshore_core::backoff::Policy;
 use longshore_core::desired;
 use longshore_core::node::NodeFacts;
 use longshore_core::observed::{ObservedPod, by_pod};
-use longshore_core::pod::{Deletion, Pod, Source};
+use longshore_core::pod::{Deletion, Pod, PodId, Source};
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::probes::ProbePlugins;
@@ -40,8 +40,19 @@ use crate::views::{StaticPod, Views};
 use crate::wishes::Wishes;
 use crate::worker::{self, Start};
 
-/// Looks up a registry's credentials in the node's own configuration, by image reference.
-pub type NodeCredentials = Arc<dyn Fn(&str) -> Vec<RegistryCredentials> + Send + Sync>;
+/// An image that is to be pulled for a pod.
+#[derive(Clone, Debug)]
+pub struct ImagePull {
+    /// The image, as the pod names it.
+    pub image: String,
+    /// The pod.
+    pub pod: PodId,
+    /// `spec.serviceAccountName`, empty where the pod names none.
+    pub service_account: String,
+}
+
+/// Looks up the node's own credentials for an image: its configuration's first, then its providers'.
+pub type NodeCredentials = Arc<dyn Fn(ImagePull) -> BoxFuture<'static, Vec<RegistryCredentials>> + Send + Sync>;
 
 /// Asks the API server for our Node as it is there now; `None` when it cannot tell, or has none.
 pub type AskForNode = Arc<dyn Fn() -> BoxFuture<'static, Option<v1::Node>> + Send + Sync>;

@@ -1,5 +1,7 @@
 //! Images that are pulled, or cannot be.
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use serde_json::{Value, json};
 
 use crate::bed::{
@@ -111,6 +113,60 @@ fn pulls_with_secrets_of_the_folder() {
     bed.apply(&secret("wrong", "s3cr3t"));
     bed.wait_for("wrong-password", "ready", std::time::Duration::from_secs(60), crate::bed::pods::is_ready);
     for name in ["right-password", "wrong-password"] {
+        bed.delete(name);
+        bed.wait_gone(name);
+    }
+    registry::remove(&bed, &image);
+}
+
+#[test]
+fn pulls_with_credentials_of_a_provider() {
+    let Some(address) = registry::address() else { return };
+    let Some(mut bed) = Bed::new() else { return };
+    let name = unique(&bed, "provided");
+    registry::push(&bed, &address, &name);
+    let door = registry::guarded(&address, "captain", "s3cr3t");
+    let provider = |name: &str, images: &str| {
+        json!({"name": name, "matchImages": [images], "defaultCacheDuration": "1h", "args": ["get"],
+            "env": [{"name": "PASSWORD", "value": "s3cr3t"}], "apiVersion": "credentialprovider.kubelet.k8s.io/v1"})
+    };
+    let config = json!({"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig",
+        "providers": [provider("broken", "127.0.0.*"), provider("fails", &door), provider("works", &door)]});
+    let answer = format!(
+        r#"{{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialProviderResponse","cacheKeyType":"Registry",
+        "auth":{{"{door}":{{"username":"captain","password":"$PASSWORD"}}}}}}"#
+    );
+    let runs = bed.folder.join("runs");
+    let write = |name: &str, text: String| {
+        let path = bed.folder.join("providers").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    write("broken", "#!/bin/sh\nexit 1\n".to_owned());
+    write("fails", "#!/bin/sh\necho no network here >&2; exit 1\n".to_owned());
+    write("works", format!("#!/bin/sh\n[ $1 = get ] && cat >> {}\ncat <<END\n{answer}\nEND\n", runs.display()));
+    let config = write("config.json", config.to_string());
+    bed.flags = vec![
+        format!("--image-credential-provider-config={}", config.display()),
+        format!("--image-credential-provider-bin-dir={}", bed.folder.join("providers").display()),
+    ];
+    bed.begin();
+    let image = format!("{door}/{name}:1");
+    bed.apply(&pulled("provided", &image, "Always", json!({})));
+    bed.wait_ready("provided");
+    bed.apply(&pulled("again", &image, "Always", json!({})));
+    bed.wait_ready("again");
+    let asked = fs::read_to_string(&runs).unwrap();
+    let question = format!(
+        r#"{{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialProviderRequest","image":"{door}/{name}"}}"#
+    );
+    assert_eq!(asked, question, "asked once, and without a tag");
+    let told = bed.log() + &bed.get("/v1/events").to_string() + &bed.get("/v1/pods").to_string();
+    assert!(told.contains("no network here"), "{told}");
+    assert!(!told.contains("s3cr3t"), "passwords are told to nobody");
+    for name in ["provided", "again"] {
         bed.delete(name);
         bed.wait_gone(name);
     }

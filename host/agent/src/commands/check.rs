@@ -33,9 +33,10 @@ pub(crate) fn check(files: &[PathBuf]) -> anyhow::Result<bool> {
     Ok(sound)
 }
 
-/// A folder, or a file that says that it is something else than a KubeletConfiguration.
+/// A folder, or a file that says that it is something else than a configuration.
 fn is_manifest(file: &Path) -> bool {
-    file.is_dir() || config::kind_of_file(file).is_some_and(|kind| kind != "KubeletConfiguration")
+    let is_config = |kind: &str| matches!(kind, "KubeletConfiguration" | "CredentialProviderConfig");
+    file.is_dir() || config::kind_of_file(file).is_some_and(|kind| !is_config(&kind))
 }
 
 fn check_manifests(path: &Path) -> Findings {

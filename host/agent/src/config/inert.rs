@@ -30,9 +30,6 @@ impl Config {
         let at = |all: &Value, place: &str| all.pointer(place).cloned().unwrap_or_default();
         let mut named: Vec<&str> =
             FIELDS.iter().filter(|place| at(&own, place) != at(&usual, place)).map(|place| &place[1..]).collect();
-        if self.joining.credential_provider_config.is_some() {
-            named.push("--image-credential-provider-config");
-        }
         if self.network.plugin != NetworkPlugin::Bridge {
             named.push("--network-plugin");
         }

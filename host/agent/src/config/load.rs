@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::draft::{Draft, Findings, Problem};
 use super::flags::{DEFAULT_ROOT, DaemonFlags};
-use super::{Config, Whole, dropins, kubelet};
+use super::{Config, Whole, dropins, kubelet, providers};
 
 /// What `--config` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,10 @@ pub(crate) fn load(flags: &DaemonFlags, around: Surroundings) -> Result<(Config,
     let path = flags.config.as_deref().map_or(ConfigPath::None, look_at);
     let drop_ins = flags.config_dir.as_deref().map(dropins::read).unwrap_or_default();
     let (mut config, mut findings) = Config::build_with(flags, path, &drop_ins, &around);
+    let joining = &config.joining;
+    if let (Some(file), Some(programs)) = (&joining.credential_provider_config, &joining.credential_provider_bin_dir) {
+        config.credential_providers = providers::read(file, programs, &mut findings);
+    }
     if !findings.problems.is_empty() {
         return Err(findings.problems);
     }
@@ -46,10 +50,13 @@ pub(crate) fn load(flags: &DaemonFlags, around: Surroundings) -> Result<(Config,
     Ok((config, warnings))
 }
 
-/// Checks one KubeletConfiguration file, for `longshore config check`.
+/// Checks one KubeletConfiguration or CredentialProviderConfig file, for `longshore config check`.
 pub(crate) fn check_file(path: &Path) -> Findings {
     let mut findings = Findings::default();
     match look_at(path) {
+        ConfigPath::File(file, text) if kubelet::kind_of(&text).as_deref() == Some("CredentialProviderConfig") => {
+            providers::read_file(&file, &mut findings);
+        }
         ConfigPath::File(file, text) => {
             let draft = read_file(&file, &text, &mut findings);
             Config::from_draft(draft, PathBuf::from(DEFAULT_ROOT), None, Whole::FileAlone, &mut findings);

@@ -5,7 +5,6 @@
 
 mod draft;
 mod dropins;
-mod duration;
 mod eviction;
 mod flags;
 mod gates;
@@ -18,6 +17,7 @@ mod layer;
 mod load;
 mod manifest_url;
 mod network;
+mod providers;
 mod publish;
 mod reader;
 mod resources;
@@ -36,13 +36,13 @@ use std::time::Duration;
 use longshore_core::evict;
 
 pub(crate) use draft::{Findings, Problem};
-pub(crate) use duration::parse as parse_duration;
 pub(crate) use flags::{DEFAULT_ROOT, DaemonFlags};
 pub(crate) use joining::Joining;
 pub(crate) use known::take_unsupported_flags;
 #[cfg(test)]
 pub(crate) use load::ConfigPath;
 pub(crate) use load::{Surroundings, check_drop_ins, check_file, is_drop_in_folder, kind_of_file, load};
+pub(crate) use longshore_core::duration::parse as parse_duration;
 pub(crate) use manifest_url::ManifestUrl;
 pub(crate) use network::{Network, NetworkPlugin};
 pub(crate) use resources::Resources;
@@ -50,6 +50,8 @@ pub(crate) use server::{Authorization, Server};
 
 use draft::Draft;
 use layer::Table;
+use longshore_core::credentials::providers::Provider;
+use longshore_core::duration;
 
 /// Where manifests are, unless told otherwise.
 pub(crate) const DEFAULT_MANIFESTS: &str = "/etc/kubernetes/manifests";
@@ -123,6 +125,8 @@ pub(crate) struct Config {
     pub(crate) resources: Resources,
     /// When pods are evicted.
     pub(crate) eviction: evict::Policy,
+    /// Exec credential providers; none without [`Joining::credential_provider_bin_dir`].
+    pub(crate) credential_providers: Vec<Provider>,
     /// Feature gates as written; they change nothing.
     pub(crate) feature_gates: BTreeMap<String, bool>,
     /// The flags that were given, for `/flagz`.
@@ -259,6 +263,7 @@ impl Config {
             network: draft.network.finish(findings),
             resources: draft.resources.finish(findings),
             eviction: draft.eviction.finish(findings),
+            credential_providers: Vec::new(),
             feature_gates,
             given_flags: BTreeMap::new(),
         }

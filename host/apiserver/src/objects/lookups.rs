@@ -19,11 +19,12 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::kept::{Kept, key};
 use crate::reflector::{Change, Followed, Follower, follow};
 use crate::requests::{Requests, encoded};
+use crate::tokens::AGAIN;
 
 /// How long a first list may take before "not known yet" is the answer.
 const FIRST_LIST: Duration = Duration::from_secs(5);
@@ -165,6 +166,24 @@ impl Lookups {
             self.kept.put(&key, &bare, false);
         }
         found
+    }
+
+    /// A refusal is the answer only when it is repeated: see [`AGAIN`].
+    pub(super) async fn service_account(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<v1::ServiceAccount>, ObjectError> {
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}", encoded(namespace), encoded(name));
+        let mut answer = self.requests.find(&path).await;
+        for wait in AGAIN {
+            if !matches!(answer, Err(ApiError::Forbidden { .. })) {
+                break;
+            }
+            sleep(wait).await;
+            answer = self.requests.find(&path).await;
+        }
+        answer.map_err(|error| failure("ServiceAccount", namespace, name, error))
     }
 
     pub(super) async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {

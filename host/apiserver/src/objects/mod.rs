@@ -145,6 +145,10 @@ impl ObjectStore for ApiObjects {
         self.inner.tokens.get(pod, query).await
     }
 
+    async fn service_account(&self, namespace: &str, name: &str) -> Result<Option<v1::ServiceAccount>, ObjectError> {
+        self.inner.lookups.service_account(namespace, name).await
+    }
+
     async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
         self.inner.lookups.trust_bundles(query).await
     }

@@ -133,6 +133,11 @@ pub trait ObjectStore: Send + Sync {
         Err(absent("ServiceAccount", &pod.namespace, &query.service_account))
     }
 
+    /// A ServiceAccount, asked for anew at each call; `None` when there is no such account.
+    async fn service_account(&self, namespace: &str, name: &str) -> Result<Option<v1::ServiceAccount>, ObjectError> {
+        Err(absent("ServiceAccount", namespace, name))
+    }
+
     /// The bundles' certificates, PEM, in an order that does not tell theirs; `None` when there are none.
     async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
         let name = match query {

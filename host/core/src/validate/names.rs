@@ -26,7 +26,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// What is wrong with the key of a label or annotation, if anything.
-pub(super) fn qualified_name(text: &str) -> Option<String> {
+pub(crate) fn qualified_name(text: &str) -> Option<String> {
     let name = match text.split_once('/') {
         Some((prefix, name)) => {
             if prefix.is_empty() {

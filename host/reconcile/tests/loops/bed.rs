@@ -83,7 +83,7 @@ impl Bed {
             api: api.clone(),
             stats: stats.clone(),
             probes: probes.clone(),
-            credentials: Arc::new(|_| Vec::new()),
+            credentials: Arc::new(|_| Box::pin(async { Vec::new() })),
             sources: vec![source.clone()],
             events: events.clone(),
             views: views.clone(),

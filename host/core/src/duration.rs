@@ -1,9 +1,9 @@
-//! Durations as Go writes them: `300ms`, `1h2m3.5s`, `0`.
+//! Durations as Go writes them in Kubernetes' files and answers: `300ms`, `1h2m3.5s`, `0`.
 
 use std::time::Duration;
 
 /// Reads a duration; negative ones are refused. The error says what is expected.
-pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     let expected = || format!("expected a duration like \"20s\", \"1m30s\" or \"300ms\", got {text:?}");
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -38,7 +38,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
 }
 
 /// Writes a duration as Go's `Duration.String`: `4h0m0s`, `1m30s`, `300ms`.
-pub(crate) fn format(time: Duration) -> String {
+pub fn format(time: Duration) -> String {
     let nanoseconds = time.as_nanos();
     let unit: Option<(&str, u128)> = match nanoseconds {
         0 => return "0s".to_owned(),
