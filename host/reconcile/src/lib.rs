@@ -14,6 +14,7 @@ pub mod kernel;
 mod limits;
 pub mod node;
 pub mod orphan;
+mod ports;
 mod probes;
 mod publish;
 pub mod published;
