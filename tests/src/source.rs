@@ -10,16 +10,23 @@ use tokio_stream::wrappers::WatchStream;
 /// The source; it has not spoken before [`FakeSource::set`].
 #[derive(Debug)]
 pub struct FakeSource {
+    of: Source,
     snapshot: watch::Sender<Option<SourceSnapshot>>,
 }
 
 impl Default for FakeSource {
     fn default() -> Self {
-        FakeSource { snapshot: watch::channel(None).0 }
+        FakeSource::of(Source::File)
     }
 }
 
 impl FakeSource {
+    /// One that speaks as that source.
+    #[must_use]
+    pub fn of(source: Source) -> FakeSource {
+        FakeSource { of: source, snapshot: watch::channel(None).0 }
+    }
+
     /// Says which pods it wants.
     pub fn set(&self, pods: Vec<Pod>) {
         self.snapshot.send_replace(Some(SourceSnapshot { pods, problems: Vec::new() }));
@@ -28,7 +35,7 @@ impl FakeSource {
 
 impl PodSource for FakeSource {
     fn source(&self) -> Source {
-        Source::File
+        self.of.clone()
     }
 
     fn snapshots(&self) -> BoxStream<'static, SourceSnapshot> {

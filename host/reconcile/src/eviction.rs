@@ -184,6 +184,10 @@ impl Manager<'_> {
                 tracing::debug!(pod = %pod.id, "a critical pod is not evicted");
                 continue;
             }
+            if !self.shared.may_evict(pod) {
+                tracing::debug!(pod = %pod.id, "a pod of an API server that was not heard yet is not evicted");
+                continue;
+            }
             let grace = starved.threshold.pod_grace(&self.policy, pod.grace_seconds());
             let message = evict::message(starved, pod, candidate.usage.as_ref());
             let order = Evict { message, grace_seconds: grace, disruption: true };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
-use longshore_core::pod::Pod;
+use longshore_core::pod::{Pod, Source};
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
 use longshore_reconcile::node::{self, ApiPorts, Options, Ports};
@@ -34,44 +34,56 @@ pub(crate) struct Bed {
     /// What the pods of the manifest folder may refer to.
     pub(crate) objects: Arc<FakeObjects>,
     api: Option<ApiPorts>,
+    options: Options,
+    of: Source,
     stop: CancellationToken,
     agent: JoinHandle<()>,
 }
 
-impl Bed {
-    pub(crate) fn new() -> Self {
+/// What outlives an agent: what it runs on, and what it is told.
+struct Ground {
+    runtime: Arc<FakeRuntime>,
+    files: Arc<FakeFiles>,
+    probes: Arc<FakeProbes>,
+    api: Option<ApiPorts>,
+    options: Options,
+    /// As what the source speaks.
+    of: Source,
+}
+
+impl Default for Ground {
+    fn default() -> Self {
         let runtime = Arc::new(FakeRuntime::default());
         runtime.has_image("app");
-        Self::on(runtime, Arc::default(), Arc::default(), None)
+        let crash_loop =
+            Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
+        let options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
+        Ground { runtime, files: Arc::default(), probes: Arc::default(), api: None, options, of: Source::File }
+    }
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        Self::on(Ground::default())
     }
 
     /// One whose node belongs to a cluster.
     pub(crate) fn in_cluster(api: ApiPorts) -> Self {
-        let runtime = Arc::new(FakeRuntime::default());
-        runtime.has_image("app");
-        Self::on(runtime, Arc::default(), Arc::default(), Some(api))
+        Self::on(Ground { api: Some(api), ..Ground::default() })
     }
 
-    /// One with other options, on a machine that is half used.
+    /// One with other options, whose source is the API server.
     pub(crate) fn with(change: impl FnOnce(&mut Options)) -> Self {
-        let runtime = Arc::new(FakeRuntime::default());
-        runtime.has_image("app");
-        Self::made(runtime, Arc::default(), Arc::default(), None, change)
+        let mut ground = Ground { of: Source::Api, ..Ground::default() };
+        change(&mut ground.options);
+        Self::on(ground)
     }
 
-    fn on(runtime: Arc<FakeRuntime>, files: Arc<FakeFiles>, probes: Arc<FakeProbes>, api: Option<ApiPorts>) -> Self {
-        Self::made(runtime, files, probes, api, |_| {})
-    }
-
-    fn made(
-        runtime: Arc<FakeRuntime>,
-        files: Arc<FakeFiles>,
-        probes: Arc<FakeProbes>,
-        api: Option<ApiPorts>,
-        change: impl FnOnce(&mut Options),
-    ) -> Self {
-        let (source, events, views): (Arc<FakeSource>, _, Arc<Views>) =
-            (Arc::default(), EventRing::new(), Arc::default());
+    /// On a machine that is half used.
+    fn on(ground: Ground) -> Self {
+        let Ground { runtime, files, probes, api, options, of } = ground;
+        let source = Arc::new(FakeSource::of(of.clone()));
+        let (events, views): (_, Arc<Views>) = (EventRing::new(), Arc::default());
         let objects: Arc<FakeObjects> = Arc::default();
         let stop = CancellationToken::new();
         let (health, stats): (Arc<Health>, Arc<FakeStats>) = (Arc::default(), Arc::default());
@@ -89,27 +101,25 @@ impl Bed {
             views: views.clone(),
             health: health.clone(),
         };
-        let crash_loop =
-            Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
-        let mut options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
-        change(&mut options);
-        let agent = tokio::spawn(node::run(ports, longshore_tests::node(), options, stop.clone()));
-        Bed { runtime, files, probes, source, events, views, health, stats, objects, api, stop, agent }
+        let agent = tokio::spawn(node::run(ports, longshore_tests::node(), options.clone(), stop.clone()));
+        Bed { runtime, files, probes, source, events, views, health, stats, objects, api, options, of, stop, agent }
     }
 
     /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.
     pub(crate) async fn restart(self) -> Self {
+        let Bed { runtime, files, probes, api, options, of, .. } = self;
         self.stop.cancel();
         self.agent.await.unwrap();
-        Self::on(self.runtime, self.files, self.probes, self.api)
+        Self::on(Ground { runtime, files, probes, api, options, of })
     }
 
     /// Kills the agent in the middle of whatever it does.
     pub(crate) async fn kill(self) -> Self {
+        let Bed { runtime, files, probes, api, options, of, .. } = self;
         self.agent.abort();
         self.stop.cancel();
         let _ = self.agent.await;
-        Self::on(self.runtime, self.files, self.probes, self.api)
+        Self::on(Ground { runtime, files, probes, api, options, of })
     }
 
     pub(crate) fn status(&self, uid: &str) -> Option<v1::PodStatus> {

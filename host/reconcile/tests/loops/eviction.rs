@@ -206,3 +206,22 @@ async fn a_pod_that_does_not_end_is_told_of() {
     bed.runtime.fail("stop", 0);
     bed.until("failed", |bed| bed.phase("stuck") == "Failed").await;
 }
+
+#[tokio::test]
+async fn nobody_is_evicted_before_the_api_server_was_heard() {
+    let bed = bed();
+    let pods = [asking("kept", 0)];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    let bed = bed.restart().await;
+    bed.until_ready(&pods).await;
+    bed.stats.change(|node| node.memory_available = Some(1));
+    bed.until("the node tries again and again", |bed| {
+        let met = |event: &longshore_core::event::Event| event.reason == "EvictionThresholdMet" && event.count > 3;
+        bed.events.events(None).iter().any(met)
+    })
+    .await;
+    assert!(bed.health.pressure().memory && bed.is_ready("kept") && !bed.has_event("kept", "Evicted"));
+    bed.source.set(pods.to_vec());
+    bed.until("evicted", |bed| bed.phase("kept") == "Failed").await;
+}
