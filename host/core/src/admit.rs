@@ -3,7 +3,7 @@
 //! The kubelet's own reasons and no others, as far as they need no API server:
 //! `pkg/kubelet/lifecycle/{predicate,handlers}.go`, `pkg/scheduler/eventhandlers.go` (`AdmissionCheck`) and
 //! `pkg/kubelet/sysctl/allowlist.go`. What this agent cannot do is another matter ([`crate::support`]).
-//! Nobody is preempted.
+//! Whom a critical pod preempts is another matter, too ([`crate::preempt`]).
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1;
 
 use crate::node::NodeFacts;
 use crate::pod::{ContainerKind, Pod, Source, init_kind};
+use crate::preempt::Need;
 use crate::quantity;
 
 mod affinity;
@@ -58,10 +59,28 @@ pub fn admit_in_cluster(
     node: Option<&v1::Node>,
 ) -> Result<(), Rejection> {
     let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
-    let is_static = pod.source != Source::Api;
     operating_system(pod)?;
     groups_policy(pod)?;
     fit(pod, &others, facts)?;
+    placed(pod, &others, facts, node)
+}
+
+/// As [`admit_in_cluster`], were there room: what a critical pod is refused for that may preempt others.
+pub fn admit_but_for_room(
+    pod: &Pod,
+    active: &[&Pod],
+    facts: &NodeFacts,
+    node: Option<&v1::Node>,
+) -> Result<(), Rejection> {
+    let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
+    operating_system(pod)?;
+    groups_policy(pod)?;
+    placed(pod, &others, facts, node)
+}
+
+/// All that is neither about the pod alone nor about room.
+fn placed(pod: &Pod, others: &[&Pod], facts: &NodeFacts, node: Option<&v1::Node>) -> Result<(), Rejection> {
+    let is_static = pod.source != Source::Api;
     match node {
         Some(node) => {
             let labels = node.metadata.labels.clone().unwrap_or_default();
@@ -71,7 +90,7 @@ pub fn admit_in_cluster(
         None => {}
     }
     node_name(pod, facts)?;
-    host_ports(pod, &others)?;
+    host_ports(pod, others)?;
     if !is_static {
         taints(pod, node)?;
     }
@@ -136,15 +155,42 @@ fn groups_policy(pod: &Pod) -> Result<(), Rejection> {
 }
 
 fn fit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
-    let short = |reason, name: &str, requested: i64, used: i64, capacity: i64| {
-        let message = format!(
-            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-        );
-        reject(reason, message)
+    match shortages(pod, others, node).into_iter().next() {
+        Some(Shortage { reason, resource, requested, used, capacity }) => reject(
+            reason,
+            format!(
+                "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+            ),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// What a pod lacks to run beside the `active` ones; nothing when there is room.
+pub fn needs(pod: &Pod, active: &[&Pod], node: &NodeFacts) -> Vec<Need> {
+    let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
+    let lacking = |short: Shortage| Need {
+        resource: short.resource,
+        amount: short.requested.saturating_sub(short.capacity.saturating_sub(short.used)),
     };
+    shortages(pod, &others, node).into_iter().map(lacking).collect()
+}
+
+/// A resource of which there is not enough left.
+struct Shortage {
+    reason: &'static str,
+    resource: &'static str,
+    requested: i64,
+    used: i64,
+    capacity: i64,
+}
+
+fn shortages(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Vec<Shortage> {
+    let mut found = Vec::new();
     let count = others.len() as i64;
-    if count + 1 > i64::from(node.max_pods) {
-        return short("OutOfpods", "pods", 1, count, node.max_pods.into());
+    let most = i64::from(node.max_pods);
+    if count + 1 > most {
+        found.push(Shortage { reason: "OutOfpods", resource: "pods", requested: 1, used: count, capacity: most });
     }
     let wanted = pod_requests(pod.spec());
     let mut used: BTreeMap<String, i64> = BTreeMap::new();
@@ -162,10 +208,10 @@ fn fit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
     ] {
         let (requested, used) = (of(&wanted, name), of(&used, name));
         if requested > 0 && requested > capacity.saturating_sub(used) {
-            return short(reason, name, requested, used, capacity);
+            found.push(Shortage { reason, resource: name, requested, used, capacity });
         }
     }
-    Ok(())
+    found
 }
 
 /// What a pod requests as a whole, overhead included; CPU in thousandths, all else in whole units

@@ -32,6 +32,7 @@ pub mod oom;
 pub mod plan;
 pub mod pod;
 pub mod ports;
+pub mod preempt;
 pub mod probe;
 pub mod quantity;
 pub mod record;

@@ -190,7 +190,7 @@ impl Manager<'_> {
             }
             let grace = starved.threshold.pod_grace(&self.policy, pod.grace_seconds());
             let message = evict::message(starved, pod, candidate.usage.as_ref());
-            let order = Evict { message, grace_seconds: grace, disruption: true };
+            let order = Evict { reason: evict::REASON, message, grace_seconds: grace, disruption: true };
             if self.shared.roster.put(&pod.id.uid, |wakes| wakes.evict = wakes.evict.take().or(Some(order))) {
                 let member = members.iter().find(|member| member.pod.id.uid == pod.id.uid)?;
                 return Some((member.clone(), grace));

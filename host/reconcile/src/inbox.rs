@@ -34,9 +34,11 @@ pub(crate) struct Wakes {
     pub(crate) done: Vec<Done>,
 }
 
-/// An order to end a pod as `Evicted`: it fails, and never runs again.
+/// An order to end a pod for others: it fails, and never runs again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Evict {
+    /// `status.reason`, and the event's: `Evicted` or `Preempting`.
+    pub(crate) reason: &'static str,
     /// `status.message`, and the event's.
     pub(crate) message: String,
     /// Seconds that its containers get to end, in place of the pod's own if those are more.

@@ -35,7 +35,12 @@ impl Worker {
             let Some(used) = self.shared.ports.files.usage(path).await else { continue };
             if used.bytes > limit {
                 let message = format!("Usage of EmptyDir volume {volume:?} exceeds the limit {text:?}. ");
-                self.evict(Evict { message, grace_seconds: evict::IMMEDIATE_GRACE, disruption: false });
+                self.evict(Evict {
+                    reason: evict::REASON,
+                    message,
+                    grace_seconds: evict::IMMEDIATE_GRACE,
+                    disruption: false,
+                });
                 return;
             }
         }

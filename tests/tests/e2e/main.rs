@@ -23,6 +23,7 @@ mod cluster_logs;
 mod cluster_node;
 mod cluster_objects;
 mod cluster_pods;
+mod cluster_preemption;
 mod cluster_resize;
 mod cluster_terminal;
 mod cluster_work;

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::StatusInput;
 use crate::observed::SandboxState;
 use crate::pod::ContainerKind;
+use crate::preempt;
 use crate::record::ConditionRecord;
 
 /// One condition before its transition time is known.
@@ -98,11 +99,9 @@ fn disruption(input: &StatusInput<'_>) -> Option<Condition> {
     let terminal = input.record.terminal.as_ref()?;
     let by_reason = || matches!(terminal.reason.as_deref(), Some("Evicted" | "Preempting" | "Terminated"));
     let by_the_node = input.record.evicted.map_or_else(by_reason, |evicted| evicted.disruption);
-    by_the_node.then(|| Condition {
-        reason: Some("TerminationByKubelet"),
-        message: terminal.message.clone(),
-        ..condition(DISRUPTION, true)
-    })
+    let preempted = terminal.reason.as_deref() == Some(preempt::REASON);
+    let message = if preempted { Some(preempt::DISRUPTION.to_owned()) } else { terminal.message.clone() };
+    by_the_node.then(|| Condition { reason: Some("TerminationByKubelet"), message, ..condition(DISRUPTION, true) })
 }
 
 fn initialized(

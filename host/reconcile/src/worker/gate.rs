@@ -145,6 +145,7 @@ impl Worker {
             {
                 admitted = self.try_admit(Some(&node));
             }
+            let admitted = admitted.map(|victims| self.preempt(&victims));
             if let Err(rejection) = admitted {
                 self.event(None, EventType::Warning, rejection.reason, &rejection.message);
                 self.record.terminal = Some(Terminal {
@@ -165,17 +166,21 @@ impl Worker {
         self.allocate(&mut active);
     }
 
-    /// Judges and takes the pod's share in one step, so that no two take the same.
-    fn try_admit(&self, node: Option<&v1::Node>) -> Result<(), Rejection> {
+    /// Judges and takes the pod's share in one step, so that no two take the same. Gives the pods that must end for it.
+    fn try_admit(&self, node: Option<&v1::Node>) -> Result<Vec<Pod>, Rejection> {
         let mut active = self.shared.active();
         let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
         let facts = &self.shared.facts;
         admit::under_pressure(&self.pod, self.shared.ports.health.pressure())?;
-        match self.shared.ports.api {
-            Some(_) => admit::admit_in_cluster(&self.pod, &others, facts, node)?,
-            None => admit::admit(&self.pod, &others, facts)?,
-        }
+        let admitted = match self.shared.ports.api {
+            Some(_) => admit::admit_in_cluster(&self.pod, &others, facts, node),
+            None => admit::admit(&self.pod, &others, facts),
+        };
+        let victims = match admitted {
+            Ok(()) => Vec::new(),
+            Err(rejection) => self.make_room(&others, node, rejection)?,
+        };
         active.insert(self.pod.id.uid.clone(), self.pod.clone());
-        Ok(())
+        Ok(victims)
     }
 }

@@ -6,6 +6,7 @@
 //! labels are true. Stopping the worker stops nothing of the pod.
 
 mod gate;
+mod preempt;
 mod resize;
 mod wakes;
 
@@ -86,6 +87,8 @@ pub(crate) struct Worker {
     pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
     /// What plugins and the node make of the pod's spec, asked once per spec and again while it is held back.
     checked: Option<Checked>,
+    /// Pods that end so that this one has room.
+    preempting: Option<preempt::Preempting>,
     /// Reasons told already, so that each is an event once.
     pub(crate) told: BTreeSet<String>,
     pub(crate) gone: bool,
@@ -125,6 +128,7 @@ pub(crate) async fn run(start: Start) {
         prepared_at: None,
         stops: BTreeMap::new(),
         checked: None,
+        preempting: None,
         told: BTreeSet::new(),
         gone: false,
         limits: None,
@@ -182,6 +186,7 @@ impl Worker {
             self.check().await;
         }
         self.admit().await;
+        self.wait_for_preempted();
         self.hold_objects();
         if self.remount_in().is_some_and(|left| left.is_zero()) {
             self.refresh = true;
@@ -234,6 +239,7 @@ impl Worker {
 
     fn plan(&self) -> Plan {
         let blocked = self.checked.as_ref().and_then(|checked| checked.blocked.as_deref());
+        let blocked = blocked.or(self.preempting.as_ref().map(|_| preempt::WAITS));
         plan::plan(&Situation {
             pod: &self.pod,
             observed: &self.observed,
@@ -287,20 +293,16 @@ impl Worker {
         }
     }
 
-    /// Ends the pod as `Evicted`, with no more grace than that. One that has ended already stays what it is.
+    /// Ends the pod for others, with no more grace than that. One that has ended already stays what it is.
     pub(crate) fn evict(&mut self, order: Evict) {
         if self.record.terminal.is_some() {
             return;
         }
-        let Evict { message, grace_seconds, disruption } = order;
-        self.event(None, EventType::Warning, evict::REASON, &message);
+        let Evict { reason, message, grace_seconds, disruption } = order;
+        self.event(None, EventType::Warning, reason, &message);
         self.record.evicted = Some(Evicted { grace_seconds, disruption });
-        self.record.emptied = true;
-        self.conclude(Terminal {
-            phase: "Failed".to_owned(),
-            reason: Some(evict::REASON.to_owned()),
-            message: Some(message),
-        });
+        self.record.emptied = reason == evict::REASON;
+        self.conclude(Terminal { phase: "Failed".to_owned(), reason: Some(reason.to_owned()), message: Some(message) });
     }
 
     pub(crate) fn end(&mut self, terminal: Terminal) {

@@ -9,5 +9,6 @@ mod eviction;
 mod faults;
 mod life;
 mod limits;
+mod preemption;
 mod probing;
 mod resize;
