@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 use longshore_core::cluster::node_status::NodeImage;
-use longshore_core::container::{ContainerConfig, Resources, SandboxConfig};
+use longshore_core::container::{ContainerConfig, Resources, SandboxConfig, SandboxNetwork};
 use longshore_core::labels;
 use longshore_core::node::CgroupDriver;
 use longshore_core::observed::{Container, ContainerState, Exit, Observation, Sandbox, SandboxState};
@@ -220,6 +220,7 @@ impl ContainerRuntime for FakeRuntime {
             hash: config.hash.clone(),
             created_at: Timestamp::now(),
             state: SandboxState::Created,
+            network: config.network.clone(),
             ips: Vec::new(),
             pid: None,
         };
@@ -260,7 +261,10 @@ impl ContainerRuntime for FakeRuntime {
         self.change(id, RuntimeChange::Started, |thing| match thing {
             Observation::Sandbox(sandbox) => {
                 sandbox.state = SandboxState::Running;
-                sandbox.ips = vec![[172, 17, (serial / 250) as u8, (serial % 250) as u8].into()];
+                sandbox.pid = Some(1);
+                if sandbox.network != SandboxNetwork::Detached {
+                    sandbox.ips = vec![[172, 17, (serial / 250) as u8, (serial % 250) as u8].into()];
+                }
             }
             Observation::Container(container) => {
                 if container.state == ContainerState::Created {

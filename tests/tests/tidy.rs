@@ -12,8 +12,12 @@ use serde_json::Value;
 
 /// Which of our own packages a room may name. A room that is not here may name none.
 const OURS: &[(&str, &[&str])] = &[
-    ("agent", &["core", "reconcile", "docker", "apiserver", "filesystem", "wasm", "stats", "server", "streaming"]),
+    (
+        "agent",
+        &["core", "reconcile", "docker", "apiserver", "cni", "filesystem", "wasm", "stats", "server", "streaming"],
+    ),
     ("apiserver", &["core"]),
+    ("cni", &["core"]),
     ("core", &[]),
     ("docker", &["core", "pause"]),
     ("filesystem", &["core"]),

@@ -16,6 +16,7 @@ mod names;
 mod network;
 mod notify;
 mod plugins;
+mod pod_network;
 mod pressure;
 mod print;
 mod run;

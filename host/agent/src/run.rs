@@ -40,7 +40,7 @@ use crate::commands::crash_loop;
 use crate::config::Config;
 use crate::socket::api::{AgentState, Api, DockerInfo, Info};
 use crate::supervisor::Supervisor;
-use crate::{facts, memory, notify, plugins, pressure, serving, socket};
+use crate::{facts, memory, notify, plugins, pod_network, pressure, serving, socket};
 
 /// Waits between two looks for a Docker that does not answer: at first, and at most.
 const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -184,6 +184,7 @@ impl World {
             crash_loop: crash_loop(&self.config),
             eviction: pressure::eviction(&self.config, &facts),
             images: pressure::images(&self.config),
+            network: pod_network::options(&self.config, joining.is_some()),
             ..Options::default()
         };
         let docker =
@@ -290,6 +291,8 @@ impl World {
             events: self.events.clone(),
             views: self.views.clone(),
             health: self.health.clone(),
+            bridges: Arc::new(self.docker.clone()),
+            plugins: Arc::new(pod_network::plugins(config, &self.id)),
         })
     }
 }

@@ -160,6 +160,7 @@ fn running(pod: &Pod, now: Timestamp) -> ObservedPod {
         hash: pod.sandbox_hash.clone(),
         created_at: now,
         state: SandboxState::Running,
+        network: longshore_core::container::SandboxNetwork::Default,
         ips: vec![std::net::Ipv4Addr::LOCALHOST.into()],
         pid: Some(1),
     };

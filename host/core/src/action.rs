@@ -18,7 +18,7 @@ pub enum Action {
         /// How many the pod had before.
         attempt: u32,
     },
-    /// Start the newest sandbox and learn its addresses.
+    /// Start the newest sandbox, attach it to the pods' network and learn its addresses.
     StartSandbox {
         /// How many the pod had before.
         attempt: u32,
@@ -49,7 +49,7 @@ pub enum Action {
         /// Seconds for hook and stop together, before it is killed.
         grace_seconds: i64,
     },
-    /// Stop a sandbox.
+    /// Take a sandbox off the pods' network and stop it.
     StopSandbox {
         /// Its ID.
         id: String,

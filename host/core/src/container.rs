@@ -26,6 +26,8 @@ pub struct SandboxConfig {
     pub cgroup_parent: Option<String>,
     /// Namespaces shared with the node.
     pub host: HostNamespaces,
+    /// The network that it is on.
+    pub network: SandboxNetwork,
     /// Whether the containers share one PID namespace (the sandbox's).
     pub share_process_namespace: bool,
     /// Ports of the node that lead into the pod.
@@ -55,6 +57,20 @@ pub struct HostNamespaces {
     pub pid: bool,
     /// `hostIPC`.
     pub ipc: bool,
+}
+
+/// The network that a sandbox is on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SandboxNetwork {
+    /// The node's.
+    Host,
+    /// The one that the runtime puts containers on when nothing is said.
+    #[default]
+    Default,
+    /// A network of the runtime, by name.
+    Named(String),
+    /// None of the runtime's: CNI plugins attach it once it runs.
+    Detached,
 }
 
 /// A port of the node that leads to a container's port.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::container::Resources;
+use crate::container::{Resources, SandboxNetwork};
 use crate::pod::{ContainerKind, PodId};
 
 /// All that exists of one pod, dead things included.
@@ -35,10 +35,20 @@ pub struct Sandbox {
     pub created_at: Timestamp,
     /// Whether it runs; a sandbox that was made and not started does not.
     pub state: SandboxState,
-    /// Addresses of the pod, the primary one first; empty on the node's network or before the start.
+    /// The network that it was made for.
+    pub network: SandboxNetwork,
+    /// Addresses of the pod, the primary one first; empty on the node's network, before the start, and before it was
+    /// attached to the pods' network.
     pub ips: Vec<IpAddr>,
     /// Process ID on the node while it runs.
     pub pid: Option<u32>,
+}
+
+impl Sandbox {
+    /// Whether it runs and is on its network, so that containers can be started in it.
+    pub fn is_up(&self) -> bool {
+        self.state == SandboxState::Running && (self.network != SandboxNetwork::Detached || !self.ips.is_empty())
+    }
 }
 
 /// Whether a sandbox runs.

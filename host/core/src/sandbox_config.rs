@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::container::{HostNamespaces, PortMapping, SandboxConfig};
+use crate::container::{HostNamespaces, PortMapping, SandboxConfig, SandboxNetwork};
 use crate::container_config::ConfigError;
 use crate::node::NodeFacts;
 use crate::pod::{ContainerKind, Pod, Source};
 use crate::{cgroup, dns, labels, resources, security};
 
-/// The sandbox for a pod that had `attempt` sandboxes before. Errors are the user's to mend; the event is
+/// The sandbox for a pod that had `attempt` sandboxes before, on the default network or the node's. Errors are the user's to mend; the event is
 /// `FailedCreatePodSandBox`.
 pub fn build(pod: &Pod, node: &NodeFacts, attempt: u32) -> Result<SandboxConfig, ConfigError> {
     let context = pod.spec().security_context.as_ref();
@@ -24,6 +24,7 @@ pub fn build(pod: &Pod, node: &NodeFacts, attempt: u32) -> Result<SandboxConfig,
         labels: labels::for_sandbox(pod, &node.root_id, attempt),
         cgroup_parent: Some(cgroup::parent(pod, node)),
         host: host_namespaces(pod),
+        network: if pod.host_network() { SandboxNetwork::Host } else { SandboxNetwork::Default },
         share_process_namespace: shares_processes(pod),
         ports: ports(pod)?,
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect::<BTreeMap<_, _>>(),
@@ -72,7 +73,7 @@ pub fn runtime_of(handler: &str, node: &NodeFacts) -> Result<Option<String>, Con
 }
 
 /// Ports of the node for app containers and sidecars. On the node's network every port is one anyway.
-fn ports(pod: &Pod) -> Result<Vec<PortMapping>, ConfigError> {
+pub fn ports(pod: &Pod) -> Result<Vec<PortMapping>, ConfigError> {
     if pod.host_network() {
         return Ok(Vec::new());
     }

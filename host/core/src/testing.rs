@@ -55,6 +55,7 @@ pub(crate) fn sandbox(attempt: u32, state: SandboxState) -> Sandbox {
         hash: "sandbox-hash".to_owned(),
         created_at: at(10),
         state,
+        network: crate::container::SandboxNetwork::Default,
         ips: vec!["172.17.0.2".parse().expect("an address")],
         pid: Some(100),
     }

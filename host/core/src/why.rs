@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 
-use crate::observed::{ContainerState, ObservedPod, SandboxState};
+use crate::observed::{ContainerState, ObservedPod, Sandbox};
 use crate::plan::Plan;
 use crate::pod::{ContainerKind, ContainerOf, Pod};
 use crate::ports::runtime::PullProgress;
@@ -59,7 +59,7 @@ pub fn journey(input: &Journey<'_>) -> Vec<Step> {
     }
     steps.push(step("admitted", StepState::Done, String::new()));
     let held = input.plan.waits.get("");
-    let sandbox_up = input.observed.sandbox().is_some_and(|sandbox| sandbox.state == SandboxState::Running);
+    let sandbox_up = input.observed.sandbox().is_some_and(Sandbox::is_up);
     let volumes = if input.prepared || sandbox_up { StepState::Done } else { waiting_or_running(held.is_some()) };
     let detail = held.map(|held| with_until(&held.message, held.until)).unwrap_or_default();
     let volumes_detail = if volumes == StepState::Done { String::new() } else { detail.clone() };

@@ -136,6 +136,11 @@ impl Connection {
         self.session.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
+    /// Whether the daemon is on this machine, as far as its endpoint tells.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Unix(_))
+    }
+
     /// Agrees upon a version anew at the next call: the daemon may be another one by now.
     pub(crate) fn forget_session(&self) {
         *self.session.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;

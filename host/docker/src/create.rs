@@ -7,7 +7,7 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountBindOptions,
     MountBindOptionsPropagationEnum, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
-use longshore_core::container::{ContainerConfig, Mount, PortMapping, Propagation, SandboxConfig};
+use longshore_core::container::{ContainerConfig, Mount, PortMapping, Propagation, SandboxConfig, SandboxNetwork};
 
 use crate::docker::LogBounds;
 
@@ -35,9 +35,17 @@ pub(crate) struct Logs {
 
 /// A sandbox's body; `image` is the pause image.
 pub(crate) fn sandbox(config: &SandboxConfig, image: &str, dialect: Dialect) -> ContainerCreateBody {
-    let (exposed_ports, port_bindings) = ports(&config.ports, config.host.network);
+    // Plugins see to the ports of what they attach.
+    let bridged = matches!(config.network, SandboxNetwork::Default | SandboxNetwork::Named(_));
+    let (exposed_ports, port_bindings) = ports(&config.ports, bridged);
+    let network_mode = match &config.network {
+        SandboxNetwork::Host => "host",
+        SandboxNetwork::Default => "default",
+        SandboxNetwork::Named(name) => name,
+        SandboxNetwork::Detached => "none",
+    };
     let host_config = HostConfig {
-        network_mode: Some(if config.host.network { "host" } else { "default" }.to_owned()),
+        network_mode: Some(network_mode.to_owned()),
         ipc_mode: Some(if config.host.ipc { "host" } else { "shareable" }.to_owned()),
         pid_mode: config.host.pid.then(|| "host".to_owned()),
         userns_mode: shares_host(config.host).then(|| "host".to_owned()),
@@ -181,8 +189,8 @@ fn bind(mount: &Mount, dialect: Dialect) -> DockerMount {
 
 type Bindings = HashMap<String, Option<Vec<PortBinding>>>;
 
-fn ports(mappings: &[PortMapping], host_network: bool) -> (Option<Vec<String>>, Option<Bindings>) {
-    if host_network || mappings.is_empty() {
+fn ports(mappings: &[PortMapping], bridged: bool) -> (Option<Vec<String>>, Option<Bindings>) {
+    if !bridged || mappings.is_empty() {
         return (None, None);
     }
     let mut exposed: Vec<String> = Vec::new();
@@ -292,9 +300,9 @@ mod tests {
             protocol: "TCP".to_owned(),
             host_ip: host_ip.map(|ip| ip.parse().unwrap()),
         };
-        let (exposed, bindings) = ports(&[mapping(8080, None), mapping(8081, Some("127.0.0.1"))], false);
+        let (exposed, bindings) = ports(&[mapping(8080, None), mapping(8081, Some("127.0.0.1"))], true);
         assert_eq!(exposed.unwrap(), ["80/tcp"]);
         assert_eq!(bindings.unwrap()["80/tcp"].as_ref().unwrap().len(), 2);
-        assert_eq!(ports(&[mapping(8080, None)], true), (None, None));
+        assert_eq!(ports(&[mapping(8080, None)], false), (None, None));
     }
 }

@@ -1,6 +1,7 @@
 //! The container runtime on the Docker Engine API, for Docker 20.10 (API 1.41) and later.
 //!
-//! Implements [`longshore_core::ports::runtime::ContainerRuntime`] and [`longshore_core::ports::exec::ContainerExec`].
+//! Implements [`longshore_core::ports::runtime::ContainerRuntime`], [`longshore_core::ports::exec::ContainerExec`] and
+//! [`longshore_core::ports::network::BridgeNetworks`].
 //! It translates and obeys; it must not decide anything about pods, and it touches nothing without our root label
 //! except in [`Docker::remove_foreign`], which `longshore takeover` calls.
 //!
@@ -21,7 +22,9 @@ mod known;
 mod lifecycle;
 mod logs;
 mod names;
+mod networks;
 mod observe;
+mod packet_filter;
 mod pause;
 mod providers;
 mod store;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use longshore_core::container::Resources;
+use longshore_core::container::{Resources, SandboxNetwork};
 use longshore_core::labels;
 use longshore_core::observed::{Container, ContainerState, Exit, Observation, Sandbox, SandboxState};
 use longshore_core::ports::runtime::RuntimeError;
@@ -138,6 +138,7 @@ pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) 
                 ContainerState::Exited(_) => SandboxState::Exited,
                 ContainerState::Created => SandboxState::Created,
             },
+            network: sandbox_network(inspect.host_config.unwrap_or_default().network_mode.as_deref()),
             ips: if running { addresses(inspect.network_settings.unwrap_or_default()) } else { Vec::new() },
             pid: pid(&state),
         }));
@@ -198,6 +199,16 @@ fn container_state(state: &wire::State, created_at: Timestamp) -> ContainerState
 fn pid(state: &wire::State) -> Option<u32> {
     let pid = state.pid.and_then(|pid| u32::try_from(pid).ok())?;
     (pid != 0 && state.running.unwrap_or_default()).then_some(pid)
+}
+
+/// The daemon's word for the network that a sandbox was made for.
+fn sandbox_network(mode: Option<&str>) -> SandboxNetwork {
+    match mode.unwrap_or_default() {
+        "host" => SandboxNetwork::Host,
+        "none" => SandboxNetwork::Detached,
+        "" | "default" | "bridge" => SandboxNetwork::Default,
+        name => SandboxNetwork::Named(name.to_owned()),
+    }
 }
 
 /// IPv4 first, then global IPv6.

@@ -61,6 +61,14 @@ pub(crate) struct Inspect {
     pub(crate) config: Option<Config>,
     pub(crate) host_config: Option<HostConfig>,
     pub(crate) network_settings: Option<NetworkSettings>,
+    pub(crate) host_config: Option<HostConfig>,
+}
+
+/// `HostConfig` of an inspect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct HostConfig {
+    pub(crate) network_mode: Option<String>,
 }
 
 /// `HostConfig` of an inspect.
@@ -112,6 +120,32 @@ pub(crate) struct Network {
     pub(crate) ip_address: Option<String>,
     #[serde(rename = "GlobalIPv6Address")]
     pub(crate) global_ipv6_address: Option<String>,
+}
+
+/// One of `GET /networks`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct NetworkSummary {
+    pub(crate) id: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    pub(crate) options: Option<BTreeMap<String, String>>,
+    #[serde(rename = "IPAM")]
+    pub(crate) ipam: Option<Ipam>,
+}
+
+/// How a network's addresses are given out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Ipam {
+    pub(crate) config: Option<Vec<IpamConfig>>,
+}
+
+/// A part of a network's addresses.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct IpamConfig {
+    pub(crate) subnet: Option<String>,
 }
 
 /// `GET /images/{name}/json`.

@@ -12,6 +12,7 @@ pub mod health;
 mod inbox;
 pub mod kernel;
 mod limits;
+pub mod network;
 pub mod node;
 pub mod orphan;
 mod ports;

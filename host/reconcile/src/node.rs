@@ -25,6 +25,7 @@ use crate::collection::Collector;
 use crate::eviction;
 use crate::health::BEAT;
 use crate::inbox::Inbox;
+use crate::network::{Network, complete_all};
 use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) puller: Puller,
     pub(crate) probes: ProbeScheduler,
     pub(crate) roster: Roster,
+    pub(crate) network: Network,
     /// Pods that were admitted and have not ended, by UID: what a new one must fit beside.
     pub(crate) active: Mutex<BTreeMap<String, Pod>>,
     /// Resizes that wait for room.
@@ -122,10 +124,12 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
     let probes = ProbeScheduler::spawn(&ports, options.max_execs, stop.clone());
     let puller = Puller::new(ports.runtime.clone(), &options);
     let words = ports.sources.iter().map(|source| (source.source(), None)).collect();
+    let network = Network::new(options.network.clone());
     let shared = Arc::new(Shared {
         ports,
         facts,
         options,
+        network,
         puller,
         probes,
         roster: Roster::default(),
@@ -154,6 +158,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         () = node.serve() => {}
         () = eviction::run(&shared, &collector) => {}
         () = collector.run() => {}
+        () = shared.network.run(&shared.ports, &shared.facts.root_id) => {}
     }
     let drained = async { while node.tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(5), drained).await.is_err() {
@@ -180,6 +185,7 @@ impl Node {
         }));
         let of_api = ports.api.as_ref().map(|api| api.objects.changes());
         let mut objects = select_all(std::iter::once(ports.objects.changes()).chain(of_api));
+        let mut recoveries = shared.network.recoveries();
         let mut resync = tokio::time::interval(shared.options.resync);
         resync.reset();
         let mut beat = tokio::time::interval(BEAT);
@@ -190,6 +196,7 @@ impl Node {
                 Some(event) = events.next() => self.happened(event).await,
                 Some(()) = objects.next() => self.wake_all(|wakes| wakes.objects = true),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                Ok(()) = recoveries.changed() => self.wake_all(|wakes| wakes.resync = true),
                 _ = resync.tick() => self.resync().await,
                 _ = beat.tick() => {}
             }
@@ -203,7 +210,8 @@ impl Node {
         let mut said = String::new();
         loop {
             match self.shared.ports.runtime.list().await {
-                Ok(list) => {
+                Ok(mut list) => {
+                    complete_all(&*self.shared.ports.plugins, &mut list);
                     self.found = by_pod(list);
                     return;
                 }
@@ -362,7 +370,8 @@ impl Node {
     /// Looks at the whole runtime at once; workers whose pods are not as they know them look for themselves.
     async fn resync(&mut self) {
         match self.shared.ports.runtime.list().await {
-            Ok(list) => {
+            Ok(mut list) => {
+                complete_all(&*self.shared.ports.plugins, &mut list);
                 let mut found = by_pod(list);
                 for (uid, running) in &self.workers {
                     let seen = found.remove(uid).unwrap_or_default();

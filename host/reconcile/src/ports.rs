@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::FileStore;
+use longshore_core::ports::network::{BridgeNetworks, NetworkPlugins};
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::probes::ProbePlugins;
 use longshore_core::ports::runtime::{ContainerRuntime, RegistryCredentials};
@@ -18,6 +19,7 @@ use longshore_core::ports::stats::Stats;
 
 use crate::events::EventRing;
 use crate::health::Health;
+use crate::network::NetworkOptions;
 use crate::views::Views;
 use crate::{collection, eviction};
 
@@ -77,6 +79,10 @@ pub struct Ports {
     pub views: Arc<Views>,
     /// Where it goes whether pods can be run.
     pub health: Arc<Health>,
+    /// The runtime's own networks.
+    pub bridges: Arc<dyn BridgeNetworks>,
+    /// CNI plugins.
+    pub plugins: Arc<dyn NetworkPlugins>,
 }
 
 /// How the loops are set up.
@@ -98,6 +104,8 @@ pub struct Options {
     pub images: collection::Options,
     /// How often everything is looked at again, events aside.
     pub resync: Duration,
+    /// How the pods' network is set up.
+    pub network: NetworkOptions,
 }
 
 impl Default for Options {
@@ -111,6 +119,7 @@ impl Default for Options {
             eviction: eviction::Options::default(),
             images: collection::Options::default(),
             resync: Duration::from_secs(60),
+            network: NetworkOptions::default(),
         }
     }
 }

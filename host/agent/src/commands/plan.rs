@@ -24,13 +24,14 @@ use longshore_core::record::{PodRecord, StoredPod};
 use longshore_core::support;
 use longshore_docker::{Docker, DockerOptions};
 use longshore_filesystem::{CgroupOptions, Files, read_once};
+use longshore_reconcile::network::complete_all;
 
 use super::out;
 use crate::cli::PlanArgs;
 use crate::client::Client;
 use crate::config::Config;
-use crate::facts;
 use crate::socket::api::Info;
+use crate::{facts, pod_network};
 
 /// All that a plan for the node is made from.
 struct World {
@@ -93,8 +94,10 @@ async fn look(config: &Config, folder: PathBuf, node: String, endpoint: &str) ->
             warnings.extend(errors.iter().map(|error| format!("error: a stored pod cannot be read: {error}")));
             stored.extend(records.into_iter().filter_map(|pod| Some((pod.object.metadata.uid.clone()?, pod))));
         }
-        let docker = Docker::connect(endpoint, id, DockerOptions::default())?;
-        let list: Vec<Observation> = docker.list().await.context("what runs cannot be told, so neither what to do")?;
+        let docker = Docker::connect(endpoint, id.clone(), DockerOptions::default())?;
+        let mut list: Vec<Observation> =
+            docker.list().await.context("what runs cannot be told, so neither what to do")?;
+        complete_all(&pod_network::plugins(config, &id), &mut list);
         observed = by_pod(list);
     }
     let crash_loop = crash_loop(config);

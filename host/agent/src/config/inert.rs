@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::{Config, Draft, Findings, NetworkPlugin, Whole};
+use super::{Config, Draft, Findings, Whole};
 
 /// Fields of a KubeletConfiguration, as places in [`Config::configz`].
 const FIELDS: &[&str] = &[
@@ -30,12 +30,6 @@ impl Config {
         let at = |all: &Value, place: &str| all.pointer(place).cloned().unwrap_or_default();
         let mut named: Vec<&str> =
             FIELDS.iter().filter(|place| at(&own, place) != at(&usual, place)).map(|place| &place[1..]).collect();
-        if self.network.plugin != NetworkPlugin::Bridge {
-            named.push("--network-plugin");
-        }
-        if !self.network.pod_cidrs.is_empty() {
-            named.push("--pod-cidr");
-        }
         match named.is_empty() {
             true => Vec::new(),
             false => vec![format!("these settings have no effect in this version: {}", named.join(", "))],

@@ -142,7 +142,6 @@ const GONE: &[(&str, bool, &str)] = &[
     ("maximum-dead-containers", true, "use --eviction-hard or --eviction-soft"),
     ("maximum-dead-containers-per-container", true, "use --eviction-hard or --eviction-soft"),
     ("minimum-container-ttl-duration", true, "use --eviction-hard or --eviction-soft"),
-    ("non-masquerade-cidr", true, "leave it out: what goes to other pods is not masqueraded"),
     ("outofdisk-transition-frequency", true, "use --eviction-pressure-transition-period"),
     ("redirect-container-streaming", false, "leave it out: streams go through the node's server"),
     ("register-schedulable", false, "use --register-with-taints=node.kubernetes.io/unschedulable:NoSchedule"),

@@ -1,11 +1,11 @@
 //! The pods' network: Docker's bridge or CNI plugins, and the addresses that pods get.
 
-use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use longshore_core::cidr::Cidr;
 use longshore_core::document::Node;
+use longshore_core::network;
 use serde::Serialize;
 
 use super::draft::{Findings, FlagNotes};
@@ -13,6 +13,9 @@ use super::joining::given;
 use super::layer::layer;
 use super::reader::Reader;
 use super::values;
+
+/// Where plugins lie: by CNI's convention, and in Debian's package.
+const BIN_DIRS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 
 /// Flags of the network.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize)]
@@ -23,7 +26,7 @@ pub(crate) struct NetworkFlags {
     /// Folder of CNI's network configurations [default: /etc/cni/net.d]
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_conf_dir: Option<PathBuf>,
-    /// Folders of the CNI plugins, separated by commas [default: /opt/cni/bin]
+    /// Folders of the CNI plugins, separated by commas [default: /opt/cni/bin,/usr/lib/cni]
     #[arg(long, value_name = "DIRS")]
     pub(crate) cni_bin_dir: Vec<String>,
     /// Folder that results of CNI plugins are kept in [default: /var/lib/cni/cache]
@@ -32,6 +35,10 @@ pub(crate) struct NetworkFlags {
     /// Networks of the pods of a node without an API server: one, or one of IPv4 and one of IPv6
     #[arg(long, value_name = "CIDRS")]
     pub(crate) pod_cidr: Option<String>,
+    /// Where pods keep their own addresses on Docker's network: the cluster's pods; 0.0.0.0/0 for everywhere [default: the
+    /// node's podCIDR with 8 bits less, 10.244.0.0/16 for 10.244.3.0/24; of IPv6 16 bits less]
+    #[arg(long, value_name = "CIDRS")]
+    pub(crate) non_masquerade_cidr: Option<String>,
 }
 
 layer! {
@@ -42,6 +49,7 @@ layer! {
         cni_bin_dirs: Vec<PathBuf>,
         cni_cache_dir: PathBuf,
         pod_cidrs: Vec<Cidr>,
+        unmasqueraded: Vec<Cidr>,
     }
     tables {}
 }
@@ -54,21 +62,6 @@ pub(crate) enum NetworkPlugin {
     Bridge,
     /// CNI plugins.
     Cni,
-}
-
-/// A network: an address and how many of its bits are the network's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cidr {
-    /// The address, as written.
-    pub(crate) address: IpAddr,
-    /// Bits of the network.
-    pub(crate) prefix: u8,
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
 }
 
 /// The pods' network, complete.
@@ -84,6 +77,8 @@ pub(crate) struct Network {
     pub(crate) cni_cache_dir: PathBuf,
     /// Networks of the pods of a node that is alone; in a cluster the Node's count.
     pub(crate) pod_cidrs: Vec<Cidr>,
+    /// Where pods' addresses are not masqueraded; empty where that is to be guessed.
+    pub(crate) unmasqueraded: Vec<Cidr>,
 }
 
 impl NetworkLayer {
@@ -95,6 +90,7 @@ impl NetworkLayer {
                 .all("--cni-bin-dir", &flags.cni_bin_dir, |text| Ok(values::list(text).map(PathBuf::from).collect())),
             cni_cache_dir: given(&flags.cni_cache_dir),
             pod_cidrs: note.read("--pod-cidr", &flags.pod_cidr, cidrs),
+            unmasqueraded: note.read("--non-masquerade-cidr", &flags.non_masquerade_cidr, cidrs),
         }
     }
 
@@ -122,9 +118,10 @@ impl NetworkLayer {
             cni_bin_dirs: self
                 .cni_bin_dirs
                 .filter(|folders| !folders.is_empty())
-                .unwrap_or_else(|| vec![PathBuf::from("/opt/cni/bin")]),
+                .unwrap_or_else(|| BIN_DIRS.map(PathBuf::from).into()),
             cni_cache_dir: self.cni_cache_dir.unwrap_or_else(|| PathBuf::from("/var/lib/cni/cache")),
             pod_cidrs: self.pod_cidrs.unwrap_or_default(),
+            unmasqueraded: self.unmasqueraded.unwrap_or_default(),
         }
     }
 }
@@ -143,21 +140,8 @@ fn plugin(text: &str) -> Result<NetworkPlugin, String> {
 }
 
 fn cidrs(text: &str) -> Result<Vec<Cidr>, String> {
-    let cidrs = values::list(text).map(cidr).collect::<Result<Vec<_>, _>>()?;
-    let same_family = |pair: &[Cidr]| pair[0].address.is_ipv4() == pair[1].address.is_ipv4();
-    match cidrs.len() > 2 || cidrs.windows(2).any(same_family) {
-        true => Err(format!("expected one network, or one of IPv4 and one of IPv6, got {text:?}")),
-        false => Ok(cidrs),
-    }
-}
-
-fn cidr(text: &str) -> Result<Cidr, String> {
-    let expected = || format!("expected a network like 10.244.0.0/24, got {text:?}");
-    let (address, prefix) = text.split_once('/').ok_or_else(expected)?;
-    let address: IpAddr = address.parse().map_err(|_| expected())?;
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = prefix.parse().ok().filter(|prefix| *prefix <= bits).ok_or_else(expected)?;
-    Ok(Cidr { address, prefix })
+    let texts: Vec<String> = values::list(text).map(str::to_owned).collect();
+    network::cidrs(&texts).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -168,7 +152,7 @@ mod tests {
     #[test]
     fn networks() {
         let both = cidrs("10.244.1.0/24,fd00:1::/64").unwrap();
-        assert_eq!(both.iter().map(Cidr::to_string).collect::<Vec<_>>(), ["10.244.1.0/24", "fd00:1::/64"]);
+        assert_eq!(both.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.1.0/24", "fd00:1::/64"]);
         for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "x/8", "10.0.0.0/8,10.1.0.0/16", "10.0.0.0/-1"] {
             assert!(cidrs(wrong).is_err(), "{wrong}");
         }

@@ -195,8 +195,9 @@ fn starts(situation: &Situation<'_>, starts: Vec<containers::Start>, plan: &mut 
     let Situation { pod, observed, .. } = *situation;
     let sandbox = observed.sandbox().filter(|sandbox| sandbox.hash == pod.sandbox_hash);
     let attempt = match sandbox {
-        Some(sandbox) if sandbox.state == SandboxState::Running => None,
-        Some(sandbox) if sandbox.state == SandboxState::Created => Some(sandbox.attempt),
+        Some(sandbox) if sandbox.is_up() => None,
+        // One that runs and was not attached to its network to the end is started again, too.
+        Some(sandbox) if sandbox.state != SandboxState::Exited => Some(sandbox.attempt),
         _ => Some(observed.sandbox().map_or(0, |sandbox| sandbox.attempt + 1)),
     };
     if starts.is_empty() && attempt.is_none() {
@@ -205,11 +206,17 @@ fn starts(situation: &Situation<'_>, starts: Vec<containers::Start>, plan: &mut 
     plan.stage(vec![vec![planned(Action::Prepare, "containers are about to start")]]);
     let mut starts = starts.into_iter();
     if let Some(attempt) = attempt {
-        if sandbox.is_none_or(|sandbox| sandbox.state != SandboxState::Created) {
+        if sandbox.is_none_or(|sandbox| sandbox.state == SandboxState::Exited) {
             let why = if attempt == 0 { "the pod has no sandbox" } else { "the pod needs a new sandbox" };
             plan.stage(vec![vec![planned(Action::CreateSandbox { attempt }, why)]]);
         }
-        let start_sandbox = vec![planned(Action::StartSandbox { attempt }, "the sandbox was made and does not run")];
+        let runs = sandbox.is_some_and(|sandbox| sandbox.state == SandboxState::Running);
+        let why = if runs {
+            "the sandbox is not attached to the pods' network"
+        } else {
+            "the sandbox was made and does not run"
+        };
+        let start_sandbox = vec![planned(Action::StartSandbox { attempt }, why)];
         // The runtime makes a container while its sandbox starts; one that must know the pod's address cannot be.
         match starts.next() {
             Some(first) if !needs_pod_ip(pod, &first.container) => {

@@ -12,6 +12,7 @@ use super::{Busy, Plan, Situation, Unhealthy, plan};
 use crate::action::{Action, Planned};
 use crate::backoff::{Backoff, Policy};
 use crate::cgroup::PodCgroup;
+use crate::container::SandboxNetwork;
 use crate::node::NodeFacts;
 use crate::observed::{Container, ContainerState, Exit, ObservedPod, Sandbox, SandboxState};
 use crate::pod::{ContainerKind, Pod};
@@ -333,6 +334,7 @@ impl Model {
                 assert!(!older.any(|other| other.state == SandboxState::Running), "two sandboxes run");
                 if let Some(sandbox) = self.world.sandboxes.first_mut() {
                     sandbox.state = SandboxState::Running;
+                    sandbox.ips = testing::sandbox(0, SandboxState::Running).ips;
                 }
             }
             Action::CreateContainer { container, attempt } => {
@@ -354,7 +356,7 @@ impl Model {
             }
             Action::StartContainer { container } => {
                 let sandbox = self.world.sandbox().expect("a container is started in a sandbox");
-                assert_eq!(sandbox.state, SandboxState::Running, "the sandbox runs first");
+                assert!(sandbox.is_up(), "the sandbox runs first, and is on its network");
                 let now = self.now;
                 let made = self.world.containers.iter_mut().find(|seen| seen.name == *container);
                 let made = made.expect("a container is made before it is started");
@@ -433,7 +435,7 @@ pub(crate) fn web(policy: &str) -> Pod {
 
 /// Any state that a runtime can be in, whatever led to it.
 pub(crate) fn any_world() -> impl Strategy<Value = ObservedPod> {
-    let sandboxes = prop::collection::vec((0u32..3, 0u8..3, any::<bool>()), 0..3);
+    let sandboxes = prop::collection::vec((0u32..3, 0u8..4, any::<bool>()), 0..3);
     let containers = prop::collection::vec((0usize..4, 0u32..3, 0u8..4, 0u32..3, any::<bool>()), 0..6);
     (sandboxes, containers).prop_map(|(sandboxes, containers)| {
         let pod = web("Always");
@@ -441,12 +443,17 @@ pub(crate) fn any_world() -> impl Strategy<Value = ObservedPod> {
         for (index, (attempt, state, stale)) in sandboxes.into_iter().enumerate() {
             // At most one runs: the runtime never started two.
             let runs = world.sandboxes.iter().any(|other| other.state == SandboxState::Running);
+            // One that runs may be one that plugins did not attach to the end.
+            let detached = state == 3;
             let state = match state {
                 0 => SandboxState::Created,
-                1 if !runs => SandboxState::Running,
+                1 | 3 if !runs => SandboxState::Running,
                 _ => SandboxState::Exited,
             };
-            let made = testing::sandbox(attempt, state);
+            let mut made = testing::sandbox(attempt, state);
+            if detached {
+                (made.network, made.ips) = (SandboxNetwork::Detached, Vec::new());
+            }
             let hash = if stale { "old".to_owned() } else { made.hash.clone() };
             world.sandboxes.push(Sandbox { id: format!("s{index}"), hash, ..made });
         }

@@ -49,7 +49,7 @@ proptest! {
             prop_assert!(!model.world.is_running(), "an ended pod runs nothing");
         } else {
             let up = model.world.sandbox().unwrap();
-            prop_assert_eq!(up.state, SandboxState::Running);
+            prop_assert!(up.is_up());
             prop_assert_eq!(&up.hash, &model.pod.sandbox_hash);
             for name in ["side", "a", "b"] {
                 let seen = model.world.container(name).unwrap();

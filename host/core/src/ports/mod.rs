@@ -9,6 +9,7 @@ pub mod events;
 pub mod exec;
 pub mod files;
 pub mod kernel;
+pub mod network;
 pub mod objects;
 pub mod pods;
 pub mod probes;

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::cgroup;
+use crate::network::by_family;
 use crate::node::NodeFacts;
 use crate::observed::{ObservedPod, SandboxState};
 use crate::plan::{Busy, Plan};
@@ -121,7 +122,7 @@ fn pod_ips(input: &StatusInput<'_>) -> Vec<String> {
     let Some(sandbox) = input.observed.sandbox().filter(|sandbox| sandbox.state == SandboxState::Running) else {
         return Vec::new();
     };
-    let ips = if input.pod.host_network() { &input.node.ips } else { &sandbox.ips };
+    let ips = if input.pod.host_network() { input.node.ips.clone() } else { by_family(&sandbox.ips, &input.node.ips) };
     ips.iter().map(ToString::to_string).collect()
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::backoff::{Backoff, Policy};
 use crate::observed::Container;
+use crate::observed::SandboxState;
 use crate::plan::{self, Busy, Situation};
 use crate::pod::Deletion;
 use crate::record::Terminal;

@@ -194,6 +194,7 @@ async fn a_name_that_is_always_taken_is_an_error() {
         labels: Default::default(),
         cgroup_parent: None,
         host: Default::default(),
+        network: Default::default(),
         share_process_namespace: false,
         ports: Vec::new(),
         sysctls: Default::default(),

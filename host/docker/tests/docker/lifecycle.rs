@@ -279,6 +279,7 @@ async fn namespaces_are_shared_as_asked() {
     assert_eq!(world.end(&id).await.0, 0);
     let mut host = world.sandbox(1);
     host.host = longshore_core::container::HostNamespaces { network: true, pid: true, ipc: true };
+    host.network = longshore_core::container::SandboxNetwork::Host;
     let sandbox = world.docker.create_sandbox(&host).await.unwrap();
     world.docker.start(&sandbox).await.unwrap();
     assert!(world.see_sandbox(&sandbox).await.ips.is_empty());

@@ -9,6 +9,7 @@ mod fake;
 mod faults;
 mod foreign;
 mod lifecycle;
+mod networks;
 mod pulls;
 mod store;
 mod streams;

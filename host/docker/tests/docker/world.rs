@@ -9,7 +9,7 @@ use bollard::query_parameters::{
     CreateImageOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use futures::StreamExt;
-use longshore_core::container::{ContainerConfig, HostNamespaces, Resources, SandboxConfig};
+use longshore_core::container::{ContainerConfig, HostNamespaces, Resources, SandboxConfig, SandboxNetwork};
 use longshore_core::labels;
 use longshore_core::observed::{Container, ContainerState, Observation, Sandbox};
 use longshore_core::pod::{ContainerKind, PodId};
@@ -91,6 +91,7 @@ impl World {
             labels: self.labels("podsandbox", "POD", attempt),
             cgroup_parent: None,
             host: HostNamespaces::default(),
+            network: SandboxNetwork::Default,
             share_process_namespace: false,
             ports: Vec::new(),
             sysctls: BTreeMap::new(),

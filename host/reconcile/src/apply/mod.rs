@@ -105,6 +105,7 @@ async fn act(worker: &mut Worker, planned: &Planned) -> Step {
             Step::Waits
         }
         Action::StopSandbox { id } => {
+            sandbox::detach(worker, id).await;
             let stopped = worker.shared.ports.runtime.stop(id, std::time::Duration::from_secs(1)).await;
             settle(worker, stopped, id, "FailedKillPod").await
         }
@@ -115,6 +116,8 @@ async fn act(worker: &mut Worker, planned: &Planned) -> Step {
             settle_removal(worker, removed, id)
         }
         Action::RemoveSandbox { id } => {
+            // One that ended by itself, or that plugins did not let go when it was stopped.
+            sandbox::detach(worker, id).await;
             let removed = worker.shared.ports.runtime.remove(id).await;
             settle_removal(worker, removed, id)
         }

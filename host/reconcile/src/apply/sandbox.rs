@@ -1,25 +1,29 @@
 //! Making and starting a pod's sandbox.
 
+use std::sync::Arc;
+
 use longshore_core::action::{Planned, Track};
+use longshore_core::container::SandboxNetwork;
 use longshore_core::event::EventType;
+use longshore_core::network::attachment::{self, Attachment};
 use longshore_core::observed::{Observation, Sandbox, SandboxState};
-use longshore_core::ports::runtime::RuntimeError;
-use longshore_core::{dns, sandbox_config};
+use longshore_core::pod::PodId;
+use longshore_core::ports::network::{NetworkPlugins, PluginError};
+use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError};
+use longshore_core::{dns, network, sandbox_config};
+use serde_json::{Map, Value};
 
 use super::{Step, act};
+use crate::network::complete;
 use crate::worker::Worker;
 
 /// Starts the sandbox and makes a container at the same time. Says whether the sandbox runs, and whether the container
 /// was made.
 pub(super) async fn start_beside(worker: &mut Worker, start: &Planned, creation: &Track) -> (bool, bool) {
     let Some(id) = worker.observed.sandbox().map(|sandbox| sandbox.id.clone()) else { return (false, false) };
-    let runtime = worker.shared.ports.runtime.clone();
-    let started = {
-        let id = id.clone();
-        tokio::spawn(async move {
-            runtime.start(&id).await?;
-            runtime.inspect(&id).await
-        })
+    let started = match Start::of(worker, &id) {
+        Ok(start) => tokio::spawn(start.run()),
+        Err(message) => return (matches!(sandbox_failed(worker, &message), Step::Done), false),
     };
     let mut made = true;
     for planned in creation {
@@ -30,7 +34,7 @@ pub(super) async fn start_beside(worker: &mut Worker, start: &Planned, creation:
     }
     let seen = match started.await {
         Ok(seen) => seen,
-        Err(_) => Err(RuntimeError::Failed { operation: "start sandbox", message: "its task failed".to_owned() }),
+        Err(_) => Err(NotStarted::Failed("start sandbox: its task failed".to_owned())),
     };
     tracing::debug!(pod = %worker.pod.id, "{}: {}", start.action, start.why);
     (matches!(sandbox_started(worker, &id, seen).await, Step::Done), made)
@@ -45,6 +49,12 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
         Ok(runtime) => runtime,
         Err(message) => return sandbox_failed(worker, &message),
     };
+    if config.network != SandboxNetwork::Host {
+        config.network = match worker.shared.network.for_sandbox().await {
+            Ok(network) => network,
+            Err(problem) => return network_failed(worker, &problem),
+        };
+    }
     if attempt > 0 {
         worker.event(
             None,
@@ -62,6 +72,7 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
                 hash: worker.pod.sandbox_hash.clone(),
                 created_at: jiff::Timestamp::now(),
                 state: SandboxState::Created,
+                network: config.network,
                 ips: Vec::new(),
                 pid: None,
             }));
@@ -78,17 +89,122 @@ fn sandbox_failed(worker: &mut Worker, message: &str) -> Step {
     Step::Waits
 }
 
+/// The pods' network takes no pods: in the kubelet's words.
+fn network_failed(worker: &mut Worker, problem: &str) -> Step {
+    let text = format!("network is not ready: {}", network::not_ready(problem));
+    worker.event(None, EventType::Warning, "NetworkNotReady", &text);
+    worker.failed("pod", "ContainerCreating", &text);
+    Step::Waits
+}
+
+/// All that starting a sandbox needs, so that it can go on beside other work.
+struct Start {
+    runtime: Arc<dyn ContainerRuntime>,
+    plugins: Arc<dyn NetworkPlugins>,
+    id: String,
+    pod: PodId,
+    /// For plugins, by capability.
+    capabilities: Map<String, Value>,
+    /// Sandboxes that the pod had before and that do not run.
+    former: Vec<String>,
+}
+
+impl Start {
+    fn of(worker: &Worker, id: &str) -> Result<Start, String> {
+        let shared = &worker.shared;
+        let former =
+            worker.observed.sandboxes.iter().filter(|seen| seen.id != id && seen.state == SandboxState::Exited);
+        let ports = sandbox_config::ports(&worker.pod).map_err(|error| error.to_string())?;
+        let capabilities = attachment::capabilities(&worker.pod, &ports, &shared.network.pod_cidrs());
+        Ok(Start {
+            runtime: shared.ports.runtime.clone(),
+            plugins: shared.ports.plugins.clone(),
+            id: id.to_owned(),
+            pod: worker.pod.id.clone(),
+            capabilities: capabilities.map_err(|error| error.to_string())?,
+            former: former.map(|seen| seen.id.clone()).collect(),
+        })
+    }
+
+    /// Starts the sandbox, and has it attached where plugins make the network.
+    async fn run(self) -> Result<Option<Observation>, NotStarted> {
+        self.runtime.start(&self.id).await?;
+        let seen = self.runtime.inspect(&self.id).await?;
+        let Some(mut seen) = seen else { return Ok(None) };
+        complete(&*self.plugins, &mut seen);
+        if let Observation::Sandbox(sandbox) = &mut seen
+            && let Some(pid) = sandbox.pid.filter(|_| sandbox.state == SandboxState::Running && !sandbox.is_up())
+        {
+            // Whatever still leads the pod's ports to a sandbox of its that is dead goes first.
+            for former in &self.former {
+                if let Err(error) = self.plugins.detach(former, None).await {
+                    tracing::warn!(pod = %self.pod, sandbox = former, "a dead sandbox is still on the network: {error}");
+                }
+            }
+            let attachment = Attachment {
+                pod: self.pod.clone(),
+                sandbox_id: self.id.clone(),
+                pid,
+                capabilities: self.capabilities.clone(),
+            };
+            sandbox.ips = self.plugins.attach(&attachment).await.map_err(|error| self.not_set_up(&error))?;
+        }
+        Ok(Some(seen))
+    }
+
+    /// In the kubelet's words.
+    fn not_set_up(&self, error: &PluginError) -> NotStarted {
+        if let PluginError::NotReady { message } = error {
+            return NotStarted::NoNetwork(message.clone());
+        }
+        let PodId { namespace, name, .. } = &self.pod;
+        NotStarted::Failed(format!(
+            "failed to set up sandbox container {:?} network for pod {name:?}: networkPlugin cni failed to set up pod \
+             \"{name}_{namespace}\" network: {error}",
+            self.id
+        ))
+    }
+}
+
+/// Why a sandbox is not up.
+enum NotStarted {
+    /// The pods' network takes no pods.
+    NoNetwork(String),
+    /// Something else.
+    Failed(String),
+}
+
+impl From<RuntimeError> for NotStarted {
+    fn from(error: RuntimeError) -> Self {
+        NotStarted::Failed(error.to_string())
+    }
+}
+
+/// Takes a sandbox off the network that plugins made. A failure is told, and tried again when the sandbox is gone
+/// ([`crate::network`]): it does not keep the pod.
+pub(super) async fn detach(worker: &mut Worker, id: &str) {
+    let Some(sandbox) = worker.observed.sandboxes.iter().find(|sandbox| sandbox.id == id) else { return };
+    if sandbox.network != SandboxNetwork::Detached {
+        return;
+    }
+    let pid = sandbox.pid.filter(|_| sandbox.state == SandboxState::Running);
+    if let Err(error) = worker.shared.ports.plugins.detach(id, pid).await {
+        let PodId { namespace, name, .. } = &worker.pod.id;
+        let text = format!("networkPlugin cni failed to teardown pod \"{name}_{namespace}\" network: {error}");
+        worker.event(None, EventType::Warning, "FailedKillPod", &text);
+    }
+}
+
 pub(super) async fn start_sandbox(worker: &mut Worker) -> Step {
     let Some(id) = worker.observed.sandbox().map(|sandbox| sandbox.id.clone()) else { return Step::Waits };
-    let runtime = worker.shared.ports.runtime.clone();
-    let seen = match runtime.start(&id).await {
-        Ok(()) => runtime.inspect(&id).await,
-        Err(error) => Err(error),
+    let seen = match Start::of(worker, &id) {
+        Ok(start) => start.run().await,
+        Err(message) => return sandbox_failed(worker, &message),
     };
     sandbox_started(worker, &id, seen).await
 }
 
-async fn sandbox_started(worker: &mut Worker, id: &str, seen: Result<Option<Observation>, RuntimeError>) -> Step {
+async fn sandbox_started(worker: &mut Worker, id: &str, seen: Result<Option<Observation>, NotStarted>) -> Step {
     match seen {
         Ok(Some(seen)) => worker.observed.update(seen),
         Ok(None) => {
@@ -96,8 +212,12 @@ async fn sandbox_started(worker: &mut Worker, id: &str, seen: Result<Option<Obse
             return sandbox_failed(worker, "it went away while it was started");
         }
         Err(error) => {
+            worker.shared.network.doubted();
             worker.look_at(id).await;
-            return sandbox_failed(worker, &error.to_string());
+            return match error {
+                NotStarted::NoNetwork(problem) => network_failed(worker, &problem),
+                NotStarted::Failed(message) => sandbox_failed(worker, &message),
+            };
         }
     }
     worker.record.backoffs.remove("pod");

@@ -19,6 +19,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::event::EventType;
 use longshore_core::evict;
+use longshore_core::network::by_family;
 use longshore_core::observed::{ContainerState, ObservedPod};
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
 use longshore_core::pod::{Pod, Source};
@@ -424,7 +425,7 @@ impl Worker {
         };
         match self.observed.sandbox().filter(running) {
             Some(_) if self.pod.host_network() => self.shared.facts.ips.clone(),
-            Some(sandbox) => sandbox.ips.clone(),
+            Some(sandbox) => by_family(&sandbox.ips, &self.shared.facts.ips),
             None => Vec::new(),
         }
     }

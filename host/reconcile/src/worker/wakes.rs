@@ -10,6 +10,7 @@ use longshore_core::record;
 
 use super::Worker;
 use crate::inbox::{Done, Wakes};
+use crate::network::{complete, complete_all};
 
 impl Worker {
     /// Merges what woke the worker into what it knows.
@@ -147,7 +148,10 @@ impl Worker {
     /// Looks at everything of the pod again.
     pub(crate) async fn look(&mut self) {
         match self.shared.ports.runtime.list_pod(&self.pod.id.uid).await {
-            Ok(list) => self.observed = by_pod(list).remove(&self.pod.id.uid).unwrap_or_default(),
+            Ok(mut list) => {
+                complete_all(&*self.shared.ports.plugins, &mut list);
+                self.observed = by_pod(list).remove(&self.pod.id.uid).unwrap_or_default();
+            }
             Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at the pod: {error}"),
         }
     }
@@ -155,7 +159,10 @@ impl Worker {
     /// Looks at one thing of the pod again.
     pub(crate) async fn look_at(&mut self, id: &str) {
         match self.shared.ports.runtime.inspect(id).await {
-            Ok(Some(seen)) => self.observed.update(seen),
+            Ok(Some(mut seen)) => {
+                complete(&*self.shared.ports.plugins, &mut seen);
+                self.observed.update(seen);
+            }
             Ok(None) => self.observed.forget(id),
             Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at {id}: {error}"),
         }

@@ -8,9 +8,11 @@ use longshore_core::backoff::Policy;
 use longshore_core::pod::{Pod, Source};
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
+use longshore_reconcile::network::NetworkOptions;
 use longshore_reconcile::node::{self, ApiPorts, Options, Ports};
 use longshore_reconcile::views::Views;
 use longshore_tests::files::FakeFiles;
+use longshore_tests::network::FakeNetwork;
 use longshore_tests::objects::FakeObjects;
 use longshore_tests::probes::FakeProbes;
 use longshore_tests::runtime::FakeRuntime;
@@ -34,6 +36,7 @@ pub(crate) struct Bed {
     /// What the pods of the manifest folder may refer to.
     pub(crate) objects: Arc<FakeObjects>,
     api: Option<ApiPorts>,
+    pub(crate) network: Arc<FakeNetwork>,
     options: Options,
     of: Source,
     stop: CancellationToken,
@@ -46,6 +49,7 @@ struct Ground {
     files: Arc<FakeFiles>,
     probes: Arc<FakeProbes>,
     api: Option<ApiPorts>,
+    network: Arc<FakeNetwork>,
     options: Options,
     /// As what the source speaks.
     of: Source,
@@ -58,7 +62,8 @@ impl Default for Ground {
         let crash_loop =
             Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
         let options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
-        Ground { runtime, files: Arc::default(), probes: Arc::default(), api: None, options, of: Source::File }
+        let (files, probes, network) = Default::default();
+        Ground { runtime, files, probes, api: None, network, options, of: Source::File }
     }
 }
 
@@ -79,9 +84,16 @@ impl Bed {
         Self::on(ground)
     }
 
+    /// One whose pods' network is set up in that way.
+    pub(crate) fn with_network(network: Arc<FakeNetwork>, set_up: NetworkOptions) -> Self {
+        let mut ground = Ground { network, ..Ground::default() };
+        ground.options.network = set_up;
+        Self::on(ground)
+    }
+
     /// On a machine that is half used.
     fn on(ground: Ground) -> Self {
-        let Ground { runtime, files, probes, api, options, of } = ground;
+        let Ground { runtime, files, probes, api, network, options, of } = ground;
         let source = Arc::new(FakeSource::of(of.clone()));
         let (events, views): (_, Arc<Views>) = (EventRing::new(), Arc::default());
         let objects: Arc<FakeObjects> = Arc::default();
@@ -100,26 +112,44 @@ impl Bed {
             events: events.clone(),
             views: views.clone(),
             health: health.clone(),
+            bridges: network.clone(),
+            plugins: network.clone(),
         };
         let agent = tokio::spawn(node::run(ports, longshore_tests::node(), options.clone(), stop.clone()));
-        Bed { runtime, files, probes, source, events, views, health, stats, objects, api, options, of, stop, agent }
+        Bed {
+            runtime,
+            files,
+            probes,
+            source,
+            events,
+            views,
+            health,
+            stats,
+            objects,
+            api,
+            network,
+            options,
+            of,
+            stop,
+            agent,
+        }
     }
 
     /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.
     pub(crate) async fn restart(self) -> Self {
-        let Bed { runtime, files, probes, api, options, of, .. } = self;
+        let Bed { runtime, files, probes, api, network, options, of, .. } = self;
         self.stop.cancel();
         self.agent.await.unwrap();
-        Self::on(Ground { runtime, files, probes, api, options, of })
+        Self::on(Ground { runtime, files, probes, api, network, options, of })
     }
 
     /// Kills the agent in the middle of whatever it does.
     pub(crate) async fn kill(self) -> Self {
-        let Bed { runtime, files, probes, api, options, of, .. } = self;
+        let Bed { runtime, files, probes, api, network, options, of, .. } = self;
         self.agent.abort();
         self.stop.cancel();
         let _ = self.agent.await;
-        Self::on(Ground { runtime, files, probes, api, options, of })
+        Self::on(Ground { runtime, files, probes, api, network, options, of })
     }
 
     pub(crate) fn status(&self, uid: &str) -> Option<v1::PodStatus> {

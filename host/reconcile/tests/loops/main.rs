@@ -9,6 +9,7 @@ mod eviction;
 mod faults;
 mod life;
 mod limits;
+mod network;
 mod preemption;
 mod probing;
 mod resize;

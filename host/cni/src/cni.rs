@@ -1,0 +1,279 @@
+//! The adapter itself: attaching, taking back, and what is asked of plugins besides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use longshore_core::network::attachment::{Attachment, arguments};
+use longshore_core::ports::network::{NetworkPlugins, PluginError};
+use tokio::sync::RwLock;
+
+use crate::cache::{Cache, Entry};
+use crate::chain::Caller;
+use crate::config::NetworkList;
+use crate::validate::Validator;
+use crate::version::Version;
+use crate::{folder, result};
+
+/// How the adapter is set up.
+#[derive(Clone, Debug)]
+pub struct CniOptions {
+    /// Folder of the networks' configurations.
+    pub conf_dir: PathBuf,
+    /// Folders of the plugins' programs, in the order in which they are looked through.
+    pub bin_dirs: Vec<PathBuf>,
+    /// Folder that attachments are kept in; others may use it as well.
+    pub cache_dir: PathBuf,
+    /// ID of the agent's root folder.
+    pub root_id: String,
+    /// How long calls may take.
+    pub limits: Limits,
+}
+
+/// How long each call of a plugin may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// ADD and DEL (dockershim's limit for a whole network).
+    pub attach: Duration,
+    /// CHECK, STATUS, VERSION, GC.
+    pub ask: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { attach: Duration::from_secs(220), ask: Duration::from_secs(30) }
+    }
+}
+
+/// How long an answer to STATUS holds: a good one, and another.
+const STATUS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
+
+/// What plugins said to STATUS, when, and of which network.
+struct Status {
+    at: Instant,
+    of: NetworkList,
+    answer: Result<(), PluginError>,
+}
+
+/// CNI plugins. See the port.
+pub struct Cni {
+    options: CniOptions,
+    caller: Caller,
+    cache: Cache,
+    validator: Validator,
+    /// By sandbox.
+    entries: Mutex<BTreeMap<String, Entry>>,
+    /// Sandboxes that something is being done with.
+    busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held for writing while plugins collect what belongs to nobody: what is being attached would be nobody's.
+    collecting: RwLock<()>,
+    status: tokio::sync::Mutex<Option<Status>>,
+    /// What was wrong with the folder when it was last read.
+    said: Mutex<Vec<String>>,
+}
+
+/// A poisoned lock still holds whole values here: every write is one insert or remove.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cni {
+    /// Sets up the adapter, and reads what an agent of the same root attached before. Blocks for a moment.
+    pub fn new(options: CniOptions) -> Cni {
+        let cache = Cache::new(&options.cache_dir, &options.root_id);
+        let (entries, _) = cache.load();
+        if !entries.is_empty() {
+            tracing::info!(sandboxes = entries.len(), "known to be attached to the pods' network");
+        }
+        Cni {
+            caller: Caller { folders: options.bin_dirs.clone() },
+            cache,
+            validator: Validator::default(),
+            entries: Mutex::new(entries),
+            busy: Mutex::default(),
+            collecting: RwLock::new(()),
+            status: tokio::sync::Mutex::new(None),
+            said: Mutex::default(),
+            options,
+        }
+    }
+
+    /// The network for new sandboxes: the first one of the folder that can be used.
+    async fn network(&self) -> Result<NetworkList, PluginError> {
+        let conf_dir = self.options.conf_dir.clone();
+        let read = tokio::task::spawn_blocking(move || folder::read(&conf_dir)).await;
+        let (lists, mut problems) = read.unwrap_or_default();
+        let mut found = None;
+        for list in lists {
+            match self.validator.check(&self.caller, &list, self.options.limits.ask).await {
+                Ok(()) => {
+                    found = Some(list);
+                    break;
+                }
+                Err(problem) => problems.push(format!("network {:?} cannot be used: {problem}", list.name)),
+            }
+        }
+        let summary = problems.join("; ");
+        let before = std::mem::replace(&mut *lock(&self.said), problems.clone());
+        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+            tracing::warn!("CNI configuration: {problem}");
+        }
+        // The kubelet's words, and why.
+        found.ok_or_else(|| PluginError::NotReady { message: format!("cni config uninitialized ({summary})") })
+    }
+
+    /// Waits until nothing else is done with that sandbox, nor collected.
+    async fn alone(&self, id: &str) -> Alone<'_> {
+        let collecting = self.collecting.read().await;
+        let mutex = lock(&self.busy).entry(id.to_owned()).or_default().clone();
+        let held = mutex.lock_owned().await;
+        Alone { cni: self, id: id.to_owned(), held: Some(held), _collecting: collecting }
+    }
+
+    fn entry(&self, id: &str) -> Option<Entry> {
+        lock(&self.entries).get(id).cloned()
+    }
+
+    fn save(&self, entry: &mut Entry) -> Result<(), PluginError> {
+        self.cache.save(entry)?;
+        lock(&self.entries).insert(entry.container_id.clone(), entry.clone());
+        Ok(())
+    }
+
+    /// Has every plugin let go of a sandbox, and forgets it then. `netns` is empty when it is gone.
+    async fn take_back(&self, entry: &Entry, netns: &str) -> Result<(), PluginError> {
+        match entry.list() {
+            Ok(list) => self.caller.del(&list, entry, netns, self.options.limits.attach).await?,
+            // Nobody can be told any more.
+            Err(problem) => {
+                tracing::error!(sandbox = entry.container_id, "what is kept of an attachment is damaged: {problem}")
+            }
+        }
+        self.cache.remove(entry)?;
+        lock(&self.entries).remove(&entry.container_id);
+        Ok(())
+    }
+}
+
+/// Nothing else is done with a sandbox while this is there.
+struct Alone<'a> {
+    cni: &'a Cni,
+    id: String,
+    held: Option<tokio::sync::OwnedMutexGuard<()>>,
+    _collecting: tokio::sync::RwLockReadGuard<'a, ()>,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        let mut busy = lock(&self.cni.busy);
+        self.held = None;
+        // One count is the map's own.
+        if busy.get(&self.id).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
+            busy.remove(&self.id);
+        }
+    }
+}
+
+/// The network namespace of a process; empty when it is gone.
+fn netns(pid: Option<u32>) -> String {
+    let path = pid.map(|pid| format!("/proc/{pid}/ns/net")).unwrap_or_default();
+    if Path::new(&path).exists() { path } else { String::new() }
+}
+
+#[async_trait]
+impl NetworkPlugins for Cni {
+    async fn ready(&self) -> Result<(), PluginError> {
+        let list = self.network().await?;
+        if list.version < Version::WITH_GC {
+            return Ok(());
+        }
+        let mut known = self.status.lock().await;
+        if let Some(Status { at, of, answer }) = &*known
+            && *of == list
+            && at.elapsed() < if answer.is_ok() { STATUS.0 } else { STATUS.1 }
+        {
+            return answer.clone();
+        }
+        let answer = self.caller.status(&list, self.options.limits.ask).await;
+        let answer = answer.map_err(|error| PluginError::NotReady { message: error.to_string() });
+        *known = Some(Status { at: Instant::now(), of: list, answer: answer.clone() });
+        answer
+    }
+
+    async fn attach(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, PluginError> {
+        let _alone = self.alone(&attachment.sandbox_id).await;
+        let netns = netns(Some(attachment.pid));
+        // An attachment that was begun and never ended: the agent was killed meanwhile.
+        if let Some(former) = self.entry(&attachment.sandbox_id) {
+            self.take_back(&former, &netns).await?;
+        }
+        let list = self.network().await?;
+        let arguments = arguments(attachment);
+        let mut entry = Entry::new(&list, &attachment.sandbox_id, &netns, arguments, attachment.capabilities.clone());
+        self.save(&mut entry)?;
+        let added = self.caller.add(&list, &entry, self.options.limits.attach).await;
+        let attached = added.and_then(|given| {
+            let ips = result::addresses(&given);
+            if ips.is_empty() {
+                let plugin = list.plugins.first().map(|plugin| plugin.kind.clone()).unwrap_or_default();
+                return Err(PluginError::Failed { plugin, command: "ADD", message: "it gave no address".to_owned() });
+            }
+            entry.result = Some(given);
+            self.save(&mut entry)?;
+            Ok(ips)
+        });
+        if attached.is_err()
+            && let Err(error) = self.take_back(&entry, &netns).await
+        {
+            tracing::warn!(
+                sandbox = attachment.sandbox_id,
+                "an attachment that failed cannot be taken back: {error}; later again"
+            );
+        }
+        attached
+    }
+
+    fn addresses(&self, sandbox_id: &str) -> Option<Vec<IpAddr>> {
+        lock(&self.entries).get(sandbox_id)?.result.as_ref().map(result::addresses)
+    }
+
+    async fn detach(&self, sandbox_id: &str, pid: Option<u32>) -> Result<(), PluginError> {
+        let _alone = self.alone(sandbox_id).await;
+        match self.entry(sandbox_id) {
+            Some(entry) => self.take_back(&entry, &netns(pid)).await,
+            None => Ok(()),
+        }
+    }
+
+    fn attached(&self) -> Vec<String> {
+        lock(&self.entries).keys().cloned().collect()
+    }
+
+    async fn check(&self, sandbox_id: &str, pid: u32) -> Result<(), PluginError> {
+        let _alone = self.alone(sandbox_id).await;
+        let Some(entry) = self.entry(sandbox_id).filter(|entry| entry.result.is_some()) else { return Ok(()) };
+        let Ok(list) = entry.list() else { return Ok(()) };
+        if list.version < Version::WITH_CHECK || list.disable_check {
+            return Ok(());
+        }
+        self.caller.check(&list, &entry, &netns(Some(pid)), self.options.limits.ask).await
+    }
+
+    async fn collect(&self) -> Result<(), PluginError> {
+        let list = self.network().await?;
+        if list.version < Version::WITH_GC || list.disable_gc {
+            return Ok(());
+        }
+        let _nothing_else = self.collecting.write().await;
+        let cache = self.cache.clone();
+        // Others may attach to the same network: what is theirs is nobody's to drop.
+        let loaded = tokio::task::spawn_blocking(move || cache.load()).await;
+        let (ours, others) = loaded.unwrap_or_default();
+        let all = ours.into_values().chain(others).filter(|entry| entry.network_name == list.name);
+        let attached: Vec<(String, String)> = all.map(|entry| (entry.container_id, entry.if_name)).collect();
+        self.caller.collect(&list, &attached, self.options.limits.ask).await
+    }
+}

@@ -1,0 +1,260 @@
+//! One call of a plugin: its program found, run with bounds on time and output, and ended with all that it started.
+//! Must not know what is asked of it. As `pkg/invoke` of libcni.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+/// A result is a few KiB.
+const OUTPUT_LIMIT: usize = 1 << 20;
+/// Of what is said besides, so much is kept.
+const SAID_LIMIT: usize = 16 << 10;
+/// How long output may come after the plugin ended: something that it started holds it open.
+const AFTER_END: Duration = Duration::from_secs(1);
+/// A program that is being written cannot be started: tries, and the pause between them.
+const BUSY: (u32, Duration) = (5, Duration::from_secs(1));
+
+/// What is asked of a plugin.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Its program.
+    pub(crate) program: PathBuf,
+    /// `CNI_…`, on top of the agent's own environment.
+    pub(crate) environment: Vec<(&'static str, OsString)>,
+    /// Its configuration.
+    pub(crate) input: Vec<u8>,
+    /// How long it may take.
+    pub(crate) limit: Duration,
+}
+
+/// How a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct CallError {
+    /// What the plugin said, or what went wrong.
+    pub(crate) message: String,
+    /// The specification's code, where the plugin gave one.
+    pub(crate) code: Option<u64>,
+}
+
+fn failed<T>(message: impl Into<String>) -> Result<T, CallError> {
+    Err(CallError { message: message.into(), code: None })
+}
+
+/// A plugin's program in the folders, in their order.
+pub(crate) fn find(kind: &str, folders: &[PathBuf]) -> Result<PathBuf, CallError> {
+    let found = folders.iter().map(|folder| folder.join(kind)).find(|path| path.is_file());
+    let shown = || folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| CallError {
+        message: format!("failed to find plugin {kind:?} in path [{}]", shown()),
+        code: None,
+    })
+}
+
+/// Calls a plugin and gives its output.
+pub(crate) async fn run(call: &Call) -> Result<Vec<u8>, CallError> {
+    let mut child = start(&call.program, call).await?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let end = || {
+        if let Some(group) = group {
+            // It may have ended just now.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    };
+    let outcome = tokio::time::timeout(call.limit, talk(&mut child, &call.input)).await;
+    let Ok(outcome) = outcome else {
+        end();
+        let _ = child.wait().await;
+        return failed(format!("it did not end within {} s and was killed", call.limit.as_secs_f64().ceil()));
+    };
+    let Talked { status, output, said } = match outcome {
+        Ok(talked) => talked,
+        Err(message) => {
+            end();
+            let _ = child.wait().await;
+            return failed(message);
+        }
+    };
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    if status.success() {
+        if !said.is_empty() {
+            tracing::debug!(plugin = %call.program.display(), "{said}");
+        }
+        return Ok(output);
+    }
+    Err(refusal(&output, &said, &status.to_string()))
+}
+
+async fn start(program: &Path, call: &Call) -> Result<Child, CallError> {
+    let mut tries = 0;
+    loop {
+        let mut command = Command::new(program);
+        command
+            .envs(call.environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        match command.spawn() {
+            Ok(child) => return Ok(child),
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy && tries < BUSY.0 => {
+                tries += 1;
+                tokio::time::sleep(BUSY.1).await;
+            }
+            Err(error) => return failed(format!("{} cannot be started: {error}", program.display())),
+        }
+    }
+}
+
+struct Talked {
+    status: std::process::ExitStatus,
+    output: Vec<u8>,
+    said: Vec<u8>,
+}
+
+async fn talk(child: &mut Child, input: &[u8]) -> Result<Talked, String> {
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err("it has no stdin, stdout or stderr".to_owned());
+    };
+    let (mut output, mut said) = (Vec::new(), Vec::new());
+    let status = {
+        let exchange = async {
+            tokio::join!(
+                async {
+                    // One that does not read its input may still answer.
+                    let _ = stdin.write_all(input).await;
+                    drop(stdin);
+                },
+                gather(stdout, &mut output, OUTPUT_LIMIT, true),
+                gather(stderr, &mut said, SAID_LIMIT, false),
+            );
+        };
+        tokio::pin!(exchange);
+        // Cancel safe: what was read stays in the buffers.
+        let ended = tokio::select! {
+            () = &mut exchange => None,
+            status = child.wait() => Some(status),
+        };
+        match ended {
+            Some(status) => {
+                // It is over, whoever holds its output open.
+                let _ = tokio::time::timeout(AFTER_END, exchange).await;
+                status
+            }
+            None => child.wait().await,
+        }
+    };
+    let status = status.map_err(|error| error.to_string())?;
+    if output.len() > OUTPUT_LIMIT {
+        return Err(format!("it wrote more than {} KiB", OUTPUT_LIMIT >> 10));
+    }
+    Ok(Talked { status, output, said })
+}
+
+/// Reads to the end and keeps one byte more than `limit` at most; a `strict` reader stops there, which ends the writer.
+async fn gather(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>, limit: usize, strict: bool) {
+    let mut chunk = [0; 8192];
+    while let Ok(count @ 1..) = from.read(&mut chunk).await {
+        let room = (limit + 1).saturating_sub(into.len());
+        into.extend_from_slice(&chunk[..count.min(room)]);
+        if strict && into.len() > limit {
+            return;
+        }
+    }
+}
+
+/// The specification's error object, or whatever was said.
+fn refusal(output: &[u8], said: &str, status: &str) -> CallError {
+    #[derive(Deserialize)]
+    struct Refusal {
+        #[serde(default)]
+        code: Option<u64>,
+        #[serde(default)]
+        msg: String,
+        #[serde(default)]
+        details: String,
+    }
+    let text = String::from_utf8_lossy(&output[..output.len().min(SAID_LIMIT)]).trim().to_owned();
+    match serde_json::from_slice::<Refusal>(output) {
+        Ok(Refusal { code, msg, details }) if !msg.is_empty() => {
+            let message = if details.is_empty() { msg } else { format!("{msg}; {details}") };
+            CallError { message, code }
+        }
+        _ if !text.is_empty() => CallError { message: format!("netplugin failed: {text:?}: {status}"), code: None },
+        _ if !said.is_empty() => CallError { message: format!("netplugin failed: {said:?}: {status}"), code: None },
+        _ => CallError { message: format!("netplugin failed with no error message: {status}"), code: None },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
+
+    use super::*;
+
+    fn plugin(folder: &Path, script: &str) -> Call {
+        let program = folder.join("plugin");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let environment = vec![("CNI_COMMAND", "ADD".into())];
+        Call { program, environment, input: b"the input".to_vec(), limit: Duration::from_secs(10) }
+    }
+
+    async fn of(script: &str) -> Result<String, CallError> {
+        let folder = tempfile::tempdir().unwrap();
+        let output = run(&plugin(folder.path(), script)).await?;
+        Ok(String::from_utf8(output).unwrap())
+    }
+
+    #[tokio::test]
+    async fn input_environment_and_output() {
+        assert_eq!(of("echo $CNI_COMMAND $(cat); echo noise >&2").await.unwrap(), "ADD the input\n");
+        assert_eq!(of("echo unread").await.unwrap(), "unread\n");
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_in_its_words() {
+        let error = of(r#"echo '{"code": 11, "msg": "try later", "details": "why"}'; exit 1"#).await.unwrap_err();
+        assert_eq!((error.message.as_str(), error.code), ("try later; why", Some(11)));
+        assert!(of("echo broken; exit 1").await.unwrap_err().message.contains("\"broken\": exit status: 1"));
+        assert!(of("echo bad >&2; exit 3").await.unwrap_err().message.contains("\"bad\": exit status: 3"));
+        assert!(of("exit 3").await.unwrap_err().message.contains("no error message: exit status: 3"));
+        let absent = Call { program: "/nonexistent".into(), ..plugin(tempfile::tempdir().unwrap().path(), "") };
+        assert!(run(&absent).await.unwrap_err().message.contains("cannot be started"));
+        assert!(find("x", &["/a".into(), "/b".into()]).unwrap_err().message.contains("\"x\" in path [/a, /b]"));
+    }
+
+    #[tokio::test]
+    async fn too_much_and_too_long() {
+        let error = of("head -c 3000000 /dev/zero; echo >&2").await.unwrap_err();
+        assert!(error.message.contains("more than 1024 KiB"), "{error}");
+        // Much that is said besides is no fault.
+        assert_eq!(of("head -c 3000000 /dev/zero >&2; echo done").await.unwrap(), "done\n");
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let script = format!("(sleep 2; touch {}) & sleep 60", mark.display());
+        let call = Call { limit: Duration::from_millis(300), ..plugin(folder.path(), &script) };
+        let begun = Instant::now();
+        assert!(run(&call).await.unwrap_err().message.contains("was killed"));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert!(!mark.exists(), "what it started was killed, too");
+    }
+
+    #[tokio::test]
+    async fn what_it_leaves_running_is_not_waited_for() {
+        let begun = Instant::now();
+        assert_eq!(of("sleep 20 & echo done").await.unwrap(), "done\n");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+}

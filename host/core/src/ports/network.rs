@@ -1,0 +1,84 @@
+//! What makes the pods' network: Docker's own networks, or CNI plugins.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+
+use super::runtime::RuntimeError;
+use crate::cidr::Cidr;
+use crate::network::attachment::Attachment;
+use crate::network::{BridgeNetwork, OwnNetwork};
+
+/// The container runtime's own networks. Every call ends within a time limit of its own.
+#[async_trait]
+pub trait BridgeNetworks: Send + Sync {
+    /// All networks that have addresses.
+    async fn networks(&self) -> Result<Vec<BridgeNetwork>, RuntimeError>;
+
+    /// Makes a network of ours. Its containers reach each other, and others reach them, by their own addresses, but for
+    /// what leaves the cluster; `masquerade` says that the runtime is to see to the latter, since nobody else can.
+    async fn create_network(&self, network: &OwnNetwork, masquerade: bool) -> Result<(), RuntimeError>;
+
+    /// Removes a network of ours; one that is gone is fine, one in use is an error.
+    async fn remove_network(&self, id: &str) -> Result<(), RuntimeError>;
+
+    /// Brings the rules of the node's packet filter up to date for our networks' subnets: none but these have any
+    /// afterwards. `unmasqueraded` is where pods' addresses are kept, if that was said. The error is for people.
+    async fn filter_packets(&self, subnets: &[Cidr], unmasqueraded: &[Cidr]) -> Result<(), String>;
+}
+
+/// Why a CNI plugin, or what it needs, failed. All are worth another try, after a while.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PluginError {
+    /// There is no configuration that could be used, or the plugins say that they are not ready. The operator's.
+    #[error("{message}")]
+    NotReady {
+        /// In the kubelet's words where it has some.
+        message: String,
+    },
+    /// A plugin failed, or is not there.
+    #[error("plugin {plugin} failed ({command}): {message}")]
+    Failed {
+        /// Its type in the configuration.
+        plugin: String,
+        /// `ADD`, `DEL`, …
+        command: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// What is kept on the disk of attachments cannot be written.
+    #[error("{path}: {message}")]
+    Disk {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        message: String,
+    },
+}
+
+/// CNI plugins. What they were told, and said, is kept on disk from before the first call until they took it back: that
+/// is the list of what must be taken back after anything. Only what this agent attached is ever touched. Calls for one
+/// sandbox are made one after the other; every call of a plugin has a time limit.
+#[async_trait]
+pub trait NetworkPlugins: Send + Sync {
+    /// Whether pods can be attached: there is a configuration, and its plugins say that they are ready, where they can.
+    async fn ready(&self) -> Result<(), PluginError>;
+
+    /// Attaches a sandbox that runs; its addresses, the primary one first. What failed half-way is taken back.
+    async fn attach(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, PluginError>;
+
+    /// The addresses of a sandbox that is attached; `None` for one that is not, or not to the end.
+    fn addresses(&self, sandbox_id: &str) -> Option<Vec<IpAddr>>;
+
+    /// Takes a sandbox off the network; `pid` is its process while it runs. One that is not attached is fine.
+    async fn detach(&self, sandbox_id: &str, pid: Option<u32>) -> Result<(), PluginError>;
+
+    /// Sandboxes that are attached, or were begun to be.
+    fn attached(&self) -> Vec<String>;
+
+    /// Whether a sandbox is still attached as it was; always so where plugins cannot say.
+    async fn check(&self, sandbox_id: &str, pid: u32) -> Result<(), PluginError>;
+
+    /// Lets plugins drop whatever belongs to no sandbox that is attached, where they can.
+    async fn collect(&self) -> Result<(), PluginError>;
+}

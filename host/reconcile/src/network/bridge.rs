@@ -1,0 +1,169 @@
+//! Docker's own networks: the default one, or one of ours with the addresses that the node has for pods.
+
+use std::time::{Duration, Instant};
+
+use longshore_core::container::SandboxNetwork;
+use longshore_core::event::EventType;
+use longshore_core::network::{BridgeNetwork, Choice, Decision, OwnNetwork, Situation, decide};
+use longshore_core::observed::{Observation, SandboxState};
+use longshore_core::ports::events::EventSink;
+use longshore_core::ports::runtime::RuntimeError;
+
+use super::{Network, State};
+use crate::node::Ports;
+
+/// How often the runtime's networks and the packet filter are looked at, and how soon again after a failure.
+const RUNTIME_LOOKS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
+
+/// What was said already.
+#[derive(Default)]
+struct Said {
+    /// That the node has no network of its own for pods.
+    missing: bool,
+    /// Why the packet filter could not be told.
+    filter: Option<String>,
+    /// Why the runtime did not answer.
+    runtime: Option<String>,
+}
+
+impl Network {
+    /// Follows the Node and the runtime's networks, for ever.
+    pub(super) async fn follow_bridges(&self, ports: &Ports, root_id: &str) {
+        let started = Instant::now();
+        let mut known_since = None;
+        let mut done: Option<(Option<Vec<String>>, bool)> = None;
+        let mut again = started;
+        let mut said = Said::default();
+        let mut word = ports.views.node_word();
+        loop {
+            word.mark_unchanged();
+            let cidrs = self.named_cidrs(ports);
+            if cidrs.is_some() && known_since.is_none() {
+                known_since = Some(Instant::now());
+            }
+            let wait_ends = known_since.unwrap_or(started) + self.options.wait;
+            let waited = !self.options.in_cluster || Instant::now() >= wait_ends;
+            let now = (cidrs, waited);
+            if done.as_ref() != Some(&now) || Instant::now() >= again {
+                match self.settle_on(ports, root_id, now.0.as_deref(), waited, &mut said).await {
+                    Ok(state) => {
+                        let failed = matches!(state, State::Failed(_));
+                        self.settle(ports, state);
+                        said.runtime = None;
+                        again = Instant::now() + if failed { RUNTIME_LOOKS.1 } else { RUNTIME_LOOKS.0 };
+                    }
+                    // Where pods go now stays right; without a choice they wait, as for all else of the runtime.
+                    Err(error) => {
+                        let error = error.to_string();
+                        if said.runtime.as_ref() != Some(&error) {
+                            tracing::warn!("the pods' network cannot be looked at: {error}; trying again");
+                            said.runtime = Some(error);
+                        }
+                        again = Instant::now() + RUNTIME_LOOKS.1;
+                    }
+                }
+                done = Some(now);
+            }
+            let next = if waited { again } else { again.min(wait_ends) };
+            // Cancel safe: a word or a doubt that is not seen here is kept for the next turn.
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                Ok(()) = word.changed() => {}
+                () = self.doubt.notified() => again = Instant::now(),
+            }
+        }
+    }
+
+    /// Decides, and does what that needs.
+    async fn settle_on(
+        &self,
+        ports: &Ports,
+        root_id: &str,
+        pod_cidrs: Option<&[String]>,
+        waited: bool,
+        said: &mut Said,
+    ) -> Result<State, RuntimeError> {
+        if !self.options.in_cluster && self.options.pod_cidrs.is_empty() {
+            return Ok(State::Ready(SandboxNetwork::Default));
+        }
+        let networks = ports.bridges.networks().await?;
+        let ours: Vec<String> = networks.iter().filter(|one| one.ours).map(|one| one.name.clone()).collect();
+        let situation = |used| Situation { root_id, pod_cidrs, waited, networks: &networks, used };
+        // Only where one of ours may have to go is it of interest which are used.
+        let mut decision = decide(&situation(&[]));
+        if !decision.remove.is_empty() {
+            decision = decide(&situation(&used(ports, &ours).await?));
+        }
+        let Decision { choice, remove } = decision;
+        for id in &remove {
+            ports.bridges.remove_network(id).await?;
+            tracing::info!(id, "removed the pods' former network, which nothing uses any more");
+        }
+        Ok(match choice {
+            Choice::Wait => State::Unsettled,
+            Choice::Refuse(why) => State::Failed(why),
+            Choice::Use(SandboxNetwork::Named(name)) => {
+                let subnets = networks.iter().find(|one| one.name == name && one.ours);
+                let subnets = subnets.map(|one: &BridgeNetwork| one.subnets.clone()).unwrap_or_default();
+                self.filter(ports, &subnets, said).await;
+                State::Ready(SandboxNetwork::Named(name))
+            }
+            Choice::Use(network) => {
+                if pod_cidrs.is_some() && !std::mem::replace(&mut said.missing, true) {
+                    let message = "the node has no podCIDR (do the cluster's controllers allocate any?): new pods are on \
+                                   Docker's default bridge, and their addresses mean something on this node only; when a \
+                                   podCIDR comes, new pods move to a network of its addresses";
+                    ports.events.record_node(EventType::Warning, "PodCIDRMissing", message);
+                }
+                State::Ready(network)
+            }
+            Choice::Create(own) => self.create(ports, own, said).await,
+        })
+    }
+
+    async fn create(&self, ports: &Ports, own: OwnNetwork, said: &mut Said) -> State {
+        let filtered = self.filter(ports, &own.subnets, said).await;
+        match ports.bridges.create_network(&own, !filtered).await {
+            Ok(()) => {
+                let subnets: Vec<String> = own.subnets.iter().map(ToString::to_string).collect();
+                let message = format!(
+                    "new pods are on the Docker network {} with the node's addresses {}; pods that run stay where they are",
+                    own.name,
+                    subnets.join(" and ")
+                );
+                ports.events.record_node(EventType::Normal, "PodNetworkCreated", &message);
+                State::Ready(SandboxNetwork::Named(own.name))
+            }
+            Err(error) => State::Failed(format!(
+                "the Docker network for the node's podCIDRs cannot be made: {error}; free those addresses on this machine, \
+                 or give the Node others"
+            )),
+        }
+    }
+
+    /// Whether the packet filter could be told of our network.
+    async fn filter(&self, ports: &Ports, subnets: &[longshore_core::cidr::Cidr], said: &mut Said) -> bool {
+        let error = ports.bridges.filter_packets(subnets, &self.options.unmasqueraded).await.err();
+        if let Some(error) = error.as_ref().filter(|error| said.filter.as_ref() != Some(error)) {
+            tracing::warn!(
+                "the packet filter cannot be told of the pods' network: {error}; pods of other nodes see this node's \
+                 address in place of a pod's, or cannot reach it"
+            );
+        }
+        said.filter = error;
+        said.filter.is_none()
+    }
+}
+
+/// Names of the networks of ours that sandboxes are on which run, or were made and are about to.
+async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
+    let list = ports.runtime.list().await?;
+    let names = list.iter().filter_map(|seen| match seen {
+        Observation::Sandbox(sandbox) if sandbox.state != SandboxState::Exited => match &sandbox.network {
+            SandboxNetwork::Named(name) if ours.contains(name) => Some(name.clone()),
+            _ => None,
+        },
+        _ => None,
+    });
+    Ok(names.collect())
+}

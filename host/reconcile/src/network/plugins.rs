@@ -1,0 +1,108 @@
+//! CNI plugins: whether they are ready, whether what they attached still is, and what they attached for sandboxes that
+//! are gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use longshore_core::container::SandboxNetwork;
+use longshore_core::event::EventType;
+use longshore_core::observed::{Observation, Sandbox, SandboxState};
+use longshore_core::ports::events::EventSink;
+use longshore_core::ports::network::PluginError;
+
+use super::{LEFTOVERS, Network, State};
+use crate::node::Ports;
+
+/// How often plugins are asked whether they are ready: when they are, and when they are not.
+const LOOKS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
+/// How often attachments are checked.
+const CHECKS: Duration = Duration::from_secs(1800);
+/// How often plugins may drop what belongs to nobody.
+const COLLECTIONS: Duration = Duration::from_secs(3600);
+
+impl Network {
+    /// Follows the plugins' configuration and readiness, for ever.
+    pub(super) async fn follow_plugins(&self, ports: &Ports) {
+        loop {
+            self.named_cidrs(ports);
+            let (state, wait) = match ports.plugins.ready().await {
+                Ok(()) => (State::Ready(SandboxNetwork::Detached), LOOKS.0),
+                Err(error) => (State::Failed(error.to_string()), LOOKS.1),
+            };
+            self.settle(ports, state);
+            // Cancel safe: a doubt that is not seen here is kept for the next wait.
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.doubt.notified() => {}
+            }
+        }
+    }
+
+    /// Takes back what was attached for sandboxes that do not run any more, for ever: their containers were removed by
+    /// others, or the machine was restarted.
+    pub(super) async fn take_back_leftovers(&self, ports: &Ports) {
+        let mut checked: BTreeMap<String, Instant> = BTreeMap::new();
+        let mut collected: Option<Instant> = None;
+        let mut said: BTreeSet<String> = BTreeSet::new();
+        loop {
+            // In this order: what is attached from now on is a sandbox's that runs by now.
+            let attached = ports.plugins.attached();
+            if !attached.is_empty()
+                && let Ok(list) = ports.runtime.list().await
+            {
+                let running = running(&list);
+                for id in attached.iter().filter(|id| !running.contains_key(id.as_str())) {
+                    match ports.plugins.detach(id, None).await {
+                        Ok(()) => tracing::info!(sandbox = id, "took a sandbox that is gone off the network"),
+                        Err(error) if said.insert(id.clone()) => {
+                            tracing::warn!(
+                                sandbox = id,
+                                "a sandbox that is gone is still on the network: {error}; trying again"
+                            );
+                        }
+                        Err(_) => {}
+                    }
+                }
+                said.retain(|id| attached.contains(id));
+                checked.retain(|id, _| running.contains_key(id.as_str()));
+                for sandbox in running.values().filter(|sandbox| attached.contains(&sandbox.id)) {
+                    let due = checked.get(&sandbox.id).is_none_or(|at| at.elapsed() >= CHECKS);
+                    if let Some(pid) = sandbox.pid.filter(|_| due) {
+                        checked.insert(sandbox.id.clone(), Instant::now());
+                        check(ports, sandbox, pid).await;
+                    }
+                }
+            }
+            if self.options.plugins && collected.is_none_or(|at| at.elapsed() >= COLLECTIONS) {
+                match ports.plugins.collect().await {
+                    Ok(()) => collected = Some(Instant::now()),
+                    Err(PluginError::NotReady { .. }) => {}
+                    Err(error) => {
+                        tracing::warn!("CNI plugins could not drop what belongs to nobody: {error}");
+                        collected = Some(Instant::now());
+                    }
+                }
+            }
+            tokio::time::sleep(LEFTOVERS).await;
+        }
+    }
+}
+
+fn running(list: &[Observation]) -> BTreeMap<&str, &Sandbox> {
+    let sandboxes = list.iter().filter_map(|seen| match seen {
+        Observation::Sandbox(sandbox) if sandbox.state == SandboxState::Running => Some(sandbox),
+        _ => None,
+    });
+    sandboxes.map(|sandbox| (sandbox.id.as_str(), sandbox)).collect()
+}
+
+/// An attachment that is not as it was made is told, and left: what would mend it, a new sandbox, ends all of the pod.
+async fn check(ports: &Ports, sandbox: &Sandbox, pid: u32) {
+    if ports.plugins.addresses(&sandbox.id).is_none() {
+        return;
+    }
+    if let Err(error) = ports.plugins.check(&sandbox.id, pid).await {
+        let message = format!("the pod's network is not as it was made: {error}; delete the pod to have it made anew");
+        ports.events.record(&sandbox.pod, None, EventType::Warning, "NetworkCheckFailed", &message);
+    }
+}

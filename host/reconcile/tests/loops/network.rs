@@ -1,0 +1,177 @@
+//! The pods' network: which one they are on, what they wait for, and what is taken back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1;
+use longshore_core::container::SandboxNetwork;
+use longshore_core::network::BridgeNetwork;
+use longshore_core::observed::{Observation, Sandbox};
+use longshore_reconcile::network::NetworkOptions;
+use longshore_tests::network::FakeNetwork;
+use longshore_tests::pod;
+
+use crate::bed::Bed;
+
+const APP: &str = "{containers: [{name: app, image: app}]}";
+
+fn in_cluster() -> NetworkOptions {
+    NetworkOptions { in_cluster: true, wait: Duration::from_millis(300), ..Default::default() }
+}
+
+fn with_plugins() -> NetworkOptions {
+    NetworkOptions { plugins: true, ..Default::default() }
+}
+
+fn node(pod_cidrs: &[&str]) -> v1::Node {
+    let pod_cidrs = pod_cidrs.iter().map(|&cidr| cidr.to_owned()).collect();
+    v1::Node { spec: Some(v1::NodeSpec { pod_cidrs: Some(pod_cidrs), ..Default::default() }), ..Default::default() }
+}
+
+fn docker0() -> BridgeNetwork {
+    let subnets = vec!["172.17.0.0/16".parse().unwrap()];
+    BridgeNetwork { id: "0".to_owned(), name: "bridge".to_owned(), subnets, is_default: true, ..Default::default() }
+}
+
+fn network() -> Arc<FakeNetwork> {
+    let network = Arc::new(FakeNetwork::default());
+    network.add(docker0());
+    network
+}
+
+impl Bed {
+    fn sandbox(&self, uid: &str) -> Option<Sandbox> {
+        let mut of_pod = self.runtime.things().into_iter().filter_map(|thing| match thing {
+            Observation::Sandbox(sandbox) if sandbox.pod.uid == uid => Some(sandbox),
+            _ => None,
+        });
+        of_pod.next()
+    }
+
+    fn network_of(&self, uid: &str) -> Option<SandboxNetwork> {
+        self.sandbox(uid).map(|sandbox| sandbox.network)
+    }
+
+    fn node_events(&self, reason: &str) -> usize {
+        let all = self.events.events(None);
+        all.iter().filter(|event| event.pod.is_none() && event.reason == reason).map(|event| event.count as usize).sum()
+    }
+}
+
+#[tokio::test]
+async fn alone_pods_are_on_the_default_network() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+    assert_eq!(bed.network_of("a"), Some(SandboxNetwork::Default));
+}
+
+#[tokio::test]
+async fn pods_wait_for_the_nodes_network_and_are_on_it() {
+    let bed = Bed::with_network(network(), NetworkOptions { wait: Duration::from_secs(60), ..in_cluster() });
+    bed.source.set(vec![pod("a", APP), pod("host", "{hostNetwork: true, containers: [{name: app, image: app}]}")]);
+    bed.until("a pod of the node's network need not wait", |bed| bed.is_ready("host")).await;
+    bed.views.set_node(Some(Arc::new(node(&[]))));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(bed.network_of("a"), None, "it waits");
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+    let name = "longshore-root-10.244.3.0_24";
+    assert_eq!(bed.network_of("a"), Some(SandboxNetwork::Named(name.to_owned())));
+    assert_eq!((bed.network.filtered(), bed.node_events("PodCIDRMissing")), (vec!["10.244.3.0/24".to_owned()], 0));
+    // Pruned under us, with nothing running on it but what does not run any more: made again.
+    bed.network.remove(name);
+    bed.runtime.fail("start", 1);
+    bed.source.set(vec![pod("a", APP), pod("b", APP)]);
+    bed.until("the network is there again", |bed| bed.network.names().contains(&name.to_owned())).await;
+    bed.until("it runs", |bed| bed.is_ready("b")).await;
+}
+
+#[tokio::test]
+async fn without_one_they_are_on_the_default_network_until_it_comes() {
+    let bed = Bed::with_network(network(), in_cluster());
+    bed.views.set_node(Some(Arc::new(node(&[]))));
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+    assert_eq!((bed.network_of("a"), bed.node_events("PodCIDRMissing")), (Some(SandboxNetwork::Default), 1));
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("it is made", |bed| bed.node_events("PodNetworkCreated") == 1).await;
+    let bed = bed.restart().await;
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.source.set(vec![pod("a", APP), pod("b", APP)]);
+    bed.until("the new one runs", |bed| bed.is_ready("b")).await;
+    assert!(matches!(bed.network_of("b"), Some(SandboxNetwork::Named(_))));
+    assert_eq!(bed.network_of("a"), Some(SandboxNetwork::Default), "what runs is left alone");
+    assert_eq!((bed.restarts("a", "app"), bed.node_events("PodCIDRMissing")), (0, 0));
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_told_and_waited_for() {
+    let network = network();
+    let subnets = vec!["10.244.0.0/16".parse().unwrap()];
+    network.add(BridgeNetwork { id: "1".to_owned(), name: "other".to_owned(), subnets, ..Default::default() });
+    let bed = Bed::with_network(network, in_cluster());
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it is told", |bed| bed.has_event("a", "NetworkNotReady")).await;
+    let told =
+        bed.events.events(None).into_iter().find(|event| event.pod.is_none() && event.reason == "NetworkNotReady");
+    assert!(told.unwrap().message.contains("docker network rm other"));
+    bed.network.remove("other");
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+}
+
+#[tokio::test]
+async fn plugins_attach_and_take_back() {
+    let network = network();
+    network.attach_before("sandbox-of-a-former-life");
+    let bed = Bed::with_network(network, with_plugins());
+    bed.until("leftovers go", |bed| bed.network.calls() == ["detach sandbox-of-a-former-life"]).await;
+    bed.network.fail(1);
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it is told", |bed| bed.has_event("a", "FailedCreatePodSandBox")).await;
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+    let status = bed.status("a").unwrap();
+    assert_eq!(status.pod_ip.as_deref(), Some("10.88.0.1"));
+    let id = bed.sandbox("a").unwrap().id;
+    let attach = format!("attach {id}");
+    assert_eq!(bed.network.calls()[1..], [attach.clone(), attach], "the same sandbox was tried again");
+
+    // Neither an end of the agent nor another way to make networks moves what runs.
+    let bed = bed.restart().await;
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it is known again", |bed| bed.status("a").is_some_and(|status| status.pod_ip.is_some())).await;
+    assert_eq!((bed.status("a").unwrap().pod_ip, bed.restarts("a", "app")), (Some("10.88.0.1".to_owned()), 0));
+
+    // A dead sandbox is taken back before the next one is attached.
+    bed.runtime.end(&id, 137);
+    bed.until("it runs in another sandbox", |bed| {
+        bed.is_ready("a") && bed.status("a").unwrap().pod_ip.as_deref() == Some("10.88.0.2")
+    })
+    .await;
+    let second = bed.network.calls().iter().rposition(|call| call.starts_with("attach")).unwrap();
+    let first = bed.network.calls().iter().position(|call| *call == format!("detach {id}")).unwrap();
+    assert!(first < second, "{:?}", bed.network.calls());
+    let last = bed.network.calls()[second].replace("attach", "detach");
+    bed.source.set(Vec::new());
+    bed.until("everything is gone", |bed| bed.runtime.things().is_empty()).await;
+    assert_eq!(bed.network.calls().last(), Some(&last));
+}
+
+#[tokio::test]
+async fn pods_wait_for_plugins_but_those_of_the_nodes_network() {
+    let network = network();
+    network.set_not_ready(Some("cni config uninitialized"));
+    let bed = Bed::with_network(network, with_plugins());
+    bed.source.set(vec![pod("a", APP), pod("host", "{hostNetwork: true, containers: [{name: app, image: app}]}")]);
+    bed.until("the other runs", |bed| bed.is_ready("host")).await;
+    bed.until("it is told", |bed| bed.has_event("a", "NetworkNotReady")).await;
+    assert_eq!(bed.network_of("a"), None);
+    let problems = bed.health.problems();
+    let expected = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:docker: \
+                    network plugin is not ready: cni config uninitialized";
+    assert_eq!(problems, ["container runtime is down: it has not answered yet", expected]);
+    bed.network.set_not_ready(None);
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+    assert_eq!(bed.health.problems().len(), 1);
+}

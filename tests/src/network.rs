@@ -1,0 +1,148 @@
+//! Networks and CNI plugins in memory: they give addresses, and fail when they are told to.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use longshore_core::cidr::Cidr;
+use longshore_core::network::attachment::Attachment;
+use longshore_core::network::{BridgeNetwork, OwnNetwork};
+use longshore_core::ports::network::{BridgeNetworks, NetworkPlugins, PluginError};
+use longshore_core::ports::runtime::RuntimeError;
+
+#[derive(Debug, Default)]
+struct World {
+    networks: Vec<BridgeNetwork>,
+    filtered: Vec<Cidr>,
+    /// What is attached, with its addresses; none while an attachment is under way or went wrong.
+    attached: BTreeMap<String, Option<Vec<IpAddr>>>,
+    serial: u8,
+    not_ready: Option<String>,
+    /// How many more attachments fail.
+    failures: usize,
+    calls: Vec<String>,
+}
+
+/// A runtime's networks, and plugins.
+#[derive(Debug, Default)]
+pub struct FakeNetwork(Mutex<World>);
+
+impl FakeNetwork {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a network there.
+    pub fn add(&self, network: BridgeNetwork) {
+        self.world().networks.push(network);
+    }
+
+    /// Takes all networks of that name away.
+    pub fn remove(&self, name: &str) {
+        self.world().networks.retain(|network| network.name != name);
+    }
+
+    /// The networks' names.
+    pub fn names(&self) -> Vec<String> {
+        self.world().networks.iter().map(|network| network.name.clone()).collect()
+    }
+
+    /// The subnets that the packet filter was last told of.
+    pub fn filtered(&self) -> Vec<String> {
+        self.world().filtered.iter().map(ToString::to_string).collect()
+    }
+
+    /// Makes the plugins say that they are not ready, or that they are.
+    pub fn set_not_ready(&self, problem: Option<&str>) {
+        self.world().not_ready = problem.map(str::to_owned);
+    }
+
+    /// Lets the next attachments fail.
+    pub fn fail(&self, times: usize) {
+        self.world().failures = times;
+    }
+
+    /// What was done, in order: `attach <id>`, `detach <id>`.
+    pub fn calls(&self) -> Vec<String> {
+        self.world().calls.clone()
+    }
+
+    /// Puts an attachment there, as one of a former run.
+    pub fn attach_before(&self, id: &str) {
+        self.world().attached.insert(id.to_owned(), Some(Vec::new()));
+    }
+}
+
+#[async_trait]
+impl BridgeNetworks for FakeNetwork {
+    async fn networks(&self) -> Result<Vec<BridgeNetwork>, RuntimeError> {
+        Ok(self.world().networks.clone())
+    }
+
+    async fn create_network(&self, network: &OwnNetwork, _: bool) -> Result<(), RuntimeError> {
+        let OwnNetwork { name, subnets, .. } = network.clone();
+        let id = format!("id-of-{name}");
+        self.add(BridgeNetwork { id, name, subnets, ours: true, ..Default::default() });
+        Ok(())
+    }
+
+    async fn remove_network(&self, id: &str) -> Result<(), RuntimeError> {
+        self.world().networks.retain(|network| network.id != id);
+        Ok(())
+    }
+
+    async fn filter_packets(&self, subnets: &[Cidr], _: &[Cidr]) -> Result<(), String> {
+        self.world().filtered = subnets.to_vec();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl NetworkPlugins for FakeNetwork {
+    async fn ready(&self) -> Result<(), PluginError> {
+        match &self.world().not_ready {
+            Some(message) => Err(PluginError::NotReady { message: message.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    async fn attach(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, PluginError> {
+        let mut world = self.world();
+        let id = attachment.sandbox_id.clone();
+        world.calls.push(format!("attach {id}"));
+        if world.failures > 0 {
+            world.failures -= 1;
+            let message = "it was told to fail".to_owned();
+            return Err(PluginError::Failed { plugin: "fake".to_owned(), command: "ADD", message });
+        }
+        world.serial += 1;
+        let ips = vec![IpAddr::from([10, 88, 0, world.serial])];
+        world.attached.insert(id, Some(ips.clone()));
+        Ok(ips)
+    }
+
+    fn addresses(&self, sandbox_id: &str) -> Option<Vec<IpAddr>> {
+        self.world().attached.get(sandbox_id).cloned().flatten()
+    }
+
+    async fn detach(&self, sandbox_id: &str, _: Option<u32>) -> Result<(), PluginError> {
+        let mut world = self.world();
+        if world.attached.remove(sandbox_id).is_some() {
+            world.calls.push(format!("detach {sandbox_id}"));
+        }
+        Ok(())
+    }
+
+    fn attached(&self) -> Vec<String> {
+        self.world().attached.keys().cloned().collect()
+    }
+
+    async fn check(&self, _: &str, _: u32) -> Result<(), PluginError> {
+        Ok(())
+    }
+
+    async fn collect(&self) -> Result<(), PluginError> {
+        Ok(())
+    }
+}
