@@ -61,7 +61,6 @@ pub(crate) struct Inspect {
     pub(crate) config: Option<Config>,
     pub(crate) host_config: Option<HostConfig>,
     pub(crate) network_settings: Option<NetworkSettings>,
-    pub(crate) host_config: Option<HostConfig>,
 }
 
 /// `HostConfig` of an inspect.
@@ -69,12 +68,6 @@ pub(crate) struct Inspect {
 #[serde(default, rename_all = "PascalCase")]
 pub(crate) struct HostConfig {
     pub(crate) network_mode: Option<String>,
-}
-
-/// `HostConfig` of an inspect.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-pub(crate) struct HostConfig {
     pub(crate) cpu_shares: Option<i64>,
     pub(crate) cpu_quota: Option<i64>,
     pub(crate) cpu_period: Option<i64>,

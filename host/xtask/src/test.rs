@@ -239,10 +239,13 @@ struct Executable {
 }
 
 impl Executable {
-    /// Those that talk to the Docker of `DOCKER_HOST`: each is run in worlds.
+    /// Those that talk to the Docker of `DOCKER_HOST`, or make networks: each is run in worlds.
     fn needs_docker(&self) -> bool {
         self.integration
-            && matches!((self.package.as_str(), self.name.as_str()), ("docker", "docker") | ("tests", "e2e"))
+            && matches!(
+                (self.package.as_str(), self.name.as_str()),
+                ("docker", "docker") | ("cni", "cni") | ("tests", "e2e")
+            )
     }
 
     fn title(&self) -> String {

@@ -51,6 +51,9 @@ pub(crate) struct Inside {
     /// The registry's program.
     #[arg(long)]
     registry: Option<PathBuf>,
+    /// The folder of CNI plugins.
+    #[arg(long)]
+    cni: Option<PathBuf>,
     /// Time limit for the command, seconds.
     #[arg(long)]
     limit: u64,
@@ -95,6 +98,8 @@ pub(crate) struct World {
     pub roots: Roots,
     /// Its registry's program; none when it could not be had.
     pub registry: Option<PathBuf>,
+    /// The folder of its CNI plugins; none when they could not be had.
+    pub cni: Option<PathBuf>,
     /// A copy of this very program: cargo may replace the original meanwhile.
     pub program: PathBuf,
 }
@@ -120,12 +125,20 @@ impl World {
                 None
             }
         };
-        Ok(Self { flavor, roots: images::roots(place)?, registry, program })
+        let cni = match cni(place) {
+            Ok(cni) => Some(cni),
+            Err(error) => {
+                say!("no CNI plugins, tests of them are skipped: {error:#}");
+                None
+            }
+        };
+        Ok(Self { flavor, roots: images::roots(place)?, registry, cni, program })
     }
 
     /// Starts `command` in a new world. It finds there, in its environment: `DOCKER_HOST`, `LONGSHORE_TEST_IMAGE`,
     /// `LONGSHORE_TEST_EXAMPLE_IMAGE`, `LONGSHORE_TEST_REGISTRY` (host:port, when there is one),
-    /// `LONGSHORE_TEST_TARS` (folder of busybox.tar and example.tar), `LONGSHORE_TEST_DOCKER` (its name),
+    /// `LONGSHORE_TEST_CNI` (folder of CNI plugins, when there are any), `LONGSHORE_TEST_TARS` (folder of busybox.tar and
+    /// example.tar), `LONGSHORE_TEST_DOCKER` (its name),
     /// `LONGSHORE_TEST_DOCKER_PID`, `LONGSHORE_REQUIRE_DOCKER`; its PATH begins with this Docker's programs.
     pub(crate) fn command(&self, place: &Place, command: &[String], limit: Duration) -> Command {
         let mut outer = Command::new("unshare");
@@ -150,6 +163,9 @@ impl World {
         }
         if let Some(registry) = &self.registry {
             outer.arg("--registry").arg(registry);
+        }
+        if let Some(cni) = &self.cni {
+            outer.arg("--cni").arg(cni);
         }
         outer.arg("--").args(command);
         outer
@@ -198,6 +214,15 @@ fn registry(place: &Place) -> Result<PathBuf> {
     }
     // Unpacked, not installed: Debian's package would start a service on port 5000.
     Ok(apt::unpack(&place.cache, "docker-registry")?.join("usr/bin/docker-registry"))
+}
+
+/// CNI's own plugins: those of the machine, or Debian's, unpacked.
+fn cni(place: &Place) -> Result<PathBuf> {
+    let installed = ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from);
+    if let Some(found) = installed.into_iter().find(|folder| folder.join("host-local").is_file()) {
+        return Ok(found);
+    }
+    Ok(apt::unpack(&place.cache, "containernetworking-plugins")?.join("usr/lib/cni"))
 }
 
 /// The first process of a world: sets it up, runs the command, takes everything down; gives its exit code.
@@ -252,6 +277,9 @@ pub(crate) fn inside(args: &Inside) -> Result<i32> {
     }
     if registry.is_some() {
         command.env("LONGSHORE_TEST_REGISTRY", REGISTRY);
+    }
+    if let Some(cni) = &args.cni {
+        command.env("LONGSHORE_TEST_CNI", cni);
     }
     let status = Running::start(program, &mut command)?.wait(Duration::from_secs(args.limit));
     drop(registry);

@@ -2,7 +2,7 @@
 //! anything of longshore that its users do not: flags, folders, the local socket, labels.
 //!
 //! Environment, as `cargo xtask test` sets it: `LONGSHORE_BIN`, `DOCKER_HOST`, `LONGSHORE_TEST_IMAGE`,
-//! `LONGSHORE_TEST_EXAMPLE_IMAGE`, `LONGSHORE_TEST_REGISTRY`, `LONGSHORE_TEST_TARS`, `LONGSHORE_TEST_DOCKER_PID`,
+//! `LONGSHORE_TEST_EXAMPLE_IMAGE`, `LONGSHORE_TEST_REGISTRY`, `LONGSHORE_TEST_CNI`, `LONGSHORE_TEST_TARS`, `LONGSHORE_TEST_DOCKER_PID`,
 //! `LONGSHORE_TEST_SLOWNESS` (time limits are multiplied by it), `LONGSHORE_TEST_PARALLEL` (tests at once, 4).
 //! Tests of `cluster_…` need what `cargo xtask cluster` sets as well: `LONGSHORE_TEST_CLUSTER` and the like, see
 //! [`bed::cluster`]; without it they are skipped with a line.
@@ -20,6 +20,7 @@ mod cluster_faults;
 mod cluster_kubectl;
 mod cluster_life;
 mod cluster_logs;
+mod cluster_network;
 mod cluster_node;
 mod cluster_objects;
 mod cluster_pods;
@@ -27,6 +28,7 @@ mod cluster_preemption;
 mod cluster_resize;
 mod cluster_terminal;
 mod cluster_work;
+mod cni;
 mod collection;
 mod faults;
 mod lifecycle;

@@ -14,19 +14,19 @@ use crate::bed::{
     until,
 };
 
-const WEB: &str =
+pub(crate) const WEB: &str =
     "mkdir -p /tmp/w; echo hello > /tmp/w/index.html; trap 'exit 0' TERM; httpd -f -p 8080 -h /tmp/w & wait";
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
 }
 
-fn web(name: &str, port: Value) -> Value {
+pub(crate) fn web(name: &str, port: Value) -> Value {
     let probe = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
     pod(name, json!([with(container("app", WEB), json!({"ports": [port], "readinessProbe": probe}))]), json!({}))
 }
 
-fn fetch(address: (&str, u16)) -> Option<String> {
+pub(crate) fn fetch(address: (&str, u16)) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;

@@ -28,7 +28,7 @@ impl Config {
         let usual = Config::from_draft(Draft::default(), root, None, Whole::FileAlone, &mut findings);
         let (own, usual) = (self.configz(), usual.configz());
         let at = |all: &Value, place: &str| all.pointer(place).cloned().unwrap_or_default();
-        let mut named: Vec<&str> =
+        let named: Vec<&str> =
             FIELDS.iter().filter(|place| at(&own, place) != at(&usual, place)).map(|place| &place[1..]).collect();
         match named.is_empty() {
             true => Vec::new(),

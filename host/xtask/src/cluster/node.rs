@@ -167,6 +167,7 @@ pub(crate) fn sweep(folder: &Path, docker: &Path) -> Result<()> {
         for network in networks.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str()) {
             client.request("DELETE", &format!("/networks/{network}"), "", b"")?;
         }
+        remove_rules(id.trim());
     }
     remove_cgroups(&root.join("pods"));
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
@@ -181,6 +182,24 @@ pub(crate) fn sweep(folder: &Path, docker: &Path) -> Result<()> {
         process::output("umount", Command::new("umount").arg(point), Duration::from_secs(20))?;
     }
     Ok(())
+}
+
+/// Removes the rules of the packet filter that the agent with that root ID made.
+fn remove_rules(id: &str) {
+    let mark = format!("longshore:{}:", id.get(..8).unwrap_or(id));
+    for (table, chain) in [("nat", "POSTROUTING"), ("filter", "DOCKER-USER")] {
+        let mut list = Command::new("iptables");
+        let listed =
+            process::output("iptables", list.args(["-w", "5", "-t", table, "-S", chain]), Duration::from_secs(10));
+        let listed = listed.unwrap_or_default().replace('"', "");
+        for rule in listed.lines().filter(|line| line.contains(&mark)).filter_map(|line| line.strip_prefix("-A ")) {
+            let mut delete = Command::new("iptables");
+            delete.args(["-w", "5", "-t", table, "-D"]).args(rule.split_whitespace());
+            if let Err(error) = process::output("iptables", &mut delete, Duration::from_secs(10)) {
+                say!("a rule of the packet filter stays: {error:#}");
+            }
+        }
+    }
 }
 
 /// The empty cgroups of pods that have a folder in `pods`.

@@ -109,6 +109,17 @@ impl Docker {
         self.call("DELETE", &format!("/containers/{id}?force=1&v=1"), None);
     }
 
+    /// All networks with a label.
+    pub(crate) fn networks(&self, label: &str) -> Vec<Value> {
+        let filters = json!({"label": [label]}).to_string();
+        let answer = self.call("GET", &format!("/networks?filters={}", http::encode(&filters)), None);
+        answer.json().as_array().cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn remove_network(&self, id: &str) {
+        self.call("DELETE", &format!("/networks/{id}"), None);
+    }
+
     pub(crate) fn kill(&self, id: &str, signal: &str) {
         let answer = self.call("POST", &format!("/containers/{id}/kill?signal={signal}"), None);
         assert!(answer.status < 400, "{}", answer.text());

@@ -426,6 +426,9 @@ impl Bed {
             for found in self.docker.list(&label) {
                 self.docker.remove(found["Id"].as_str().unwrap_or_default());
             }
+            for network in self.docker.networks(&label) {
+                self.docker.remove_network(network["Id"].as_str().unwrap_or_default());
+            }
         }
         self.unmount();
         if !id.is_empty() {
