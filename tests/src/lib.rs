@@ -2,6 +2,7 @@
 //! and fail when they are told to. They decide nothing.
 
 pub mod files;
+pub mod machine;
 pub mod network;
 pub mod objects;
 pub mod probes;

@@ -35,6 +35,8 @@ struct World {
     /// How many more times a call fails.
     failures: HashMap<Call, usize>,
     foreign: Vec<ForeignContainer>,
+    /// Containers that were told to stop: UID of the pod, and the grace period.
+    stops: Vec<(String, Duration)>,
 }
 
 /// The runtime.
@@ -85,6 +87,11 @@ impl FakeRuntime {
     /// How often a call was made.
     pub fn calls(&self, call: Call) -> usize {
         self.world().calls.get(call).copied().unwrap_or(0)
+    }
+
+    /// Running containers that were told to stop, in order: the pod's UID, and seconds of grace.
+    pub fn stops(&self) -> Vec<(String, u64)> {
+        self.world().stops.iter().map(|(uid, grace)| (uid.clone(), grace.as_secs())).collect()
     }
 
     /// Puts a container of another agent there.
@@ -275,8 +282,16 @@ impl ContainerRuntime for FakeRuntime {
         Ok(())
     }
 
-    async fn stop(&self, id: &str, _: Duration) -> Result<(), RuntimeError> {
-        drop(self.called("stop")?);
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        let mut world = self.called("stop")?;
+        let thing = world.things.get(id);
+        if let Some(Observation::Container(container)) = thing
+            && container.is_running()
+        {
+            let uid = container.pod.uid.clone();
+            world.stops.push((uid, grace));
+        }
+        drop(world);
         self.change(id, RuntimeChange::Died, |thing| match thing {
             Observation::Sandbox(sandbox) => sandbox.state = SandboxState::Exited,
             Observation::Container(container) if container.is_running() => {

@@ -14,13 +14,26 @@ use serde_json::Value;
 const OURS: &[(&str, &[&str])] = &[
     (
         "agent",
-        &["core", "reconcile", "docker", "apiserver", "cni", "filesystem", "wasm", "stats", "server", "streaming"],
+        &[
+            "core",
+            "reconcile",
+            "docker",
+            "apiserver",
+            "cni",
+            "filesystem",
+            "wasm",
+            "stats",
+            "server",
+            "streaming",
+            "logind",
+        ],
     ),
     ("apiserver", &["core"]),
     ("cni", &["core"]),
     ("core", &[]),
     ("docker", &["core", "pause"]),
     ("filesystem", &["core"]),
+    ("logind", &["core"]),
     ("pause", &[]),
     ("reconcile", &["core"]),
     ("runner", &[]),
@@ -38,6 +51,7 @@ const WALLS: &[(&str, &str)] = &[
     ("kube", "apiserver"),
     ("kube-client", "apiserver"),
     ("axum", "server"),
+    ("zbus", "logind"),
 ];
 
 /// What core must stay free of: clocks, I/O, executors (as a dependency, that is: its tests may use one).

@@ -47,6 +47,9 @@ pub(crate) enum Command {
     Takeover(Box<TakeoverArgs>),
     /// Look at all that a node needs, in both directions, and say what to change
     Doctor(Box<DoctorArgs>),
+    /// End all pods of this machine in order, as when it goes down, and keep new ones from beginning
+    #[command(after_help = DRAIN_NODE)]
+    DrainNode(DrainNodeArgs),
     /// Look at configuration files
     Config(ConfigArgs),
     /// Print a completion script
@@ -186,6 +189,32 @@ pub(crate) struct DoctorArgs {
     #[command(flatten, next_help_heading = "Options of the daemon")]
     pub(crate) daemon: DaemonFlags,
 }
+
+/// `longshore drain-node`
+#[derive(Args, Debug)]
+pub(crate) struct DrainNodeArgs {
+    /// This machine's pods, by its own agent; `kubectl drain` is for any node of a cluster
+    #[arg(long, required = true)]
+    pub(crate) local: bool,
+    /// Time for all pods together, like 90s: what each gets is cut to fit [default: what each asks for]
+    #[arg(long, value_name = "DURATION", conflicts_with = "cancel")]
+    pub(crate) timeout: Option<String>,
+    /// Take it back: pods may begin again, and those of the manifest folder and URL do
+    #[arg(long)]
+    pub(crate) cancel: bool,
+}
+
+const DRAIN_NODE: &str = "\
+For machines without systemd-logind, where nobody tells the agent that the machine goes down: call it first when the \
+machine is stopped. Pods end by priority, critical ones last, in the groups and times of shutdownGracePeriod or \
+shutdownGracePeriodByPodPriority where those are set; otherwise each gets its own grace period. In a cluster the node \
+is NotReady meanwhile, and pods end as Failed, so that controllers make others elsewhere.
+
+The agent goes on with it when this command is interrupted; calling it again goes on telling, and a shorter --timeout \
+hurries. What brings pods of the folder and the URL back: the next start of the agent, or --cancel.
+
+Ends with 0 when all have ended, 2 when some have not in their time, 1 when it was called off or the agent cannot be \
+asked.";
 
 /// `longshore config`
 #[derive(Args, Debug)]

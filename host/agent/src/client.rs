@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::{Bytes, BytesMut};
-use http::{Request, header};
+use http::{Method, Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -37,26 +37,39 @@ impl Client {
 
     /// An answer as a whole.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let body = self.request(path).await?;
-        let whole = tokio::time::timeout(ANSWER_LIMIT, Limited::new(body, SIZE_LIMIT).collect());
-        let whole = whole.await.context("the agent does not go on with its answer")?;
-        let bytes = whole.map_err(|error| anyhow!("the agent broke its answer off: {error}"))?.to_bytes();
-        serde_json::from_slice(&bytes).with_context(|| format!("the agent's answer to {path} is not understood"))
+        let body = self.request(Method::GET, path).await?;
+        whole(path, body).await
+    }
+
+    /// The answer to an order, as a whole.
+    pub(crate) async fn order<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let body = self.request(Method::POST, path).await?;
+        whole(path, body).await
     }
 
     /// An answer as it comes.
     pub(crate) async fn stream(&self, path: &str) -> anyhow::Result<Parts> {
-        Ok(Parts { body: self.request(path).await?, buffer: BytesMut::new(), lines: VecDeque::new() })
+        self.parts(Method::GET, path).await
     }
 
-    async fn request(&self, path: &str) -> anyhow::Result<Incoming> {
+    /// The answer to an order, as it comes.
+    pub(crate) async fn follow_order(&self, path: &str) -> anyhow::Result<Parts> {
+        self.parts(Method::POST, path).await
+    }
+
+    async fn parts(&self, method: Method, path: &str) -> anyhow::Result<Parts> {
+        Ok(Parts { body: self.request(method, path).await?, buffer: BytesMut::new(), lines: VecDeque::new() })
+    }
+
+    async fn request(&self, method: Method, path: &str) -> anyhow::Result<Incoming> {
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // What goes wrong here is told by the answer, too.
             let _ = connection.await;
         });
-        let request = Request::get(path).header(header::HOST, "longshore").body(Empty::<Bytes>::new())?;
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "longshore");
+        let request = request.body(Empty::<Bytes>::new())?;
         let answer = tokio::time::timeout(ANSWER_LIMIT, sender.send_request(request));
         let answer = answer.await.map_err(|_| anyhow!("the agent does not answer within {ANSWER_LIMIT:?}"))??;
         if answer.status().is_success() {
@@ -94,6 +107,13 @@ impl Client {
             anyhow!("cannot reach the agent at {}: {advice}", path.display())
         })
     }
+}
+
+async fn whole<T: DeserializeOwned>(path: &str, body: Incoming) -> anyhow::Result<T> {
+    let whole = tokio::time::timeout(ANSWER_LIMIT, Limited::new(body, SIZE_LIMIT).collect());
+    let whole = whole.await.context("the agent does not go on with its answer")?;
+    let bytes = whole.map_err(|error| anyhow!("the agent broke its answer off: {error}"))?.to_bytes();
+    serde_json::from_slice(&bytes).with_context(|| format!("the agent's answer to {path} is not understood"))
 }
 
 /// An answer as it comes.

@@ -124,6 +124,14 @@ fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
             let well = runtime.block_on(commands::doctor(&config, running, &arguments))?;
             return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::DrainNode(arguments) => {
+            let mut code = ExitCode::SUCCESS;
+            wait(async {
+                code = commands::drain_node(&client, &arguments).await?;
+                Ok(())
+            })?;
+            return Ok(code);
+        }
         Command::Config(arguments) => match arguments.command {
             ConfigCommand::Check { files } => {
                 let sound = commands::check(&files)?;

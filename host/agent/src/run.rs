@@ -24,12 +24,14 @@ use longshore_docker::{Docker, DockerOptions, ExecProviders, LogBounds};
 use longshore_filesystem::{
     ArchiveOptions, CgroupOptions, Files, ManifestFolder, Memory, StateArchive, StateKey, lock_root, root_id,
 };
+use longshore_logind::Logind;
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
 use longshore_reconcile::kernel;
 use longshore_reconcile::node::{self, NodeCredentials, Options, Ports};
 use longshore_reconcile::orphan::from_stored;
 use longshore_reconcile::published::Published;
+use longshore_reconcile::shutdown::{self, Control};
 use longshore_reconcile::views::Views;
 use longshore_stats::{KernelMessages, MachineStats, StatsOptions};
 use longshore_wasm::ProbeHost;
@@ -71,6 +73,7 @@ pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result
     info.store(&root);
     let state = AgentState::new(info);
     let health = Arc::new(Health::default());
+    let shutdown = Arc::new(Control::new(Some(Arc::new(Logind::default()))));
     let mut tasks = Supervisor::new();
 
     let listener = socket::bind(&root).with_context(|| format!("the socket {}", socket::path(&root).display()))?;
@@ -81,6 +84,7 @@ pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result
         logs: Box::new(move |id, options| logs.logs(id, options)),
         flags: config.given_flags.clone(),
         state: state.clone(),
+        shutdown: shutdown.clone(),
     });
     let (folder, stop) = (root.clone(), tasks.stop_token());
     tasks.spawn("the local socket", async move {
@@ -114,7 +118,7 @@ pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result
     });
     notify::ready("waiting for Docker");
     let stop = tasks.stop_token();
-    let world = World { config, key, id, docker, views, events, health, state };
+    let world = World { config, key, id, docker, views, events, health, state, shutdown };
     tasks.spawn("the node", async move { world.run(stop).await });
     tasks.supervise(notify::stopping).await
 }
@@ -135,6 +139,7 @@ struct World {
     events: Arc<EventRing>,
     health: Arc<Health>,
     state: Arc<AgentState>,
+    shutdown: Arc<Control>,
 }
 
 impl World {
@@ -185,6 +190,7 @@ impl World {
             eviction: pressure::eviction(&self.config, &facts),
             images: pressure::images(&self.config),
             network: pod_network::options(&self.config, joining.is_some()),
+            shutdown: shutdown::Options { steps: self.config.resources.shutdown.clone(), ..Default::default() },
             ..Options::default()
         };
         let docker =
@@ -293,6 +299,7 @@ impl World {
             health: self.health.clone(),
             bridges: Arc::new(self.docker.clone()),
             plugins: Arc::new(pod_network::plugins(config, &self.id)),
+            shutdown: self.shutdown.clone(),
         })
     }
 }

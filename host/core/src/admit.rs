@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1;
 use crate::node::NodeFacts;
 use crate::pod::{ContainerKind, Pod, Source, init_kind};
 use crate::preempt::Need;
-use crate::quantity;
+use crate::{quantity, shutdown};
 
 mod affinity;
 mod pressure;
@@ -20,6 +20,11 @@ mod sysctls;
 
 pub(crate) use affinity::selects;
 pub use pressure::under_pressure;
+
+/// What a pod is told that comes while the machine goes down.
+pub fn shutting_down() -> Rejection {
+    Rejection { reason: shutdown::REJECTED_REASON, message: shutdown::REJECTED_MESSAGE.to_owned() }
+}
 
 /// Why a pod may not run here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

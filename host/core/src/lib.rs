@@ -44,6 +44,7 @@ pub mod restart;
 pub mod sandbox_config;
 pub mod security;
 pub mod services;
+pub mod shutdown;
 pub mod status;
 pub mod support;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use longshore_core::cluster::node_status::Pressure;
+use longshore_core::shutdown;
 use tokio::sync::watch;
 
 /// How long the runtime may be silent (`maxWaitForContainerRuntime`).
@@ -17,6 +18,18 @@ const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// How often a loop that waits says that it lives.
 pub(crate) const BEAT: Duration = Duration::from_secs(5);
+
+/// Whether the machine goes down, or all pods are asked to end as if it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shutdown {
+    /// It was not asked yet.
+    #[default]
+    Unknown,
+    /// It does not.
+    StaysUp,
+    /// It does: pods end, and none begins.
+    GoesDown,
+}
 
 /// The node's health.
 #[derive(Debug)]
@@ -32,6 +45,7 @@ struct State {
     synced: bool,
     others: BTreeMap<&'static str, String>,
     pressure: Pressure,
+    shutdown: Shutdown,
     turned: Instant,
 }
 
@@ -43,6 +57,7 @@ impl Default for Health {
             synced: false,
             others: BTreeMap::new(),
             pressure: Pressure::default(),
+            shutdown: Shutdown::default(),
             turned: Instant::now(),
         };
         Health { state: Mutex::new(state), changed: watch::channel(0).0 }
@@ -103,6 +118,15 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).pressure
     }
 
+    pub(crate) fn set_shutdown(&self, shutdown: Shutdown) {
+        self.update(|state| std::mem::replace(&mut state.shutdown, shutdown) != shutdown);
+    }
+
+    /// Whether the machine goes down.
+    pub fn shutdown(&self) -> Shutdown {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).shutdown
+    }
+
     /// The node's loop turned.
     pub(crate) fn turned(&self) {
         self.update(|state| {
@@ -142,6 +166,9 @@ impl Health {
             problems.push("not every pod source has been read yet".to_owned());
         }
         problems.extend(state.others.values().cloned());
+        if state.shutdown == Shutdown::GoesDown {
+            problems.push(shutdown::NOT_READY.to_owned());
+        }
         problems
     }
 
@@ -167,5 +194,7 @@ mod tests {
         assert_eq!(health.problems(), ["no CNI configuration"]);
         health.other("network", None);
         assert!(health.problems().is_empty());
+        health.set_shutdown(Shutdown::GoesDown);
+        assert_eq!(health.problems(), ["node is shutting down"]);
     }
 }

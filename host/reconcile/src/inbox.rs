@@ -18,6 +18,10 @@ pub(crate) struct Wakes {
     pub(crate) deletion: Option<Deletion>,
     /// The pod is to end for the node's sake, or for what it took itself.
     pub(crate) evict: Option<Evict>,
+    /// The machine goes down, or all pods are asked to end: so many seconds at most.
+    pub(crate) shut_down: Option<i64>,
+    /// It stays up: a pod that ended for that, and that nobody makes anew, runs again.
+    pub(crate) bring_back: bool,
     /// The disk is needed: dead containers of a pod that ended go as well.
     pub(crate) empty: bool,
     /// Things in the runtime that changed, by ID.

@@ -21,6 +21,7 @@ mod publish;
 pub mod published;
 mod pull;
 mod roster;
+pub mod shutdown;
 mod usage;
 pub mod views;
 mod wishes;

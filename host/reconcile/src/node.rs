@@ -30,6 +30,7 @@ use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
 use crate::roster::{Member, Roster};
+use crate::shutdown;
 use crate::views::StaticPod;
 use crate::wishes::Wishes;
 use crate::worker::{self, Start};
@@ -159,6 +160,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         () = eviction::run(&shared, &collector) => {}
         () = collector.run() => {}
         () = shared.network.run(&shared.ports, &shared.facts.root_id) => {}
+        () = shutdown::run(&shared) => {}
     }
     let drained = async { while node.tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(5), drained).await.is_err() {

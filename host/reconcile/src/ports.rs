@@ -21,7 +21,7 @@ use crate::events::EventRing;
 use crate::health::Health;
 use crate::network::NetworkOptions;
 use crate::views::Views;
-use crate::{collection, eviction};
+use crate::{collection, eviction, shutdown};
 
 /// An image that is to be pulled for a pod.
 #[derive(Clone, Debug)]
@@ -83,6 +83,8 @@ pub struct Ports {
     pub bridges: Arc<dyn BridgeNetworks>,
     /// CNI plugins.
     pub plugins: Arc<dyn NetworkPlugins>,
+    /// What has all pods end.
+    pub shutdown: Arc<shutdown::Control>,
 }
 
 /// How the loops are set up.
@@ -102,6 +104,8 @@ pub struct Options {
     pub eviction: eviction::Options,
     /// When images are removed.
     pub images: collection::Options,
+    /// How pods end when the machine goes down.
+    pub shutdown: shutdown::Options,
     /// How often everything is looked at again, events aside.
     pub resync: Duration,
     /// How the pods' network is set up.
@@ -118,6 +122,7 @@ impl Default for Options {
             max_execs: std::thread::available_parallelism().map_or(2, usize::from),
             eviction: eviction::Options::default(),
             images: collection::Options::default(),
+            shutdown: shutdown::Options::default(),
             resync: Duration::from_secs(60),
             network: NetworkOptions::default(),
         }

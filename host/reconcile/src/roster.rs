@@ -135,6 +135,11 @@ impl Roster {
         inbox.map(|inbox| inbox.put(change)).is_some()
     }
 
+    /// Told whenever a worker tells something, comes or goes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
     /// Waits until something is true of what workers tell. False when it is not within `limit`.
     pub(crate) async fn until(&self, limit: Duration, is: impl Fn(&Roster) -> bool) -> bool {
         let mut version = self.version.subscribe();

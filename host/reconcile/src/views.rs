@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 use longshore_core::pod::{Pod, Source};
@@ -41,6 +42,8 @@ pub struct Views {
     statics: watch::Sender<Option<Vec<StaticPod>>>,
     node: watch::Sender<NodeWord>,
     version: watch::Sender<u64>,
+    /// Up to which version the API server was told; all where nobody tells it.
+    reported: watch::Sender<u64>,
 }
 
 impl Default for Views {
@@ -53,6 +56,7 @@ impl Default for Views {
             statics: watch::channel(None).0,
             node: watch::channel(NodeWord::default()).0,
             version: watch::channel(0).0,
+            reported: watch::channel(u64::MAX).0,
         }
     }
 }
@@ -102,6 +106,19 @@ impl Views {
     /// A number that grows with every change.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    /// The API server knows all that was published up to that version.
+    pub(crate) fn set_reported(&self, version: u64) {
+        self.reported.send_if_modified(|known| std::mem::replace(known, version) != version);
+    }
+
+    /// Waits until the API server knows what has been published so far, where there is one; no longer than `limit`.
+    pub(crate) async fn until_reported(&self, limit: Duration) {
+        let now = *self.version.borrow();
+        let mut reported = self.reported.subscribe();
+        // Cancel safe: it only looks.
+        let _ = tokio::time::timeout(limit, reported.wait_for(|version| *version >= now)).await;
     }
 
     /// Publishes a pod's state.

@@ -167,7 +167,7 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
         return Ok(());
     }
     match tests.iter().find(|test| test.name == "e2e") {
-        Some(e2e) => vm::test(place, report, &e2e.path),
+        Some(e2e) => vm::test(place, report, &e2e.path, None),
         None => {
             report.skip("virtual machine", "the tree has no tests/tests/e2e");
             Ok(())

@@ -39,5 +39,6 @@ mod oom;
 mod probes;
 mod pulls;
 mod security;
+mod shutdown;
 mod start;
 mod volumes;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use longshore_core::document::Node;
 use longshore_core::quantity;
+use longshore_core::shutdown::{CRITICAL, Step};
 use serde::Serialize;
 
 use super::draft::{Findings, FlagNotes};
@@ -64,7 +65,7 @@ layer! {
         log_max_files: u32,
         shutdown: Duration,
         shutdown_critical: Duration,
-        shutdown_by_priority: Vec<ShutdownStep>,
+        shutdown_by_priority: Vec<Step>,
     }
     tables {}
 }
@@ -97,24 +98,12 @@ pub(crate) struct Resources {
     /// How many files of a container's log are kept, the newest included; at least 2.
     pub(crate) log_max_files: u32,
     /// How long pods get when the machine goes down, from the lowest priority up; empty: graceful shutdown is off.
-    pub(crate) shutdown: Vec<ShutdownStep>,
+    pub(crate) shutdown: Vec<Step>,
     /// `shutdownGracePeriod` as written; zero for none.
     pub(crate) shutdown_grace_period: Duration,
     /// `shutdownGracePeriodCriticalPods` as written; zero for none.
     pub(crate) shutdown_grace_period_critical: Duration,
 }
-
-/// How long pods from one priority on (to the next step's) get when the machine goes down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ShutdownStep {
-    /// The lowest priority of this step.
-    pub(crate) priority: i32,
-    /// Seconds.
-    pub(crate) seconds: i64,
-}
-
-/// Priority of `system-cluster-critical`, where critical pods begin (`pkg/apis/scheduling/types.go`).
-const CRITICAL: i32 = 2_000_000_000;
 
 impl ResourceLayer {
     pub(super) fn from_flags(flags: &ResourceFlags, note: &mut FlagNotes<'_>) -> ResourceLayer {
@@ -209,8 +198,8 @@ impl ResourceLayer {
         if steps.is_empty() && !shutdown.is_zero() {
             // As migrateConfig of `nodeshutdown`: the others first, then the critical ones.
             let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-            steps.push(ShutdownStep { priority: 0, seconds: seconds(shutdown.saturating_sub(critical)) });
-            steps.push(ShutdownStep { priority: CRITICAL, seconds: seconds(critical) });
+            steps.push(Step { priority: 0, seconds: Some(seconds(shutdown.saturating_sub(critical))) });
+            steps.push(Step { priority: CRITICAL, seconds: Some(seconds(critical)) });
         }
         steps.sort_by_key(|step| step.priority);
         Resources {
@@ -276,11 +265,11 @@ fn enforcement(text: &str) -> Result<String, String> {
     }
 }
 
-fn steps(reader: &mut Reader<'_>, field: &str, node: &Node) -> Option<Vec<ShutdownStep>> {
+fn steps(reader: &mut Reader<'_>, field: &str, node: &Node) -> Option<Vec<Step>> {
     let mut steps = Vec::new();
     for (n, item) in reader.items(field, node).iter().enumerate() {
         let field = format!("{field}[{n}]");
-        let mut step = ShutdownStep { priority: 0, seconds: 0 };
+        let mut step = Step { priority: 0, seconds: Some(0) };
         for entry in reader.map(&field, item) {
             let inner = format!("{field}.{}", entry.key);
             let range = |low: i64, high: i64| values::number(low..=high);
@@ -290,7 +279,7 @@ fn steps(reader: &mut Reader<'_>, field: &str, node: &Node) -> Option<Vec<Shutdo
                     step.priority = priority.map_or(0, |priority| priority as i32);
                 }
                 "shutdownGracePeriodSeconds" => {
-                    step.seconds = reader.whole(&inner, &entry.node, range(0, 1 << 31)).unwrap_or(0);
+                    step.seconds = reader.whole(&inner, &entry.node, range(0, 1 << 31)).or(Some(0));
                 }
                 other => reader.unknown(&inner, other, entry.at.line, &["priority", "shutdownGracePeriodSeconds"]),
             }

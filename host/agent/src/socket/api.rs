@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::ports::runtime::{LogChunk, LogOptions, RuntimeError};
 use longshore_core::ports::sources::SourceProblem;
 use longshore_reconcile::events::EventRing;
+use longshore_reconcile::shutdown::Control;
 use longshore_reconcile::views::Views;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub(crate) type LogStream = BoxStream<'static, Result<LogChunk, RuntimeError>>;
 /// Opens the log of the container with that ID.
 pub(crate) type OpenLog = Box<dyn Fn(&str, LogOptions) -> LogStream + Send + Sync>;
 
-/// What the routes read.
+/// What the routes read and ask.
 pub(crate) struct Api {
     /// The pods.
     pub(crate) views: Arc<Views>,
@@ -31,6 +32,8 @@ pub(crate) struct Api {
     pub(crate) flags: BTreeMap<String, String>,
     /// The agent itself.
     pub(crate) state: Arc<AgentState>,
+    /// Whether all pods are to end.
+    pub(crate) shutdown: Arc<Control>,
 }
 
 /// What the agent knows of itself; written by its start-up, read by `/v1/info` and `/v1/problems`.
@@ -113,6 +116,13 @@ pub(crate) struct DockerInfo {
 pub(crate) struct ProblemList {
     /// What is wrong with the sources and the node.
     pub(crate) items: Vec<SourceProblem>,
+}
+
+/// `POST /v1/resume`
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Resumed {
+    /// Whether pods may begin again; not while the machine itself goes down.
+    pub(crate) resumed: bool,
 }
 
 /// One line of `GET /v1/pods?watch=1`.

@@ -1,8 +1,10 @@
-//! The local socket: HTTP/1.1 and JSON over `<root>/longshore.sock`, for root alone. It shows; it changes nothing.
+//! The local socket: HTTP/1.1 and JSON over `<root>/longshore.sock`, for root alone. It shows; all that it changes is whether
+//! pods are to end together.
 //!
 //! Owns the socket file, connections and their bounds; [`routes`] answers. It must not decide anything about pods.
 
 pub(crate) mod api;
+mod drain;
 mod routes;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
-//! The routes of the local socket. Each reads what is published and answers with JSON; errors are v1.Status.
+//! The routes of the local socket. Each reads what is published, or asks for all pods to end, and answers with JSON; errors
+//! are v1.Status.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,17 +19,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status};
 use longshore_core::ports::runtime::LogOptions;
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::view::PodView;
+use longshore_reconcile::shutdown::Busy;
 use serde::Serialize;
 
-use super::api::{Api, ProblemList};
-use super::watch;
+use super::api::{Api, ProblemList, Resumed};
+use super::{drain, watch};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// Why a request gets no answer.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("only GET is served here")]
+    #[error("only GET is served here, and POST for /v1/drain and /v1/resume")]
     Method,
     #[error(
         "there is no {path:?} here; there are: /v1/pods, /v1/views, /v1/events, /v1/problems, /v1/logs, /v1/info, /v1/flags"
@@ -37,6 +40,8 @@ enum Refusal {
     NoPod { namespace: String, name: String },
     #[error("{0}")]
     BadRequest(String),
+    #[error(transparent)]
+    Busy(#[from] Busy),
 }
 
 impl Refusal {
@@ -45,6 +50,7 @@ impl Refusal {
             Refusal::Method => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Refusal::Route { .. } | Refusal::NoPod { .. } => (StatusCode::NOT_FOUND, "NotFound"),
             Refusal::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
+            Refusal::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
         }
     }
 }
@@ -54,6 +60,7 @@ pub(super) async fn answer(api: Arc<Api>, request: Request<Incoming>) -> Result<
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let result = match *request.method() {
         Method::GET => route(&api, request.uri().path(), &query).await,
+        Method::POST => order(&api, request.uri().path(), &query).await,
         _ => Err(Refusal::Method),
     };
     Ok(result.unwrap_or_else(|refusal| {
@@ -85,6 +92,19 @@ async fn route(api: &Api, path: &str, query: &Query) -> Result<Response<Body>, R
         ["v1", "flags"] => Ok(json(StatusCode::OK, &api.flags)),
         ["v1", "logs", namespace, pod, container] => logs(api, namespace, pod, container, query).await,
         _ => Err(Refusal::Route { path: path.to_owned() }),
+    }
+}
+
+/// What is asked for, rather than looked at.
+async fn order(api: &Api, path: &str, query: &Query) -> Result<Response<Body>, Refusal> {
+    match path {
+        "/v1/drain" => {
+            let limit = query.read("limit", "seconds", |text| text.parse().ok())?;
+            let told = api.shutdown.drain(limit.map(Duration::from_secs)).await?;
+            Ok(stream("application/json", drain::lines(told).map(Ok)))
+        }
+        "/v1/resume" => Ok(json(StatusCode::OK, &Resumed { resumed: api.shutdown.resume().await? })),
+        _ => Err(Refusal::Method),
     }
 }
 

@@ -61,6 +61,7 @@ impl Fixture {
                 futures::stream::iter([Ok(LogChunk { stderr: false, data: Bytes::from(text) })]).boxed()
             }),
             state: AgentState::new(info),
+            shutdown: Arc::default(),
         });
         let folder = root.path().join(below);
         std::fs::create_dir_all(&folder).unwrap();

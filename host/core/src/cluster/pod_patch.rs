@@ -6,6 +6,8 @@
 use k8s_openapi::api::core::v1;
 use serde_json::{Map, Value, json};
 
+use super::mirror;
+
 /// The conditions that are the node's to write.
 const OURS: [&str; 9] = [
     "PodReadyToStartContainers",
@@ -23,9 +25,10 @@ const OURS: [&str; 9] = [
 pub fn patch(known: &v1::Pod, status: &v1::PodStatus) -> Option<Value> {
     let empty = v1::PodStatus::default();
     let before = known.status.as_ref().unwrap_or(&empty);
-    // A phase that ended stays: it came from somebody who knew more (an eviction by the API, this node's last life).
+    // A phase that ended stays: it came from somebody who knew more (an eviction by the API, this node's last life). That of
+    // a static pod only mirrors this node, where it may run again after a shutdown.
     let ended = |status: &v1::PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if ended(before) && !ended(status) {
+    if ended(before) && !ended(status) && !mirror::is_mirror(known) {
         return None;
     }
     let (old, new) = (json!(before), json!(status));
@@ -157,6 +160,16 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z",
                     "reason": null, "message": null}]}})
         );
+    }
+
+    #[test]
+    fn an_end_stays_but_for_a_mirror_whose_pod_runs_again() {
+        let mut known = pod(json!({"phase": "Failed", "reason": "Terminated"}));
+        let now = status(json!({"phase": "Running"}));
+        assert_eq!(patch(&known, &now), None);
+        known.metadata.annotations = Some([(mirror::MIRROR.to_owned(), "hash".to_owned())].into());
+        let expected = json!({"metadata": {"uid": "u"}, "status": {"phase": "Running", "reason": null}});
+        assert_eq!(patch(&known, &now).unwrap(), expected);
     }
 
     #[test]

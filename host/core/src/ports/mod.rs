@@ -15,6 +15,7 @@ pub mod pods;
 pub mod probes;
 pub mod reviews;
 pub mod runtime;
+pub mod shutdown;
 pub mod sources;
 pub mod stats;
 pub mod streams;

@@ -37,10 +37,15 @@ pub(super) async fn run(cluster: &Cluster) {
         patience: Patience::new(Duration::from_secs(10)),
         said: Said::default(),
     };
+    cluster.views.set_reported(0);
     let mut views = cluster.views.subscribe();
     let mut heard = cluster.pods.changes();
     loop {
+        let version = *views.borrow_and_update();
         let next = writer.turn();
+        if writer.is_done() {
+            cluster.views.set_reported(version);
+        }
         // Cancel safe: all of these keep what they did not yield.
         tokio::select! {
             Ok(()) = views.changed() => {}
@@ -112,6 +117,11 @@ impl Writer<'_> {
         }
         self.acknowledged.retain(|_, (_, at)| at.elapsed() < CATCH_UP);
         next
+    }
+
+    /// Whether the API server knows all that there was at the last turn.
+    fn is_done(&self) -> bool {
+        self.cluster.pods.synced() && self.in_flight.is_empty() && self.waiting.is_empty()
     }
 
     fn may(&self, uid: &str) -> bool {

@@ -12,6 +12,7 @@ use longshore_core::volume::{self, ObjectKind};
 use longshore_core::{admit, probe, resize, support};
 
 use super::{Checked, Worker};
+use crate::health::Shutdown;
 
 /// Key of what keeps the pod from being started at all.
 const GATE: &str = "gate";
@@ -171,7 +172,11 @@ impl Worker {
         let mut active = self.shared.active();
         let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
         let facts = &self.shared.facts;
-        admit::under_pressure(&self.pod, self.shared.ports.health.pressure())?;
+        let health = &self.shared.ports.health;
+        if health.shutdown() == Shutdown::GoesDown {
+            return Err(admit::shutting_down());
+        }
+        admit::under_pressure(&self.pod, health.pressure())?;
         let admitted = match self.shared.ports.api {
             Some(_) => admit::admit_in_cluster(&self.pod, &others, facts, node),
             None => admit::admit(&self.pod, &others, facts),

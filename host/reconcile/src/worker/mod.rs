@@ -8,6 +8,7 @@
 mod gate;
 mod preempt;
 mod resize;
+mod shutdown;
 mod wakes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Outcome;
+use crate::health::Shutdown;
 use crate::inbox::{Evict, Inbox};
 use crate::limits;
 use crate::node::Shared;
@@ -152,6 +154,9 @@ pub(crate) async fn run(start: Start) {
         // A record of before resizes: what was run last is what was given.
         worker.record.allocated.get_or_insert_with(|| Allocation::of(&worker.wanted));
         worker.want(worker.wanted.clone());
+    }
+    if worker.shared.ports.health.shutdown() == Shutdown::StaysUp {
+        worker.bring_back();
     }
     let inbox = worker.inbox.clone();
     loop {

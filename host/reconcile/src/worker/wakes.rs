@@ -41,6 +41,12 @@ impl Worker {
         if let Some(order) = wakes.evict {
             self.evict(order);
         }
+        if let Some(grace) = wakes.shut_down {
+            self.shut_down(grace);
+        }
+        if wakes.bring_back {
+            self.bring_back();
+        }
         self.record.emptied |= wakes.empty && self.record.terminal.is_some();
         self.refresh |= wakes.objects;
         if wakes.objects {

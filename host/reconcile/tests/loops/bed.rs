@@ -10,8 +10,10 @@ use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
 use longshore_reconcile::network::NetworkOptions;
 use longshore_reconcile::node::{self, ApiPorts, Options, Ports};
+use longshore_reconcile::shutdown::Control;
 use longshore_reconcile::views::Views;
 use longshore_tests::files::FakeFiles;
+use longshore_tests::machine::FakeMachine;
 use longshore_tests::network::FakeNetwork;
 use longshore_tests::objects::FakeObjects;
 use longshore_tests::probes::FakeProbes;
@@ -33,6 +35,8 @@ pub(crate) struct Bed {
     pub(crate) views: Arc<Views>,
     pub(crate) health: Arc<Health>,
     pub(crate) stats: Arc<FakeStats>,
+    pub(crate) machine: Arc<FakeMachine>,
+    pub(crate) shutdown: Arc<Control>,
     /// What the pods of the manifest folder may refer to.
     pub(crate) objects: Arc<FakeObjects>,
     api: Option<ApiPorts>,
@@ -48,6 +52,7 @@ struct Ground {
     runtime: Arc<FakeRuntime>,
     files: Arc<FakeFiles>,
     probes: Arc<FakeProbes>,
+    machine: Arc<FakeMachine>,
     api: Option<ApiPorts>,
     network: Arc<FakeNetwork>,
     options: Options,
@@ -62,8 +67,8 @@ impl Default for Ground {
         let crash_loop =
             Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
         let options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
-        let (files, probes, network) = Default::default();
-        Ground { runtime, files, probes, api: None, network, options, of: Source::File }
+        let (files, probes, machine, network) = Default::default();
+        Ground { runtime, files, probes, machine, api: None, network, options, of: Source::File }
     }
 }
 
@@ -93,13 +98,14 @@ impl Bed {
 
     /// On a machine that is half used.
     fn on(ground: Ground) -> Self {
-        let Ground { runtime, files, probes, api, network, options, of } = ground;
+        let Ground { runtime, files, probes, machine, api, network, options, of } = ground;
         let source = Arc::new(FakeSource::of(of.clone()));
         let (events, views): (_, Arc<Views>) = (EventRing::new(), Arc::default());
         let objects: Arc<FakeObjects> = Arc::default();
         let stop = CancellationToken::new();
         let (health, stats): (Arc<Health>, Arc<FakeStats>) = (Arc::default(), Arc::default());
         stats.all_left(500);
+        let shutdown = Arc::new(Control::new(Some(machine.clone())));
         let ports = Ports {
             runtime: runtime.clone(),
             files: files.clone(),
@@ -114,6 +120,7 @@ impl Bed {
             health: health.clone(),
             bridges: network.clone(),
             plugins: network.clone(),
+            shutdown: shutdown.clone(),
         };
         let agent = tokio::spawn(node::run(ports, longshore_tests::node(), options.clone(), stop.clone()));
         Bed {
@@ -125,6 +132,8 @@ impl Bed {
             views,
             health,
             stats,
+            machine,
+            shutdown,
             objects,
             api,
             network,
@@ -137,19 +146,19 @@ impl Bed {
 
     /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.
     pub(crate) async fn restart(self) -> Self {
-        let Bed { runtime, files, probes, api, network, options, of, .. } = self;
+        let Bed { runtime, files, probes, machine, api, network, options, of, .. } = self;
         self.stop.cancel();
         self.agent.await.unwrap();
-        Self::on(Ground { runtime, files, probes, api, network, options, of })
+        Self::on(Ground { runtime, files, probes, machine, api, network, options, of })
     }
 
     /// Kills the agent in the middle of whatever it does.
     pub(crate) async fn kill(self) -> Self {
-        let Bed { runtime, files, probes, api, network, options, of, .. } = self;
+        let Bed { runtime, files, probes, machine, api, network, options, of, .. } = self;
         self.agent.abort();
         self.stop.cancel();
         let _ = self.agent.await;
-        Self::on(Ground { runtime, files, probes, api, network, options, of })
+        Self::on(Ground { runtime, files, probes, machine, api, network, options, of })
     }
 
     pub(crate) fn status(&self, uid: &str) -> Option<v1::PodStatus> {

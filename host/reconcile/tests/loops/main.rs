@@ -13,3 +13,4 @@ mod network;
 mod preemption;
 mod probing;
 mod resize;
+mod shutdown;

@@ -8,6 +8,7 @@ use super::{
     fill,
     image::{self, Image},
     machine::Machine,
+    power,
 };
 use crate::{
     place::Place,
@@ -35,12 +36,14 @@ const SLOWNESS: &str = "10";
 
 const SHORT: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(240);
+/// Ten minutes on a machine that does other things meanwhile.
+const END_TO_END: Duration = Duration::from_secs(1800);
 
-/// Boots the machine and runs everything in it.
+/// Boots the machine and runs everything in it, or the parts whose names contain `only`.
 ///
 /// # Errors
 /// When interrupted.
-pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path) -> Result<()> {
+pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<&str>) -> Result<()> {
     let mut image: Option<Image> = None;
     let mut why = None;
     report.step("virtual machine: image", || match image::ensure(place) {
@@ -71,7 +74,7 @@ pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path) -> Result<()>
     })?;
     let Some(machine) = machine else { return Ok(()) };
     report.step("virtual machine: systemd, cgroup v2, AppArmor", || machine_is_as_meant(&machine))?;
-    report.step("virtual machine: end to end", || {
+    let end_to_end = || {
         let script = format!(
             "cd /tmp && DOCKER_HOST=unix:///var/run/docker.sock LONGSHORE_BIN=/usr/local/bin/longshore \
              LONGSHORE_TEST_DOCKER=vm LONGSHORE_TEST_IMAGE=longshore.dev/busybox:1 \
@@ -79,17 +82,27 @@ pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path) -> Result<()>
              LONGSHORE_TEST_SLOWNESS={SLOWNESS} /payload/e2e --test-threads 1 {} 2>&1",
             SELECTION.join(" ")
         );
-        counted(place, "vm-end-to-end", &mut machine.ssh(&script), Duration::from_secs(900))
-    })?;
-    report.step("virtual machine: reboot", || {
-        let checked = reboot(&machine);
-        if checked.is_err() {
-            let journal = machine.run("journalctl -u longshore -n 60 --no-pager -o cat", SHORT).unwrap_or_default();
-            return checked.map_err(|error| error.context(format!("longshore's journal ends:\n{journal}")));
-        }
-        checked
-    })?;
+        counted(place, "vm-end-to-end", &mut machine.ssh(&script), END_TO_END)
+    };
+    let rebooted = || explained(&machine, reboot(&machine));
+    let off_and_on = || explained(&machine, power::off_and_on(place, &image, &machine));
+    let parts: [(&str, &dyn Fn() -> Result<Outcome>); 3] = [
+        ("virtual machine: end to end", &end_to_end),
+        ("virtual machine: reboot", &rebooted),
+        ("virtual machine: poweroff with logind", &off_and_on),
+    ];
+    for (name, part) in parts.into_iter().filter(|(name, _)| only.is_none_or(|only| name.contains(only))) {
+        report.step(name, part)?;
+    }
     Ok(())
+}
+
+/// With the end of longshore's journal where something failed.
+fn explained(machine: &Machine, checked: Result<Outcome>) -> Result<Outcome> {
+    checked.map_err(|error| {
+        let journal = machine.run("journalctl -u longshore -n 60 --no-pager -o cat", SHORT).unwrap_or_default();
+        error.context(format!("longshore's journal ends:\n{journal}"))
+    })
 }
 
 fn prepare(machine: &Machine) -> Result<()> {

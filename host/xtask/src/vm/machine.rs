@@ -51,7 +51,41 @@ impl Machine {
         process::output("mke2fs", &mut make, limit)?;
         // Free now; should somebody take it meanwhile, qemu says so.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let console = folder.join("console.log");
+        let qemu = RefCell::new(Self::launch(place, image, &folder, port)?);
+        let machine = Self { qemu, port, key: image.key(), folder };
+        machine.wait_for_ssh()?;
+        Ok(machine)
+    }
+
+    /// Starts it again after it was powered off, as it was then.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub(crate) fn power_on(&self, place: &Place, image: &Image) -> Result<()> {
+        *self.qemu.borrow_mut() = Self::launch(place, image, &self.folder, self.port)?;
+        self.wait_for_ssh()
+    }
+
+    /// Runs `script`, which powers it off, and waits until it is off.
+    ///
+    /// # Errors
+    /// When it stays on.
+    pub(crate) fn power_off(&self, script: &str, limit: Duration) -> Result<()> {
+        // The connection may be cut before ssh hears how it went.
+        let _ = self.run(script, Duration::from_secs(60));
+        let deadline = Instant::now() + limit;
+        while self.runs() {
+            if Instant::now() > deadline {
+                bail!("the machine does not go off; its console ends:\n{}", self.console_tail());
+            }
+            process::check_interrupted()?;
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    fn launch(place: &Place, image: &Image, folder: &Path, port: u16) -> Result<Running> {
+        let (disk, extra, console) = (folder.join("disk.img"), folder.join("payload.img"), folder.join("console.log"));
         let (out, err) = process::log_pair(&place.fresh_log("vm-qemu")?)?;
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072"])
@@ -71,10 +105,7 @@ impl Machine {
             .arg(format!("file:{}", console.display()))
             .stdout(out)
             .stderr(err);
-        let qemu = RefCell::new(Running::start("qemu", &mut qemu)?);
-        let machine = Self { qemu, port, key: image.key(), folder };
-        machine.wait_for_ssh()?;
-        Ok(machine)
+        Running::start("qemu", &mut qemu)
     }
 
     /// Whether it still runs.

@@ -5,6 +5,7 @@
 mod checks;
 mod image;
 mod machine;
+mod power;
 
 use std::{
     fs,
@@ -28,6 +29,9 @@ pub(crate) struct Vm {
     /// Run this build of the end-to-end tests in it, as `cargo xtask test` does, and end.
     #[arg(long, value_name = "BINARY")]
     test: Option<PathBuf>,
+    /// Of `--test`, only the parts whose names contain this: end to end, reboot, poweroff.
+    #[arg(long, value_name = "PART", requires = "test")]
+    only: Option<String>,
 }
 
 /// Opens the machine for a person, until Ctrl-C.
@@ -42,7 +46,7 @@ pub(crate) fn open(place: &Place, args: &Vm) -> Result<bool> {
     }
     if let Some(e2e) = &args.test {
         let mut report = Report::default();
-        test(place, &mut report, e2e)?;
+        test(place, &mut report, e2e, args.only.as_deref())?;
         report.finish();
         return Ok(report.is_green());
     }
