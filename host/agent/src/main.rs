@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod commands;
 mod config;
+mod descriptors;
 mod facts;
 mod late;
 mod logging;

@@ -17,7 +17,7 @@ use longshore_server::{AnonymousAccess, Authorization, Certificates, Parts, Serv
 
 use crate::cluster::Joining;
 use crate::config::{self, Config};
-use crate::{logging, metrics};
+use crate::{descriptors, logging, metrics};
 
 /// Binds the node's addresses; `None` where nothing is to be served.
 ///
@@ -67,11 +67,13 @@ pub(crate) async fn bind(
 
 fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> ServerConfig {
     let server = &config.server;
+    let limit = descriptors::raise();
     let certificates = match (&server.tls_files, joining) {
         (Some((certificate, key)), _) => Certificates::Files { certificate: certificate.clone(), key: key.clone() },
         (None, Some(joining)) if config.joining.server_tls_bootstrap => Certificates::Watched(joining.serving()),
         _ => Certificates::SelfSigned { folder: config.joining.cert_dir.clone() },
     };
+    let usual = ServerConfig::new(&facts.name, certificates);
     ServerConfig {
         address: server.enabled.then(|| SocketAddr::new(server.address, server.port)),
         read_only: server.read_only_port.map(|port| SocketAddr::new(server.address, port)),
@@ -95,6 +97,8 @@ fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> Se
         system_log_handler: server.system_log_handler,
         system_log_query: server.system_log_query,
         streaming_idle: server.streaming_idle_timeout,
-        ..ServerConfig::new(&facts.name, certificates)
+        connections: descriptors::connections(limit, usual.connections),
+        connections_per_client: descriptors::connections(limit, usual.connections_per_client),
+        ..usual
     }
 }
