@@ -13,6 +13,7 @@ mod bed;
 
 mod adoption;
 mod cli;
+mod cluster_access;
 mod cluster_clients;
 mod cluster_doctor;
 mod cluster_eviction;

@@ -47,6 +47,11 @@ impl Docker {
         Some(docker)
     }
 
+    /// Whether it is of the 20 series, with bugs that later ones have not.
+    pub(crate) fn is_20(&self) -> bool {
+        self.call("GET", "/version", None).json()["Version"].as_str().is_some_and(|version| version.starts_with("20."))
+    }
+
     pub(crate) fn call(&self, method: &str, path: &str, body: Option<&Value>) -> http::Answer {
         let answer = http::request(&self.socket, method, &format!("/v1.41{path}"), body);
         answer.unwrap_or_else(|error| panic!("Docker: {method} {path}: {error}"))

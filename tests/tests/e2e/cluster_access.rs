@@ -1,0 +1,109 @@
+//! Who gets into the node's server, as the real API server has it: rights given and taken, tokens taken; and what the log
+//! tells of all that: no secret.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::bed::{cluster::until, kubectl::Kubectl, node::Node, pods::sleeper};
+
+/// Short times of remembering.
+const FLAGS: &[&str] = &[
+    "--authentication-token-webhook-cache-ttl=1s",
+    "--authorization-webhook-cache-authorized-ttl=1s",
+    "--authorization-webhook-cache-unauthorized-ttl=1s",
+];
+
+/// What kubectl makes of a 401.
+const UNAUTHORIZED: &str = "You must be logged in to the server";
+
+/// What the node answers to a token.
+fn ask(node: &Node, token: &str, path: &str) -> String {
+    let server = format!("--server=https://{}:{}", node.cluster.address, node.port);
+    let token = format!("--token={token}");
+    let config = node.folder.join("none.kubeconfig");
+    fs::write(&config, "{}").unwrap();
+    let config = format!("--kubeconfig={}", config.display());
+    let output =
+        node.cluster.try_kubectl(&[&config, &server, "--insecure-skip-tls-verify", &token, "get", "--raw", path]);
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn wait(node: &Node, token: &str, path: &str, part: &str) {
+    let mut last = String::new();
+    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        until(part, || {
+            last = ask(node, token, path);
+            last.contains(part).then_some(())
+        });
+    }));
+    assert!(seen.is_ok(), "{path}: never {part:?}, but {last:?}\n{}", node.log());
+}
+
+#[test]
+fn cluster_access_follows_rights_and_tokens() {
+    let Some(node) = Node::start_with(FLAGS, false) else { return };
+    let cluster = &node.cluster;
+    cluster.create(&node.all("serviceaccounts"), &json!({"metadata": {"name": "scraper"}}));
+    let token = cluster.kubectl(&["--namespace", &node.name, "create", "token", "scraper"]).trim().to_owned();
+    wait(&node, "nonsense", "/metrics", UNAUTHORIZED);
+    let user = format!("user=system:serviceaccount:{}:scraper", node.name);
+    let refused = |path: &str, subresources: &str| {
+        let words = format!("Forbidden ({user}, verb=get, resource=nodes, subresource(s)=[{subresources}])");
+        wait(&node, &token, path, &words);
+    };
+    refused("/metrics", "metrics");
+    refused("/pods", "pods proxy");
+    refused("/containerLogs/a/b/c", "proxy");
+
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let name = format!("scraper-{}", node.name);
+    let rules = json!([{"apiGroups": [""], "resources": ["nodes/metrics", "nodes/pods"], "verbs": ["get"]}]);
+    cluster.create(&format!("{rbac}/clusterroles"), &json!({"metadata": {"name": name}, "rules": rules}));
+    let binding = json!({
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": "scraper", "namespace": node.name}],
+    });
+    cluster.create(&format!("{rbac}/clusterrolebindings"), &binding);
+    wait(&node, &token, "/metrics", "process_cpu_seconds_total");
+    wait(&node, &token, "/pods", "PodList");
+    refused("/containerLogs/a/b/c", "proxy");
+
+    // Rights taken, then the token.
+    cluster.delete(&format!("{rbac}/clusterrolebindings/{name}"), None);
+    refused("/metrics", "metrics");
+    cluster.delete(&format!("{rbac}/clusterroles/{name}"), None);
+    cluster.delete(&node.one("serviceaccounts", "scraper"), None);
+    wait(&node, &token, "/metrics", UNAUTHORIZED);
+}
+
+#[test]
+fn cluster_access_tells_no_secret_to_the_log() {
+    let Some(node) = Node::start() else { return };
+    let kubectl = Kubectl::new(&node);
+    node.bind(&sleeper("a"));
+    node.wait_api_ready("a");
+    let secrets = ["argument-of-an-exec", "token-of-nobody", "input-of-an-exec", "query-of-a-run"];
+    for code in ["0", "3"] {
+        kubectl.run(
+            &["exec", "-i", "a", "--", "sh", "-c", &format!("cat; exit {code}"), secrets[0]],
+            secrets[2].as_bytes(),
+        );
+        kubectl.run(&["exec", "a", "--", "/no/such/program", secrets[0]], b"");
+    }
+    ask(&node, secrets[1], "/pods");
+    let proxy = format!("/api/v1/nodes/{}/proxy", node.name);
+    let run = format!("{proxy}/run/{}/a/app?cmd=false+{}", node.name, secrets[3]);
+    kubectl.run(&["create", "--raw", &run, "-f", "-"], b"{}");
+    kubectl.run(&["exec", "a", "-c", "absent", "--", secrets[0]], b"");
+    // All of it was answered: something later is in the log, or nothing at all is.
+    let configz: Value = serde_json::from_str(&kubectl.said(&["get", "--raw", &format!("{proxy}/configz")])).unwrap();
+    assert!(configz["kubeletconfig"].is_object());
+    let log = fs::read_to_string(node.folder.join("log")).unwrap();
+    assert!(!log.is_empty());
+    for secret in secrets {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{line:?}");
+    }
+}
