@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use longshore_core::ports::kernel::{KernelLog, KernelLogError};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -23,16 +23,14 @@ const RECORD: usize = 16 << 10;
 /// Messages read in a row before a pause, and the pause.
 const AT_ONCE: u32 = 256;
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long before the start messages may be to count still: the kernel may have killed the agent itself.
-const BEFORE: Duration = Duration::from_secs(120);
 
-/// Reads the kernel's messages of its last two minutes, and those that come.
+/// Reads the kernel's messages from now on, as cAdvisor's parser does. Older ones cannot be told apart by their time: the
+/// kernel's clock of messages is none that processes can read, and drifts from those.
 #[derive(Debug)]
 pub struct KernelMessages {
     file: AsyncFd<OwnedFd>,
     /// Messages since the last pause.
     read: std::sync::Mutex<u32>,
-    since: Duration,
 }
 
 impl KernelMessages {
@@ -40,12 +38,11 @@ impl KernelMessages {
     pub fn open() -> std::io::Result<KernelMessages> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(Path::new(KMSG), flags, Mode::empty())?);
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let now = Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default());
+        rustix::fs::seek(&file, SeekFrom::End(0))?;
         // What the function without `unsafe` is deprecated for cannot be with an `OwnedFd`: another file behind the number.
         #[expect(deprecated)]
         let file = AsyncFd::with_interest(OwnedFd::from(file), Interest::READABLE)?;
-        Ok(KernelMessages { file, read: std::sync::Mutex::new(0), since: now.saturating_sub(BEFORE) })
+        Ok(KernelMessages { file, read: std::sync::Mutex::new(0) })
     }
 
     /// Whether it is time for a pause.
@@ -75,7 +72,7 @@ impl KernelLog for KernelMessages {
                 Ok(Ok(0)) => return Err(KernelLogError(format!("{KMSG} ended"))),
                 Ok(Ok(length)) => {
                     let record = String::from_utf8_lossy(&buffer[..length.min(RECORD)]);
-                    if let Some(message) = message(&record, self.since) {
+                    if let Some(message) = message(&record) {
                         return Ok(message.to_owned());
                     }
                 }
@@ -92,12 +89,10 @@ fn skipped(error: &std::io::Error) -> bool {
     errors.iter().any(|one| error.raw_os_error() == Some(one.raw_os_error()))
 }
 
-/// The text of a record, `priority,sequence,microseconds,flags[,…];text`, whose further lines begin with a space; `None`
-/// for one of before `since`.
-fn message(record: &str, since: Duration) -> Option<&str> {
-    let (head, rest) = record.split_once(';')?;
-    let microseconds: u64 = head.split(',').nth(2)?.parse().ok()?;
-    (Duration::from_micros(microseconds) >= since).then(|| rest.lines().next().unwrap_or_default())
+/// The text of a record, `priority,sequence,microseconds,flags[,…];text`, whose further lines begin with a space.
+fn message(record: &str) -> Option<&str> {
+    let (_, rest) = record.split_once(';')?;
+    rest.lines().next()
 }
 
 #[cfg(test)]
@@ -110,16 +105,15 @@ mod tests {
     #[test]
     fn a_record_is_its_first_line() {
         let record = "6,339,5140900,-;NET: Registered PF_INET6\n SUBSYSTEM=net\n DEVICE=n1\n";
-        assert_eq!(message(record, Duration::ZERO), Some("NET: Registered PF_INET6"));
-        assert_eq!(message("12,5,7,c,caller=T1;a;b\n", Duration::ZERO), Some("a;b"));
-        assert_eq!(message(record, Duration::from_secs(6)), None);
-        assert_eq!(message("6,339,x,-;text", Duration::ZERO), None);
+        assert_eq!(message(record), Some("NET: Registered PF_INET6"));
+        assert_eq!(message("12,5,7,c,caller=T1;a;b\n"), Some("a;b"));
+        assert_eq!(message("no head"), None);
     }
 
     proptest! {
         #[test]
-        fn no_record_upsets_it(record in any::<String>(), since in any::<u32>()) {
-            message(&record, Duration::from_secs(since.into()));
+        fn no_record_upsets_it(record in any::<String>()) {
+            message(&record);
         }
     }
 
@@ -129,8 +123,8 @@ mod tests {
         let Ok(log) = KernelMessages::open() else { return };
         let said: Vec<String> = (0..300).map(|n| format!("longshore-stats test {} {n}", std::process::id())).collect();
         for text in &said {
-            // Of the lowest priority, which consoles do not print.
-            if std::fs::write(KMSG, format!("<7>{text}")).is_err() {
+            // Of the lowest priority, which consoles do not print. Without its end a record stays open for more.
+            if std::fs::write(KMSG, format!("<7>{text}\n")).is_err() {
                 return;
             }
         }
