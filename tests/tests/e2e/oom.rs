@@ -55,7 +55,7 @@ fn oom_of_the_machine_is_an_event_of_the_node() {
         format!("Out of memory: Killed process {id} (nobody) total-vm:1kB, anon-rss:1kB, file-rss:0kB, shmem-rss:0kB"),
     ];
     for line in said {
-        if let Err(error) = std::fs::write("/dev/kmsg", format!("<7>{line}")) {
+        if let Err(error) = std::fs::write("/dev/kmsg", format!("<7>{line}\n")) {
             assert_ne!(error.kind(), std::io::ErrorKind::InvalidInput, "{line}");
             return;
         }
