@@ -1,24 +1,42 @@
 //! A disk in memory: records are kept, everything else succeeds, unless told otherwise.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use longshore_core::cgroup::PodCgroup;
+use futures::StreamExt;
+use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
+use longshore_core::volume::VolumeSpec;
 
 /// The disk.
 #[derive(Debug, Default)]
 pub struct FakeFiles {
     stored: Mutex<BTreeMap<String, StoredPod>>,
-    /// How many more times `prepare` fails.
+    /// How many more times `prepare` fails for a volume.
     pub failing: Mutex<usize>,
+    /// Whether the next `prepare` fails for the pod's folder.
+    pub folder_fails: Mutex<bool>,
+    names: Mutex<BTreeMap<String, String>>,
+    /// The volumes of each pod as they were last prepared, and how often they were.
+    prepared: Mutex<BTreeMap<String, (Vec<VolumeSpec>, usize)>>,
     used: Mutex<u64>,
     of_pods: Mutex<BTreeMap<String, u64>>,
     released: Mutex<BTreeSet<String>>,
+    unpacked: Mutex<BTreeSet<String>>,
+    /// What files of volumes hold, by path, whichever pod's.
+    pub in_volumes: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// How many more times giving back a pod's volumes, and then removing its cgroup, fails.
+    pub failing_to_release: Mutex<[usize; 2]>,
+    /// How many more times unpacking an image fails.
+    pub failing_to_unpack: Mutex<usize>,
+    /// What setting the limits of all pods leads to, one after the other, and then to success.
+    pub limiting: Mutex<VecDeque<FilesError>>,
+    limits: Mutex<Option<PodsLimits>>,
 }
 
 impl FakeFiles {
@@ -32,9 +50,33 @@ impl FakeFiles {
         self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), bytes);
     }
 
+    fn fail_to_release(&self, which: usize) -> Result<(), FilesError> {
+        let mut failing = self.failing_to_release.lock().unwrap_or_else(PoisonError::into_inner);
+        if failing[which] > 0 {
+            failing[which] -= 1;
+            return Err(FilesError::Io { path: "/pods".into(), message: "it was told to fail".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// What a pod's resolv.conf says.
+    pub fn resolv_conf(&self, uid: &str) -> String {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().unwrap_or_default()
+    }
+
+    /// What a pod's volumes were last told to hold, and how often they were told.
+    pub fn prepared(&self, uid: &str) -> (Vec<VolumeSpec>, usize) {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().unwrap_or_default()
+    }
+
     /// Whether a pod's volumes were given back.
     pub fn was_released(&self, uid: &str) -> bool {
         self.released.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+    }
+
+    /// The limits of all pods, once they are set.
+    pub fn limits(&self) -> Option<PodsLimits> {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The stored pod of that UID.
@@ -51,6 +93,16 @@ impl FileStore for FakeFiles {
             *failing -= 1;
             return Err(FilesError::Volume { volume: "v".to_owned(), message: "it was told to fail".to_owned() });
         }
+        if std::mem::take(&mut *self.folder_fails.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Err(FilesError::Io { path: "/pods".into(), message: "it was told to fail".to_owned() });
+        }
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if spec.new_resolv_conf || !names.contains_key(&spec.pod.uid) {
+            names.insert(spec.pod.uid.clone(), spec.resolv_conf.clone());
+        }
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = prepared.entry(spec.pod.uid.clone()).or_default();
+        *known = (spec.volumes.clone(), known.1 + 1);
         let folder = PathBuf::from(format!("/pods/{}/volume", spec.pod.uid));
         let volumes = spec.volumes.iter().map(|volume| (volume.name.clone(), folder.clone()));
         Ok(PodFiles { volumes: volumes.collect(), resolv_conf: "/resolv.conf".into(), hosts: "/hosts".into() })
@@ -60,8 +112,30 @@ impl FileStore for FakeFiles {
         Ok(())
     }
 
+    async fn image_volume(&self, pod: &PodId, volume: &str, image: &str) -> Result<Option<PathBuf>, FilesError> {
+        let unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(unpacked.contains(image).then(|| PathBuf::from(format!("/pods/{}/{volume}/{image}", pod.uid))))
+    }
+
+    async fn unpack_image(&self, image: &str, mut files: ImageFiles) -> Result<(), FilesError> {
+        while files.archive.next().await.is_some() {}
+        let mut failing = self.failing_to_unpack.lock().unwrap_or_else(PoisonError::into_inner);
+        if *failing > 0 {
+            *failing -= 1;
+            return Err(FilesError::Io { path: image.into(), message: "it was told to fail".to_owned() });
+        }
+        self.unpacked.lock().unwrap_or_else(PoisonError::into_inner).insert(image.to_owned());
+        Ok(())
+    }
+
     async fn sub_path(&self, _: &PodId, sub_path: &SubPath) -> Result<PathBuf, FilesError> {
         Ok(sub_path.root.join(&sub_path.path))
+    }
+
+    async fn read_volume(&self, _: &PodId, root: &Path, path: &str, _: usize) -> Result<Vec<u8>, FilesError> {
+        let place = root.join(path);
+        let found = self.in_volumes.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
+        found.ok_or_else(|| FilesError::Io { path: place, message: "No such file or directory".to_owned() })
     }
 
     async fn termination_file(&self, _: &PodId, container: &str, _: u32) -> Result<PathBuf, FilesError> {
@@ -86,11 +160,20 @@ impl FileStore for FakeFiles {
         Ok(())
     }
 
-    async fn remove_cgroup(&self, _: &PodCgroup) -> Result<(), FilesError> {
+    async fn limit_pods(&self, limits: &PodsLimits) -> Result<(), FilesError> {
+        if let Some(error) = self.limiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+            return Err(error);
+        }
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(*limits);
         Ok(())
     }
 
+    async fn remove_cgroup(&self, _: &PodCgroup) -> Result<(), FilesError> {
+        self.fail_to_release(1)
+    }
+
     async fn release(&self, pod: &PodId) -> Result<(), FilesError> {
+        self.fail_to_release(0)?;
         self.released.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.uid.clone());
         Ok(())
     }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use longshore_core::cidr::Cidr;
 use longshore_core::network::attachment::Attachment;
+use longshore_core::network::rules::PacketFilter;
 use longshore_core::network::{BridgeNetwork, OwnNetwork};
 use longshore_core::ports::network::{BridgeNetworks, NetworkPlugins, PluginError};
 use longshore_core::ports::runtime::RuntimeError;
@@ -14,7 +14,9 @@ use longshore_core::ports::runtime::RuntimeError;
 #[derive(Debug, Default)]
 struct World {
     networks: Vec<BridgeNetwork>,
-    filtered: Vec<Cidr>,
+    filtered: PacketFilter,
+    /// Why the packet filter cannot be told.
+    unfiltered: Option<String>,
     /// What is attached, with its addresses; none while an attachment is under way or went wrong.
     attached: BTreeMap<String, Option<Vec<IpAddr>>>,
     serial: u8,
@@ -48,9 +50,14 @@ impl FakeNetwork {
         self.world().networks.iter().map(|network| network.name.clone()).collect()
     }
 
-    /// The subnets that the packet filter was last told of.
-    pub fn filtered(&self) -> Vec<String> {
-        self.world().filtered.iter().map(ToString::to_string).collect()
+    /// What the packet filter was last told.
+    pub fn filtered(&self) -> PacketFilter {
+        self.world().filtered.clone()
+    }
+
+    /// Makes the packet filter fail, or work.
+    pub fn set_unfiltered(&self, problem: Option<&str>) {
+        self.world().unfiltered = problem.map(str::to_owned);
     }
 
     /// Makes the plugins say that they are not ready, or that they are.
@@ -80,10 +87,10 @@ impl BridgeNetworks for FakeNetwork {
         Ok(self.world().networks.clone())
     }
 
-    async fn create_network(&self, network: &OwnNetwork, _: bool) -> Result<(), RuntimeError> {
+    async fn create_network(&self, network: &OwnNetwork, masquerades: bool) -> Result<(), RuntimeError> {
         let OwnNetwork { name, subnets, .. } = network.clone();
         let id = format!("id-of-{name}");
-        self.add(BridgeNetwork { id, name, subnets, ours: true, ..Default::default() });
+        self.add(BridgeNetwork { id, name, subnets, ours: true, masquerades, ..Default::default() });
         Ok(())
     }
 
@@ -92,9 +99,15 @@ impl BridgeNetworks for FakeNetwork {
         Ok(())
     }
 
-    async fn filter_packets(&self, subnets: &[Cidr], _: &[Cidr]) -> Result<(), String> {
-        self.world().filtered = subnets.to_vec();
-        Ok(())
+    async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String> {
+        let mut world = self.world();
+        match world.unfiltered.clone() {
+            Some(problem) => Err(problem),
+            None => {
+                world.filtered = filter.clone();
+                Ok(())
+            }
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! ConfigMaps in memory, that come when the test says so. No Secrets, and nothing that an API server issues.
+//! ConfigMaps, claims and one token in memory, that come when the test says so. No Secrets, and nothing else that an API
+//! server issues.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
-use longshore_core::ports::objects::{ObjectError, ObjectStore};
+use longshore_core::pod::PodId;
+use longshore_core::ports::objects::{BoundClaim, ObjectError, ObjectStore, Token, TokenQuery, absent};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
@@ -15,12 +18,19 @@ use tokio_stream::wrappers::WatchStream;
 #[derive(Debug)]
 pub struct FakeObjects {
     config_maps: Mutex<BTreeMap<String, Arc<v1::ConfigMap>>>,
+    claims: Mutex<BTreeMap<String, BoundClaim>>,
+    token: Mutex<Option<Token>>,
     changed: watch::Sender<u64>,
 }
 
 impl Default for FakeObjects {
     fn default() -> Self {
-        FakeObjects { config_maps: Mutex::default(), changed: watch::channel(0).0 }
+        FakeObjects {
+            config_maps: Mutex::default(),
+            claims: Mutex::default(),
+            token: Mutex::default(),
+            changed: watch::channel(0).0,
+        }
     }
 }
 
@@ -30,6 +40,22 @@ impl FakeObjects {
         let mut config_maps = self.config_maps.lock().unwrap_or_else(PoisonError::into_inner);
         config_maps.insert(name.to_owned(), Arc::default());
         drop(config_maps);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Puts a claim of that name, whatever its namespace, or takes it away; as of the API server, nobody is told.
+    pub fn set_claim(&self, name: &str, claim: Option<BoundClaim>) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        match claim {
+            Some(claim) => claims.insert(name.to_owned(), claim),
+            None => claims.remove(name),
+        };
+    }
+
+    /// The token that every ServiceAccount has from now on, good until then.
+    pub fn issue(&self, token: &str, expires: Timestamp) {
+        let token = Token { token: token.to_owned(), expires };
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
         self.changed.send_modify(|count| *count += 1);
     }
 }
@@ -42,6 +68,15 @@ impl ObjectStore for FakeObjects {
 
     async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError> {
         Ok(None)
+    }
+
+    async fn claim(&self, _: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
+        Ok(self.claims.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
+    }
+
+    async fn token(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ObjectError> {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        token.ok_or_else(|| absent("ServiceAccount", &pod.namespace, &query.service_account))
     }
 
     fn changes(&self) -> BoxStream<'static, ()> {

@@ -1,27 +1,77 @@
-//! Probe plugins in memory: each container's health is what the test last said.
+//! Probe plugins in memory: each container's health is what the test last said, and what was asked is kept.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use longshore_core::ports::probes::{ProbeCall, ProbeConfigError, ProbeOutcome, ProbePlugins};
+use jiff::Timestamp;
+use longshore_core::ports::probes::{ProbeAnswer, ProbeCall, ProbeConfigError, ProbeOutcome, ProbePlugins};
+
+/// A check that was asked for.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What was asked.
+    pub call: ProbeCall,
+    /// When.
+    pub begun: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    answers: BTreeMap<String, ProbeAnswer>,
+    /// Answers by a part of the configuration.
+    by_config: Vec<(String, ProbeAnswer)>,
+    takes: Duration,
+    checks: Vec<Check>,
+    running: usize,
+    peak: usize,
+}
 
 /// The plugins.
 #[derive(Debug, Default)]
 pub struct FakeProbes {
-    answers: Mutex<BTreeMap<String, ProbeOutcome>>,
-    calls: Mutex<usize>,
+    state: Mutex<State>,
 }
 
 impl FakeProbes {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the probes of a pod's container answer from now on; success unless said.
-    pub fn answer(&self, pod: &str, container: &str, outcome: ProbeOutcome) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{pod}/{container}"), outcome);
+    pub fn answer(&self, pod: &str, container: &str, answer: impl Into<ProbeAnswer>) {
+        self.state().answers.insert(format!("{pod}/{container}"), answer.into());
+    }
+
+    /// What is answered, whoever asks, where the configuration holds that.
+    pub fn answer_to(&self, part: &str, answer: impl Into<ProbeAnswer>) {
+        self.state().by_config.push((part.to_owned(), answer.into()));
+    }
+
+    /// How long each check takes from now on.
+    pub fn takes(&self, time: Duration) {
+        self.state().takes = time;
     }
 
     /// Checks so far.
     pub fn calls(&self) -> usize {
-        *self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state().checks.len()
+    }
+
+    /// Every check so far, in order.
+    pub fn checks(&self) -> Vec<Check> {
+        self.state().checks.clone()
+    }
+
+    /// Checks of a pod so far, in order.
+    pub fn checks_of(&self, pod: &str) -> Vec<Check> {
+        self.state().checks.iter().filter(|check| check.call.target.pod == pod).cloned().collect()
+    }
+
+    /// How many checks went on at a time at most.
+    pub fn peak(&self) -> usize {
+        self.state().peak
     }
 }
 
@@ -34,10 +84,22 @@ impl ProbePlugins for FakeProbes {
         Err(ProbeConfigError::UnknownPlugin { plugin: plugin.to_owned(), known: vec!["tcp".to_owned()] })
     }
 
-    async fn check(&self, call: ProbeCall) -> ProbeOutcome {
-        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    async fn check(&self, call: ProbeCall) -> ProbeAnswer {
+        let takes = {
+            let mut state = self.state();
+            state.checks.push(Check { call: call.clone(), begun: Timestamp::now() });
+            state.running += 1;
+            state.peak = state.peak.max(state.running);
+            state.takes
+        };
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
+        let mut state = self.state();
+        state.running -= 1;
+        let by_config = state.by_config.iter().find(|(part, _)| call.config.contains(part)).map(|(_, answer)| answer);
         let key = format!("{}/{}", call.target.pod, call.target.container);
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.get(&key).cloned().unwrap_or(ProbeOutcome::Success { message: String::new() })
+        let answer = by_config.or_else(|| state.answers.get(&key)).cloned();
+        answer.unwrap_or_else(|| ProbeOutcome::Success { message: String::new() }.into())
     }
 }

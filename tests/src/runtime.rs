@@ -10,14 +10,14 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 use longshore_core::cluster::node_status::NodeImage;
-use longshore_core::container::{ContainerConfig, Resources, SandboxConfig, SandboxNetwork};
+use longshore_core::container::{ContainerConfig, Mount, Resources, SandboxConfig, SandboxNetwork};
 use longshore_core::labels;
 use longshore_core::node::CgroupDriver;
 use longshore_core::observed::{Container, ContainerState, Exit, Observation, Sandbox, SandboxState};
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
 use longshore_core::ports::runtime::{
-    ContainerRuntime, ForeignContainer, Image, LogChunk, LogOptions, PullError, PullProgress, RegistryCredentials,
-    RuntimeChange, RuntimeError, RuntimeEvent, RuntimeInfo, StoredImage,
+    ContainerRuntime, ForeignContainer, Image, ImageFiles, LogChunk, LogOptions, PullError, PullProgress,
+    RegistryCredentials, RuntimeChange, RuntimeError, RuntimeEvent, RuntimeInfo, StoredImage,
 };
 use tokio::sync::broadcast;
 
@@ -29,6 +29,10 @@ struct World {
     things: BTreeMap<String, Observation>,
     images: BTreeSet<String>,
     layers: BTreeMap<String, u64>,
+    /// Images are not mounted by the runtime, as by old ones.
+    mounts_no_images: bool,
+    /// What the containers that were made mount, as they were asked for, by container ID.
+    mounts: BTreeMap<String, Vec<Mount>>,
     pullable: BTreeSet<String>,
     serial: u32,
     calls: HashMap<Call, usize>,
@@ -37,6 +41,12 @@ struct World {
     foreign: Vec<ForeignContainer>,
     /// Containers that were told to stop: UID of the pod, and the grace period.
     stops: Vec<(String, Duration)>,
+    /// Commands in containers and ends of them, in order.
+    story: Vec<String>,
+    /// Names of containers that do not end before they are killed.
+    deaf: BTreeSet<String>,
+    /// What commands say that run in a container, by its name; success unless told.
+    exits: BTreeMap<String, i32>,
 }
 
 /// The runtime.
@@ -74,6 +84,16 @@ impl FakeRuntime {
         self.world().layers.insert(id.to_owned(), bytes);
     }
 
+    /// From now on it mounts no images itself.
+    pub fn mounts_no_images(&self) {
+        self.world().mounts_no_images = true;
+    }
+
+    /// What a container mounts.
+    pub fn mounts(&self, id: &str) -> Vec<Mount> {
+        self.world().mounts.get(id).cloned().unwrap_or_default()
+    }
+
     /// Makes an image one that can be pulled.
     pub fn can_pull(&self, name: &str) {
         self.world().pullable.insert(name.to_owned());
@@ -92,6 +112,22 @@ impl FakeRuntime {
     /// Running containers that were told to stop, in order: the pod's UID, and seconds of grace.
     pub fn stops(&self) -> Vec<(String, u64)> {
         self.world().stops.iter().map(|(uid, grace)| (uid.clone(), grace.as_secs())).collect()
+    }
+
+    /// Commands that ran in containers, as `exec NAME`, and containers that were told to stop, as `stop NAME`, in
+    /// order.
+    pub fn story(&self) -> Vec<String> {
+        self.world().story.clone()
+    }
+
+    /// Containers of that name end only when their grace period is over.
+    pub fn is_deaf(&self, name: &str) {
+        self.world().deaf.insert(name.to_owned());
+    }
+
+    /// Commands in containers of that name exit with that code.
+    pub fn commands_exit(&self, name: &str, code: i32) {
+        self.world().exits.insert(name.to_owned(), code);
     }
 
     /// Puts a container of another agent there.
@@ -133,7 +169,7 @@ impl FakeRuntime {
     pub fn prune(&self) {
         self.world().things.retain(|_, thing| match thing {
             Observation::Container(container) => container.is_running(),
-            Observation::Sandbox(sandbox) => sandbox.state == SandboxState::Running,
+            Observation::Sandbox(sandbox) => sandbox.is_running(),
         });
         self.send(RuntimeEvent::Resync);
     }
@@ -177,8 +213,15 @@ fn ended(state: &ContainerState, code: i32) -> Exit {
 
 #[async_trait]
 impl ContainerExec for FakeRuntime {
-    async fn exec(&self, _: ExecRequest) -> Result<ExecOutput, ExecError> {
-        Ok(ExecOutput { exit_code: Some(0), output: Vec::new() })
+    async fn exec(&self, request: ExecRequest) -> Result<ExecOutput, ExecError> {
+        let mut world = self.world();
+        let name = match world.things.get(&request.container_id) {
+            Some(Observation::Container(container)) => container.name.clone(),
+            _ => String::new(),
+        };
+        world.story.push(format!("exec {name}"));
+        let code = world.exits.get(&name).copied().unwrap_or(0);
+        Ok(ExecOutput { exit_code: Some(code), output: Vec::new() })
     }
 }
 
@@ -253,11 +296,13 @@ impl ContainerRuntime for FakeRuntime {
             created_at: Timestamp::now(),
             state: ContainerState::Created,
             runtime_log: None,
+            volume_images: Vec::new(),
             termination_message_file: None,
             grace_seconds: Some(30),
             resources: Some(config.resources),
             user: None,
         };
+        world.mounts.insert(id.clone(), config.mounts.clone());
         world.things.insert(id.clone(), Observation::Container(container));
         Ok(id)
     }
@@ -283,15 +328,21 @@ impl ContainerRuntime for FakeRuntime {
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
-        let mut world = self.called("stop")?;
-        let thing = world.things.get(id);
-        if let Some(Observation::Container(container)) = thing
-            && container.is_running()
-        {
-            let uid = container.pod.uid.clone();
-            world.stops.push((uid, grace));
+        let waits = {
+            let mut world = self.called("stop")?;
+            match world.things.get(id) {
+                Some(Observation::Container(container)) if container.is_running() => {
+                    let (uid, name) = (container.pod.uid.clone(), container.name.clone());
+                    world.stops.push((uid, grace));
+                    world.story.push(format!("stop {name}"));
+                    world.deaf.contains(&name)
+                }
+                _ => false,
+            }
+        };
+        if waits {
+            tokio::time::sleep(grace).await;
         }
-        drop(world);
         self.change(id, RuntimeChange::Died, |thing| match thing {
             Observation::Sandbox(sandbox) => sandbox.state = SandboxState::Exited,
             Observation::Container(container) if container.is_running() => {
@@ -344,8 +395,11 @@ impl ContainerRuntime for FakeRuntime {
         Ok(())
     }
 
-    async fn writable_layers(&self) -> Result<BTreeMap<String, u64>, RuntimeError> {
-        Ok(self.called("writable_layers")?.layers.clone())
+    async fn writable_layers(&self, uid: Option<&str>) -> Result<BTreeMap<String, u64>, RuntimeError> {
+        let world = self.called("writable_layers")?;
+        let wanted =
+            |id: &String| uid.is_none_or(|uid| world.things.get(id).is_some_and(|thing| thing.pod().uid == uid));
+        Ok(world.layers.iter().filter(|(id, _)| wanted(id)).map(|(id, bytes)| (id.clone(), *bytes)).collect())
     }
 
     async fn pull(
@@ -361,6 +415,16 @@ impl ContainerRuntime for FakeRuntime {
         }
         world.images.insert(reference.to_owned());
         Ok(image(reference))
+    }
+
+    async fn mounts_images(&self) -> Result<bool, RuntimeError> {
+        Ok(!self.called("mounts_images")?.mounts_no_images)
+    }
+
+    async fn image_files(&self, id: &str) -> Result<ImageFiles, RuntimeError> {
+        drop(self.called("image_files")?);
+        let content = Bytes::from(id.to_owned());
+        Ok(ImageFiles { archive: stream::iter([Ok(content)]).boxed(), added: &[] })
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

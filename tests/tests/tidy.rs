@@ -48,6 +48,8 @@ const OURS: &[(&str, &[&str])] = &[
 const WALLS: &[(&str, &str)] = &[
     ("bollard", "docker"),
     ("wasmtime", "wasm"),
+    ("wasmtime-wasi", "wasm"),
+    ("wasmtime-wasi-http", "wasm"),
     ("kube", "apiserver"),
     ("kube-client", "apiserver"),
     ("axum", "server"),

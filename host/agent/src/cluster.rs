@@ -5,12 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use longshore_apiserver::{Connection, NodeApi, NodePods, NodeReviews, ServingNames, Settings};
+use longshore_apiserver::{Connection, NodeApi, NodePods, NodeReviews, Pace, Rate, ServingNames, Settings};
 use longshore_core::cluster::node::NodeDescription;
 use longshore_core::node::NodeFacts;
 use longshore_core::ports::archive::ObjectArchive;
@@ -18,9 +17,11 @@ use longshore_core::ports::cluster::{ApiPods, ClusterApi};
 use longshore_core::ports::reviews::Reviews;
 use longshore_core::ports::runtime::RuntimeInfo;
 use longshore_core::ports::sources::PodSource;
+use longshore_core::quantity;
 use longshore_reconcile::cluster::{Cluster, ClusterOptions};
 use longshore_reconcile::node::{ApiPorts, AskForNode, StatusOf};
 use longshore_reconcile::views::Views;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,10 @@ const ADDRESS_LOOK: Duration = Duration::from_secs(10);
 /// Waits between two tries to get a connection at all, when credentials cannot be used.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// The declared feature of nodes that resize `spec.resources` of pods that run (KEP-5419).
+const POD_LEVEL_RESIZE: &str = "InPlacePodLevelResourcesVerticalScaling";
+/// The declared feature of nodes on which all containers of a pod can begin anew (KEP-5532).
+const RESTART_ALL_CONTAINERS: &str = "RestartAllContainersOnContainerExits";
 /// The declared feature of nodes that speak WebSocket to the API server themselves (KEP-4006).
 const WEB_SOCKETS: &str = "ExtendWebSocketsToKubelet";
 /// That of nodes that resize init containers as well, which are not sidecars (KEP-1287).
@@ -82,9 +87,9 @@ impl Joining {
         ApiPorts { objects: self.objects.clone(), status, node }
     }
 
-    /// Who callers of the node's server are and what they may do.
+    /// Who callers of the node's server are and what they may do. To be called by the loops' runtime.
     pub(crate) fn reviews(&self) -> Arc<dyn Reviews> {
-        Arc::new(LateReviews { api: self.reviews.subscribe() })
+        Arc::new(LateReviews { api: self.reviews.subscribe(), loops: Handle::current() })
     }
 
     /// The certificate of the node's server that the API server signed, once there is one.
@@ -150,25 +155,35 @@ impl Joining {
 struct Addresses {
     ips: watch::Sender<Vec<IpAddr>>,
     names: watch::Sender<ServingNames>,
-    /// Whether `--node-ip` says what they are.
-    given: bool,
+    /// `--node-ip`; empty where nobody said.
+    node_ips: Vec<IpAddr>,
 }
 
 impl Addresses {
     fn new(config: &Config, description: &NodeDescription) -> Self {
-        let ips = description.ips.clone();
+        let given = crate::network::named(&config.node_ips);
+        // As the kubelet: what is not the machine's (yet) is not told, and what the Node has stays.
+        let missing = given.iter().find(|ip| !crate::network::is_here(**ip));
+        if let Some(missing) = missing {
+            tracing::warn!(
+                "--node-ip {missing} is not an address of this machine: the Node gets no address until it is"
+            );
+        }
+        let ips = if missing.is_some() { Vec::new() } else { description.ips.clone() };
         let names =
             ServingNames { dns: BTreeSet::from([description.hostname.clone()]), ips: ips.iter().copied().collect() };
-        let given = !config.node_ips.is_empty();
-        Addresses { ips: watch::Sender::new(ips), names: watch::Sender::new(names), given }
+        Addresses { ips: watch::Sender::new(ips), names: watch::Sender::new(names), node_ips: config.node_ips.clone() }
     }
 
-    /// Looks at the machine's addresses for ever, where nobody said what they are.
+    /// Looks at the machine's addresses for ever. Those that somebody named are waited for, and then stay.
     async fn follow(&self) {
+        let given = crate::network::named(&self.node_ips);
         loop {
             tokio::time::sleep(ADDRESS_LOOK).await;
-            if !self.given {
-                self.take(crate::network::usable_addresses());
+            if given.is_empty() {
+                self.take(crate::network::usable_addresses(&self.node_ips));
+            } else if given.iter().all(|ip| crate::network::is_here(*ip)) {
+                self.take(given.clone());
             }
         }
     }
@@ -207,6 +222,7 @@ async fn open(config: &Config, node: &str) -> Connection {
             rotate_certificates: joining.rotate_certificates,
             rotate_server_certificates: joining.server_tls_bootstrap,
             random: Arc::new(random),
+            pace: pace(joining),
         };
         match Connection::open(settings).await {
             Ok(connection) => return connection,
@@ -249,7 +265,7 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
         taints: config.joining.taints.clone(),
         provider_id: config.joining.provider_id.clone(),
         external_cloud: config.joining.external_cloud,
-        given_ips: config.node_ips.clone(),
+        given_ips: crate::network::named(&config.node_ips),
         ips: facts.ips.clone(),
         capacity,
         allocatable,
@@ -270,10 +286,17 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
     }
 }
 
+/// How fast the API server is asked.
+fn pace(joining: &crate::config::Joining) -> Pace {
+    let requests = Rate { per_second: joining.api_qps, burst: joining.api_burst };
+    Pace::new(requests, Rate { per_second: joining.event_qps, burst: joining.event_burst })
+}
+
 /// What pods may rely on here and not everywhere (KEP-5328), in order.
 fn declared_features(config: &Config) -> Vec<String> {
     let web_sockets = config.server.enabled.then_some(WEB_SOCKETS);
-    web_sockets.into_iter().chain([INIT_CONTAINERS_RESIZE]).map(str::to_owned).collect()
+    let always = [POD_LEVEL_RESIZE, INIT_CONTAINERS_RESIZE, RESTART_ALL_CONTAINERS];
+    web_sockets.into_iter().chain(always).map(str::to_owned).collect()
 }
 
 type Resources = BTreeMap<String, String>;
@@ -281,11 +304,9 @@ type Resources = BTreeMap<String, String>;
 /// What the machine has, and what of it pods may use.
 fn resources(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -> (Resources, Resources) {
     let kib = |bytes: i64| format!("{}Ki", bytes / 1024);
-    let disk = crate::facts::disk_capacity(&config.root_dir).unwrap_or(facts.allocatable_ephemeral_storage);
     let mut capacity = Resources::from([
         ("cpu".to_owned(), info.cpus.to_string()),
         ("memory".to_owned(), kib(facts.memory_capacity)),
-        ("ephemeral-storage".to_owned(), kib(disk)),
         ("pods".to_owned(), facts.max_pods.to_string()),
     ]);
     let milli = facts.allocatable_milli_cpu;
@@ -293,29 +314,19 @@ fn resources(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -> (Resourc
     let mut allocatable = Resources::from([
         ("cpu".to_owned(), cpu),
         ("memory".to_owned(), kib(facts.allocatable_memory)),
-        ("ephemeral-storage".to_owned(), facts.allocatable_ephemeral_storage.to_string()),
         ("pods".to_owned(), facts.max_pods.to_string()),
     ]);
-    for name in huge_page_sizes(Path::new("/sys/kernel/mm/hugepages")) {
-        // Pods cannot have any here: a node that offered them would be given pods that it keeps Pending.
-        capacity.insert(name.clone(), "0".to_owned());
-        allocatable.insert(name, "0".to_owned());
+    if let Some(ours) = facts.allocatable_ephemeral_storage {
+        let all = crate::facts::disk_capacity(&config.root_dir).unwrap_or(ours);
+        capacity.insert("ephemeral-storage".to_owned(), kib(all));
+        allocatable.insert("ephemeral-storage".to_owned(), ours.to_string());
+    }
+    for (name, bytes) in &facts.huge_pages {
+        // As the kubelet: all that there are, and pods may use them all.
+        capacity.insert((*name).to_owned(), quantity::of_bytes(*bytes).0);
+        allocatable.insert((*name).to_owned(), quantity::of_bytes(*bytes).0);
     }
     (capacity, allocatable)
-}
-
-/// Resource names of the sizes that the kernel knows: `hugepages-2Mi` for `hugepages-2048kB`.
-fn huge_page_sizes(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let kib = entries.filter_map(|entry| {
-        entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok()
-    });
-    kib.map(|kib| match kib {
-        kib if kib % (1 << 20) == 0 => format!("hugepages-{}Gi", kib >> 20),
-        kib if kib % (1 << 10) == 0 => format!("hugepages-{}Mi", kib >> 10),
-        kib => format!("hugepages-{kib}Ki"),
-    })
-    .collect()
 }
 
 fn swap(meminfo: &str) -> u64 {
@@ -328,18 +339,6 @@ fn swap(meminfo: &str) -> u64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_kubernetes_names() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["hugepages-2048kB", "hugepages-1048576kB", "hugepages-64kB", "other"] {
-            std::fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let mut names = huge_page_sizes(folder.path());
-        names.sort();
-        assert_eq!(names, ["hugepages-1Gi", "hugepages-2Mi", "hugepages-64Ki"]);
-        assert!(huge_page_sizes(&folder.path().join("absent")).is_empty());
-    }
 
     #[test]
     fn names_follow_the_addresses_but_not_into_nothing() {
@@ -356,6 +355,46 @@ mod tests {
         assert_eq!(*told.borrow_and_update(), ip("10.0.0.2"));
         let names = addresses.names.borrow();
         assert!(names.ips.contains(&"10.0.0.2".parse().unwrap()) && names.ips.len() == 1 && names.dns.contains("n"));
+    }
+
+    #[test]
+    fn an_address_that_was_named_is_told_once_the_machine_has_it() {
+        let (config, _) = Config::build(&Default::default(), Default::default(), &Default::default());
+        let told = |text: &str| {
+            let ips = vec![text.parse::<IpAddr>().unwrap()];
+            let config = Config { node_ips: ips.clone(), ..config.clone() };
+            let description = NodeDescription { hostname: "n".to_owned(), ips, ..NodeDescription::default() };
+            let addresses = Addresses::new(&config, &description);
+            let names = addresses.names.borrow().ips.len();
+            (addresses.ips.borrow().len(), names)
+        };
+        assert_eq!(told("127.0.0.1"), (1, 1));
+        // One of a documentation network, which no machine has.
+        assert_eq!(told("192.0.2.7"), (0, 0));
+    }
+
+    #[test]
+    fn disk_is_a_resource_where_it_is_accounted() {
+        let has = |local_storage| {
+            let (mut config, _) = Config::build(&Default::default(), Default::default(), &Default::default());
+            config.resources.local_storage = local_storage;
+            let facts = crate::facts::estimate(&config, "n".to_owned()).unwrap();
+            let info = RuntimeInfo {
+                version: String::new(),
+                api_version: String::new(),
+                cgroup_driver: facts.cgroup_driver,
+                cgroup_v2: facts.cgroup_v2,
+                apparmor: false,
+                runtimes: Vec::new(),
+                min_oom_score_adj: 0,
+                cpus: 1,
+                memory: 0,
+                data_root: None,
+            };
+            let (capacity, allocatable) = resources(&config, &facts, &info);
+            [capacity, allocatable].map(|list| list.contains_key("ephemeral-storage"))
+        };
+        assert_eq!((has(true), has(false)), ([true; 2], [false; 2]));
     }
 
     #[test]

@@ -3,13 +3,16 @@
 //! Reads the machine; decides only whether the agent may run here at all (swap, cgroup v1).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Once;
 
 use anyhow::{Context, bail};
 use longshore_core::evict::Signal;
-use longshore_core::node::{CgroupDriver, NodeFacts};
+use longshore_core::huge_pages;
+use longshore_core::node::{CgroupDriver, NodeFacts, Surroundings};
 use longshore_core::ports::runtime::RuntimeInfo;
+use longshore_core::resources::QUOTA_PERIOD;
 
 use crate::config::{Config, Findings};
 use crate::network;
@@ -43,9 +46,9 @@ fn judge(config: &Config, swap: bool, cgroup_v2: bool) -> Findings {
             findings.problem("fail-swap-on", "is true, and swap is on: turn swap off, or set it to false");
         }
         (true, None) => {
-            findings
-                .warnings
-                .push("swap is on; pods get none of it (set fail-swap-on to say what you want)".to_owned());
+            // Without a limit, cgroup v1 has nothing that keeps a pod from it; the kubelet leaves it so, too.
+            let who = if cgroup_v2 { "pods get none of it" } else { "pods without a limit of memory may use it" };
+            findings.warnings.push(format!("swap is on; {who} (set fail-swap-on to say what you want)"));
         }
         _ => {}
     }
@@ -71,10 +74,11 @@ fn is_cgroup_v2() -> bool {
 /// All facts of the node.
 pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyhow::Result<NodeFacts> {
     let name = node_name(config)?;
-    let ips: Vec<IpAddr> = match config.node_ips.is_empty() {
-        true => network::addresses(),
-        false => config.node_ips.clone(),
-    };
+    let mut around = surroundings(config);
+    if around.ips.is_empty() {
+        tracing::warn!("this machine has no address but loopback; give one with --node-ip if pods should see another");
+        around.ips.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
     let memory = memory_capacity().unwrap_or(info.memory);
     let disk = disk_capacity(&config.root_dir)?;
     let cpus = i64::from(info.cpus.max(1)).saturating_mul(1000);
@@ -83,7 +87,10 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
         true => config.eviction.hard_reserve(signal, capacity),
         false => 0,
     };
+    let huge_pages = kept_huge_pages(Path::new("/sys/kernel/mm/hugepages"));
+    // What is kept as huge pages is nothing else's any more.
     let memory_reserve = config.reserved.memory.saturating_add(kept(Signal::MemoryAvailable, memory));
+    let memory_reserve = huge_pages.values().copied().fold(memory_reserve, i64::saturating_add);
     let disk_reserve = config.reserved.ephemeral_storage.saturating_add(kept(Signal::NodeFsAvailable, disk));
     let pods_may_use = |capacity: i64, reserved: i64, what: &str| {
         if reserved >= capacity {
@@ -102,16 +109,23 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
     labels.extend(config.joining.labels.clone());
     Ok(NodeFacts {
         root_id: root_id.to_owned(),
-        ips,
+        ips: around.ips,
         allocatable_milli_cpu: pods_may_use(cpus, config.reserved.milli_cpu, "CPU (in m)")?,
         allocatable_memory: pods_may_use(memory, memory_reserve, "memory (in bytes)")?,
-        allocatable_ephemeral_storage: pods_may_use(disk, disk_reserve, "disk (in bytes)")?,
+        allocatable_ephemeral_storage: match config.resources.local_storage {
+            true => Some(pods_may_use(disk, disk_reserve, "disk (in bytes)")?),
+            false => None,
+        },
         memory_capacity: memory,
+        huge_pages,
         max_pods: max_pods(config, info.cpus),
+        pod_pids_limit: config.resources.pod_pids_limit,
+        cpu_quota_period: config.resources.cpu_cfs_quota.then(|| quota_period(config)),
         cluster_dns: config.cluster_dns.clone(),
         cluster_domain: config.cluster_domain.clone(),
+        // One that somebody named must be there at the start.
         resolv_conf: resolv_conf(config)?,
-        hosts_file: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        hosts_file: around.hosts_file.unwrap_or_default(),
         labels,
         cgroup_driver: info.cgroup_driver,
         cgroup_v2: info.cgroup_v2,
@@ -131,6 +145,25 @@ fn max_pods(config: &Config, cpus: u32) -> u32 {
         0 => config.max_pods,
         each => config.max_pods.min(each.saturating_mul(cpus.max(1))),
     }
+}
+
+/// The period of CPU quotas in µs.
+fn quota_period(config: &Config) -> i64 {
+    i64::try_from(config.resources.cpu_cfs_quota_period.as_micros()).unwrap_or(QUOTA_PERIOD)
+}
+
+/// Bytes of huge pages that the kernel keeps, by the names of their resources: every size that it knows.
+fn kept_huge_pages(folder: &Path) -> BTreeMap<&'static str, i64> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| {
+        let name = entry.file_name();
+        let kib: u64 = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let size = huge_pages::of_bytes(kib.checked_mul(1024)?)?;
+        let count = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok();
+        let count: i64 = count.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        Some((size.resource, count.saturating_mul(i64::try_from(size.bytes).unwrap_or(i64::MAX))))
+    });
+    sizes.collect()
 }
 
 /// Facts without asking the container runtime, whose answer may cost it a container: good enough for `longshore plan`,
@@ -178,30 +211,51 @@ fn mem_total(meminfo: &str) -> Option<i64> {
     kib.checked_mul(1024)
 }
 
+/// How many tasks the machine can have (`pkg/kubelet/stats/pidlimit/pidlimit_linux.go`).
+pub(crate) fn most_pids() -> Option<i64> {
+    let read = |file: &&str| std::fs::read_to_string(file).ok()?.trim().parse().ok();
+    ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"].iter().filter_map(read).min()
+}
+
 /// Size in bytes of the file system that the folder lies on.
 pub(crate) fn disk_capacity(folder: &Path) -> anyhow::Result<i64> {
     let stat = rustix::fs::statvfs(folder).with_context(|| format!("the size of {}'s disk", folder.display()))?;
     Ok(i64::try_from(stat.f_blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX))
 }
 
-/// The node's resolver configuration, as text.
-fn resolv_conf(config: &Config) -> anyhow::Result<String> {
-    match &config.resolv_conf {
-        Some(path) if path.as_os_str().is_empty() => Ok(String::new()),
-        Some(path) => {
-            std::fs::read_to_string(path).with_context(|| format!("--resolv-conf {} cannot be read", path.display()))
-        }
-        None => {
-            let own = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-            if is_stub(&own)
-                && let Ok(real) = std::fs::read_to_string(RESOLVED_CONF)
-            {
-                tracing::info!("{RESOLV_CONF} names a local stub; pods get the servers of {RESOLVED_CONF}");
-                return Ok(real);
-            }
-            Ok(own)
-        }
+/// What of the node changes while the agent runs. Asks nobody but the kernel. Blocks.
+pub(crate) fn surroundings(config: &Config) -> Surroundings {
+    Surroundings {
+        ips: network::addresses(&config.node_ips),
+        resolv_conf: resolv_conf(config).unwrap_or_default(),
+        hosts_file: std::fs::read_to_string("/etc/hosts").ok(),
     }
+}
+
+/// The node's resolver configuration, as text; `None` where nobody named one and there is none yet.
+fn resolv_conf(config: &Config) -> anyhow::Result<Option<String>> {
+    match &config.resolv_conf {
+        Some(path) if path.as_os_str().is_empty() => Ok(Some(String::new())),
+        Some(path) => std::fs::read_to_string(path)
+            .map(Some)
+            .with_context(|| format!("--resolv-conf {} cannot be read", path.display())),
+        None => Ok(own_resolv_conf(Path::new(RESOLV_CONF), Path::new(RESOLVED_CONF))),
+    }
+}
+
+fn own_resolv_conf(own: &Path, behind: &Path) -> Option<String> {
+    static SAID: Once = Once::new();
+    // A blank one is filled when the network comes up.
+    let own = std::fs::read_to_string(own).ok().filter(|text| !text.trim().is_empty())?;
+    if is_stub(&own)
+        && let Ok(real) = std::fs::read_to_string(behind)
+    {
+        SAID.call_once(|| {
+            tracing::info!("{RESOLV_CONF} names a local stub; pods get the servers of {RESOLVED_CONF}");
+        });
+        return Some(real);
+    }
+    Some(own)
 }
 
 /// Whether every server is systemd-resolved's stub.
@@ -212,6 +266,7 @@ fn is_stub(resolv_conf: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -224,7 +279,22 @@ mod tests {
         assert_eq!(judge(&config(Some(true)), true, false).problems.len(), 2);
         assert_eq!(judge(&config(Some(true)), false, true), Findings::default());
         assert_eq!(judge(&config(None), true, false).warnings.len(), 2);
+        assert!(judge(&config(None), true, false).warnings[0].contains("without a limit"));
+        assert!(judge(&config(None), true, true).warnings[0].contains("get none"));
         assert_eq!(judge(&config(Some(false)), true, false), Findings::default());
+    }
+
+    #[test]
+    fn huge_pages_have_kubernetes_names() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, count) in
+            [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "0\n"), ("hugepages-3kB", "1\n"), ("x", "")]
+        {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name).join("nr_hugepages"), count).unwrap();
+        }
+        assert_eq!(kept_huge_pages(folder.path()), [("hugepages-1Gi", 0), ("hugepages-2Mi", 6 << 20)].into());
+        assert!(kept_huge_pages(&folder.path().join("absent")).is_empty());
     }
 
     #[test]
@@ -232,6 +302,22 @@ mod tests {
         assert!(is_stub("nameserver 127.0.0.53\noptions edns0\n"));
         assert!(!is_stub("nameserver 127.0.0.53\nnameserver 1.1.1.1\n"));
         assert!(!is_stub("# nothing\n"));
+    }
+
+    #[test]
+    fn names_that_are_not_there_yet_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, behind) = (folder.path().join("resolv.conf"), folder.path().join("resolved.conf"));
+        let now = || own_resolv_conf(&own, &behind);
+        assert_eq!(now(), None);
+        std::fs::write(&own, "\n").unwrap();
+        assert_eq!(now(), None);
+        std::fs::write(&own, "nameserver 127.0.0.53\n").unwrap();
+        assert_eq!(now().as_deref(), Some("nameserver 127.0.0.53\n"));
+        std::fs::write(&behind, "nameserver 10.0.0.1\n").unwrap();
+        assert_eq!(now().as_deref(), Some("nameserver 10.0.0.1\n"));
+        std::fs::write(&own, "nameserver 10.0.0.2\n").unwrap();
+        assert_eq!(now().as_deref(), Some("nameserver 10.0.0.2\n"));
     }
 
     #[test]

@@ -13,13 +13,15 @@ use longshore_core::pod::{Pod, PodId, Source};
 use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::objects::{
-    BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery,
+    BoundClaim, CertificateQuery, CertificateWord, ObjectError, ObjectStore, Token, TokenQuery, TrustBundleQuery,
 };
 use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 use longshore_core::ports::sources::{PodSource, SourceSnapshot};
 use longshore_core::volume::ObjectKind;
 use longshore_reconcile::views::NodeWord;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Something of the connection, once there is one.
 pub(crate) type Late<T> = watch::Receiver<Option<Arc<T>>>;
@@ -131,7 +133,7 @@ impl ObjectStore for LateObjects {
         self.store().trust_bundles(query).await
     }
 
-    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
+    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> CertificateWord {
         self.store().certificate(pod, query).await
     }
 
@@ -144,25 +146,38 @@ impl ObjectStore for LateObjects {
     }
 }
 
-/// Who callers of the node's server are and what they may do.
+/// Who callers of the node's server are and what they may do. The server has threads of its own, and the client of the
+/// API server shares its connections among all who ask: opened by the server's threads, they would make the loops wait
+/// for strangers. So questions are asked by the loops' threads; their number and time is bounded by who asks.
 pub(crate) struct LateReviews {
     pub(crate) api: Late<NodeReviews>,
+    pub(crate) loops: Handle,
 }
 
 impl LateReviews {
-    fn api(&self) -> Result<Arc<NodeReviews>, ApiError> {
-        let known = self.api.borrow().clone();
-        known.ok_or_else(|| ApiError::Unreachable { message: "the API server has not been reached yet".to_owned() })
+    async fn ask<T, F>(&self, question: impl FnOnce(Arc<NodeReviews>) -> F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
+        let api = self.api.borrow().clone();
+        let unreachable = |message: String| ApiError::Unreachable { message };
+        let api = api.ok_or_else(|| unreachable("the API server has not been reached yet".to_owned()))?;
+        // Cancel safe: a question that nobody waits for any more is dropped there.
+        let asked = AbortOnDropHandle::new(self.loops.spawn(question(api)));
+        asked.await.unwrap_or_else(|error| Err(unreachable(error.to_string())))
     }
 }
 
 #[async_trait]
 impl Reviews for LateReviews {
     async fn authenticate(&self, token: &str) -> Result<Option<User>, ApiError> {
-        self.api()?.authenticate(token).await
+        let token = token.to_owned();
+        self.ask(|api| async move { api.authenticate(&token).await }).await
     }
 
     async fn authorize(&self, user: &User, access: &NodeAccess) -> Result<Result<(), String>, ApiError> {
-        self.api()?.authorize(user, access).await
+        let (user, access) = (user.clone(), access.clone());
+        self.ask(|api| async move { api.authorize(&user, &access).await }).await
     }
 }

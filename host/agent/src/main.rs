@@ -24,6 +24,7 @@ mod run;
 mod serving;
 mod socket;
 mod supervisor;
+mod threads;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -75,15 +76,15 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(Failure::Configuration(problems)) => {
             for problem in &problems {
-                say(&format!("error: {problem}"));
+                commands::complain(&format!("error: {problem}"));
             }
             let plural = if problems.len() == 1 { "problem" } else { "problems" };
-            say(&format!("longshore does not start: {} {plural} in its configuration", problems.len()));
+            commands::complain(&format!("longshore does not start: {} {plural} in its configuration", problems.len()));
             ExitCode::from(BAD_CONFIGURATION)
         }
         Err(Failure::Other(error)) if commands::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(Failure::Other(error)) => {
-            say(&format!("error: {error:#}"));
+            commands::complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -109,7 +110,7 @@ fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
         Command::Plan(arguments) => {
             let (config, warnings) = config::load(&arguments.daemon, around).map_err(Failure::Configuration)?;
             for warning in warnings {
-                say(&format!("warning: {warning}"));
+                commands::complain(&format!("warning: {warning}"));
             }
             wait(commands::plan(&config, &arguments))?;
         }
@@ -119,20 +120,10 @@ fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
             wait(commands::takeover(&config, arguments.dry_run))?;
         }
         Command::Doctor(arguments) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let found = runtime.block_on(commands::configuration(&client, &arguments, around));
-            let (config, running) = found.map_err(Failure::Configuration)?;
-            let well = runtime.block_on(commands::doctor(&config, running, &arguments))?;
+            let well = wait(commands::doctor(&client, &arguments, around))?;
             return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::DrainNode(arguments) => {
-            let mut code = ExitCode::SUCCESS;
-            wait(async {
-                code = commands::drain_node(&client, &arguments).await?;
-                Ok(())
-            })?;
-            return Ok(code);
-        }
+        Command::DrainNode(arguments) => return Ok(wait(commands::drain_node(&client, &arguments))?),
         Command::Config(arguments) => match arguments.command {
             ConfigCommand::Check { files } => {
                 let sound = commands::check(&files)?;
@@ -156,15 +147,19 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
     if !node.problems.is_empty() {
         return Err(Failure::Configuration(node.problems));
     }
-    // A node alone keeps nothing of an API server.
-    let key = match config.joining.in_cluster() {
-        true => state_key(&config.joining)?,
-        false => None,
-    };
+    // From here on whoever reads the log reads it in the format that was chosen.
     logging::start(config.verbosity, config.log_format);
     for warning in warnings.into_iter().chain(node.warnings) {
         tracing::warn!("{warning}");
     }
+    // A node alone keeps nothing of an API server.
+    let key = match config.joining.in_cluster().then(|| state_key(&config.joining)).transpose() {
+        Ok(key) => key.flatten(),
+        Err(problem) => {
+            tracing::error!("{problem}; longshore does not start");
+            return Ok(ExitCode::from(BAD_CONFIGURATION));
+        }
+    };
     // The loops wait for Docker most of the time; more threads cost memory and win nothing.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -186,25 +181,19 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
 
 /// The key of the state archive. One that was named and cannot be had is a mistake to be mended: without it secrets
 /// would not outlive a reboot, which is what it was named for.
-fn state_key(joining: &config::Joining) -> Result<Option<StateKey>, Failure> {
+fn state_key(joining: &config::Joining) -> Result<Option<StateKey>, Problem> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     StateKey::load(joining.state_key_file.as_deref(), credentials.as_deref()).map_err(|error| {
         let place = if joining.state_key_file.is_some() { "--state-key-file" } else { "$CREDENTIALS_DIRECTORY" };
-        let message = format!("{:#}", anyhow::Error::new(error));
-        Failure::Configuration(vec![Problem { place: place.to_owned(), message }])
+        Problem { place: place.to_owned(), message: format!("{:#}", anyhow::Error::new(error)) }
     })
 }
 
 /// Runs a command to its end.
-fn wait(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn wait<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 fn docker_host() -> Option<String> {
     std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty())
-}
-
-/// A line on stderr; what cannot be written there has no better place.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1;
 use longshore_core::ports::pods::PodViews;
+use longshore_core::status::of_containers;
 
 /// A sample: its labels, as they are written, and its value.
 type Sample = (String, f64);
@@ -52,8 +53,7 @@ fn count(pods: &dyn PodViews) -> (usize, BTreeMap<&'static str, usize>) {
     let mut running = 0;
     for view in pods.pods() {
         let Some(status) = &view.object.status else { continue };
-        let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-        let states: Vec<&str> = lists.into_iter().flatten().flatten().filter_map(state).collect();
+        let states: Vec<&str> = of_containers(status).filter_map(state).collect();
         running += usize::from(states.contains(&"running"));
         for state in states {
             *containers.entry(state).or_default() += 1;

@@ -7,25 +7,38 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 /// Addresses of the documentation networks, which no machine has: the way to them is the default route.
 const FAR: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
 
-/// The node's addresses, the primary one first; loopback when the machine has no other.
-pub(crate) fn addresses() -> Vec<IpAddr> {
-    let mut found = usable_addresses();
-    if found.is_empty() {
-        tracing::warn!("this machine has no address but loopback; give one with --node-ip if pods should see another");
-        found.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    found
+/// What of `--node-ip` names addresses; `0.0.0.0` and `::` only say which family comes first.
+pub(crate) fn named(node_ips: &[IpAddr]) -> Vec<IpAddr> {
+    node_ips.iter().copied().filter(|ip| !ip.is_unspecified()).collect()
 }
 
-/// The same; none when the machine has no address but loopback.
-pub(crate) fn usable_addresses() -> Vec<IpAddr> {
+/// The node's addresses, the primary one first: those that `--node-ip` names, else the machine's.
+pub(crate) fn addresses(node_ips: &[IpAddr]) -> Vec<IpAddr> {
+    let named = named(node_ips);
+    if named.is_empty() { usable_addresses(node_ips) } else { named }
+}
+
+/// The machine's addresses, in the order of families that `--node-ip` asks for; none when it has none but loopback.
+pub(crate) fn usable_addresses(node_ips: &[IpAddr]) -> Vec<IpAddr> {
     let routed = FAR.iter().filter_map(|(from, to)| source_address(from, to));
     let mut found: Vec<IpAddr> = routed.filter(usable).collect();
     if found.is_empty() {
         let text = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
         found.extend(local_addresses(&text).into_iter().map(IpAddr::V4).find(usable));
     }
+    sort(&mut found, node_ips);
     found
+}
+
+fn sort(found: &mut [IpAddr], node_ips: &[IpAddr]) {
+    if let Some(first) = node_ips.first() {
+        found.sort_by_key(|ip| ip.is_ipv4() != first.is_ipv4());
+    }
+}
+
+/// Whether the machine has that address.
+pub(crate) fn is_here(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn source_address(from: &str, to: &str) -> Option<IpAddr> {
@@ -35,7 +48,7 @@ fn source_address(from: &str, to: &str) -> Option<IpAddr> {
 }
 
 /// What the kubelet takes for a node's address, too: no loopback, link-local, multicast or unspecified one.
-fn usable(address: &IpAddr) -> bool {
+pub(crate) fn usable(address: &IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -62,6 +75,7 @@ fn local_addresses(trie: &str) -> Vec<Ipv4Addr> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -84,7 +98,21 @@ Local:
     }
 
     #[test]
-    fn there_always_is_one() {
-        assert!(!addresses().is_empty());
+    fn an_unspecified_one_is_none_at_all() {
+        assert_eq!(addresses(&["0.0.0.0".parse().unwrap()]), addresses(&[]));
+    }
+
+    #[test]
+    fn an_unspecified_one_says_which_family_comes_first() {
+        let parse = |all: &[&str]| -> Vec<IpAddr> { all.iter().map(|ip| ip.parse().unwrap()).collect() };
+        let sorted = |node_ip: &str| {
+            let mut found = parse(&["10.0.0.1", "fd00::1"]);
+            sort(&mut found, &parse(&[node_ip]));
+            found
+        };
+        assert_eq!(sorted("0.0.0.0"), parse(&["10.0.0.1", "fd00::1"]));
+        assert_eq!(sorted("::"), parse(&["fd00::1", "10.0.0.1"]));
+        assert!(named(&parse(&["::"])).is_empty());
+        assert_eq!(named(&parse(&["10.0.0.2"])), parse(&["10.0.0.2"]));
     }
 }

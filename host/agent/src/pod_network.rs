@@ -1,6 +1,7 @@
 //! The pods' network as configured: what the loops and the adapter of CNI are told.
 
-use longshore_cni::{Cni, CniOptions, Limits};
+use anyhow::Context;
+use longshore_cni::{Cni, CniOptions};
 use longshore_reconcile::network::NetworkOptions;
 
 use crate::config::{Config, NetworkPlugin};
@@ -17,12 +18,13 @@ pub(crate) fn options(config: &Config, in_cluster: bool) -> NetworkOptions {
 }
 
 /// CNI plugins, for the agent with that root ID. Without `--network-plugin=cni` they take back what they once attached.
-pub(crate) fn plugins(config: &Config, root_id: &str) -> Cni {
-    Cni::new(CniOptions {
+/// An error when that cannot be told.
+pub(crate) fn plugins(config: &Config, root_id: &str) -> anyhow::Result<Cni> {
+    let options = CniOptions {
         conf_dir: config.network.cni_conf_dir.clone(),
         bin_dirs: config.network.cni_bin_dirs.clone(),
         cache_dir: config.network.cni_cache_dir.clone(),
         root_id: root_id.to_owned(),
-        limits: Limits::default(),
-    })
+    };
+    Cni::new(options).context("what CNI plugins once attached cannot be told, so neither what they must take back")
 }

@@ -12,14 +12,17 @@ use anyhow::Context;
 use futures::FutureExt;
 use jiff::Timestamp;
 use longshore_core::credentials::parse_image;
+use longshore_core::event::EventType;
 use longshore_core::node::NodeFacts;
 use longshore_core::pod::Source;
 use longshore_core::ports::archive::ObjectArchive;
+use longshore_core::ports::events::EventSink;
 use longshore_core::ports::exec::ContainerExec;
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
 use longshore_core::ports::sources::PodSource;
+use longshore_core::resources;
 use longshore_docker::{Docker, DockerOptions, ExecProviders, LogBounds};
 use longshore_filesystem::{
     ArchiveOptions, CgroupOptions, Files, ManifestFolder, Memory, StateArchive, StateKey, lock_root, root_id,
@@ -28,7 +31,7 @@ use longshore_logind::Logind;
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
 use longshore_reconcile::kernel;
-use longshore_reconcile::node::{self, NodeCredentials, Options, Ports};
+use longshore_reconcile::node::{self, Look, NodeCredentials, Options, Ports};
 use longshore_reconcile::orphan::from_stored;
 use longshore_reconcile::published::Published;
 use longshore_reconcile::shutdown::{self, Control};
@@ -154,6 +157,9 @@ impl World {
             info = self.health.turning(self.first_answer()) => info,
         };
         let facts = facts::gather(&self.config, &info, &self.id)?;
+        if let Some(message) = resources::limited_oom_scores(&facts) {
+            self.events.record_node(EventType::Warning, "OOMScoreAdjLimited", &message);
+        }
         let probes = self.health.turning(probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);
@@ -168,9 +174,10 @@ impl World {
             health: ports.health.clone(),
         };
         let config = self.config.clone();
+        // These futures are large: boxed, or copies of them would fill a thread's stack in a debug build.
         let in_cluster = async {
             match &joining {
-                Some(joining) => joining.run(&config, parts, stop.clone()).await,
+                Some(joining) => Box::pin(joining.run(&config, parts, stop.clone())).await,
                 None => stop.cancelled().await,
             }
         };
@@ -179,7 +186,10 @@ impl World {
         let served = async {
             match server {
                 Some(server) => server.serve(stop.clone()).await,
-                None => stop.cancelled().await,
+                None => {
+                    stop.cancelled().await;
+                    Ok(())
+                }
             }
         };
         let options = Options {
@@ -189,6 +199,7 @@ impl World {
             crash_loop: crash_loop(&self.config),
             eviction: pressure::eviction(&self.config, &facts),
             images: pressure::images(&self.config),
+            pods_limits: Some(pressure::pods_limits(&self.config, &facts)?),
             network: pod_network::options(&self.config, joining.is_some()),
             shutdown: shutdown::Options { steps: self.config.resources.shutdown.clone(), ..Default::default() },
             ..Options::default()
@@ -197,8 +208,12 @@ impl World {
             DockerWatch { docker: self.docker.clone(), state: self.state.clone(), health: self.health.clone(), status };
         self.health.runtime(Ok(()));
         // Cancel safe: a look at Docker that is dropped changes nothing.
+        let loops = async {
+            tokio::join!(Box::pin(node::run(ports, facts, options, stop.clone())), in_cluster);
+            Ok(())
+        };
         tokio::select! {
-            ((), (), ()) = async { tokio::join!(node::run(ports, facts, options, stop.clone()), in_cluster, served) } => Ok(()),
+            ended = async { tokio::try_join!(Box::pin(loops), served) } => ended.map(|_| ()),
             () = docker.run() => anyhow::bail!("the watch on Docker ended"),
         }
     }
@@ -233,8 +248,12 @@ impl World {
     }
 
     fn stats(&self, info: &RuntimeInfo) -> Arc<MachineStats> {
-        let (root, images) = (self.config.root_dir.clone(), info.data_root.clone());
-        Arc::new(MachineStats::new(StatsOptions::new(root, images, info.cgroup_driver, info.cgroup_v2)))
+        Arc::new(MachineStats::new(StatsOptions {
+            root_dir: self.config.root_dir.clone(),
+            images_dir: info.data_root.clone(),
+            driver: info.cgroup_driver,
+            v2: info.cgroup_v2,
+        }))
     }
 
     /// Where what is read of the API server is kept for times without it. Pods run without it, too.
@@ -290,6 +309,7 @@ impl World {
             files: Arc::new(files),
             objects: folder,
             api,
+            look: look(config),
             stats,
             probes,
             credentials: node_credentials(config, accounts),
@@ -298,7 +318,7 @@ impl World {
             views: self.views.clone(),
             health: self.health.clone(),
             bridges: Arc::new(self.docker.clone()),
-            plugins: Arc::new(pod_network::plugins(config, &self.id)),
+            plugins: Arc::new(pod_network::plugins(config, &self.id)?),
             shutdown: self.shutdown.clone(),
         })
     }
@@ -340,17 +360,29 @@ impl DockerWatch {
     }
 }
 
-/// Credentials of `~/.docker/config.json` and its helpers, which may take seconds, and then those of the providers.
+/// The node's addresses and names as they are when somebody asks: its files may lie on a slow disk.
+fn look(config: &Config) -> Look {
+    let config = Arc::new(config.clone());
+    Arc::new(move || {
+        let config = config.clone();
+        async move { tokio::task::spawn_blocking(move || facts::surroundings(&config)).await.unwrap_or_default() }
+            .boxed()
+    })
+}
+
+/// Credentials of the node's `config.json` and its helpers, which may take seconds, and then those of the providers.
 fn node_credentials(config: &Config, accounts: Arc<dyn ObjectStore>) -> NodeCredentials {
     let folder = config.joining.credential_provider_bin_dir.clone().unwrap_or_default();
     let providers = ExecProviders::new(config.credential_providers.clone(), folder, accounts);
+    let root = config.root_dir.clone();
     Arc::new(move |pull| {
-        let providers = providers.clone();
+        let (providers, root) = (providers.clone(), root.clone());
         async move {
             let Ok(name) = parse_image(&pull.image) else { return Vec::new() };
-            let of_docker =
-                tokio::task::spawn_blocking(move || longshore_docker::config_credentials(None, &name.registry));
-            let mut found: Vec<_> = of_docker.await.ok().flatten().into_iter().collect();
+            let of_docker = tokio::task::spawn_blocking(move || {
+                longshore_docker::config_credentials(&longshore_docker::config_folders(Some(&root)), &name)
+            });
+            let mut found = of_docker.await.unwrap_or_default();
             found.extend(providers.credentials(&pull.image, &pull.pod, &pull.service_account).await);
             found
         }
@@ -361,6 +393,7 @@ fn node_credentials(config: &Config, accounts: Arc<dyn ObjectStore>) -> NodeCred
 fn docker_options(config: &Config) -> DockerOptions {
     DockerOptions {
         pause_image: config.pod_infra_image.clone(),
+        config_dir: Some(config.root_dir.clone()),
         cache: Some(config.root_dir.join("docker.json")),
         logs: LogBounds {
             max_size: u64::try_from(config.resources.log_max_size).unwrap_or_default(),
@@ -378,6 +411,7 @@ fn first_info(config: &Config, node: String) -> Info {
         root_dir: config.root_dir.clone(),
         manifests: std::path::absolute(&config.manifests).unwrap_or_else(|_| config.manifests.clone()),
         node: Some(node),
+        cni_cache_dir: std::path::absolute(&config.network.cni_cache_dir).ok(),
         docker: DockerInfo { endpoint: config.docker_endpoint.clone(), ..DockerInfo::default() },
     }
 }

@@ -1,11 +1,14 @@
 //! The node's own servers: HTTPS for the API server and its users, `/healthz`, the read-only port.
 //!
 //! Here the room `longshore-server` gets its settings and its parts; it serves whether or not the API server can be
-//! reached, and then lets nobody in that it does not know yet.
+//! reached, and then lets nobody in that it does not know yet. All of it is done by threads of its own: the loops' are
+//! none of a stranger's business. What crosses to the loops is what they published, and questions to the API server
+//! (see [`LateReviews`](crate::late::LateReviews)); Docker is asked from here, by a connection for each request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anyhow::Context;
 use longshore_core::cgroup;
 use longshore_core::node::NodeFacts;
 use longshore_core::ports::runtime::ContainerRuntime;
@@ -14,15 +17,33 @@ use longshore_core::view::PodView;
 use longshore_docker::Docker;
 use longshore_reconcile::published::Published;
 use longshore_server::{AnonymousAccess, Authorization, Certificates, Parts, Server, ServerConfig};
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Joining;
 use crate::config::{self, Config};
+use crate::threads::Threads;
 use crate::{descriptors, logging, metrics};
+
+/// The node's server on its threads.
+pub(crate) struct Serving {
+    threads: Threads,
+    server: Server,
+}
+
+impl Serving {
+    /// Serves until the stop.
+    ///
+    /// # Errors
+    /// When it ends otherwise, by a mistake of ours.
+    pub(crate) async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.threads.run(self.server.serve(stop)).await.context("the node's server")
+    }
+}
 
 /// Binds the node's addresses; `None` where nothing is to be served.
 ///
 /// # Errors
-/// When certificates cannot be read, or cannot be used.
+/// When certificates cannot be read, or cannot be used, or the system gives no threads.
 pub(crate) async fn bind(
     config: &Config,
     facts: &NodeFacts,
@@ -30,7 +51,7 @@ pub(crate) async fn bind(
     published: Published,
     stats: Arc<dyn Stats>,
     joining: Option<&Joining>,
-) -> anyhow::Result<Option<Server>> {
+) -> anyhow::Result<Option<Serving>> {
     let settings = settings(config, facts, joining);
     if settings.address.is_none() && settings.read_only.is_none() && settings.healthz.is_none() {
         return Ok(None);
@@ -41,7 +62,8 @@ pub(crate) async fn bind(
         let spec = view.object.spec.as_ref();
         spec.map_or_else(String::new, |spec| cgroup::path(&view.id.uid, spec, driver))
     };
-    let shown = config.clone();
+    let shown = Arc::new(config.clone());
+    let flags = shown.clone();
     let (node, pods) = (facts.name.clone(), published.clone());
     let parts = Parts {
         views: Arc::new(published),
@@ -51,7 +73,7 @@ pub(crate) async fn bind(
         reviews: joining.map(Joining::reviews),
         cgroup: Arc::new(cgroup),
         configz: Arc::new(move || shown.configz()),
-        flags: config.flagz(),
+        flags: Arc::new(move || flags.flagz()),
         metrics: Arc::new(move || metrics::page(&node, &pods)),
         verbosity: Arc::new(logging::set_verbosity),
     };
@@ -62,7 +84,10 @@ pub(crate) async fn bind(
              /etc/kubernetes/pki/ca.crt)"
         );
     }
-    Ok(Some(Server::bind(settings, parts).await?))
+    let threads = Threads::start("server").context("threads for the node's server")?;
+    // There, for a listener wakes the threads that it was bound by.
+    let server = threads.run(Server::bind(settings, parts)).await??;
+    Ok(Some(Serving { threads, server }))
 }
 
 fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> ServerConfig {

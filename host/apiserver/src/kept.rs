@@ -12,7 +12,8 @@ use k8s_openapi::api::core::v1;
 use longshore_core::pod::{Pod, PodId};
 use longshore_core::ports::archive::{ArchiveKey, ObjectArchive};
 use longshore_core::ports::objects::{
-    BoundClaim, ObjectError, ObjectStore, Token, TokenQuery, TrustBundleQuery, absent,
+    BoundClaim, CertificateQuery, CertificateWord, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery,
+    TrustBundleQuery, absent,
 };
 use longshore_core::volume::{self, IssuedKind};
 use serde::de::DeserializeOwned;
@@ -22,6 +23,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Default)]
 pub(crate) struct Kept(pub(crate) Option<Arc<dyn ObjectArchive>>);
 
+/// Whose object it is.
+pub(crate) fn pod_id(pod: &v1::Pod) -> PodId {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let metadata = &pod.metadata;
+    PodId { namespace: text(&metadata.namespace), name: text(&metadata.name), uid: text(&metadata.uid) }
+}
+
 /// A kind of things that are kept, and under which names.
 pub(crate) mod key {
     use super::{ArchiveKey, PodId, TokenQuery, TrustBundleQuery};
@@ -30,9 +38,16 @@ pub(crate) mod key {
         ArchiveKey { kind, namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    pub(crate) fn token(pod: &PodId, query: &TokenQuery) -> ArchiveKey {
-        let TokenQuery { service_account, audience, expiration_seconds } = query;
-        object("Token", &pod.namespace, &format!("{}/{service_account}/{expiration_seconds}/{audience}", pod.uid))
+    /// `None` for one that is not kept.
+    pub(crate) fn token(pod: &PodId, query: &TokenQuery) -> Option<ArchiveKey> {
+        let TokenQuery { service_account, audience, expiration_seconds, kept } = query;
+        let name = || format!("{}/{service_account}/{expiration_seconds}/{audience}", pod.uid);
+        kept.then(|| object("Token", &pod.namespace, &name()))
+    }
+
+    /// The certificate of a source of a pod's volume.
+    pub(crate) fn certificate(pod: &PodId, volume: &str, index: usize) -> ArchiveKey {
+        object("PodCertificate", &pod.namespace, &format!("{}/{volume}/{index}", pod.uid))
     }
 
     /// The Services that pods of a namespace see.
@@ -82,8 +97,16 @@ impl Kept {
     /// Forgets what is kept for that pod alone.
     pub(crate) fn forget(&self, pod: &Pod) {
         for issued in volume::issued_references(pod) {
-            if let IssuedKind::Token(query) = issued.kind {
-                self.remove(&key::token(&pod.id, &query));
+            match issued.kind {
+                IssuedKind::Token(query) => {
+                    if let Some(key) = key::token(&pod.id, &query) {
+                        self.remove(&key);
+                    }
+                }
+                IssuedKind::Certificate(_) => {
+                    self.remove(&key::certificate(&pod.id, &issued.volume, issued.index));
+                }
+                IssuedKind::TrustBundles(_) => {}
             }
         }
         for claim in pod.spec().volumes.iter().flatten().filter_map(|of| volume::claim_of(pod, of)) {
@@ -120,6 +143,24 @@ impl KeptToken {
     }
 }
 
+/// A pod's certificate as it is kept.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct KeptCertificate {
+    pub(crate) key: String,
+    pub(crate) chain: String,
+    /// When its signer wants it refreshed.
+    pub(crate) refresh: Timestamp,
+    /// When it is: the same, spread.
+    pub(crate) due: Timestamp,
+    pub(crate) expires: Timestamp,
+}
+
+impl KeptCertificate {
+    pub(crate) fn certificate(&self) -> PodCertificate {
+        PodCertificate { key: self.key.clone(), chain: self.chain.clone() }
+    }
+}
+
 /// What pods refer to, from the archive alone.
 pub struct ArchivedObjects {
     kept: Kept,
@@ -132,11 +173,13 @@ impl ArchivedObjects {
     }
 
     async fn look<T: DeserializeOwned>(&self, key: &ArchiveKey, advice: &str) -> Result<T, ObjectError> {
-        self.kept.get(key).await.ok_or_else(|| ObjectError {
-            message: format!("the API server has not been reached yet{advice}"),
-            ..absent(key.kind, &key.namespace, &key.name)
-        })
+        self.kept.get(key).await.ok_or_else(|| not_reached(key.kind, &key.namespace, &key.name, advice))
     }
+}
+
+fn not_reached(kind: &'static str, namespace: &str, name: &str, advice: &str) -> ObjectError {
+    let message = format!("the API server has not been reached yet{advice}");
+    ObjectError { message, ..absent(kind, namespace, name) }
 }
 
 #[async_trait]
@@ -162,14 +205,20 @@ impl ObjectStore for ArchivedObjects {
     }
 
     async fn token(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ObjectError> {
-        let of =
-            |error: ObjectError| ObjectError { kind: "ServiceAccount", name: query.service_account.clone(), ..error };
-        let kept: KeptToken = self.look(&key::token(pod, query), self.kept.advice()).await.map_err(of)?;
-        Ok(kept.into_token(pod, query))
+        let missing = |advice| not_reached("ServiceAccount", &pod.namespace, &query.service_account, advice);
+        let Some(key) = key::token(pod, query) else { return Err(missing("")) };
+        let kept: Option<KeptToken> = self.kept.get(&key).await;
+        kept.map(|kept| kept.into_token(pod, query)).ok_or_else(|| missing(self.kept.advice()))
     }
 
     async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
         self.look(&key::bundles(query), "").await.map(Some)
+    }
+
+    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> CertificateWord {
+        let key = key::certificate(&pod_id(pod), &query.volume, query.index);
+        let kept: Result<KeptCertificate, ObjectError> = self.look(&key, self.kept.advice()).await;
+        CertificateWord { certificate: kept.map(|kept| kept.certificate()), warnings: Vec::new() }
     }
 
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {

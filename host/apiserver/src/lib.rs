@@ -11,11 +11,15 @@ mod fake;
 mod kept;
 mod objects;
 mod own_node;
+mod pace;
+mod pem;
+mod podcertificates;
 mod pods;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod real;
 mod reflector;
+mod refusal;
 mod requests;
 mod reviews;
 mod tokens;
@@ -29,6 +33,8 @@ pub use credentials::{CertificateDates, CredentialsError};
 pub use kept::ArchivedObjects;
 pub use objects::ApiObjects;
 pub use own_node::WatchedNode;
+pub use pace::{Pace, Rate};
 pub use pods::NodePods;
+pub use requests::Way;
 pub use reviews::NodeReviews;
-pub use visitor::{ExecEnd, VisitError, Visitor};
+pub use visitor::{VisitError, Visitor};

@@ -7,13 +7,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use k8s_openapi::api::core::v1;
-use kube::Client;
 use longshore_core::ports::cluster::{ApiError, OwnNode};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::reflector::{Change, Followed, Follower, follow};
-use crate::requests::Requests;
+use crate::requests::{Requests, Way};
 
 /// First delay after a failure (client-go's reflector).
 const FIRST_DELAY: Duration = Duration::from_millis(800);
@@ -29,7 +28,7 @@ pub struct WatchedNode {
 
 impl WatchedNode {
     /// Begins to follow the Node of that name; to be called within a tokio runtime.
-    pub fn start(client: Client, node: &str) -> Self {
+    pub fn start(way: impl Into<Way>, node: &str) -> Self {
         let (sender, word) = watch::channel(None);
         let followed = Followed {
             path: "/api/v1/nodes".to_owned(),
@@ -37,7 +36,7 @@ impl WatchedNode {
             watch_list: true,
             first_delay: FIRST_DELAY,
         };
-        let task = tokio::spawn(follow(Requests::new(client), followed, Teller { word: sender }));
+        let task = tokio::spawn(follow(Requests::new(way), followed, Teller { word: sender }));
         Self { word, task }
     }
 }

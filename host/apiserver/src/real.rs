@@ -103,7 +103,7 @@ async fn a_nodes_life_at_a_real_api_server() {
 
     let store = ApiObjects::start(client.clone(), None);
     let token_query =
-        TokenQuery { service_account: "tester".into(), audience: String::new(), expiration_seconds: 3600 };
+        TokenQuery { service_account: "tester".into(), audience: String::new(), expiration_seconds: 3600, kept: true };
     make(&requests, "/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "tester"}})).await;
     let token = store.token(&id, &token_query).await.unwrap();
     let reviews = NodeReviews::new(client.clone(), NODE);

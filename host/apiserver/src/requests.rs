@@ -19,6 +19,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::pace::Pace;
+
 /// Time limit of a request.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Time limit of a page of a list, which may be large.
@@ -41,18 +43,39 @@ pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
 /// A plain object.
 pub(crate) const JSON: &str = "application/json";
 
+/// The way to the API server, and how fast it may be gone. A client alone has no limit.
+#[derive(Clone)]
+pub struct Way {
+    client: Client,
+    pace: Pace,
+}
+
+impl Way {
+    pub(crate) fn new(client: Client, pace: Pace) -> Way {
+        Way { client, pace }
+    }
+}
+
+impl From<Client> for Way {
+    fn from(client: Client) -> Way {
+        Way { client, pace: Pace::default() }
+    }
+}
+
 /// Asks the API server. Clones share the bound on requests under way.
 #[derive(Clone)]
 pub(crate) struct Requests {
     client: Client,
+    pace: Pace,
     permits: Arc<Semaphore>,
     /// Set once the server refused to begin a watch with a list.
     no_watch_list: Arc<AtomicBool>,
 }
 
 impl Requests {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client, permits: Arc::new(Semaphore::new(CONCURRENT)), no_watch_list: Arc::default() }
+    pub(crate) fn new(way: impl Into<Way>) -> Self {
+        let Way { client, pace } = way.into();
+        Self { client, pace, permits: Arc::new(Semaphore::new(CONCURRENT)), no_watch_list: Arc::default() }
     }
 
     /// Whether a watch may begin with a list, as far as is known.
@@ -76,6 +99,18 @@ impl Requests {
             Err(ApiError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The newest version of the group `certificates.k8s.io` that has these, which come and go with feature gates;
+    /// `None` where there is none.
+    pub(crate) async fn certificates_version(&self, plural: &str) -> Result<Option<&'static str>, ApiError> {
+        for version in ["v1", "v1beta1", "v1alpha1"] {
+            let group: Option<Resources> = self.find(&format!("/apis/certificates.k8s.io/{version}")).await?;
+            if group.is_some_and(|known| known.resources.iter().any(|one| one.name == plural)) {
+                return Ok(Some(version));
+            }
+        }
+        Ok(None)
     }
 
     /// A page of a list.
@@ -107,6 +142,8 @@ impl Requests {
         body: Option<(&'static str, Vec<u8>)>,
         limit: Duration,
     ) -> Result<T, ApiError> {
+        // Before its time begins to run: who waits for us does not wait for the server.
+        self.pace.wait(&method, path).await;
         let request = request(method, path, body)?;
         let work = async {
             let _permit = self.permits.acquire().await.map_err(|_| unreachable("shutting down"))?;
@@ -136,6 +173,18 @@ impl Requests {
             .map_err(|_| unreachable(&format!("no answer to a watch of {} within {LIST_LIMIT:?}", bare(path))))??;
         Ok(Events { body: response.into_body(), buffer: BytesMut::new(), searched: 0 })
     }
+}
+
+/// What a version of a group has.
+#[derive(Deserialize)]
+struct Resources {
+    #[serde(default)]
+    resources: Vec<ResourceName>,
+}
+
+#[derive(Deserialize)]
+struct ResourceName {
+    name: String,
 }
 
 /// The events of a watch, one JSON document a line.

@@ -6,12 +6,11 @@ use async_trait::async_trait;
 use http::Method;
 use k8s_openapi::api::authentication::v1::TokenReview;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use kube::Client;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 use serde_json::json;
 
-use crate::requests::{JSON, Requests};
+use crate::requests::{JSON, Requests, Way};
 
 /// Asks the API server about users of the node's server.
 #[derive(Clone)]
@@ -22,8 +21,8 @@ pub struct NodeReviews {
 
 impl NodeReviews {
     /// For the node of that name.
-    pub fn new(client: Client, node: &str) -> Self {
-        Self { requests: Requests::new(client), node: node.to_owned() }
+    pub fn new(way: impl Into<Way>, node: &str) -> Self {
+        Self { requests: Requests::new(way), node: node.to_owned() }
     }
 }
 

@@ -11,23 +11,20 @@ use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use longshore_core::pod::PodId;
+use longshore_core::ports::archive::ArchiveKey;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::objects::{ObjectError, Token, TokenQuery};
 use serde_json::json;
-use tokio::time::sleep;
 
 use crate::kept::{Kept, KeptToken, key};
 use crate::reflector::random;
+use crate::refusal::unless_repeated;
 use crate::requests::{JSON, Requests, encoded};
 
 /// A token is asked for again at this age at the latest.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
 /// Spread of the refreshes.
 const SPREAD_SECONDS: f64 = 10.0;
-/// Waits before what was refused at first is asked for again: the API server's node authorizer learns from a watch of
-/// its own that the pod is bound here, and refuses until then.
-pub(crate) const AGAIN: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800)];
 /// An expired token that nobody has read for this long is forgotten.
 const FORGET: SignedDuration = SignedDuration::from_hours(1);
 
@@ -112,8 +109,10 @@ impl Tokens {
         };
         match answer {
             Ok(token) => {
-                let kept = KeptToken { token: token.token.clone(), expires: token.expires };
-                self.kept.put(&key, &kept, true);
+                if let Some(key) = &key {
+                    let kept = KeptToken { token: token.token.clone(), expires: token.expires };
+                    self.kept.put(key, &kept, true);
+                }
                 let due = due(now, token.expires, random());
                 *lock(&slot.kept) = Some(AtHand { token: token.clone(), due, read: now, told: false });
                 Ok(token)
@@ -136,33 +135,28 @@ impl Tokens {
                         tracing::warn!(%pod, account, expired = %token.expires, %error, "an expired token is mounted");
                         Ok(token)
                     }
-                    None => match self.kept.get::<KeptToken>(&key).await {
+                    None => match self.archived(key.as_ref()).await {
                         Some(kept) => {
                             // Kept as one that is due, so that it is asked for again when there is time for it.
                             let token = kept.into_token(pod, query);
                             *lock(&slot.kept) = Some(AtHand { token: token.clone(), due: now, read: now, told: true });
                             Ok(token)
                         }
-                        None => Err(refused(&error, self.kept.advice())),
+                        None => Err(refused(&error, if query.kept { self.kept.advice() } else { "" })),
                     },
                 }
             }
         }
     }
 
+    async fn archived(&self, key: Option<&ArchiveKey>) -> Option<KeptToken> {
+        self.kept.get(key?).await
+    }
+
     /// Asks for a pod's first token of that kind: a refusal is the answer only when it is repeated.
     async fn ask_first(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ApiError> {
-        let mut answer = self.ask(pod, query).await;
-        for wait in AGAIN {
-            let refusal = match &answer {
-                Err(error @ (ApiError::Forbidden { .. } | ApiError::NotFound { .. })) => error,
-                _ => break,
-            };
-            tracing::debug!(%pod, account = query.service_account, error = %refusal, "a first token was refused");
-            sleep(wait).await;
-            answer = self.ask(pod, query).await;
-        }
-        answer
+        let refused = |error: &ApiError| matches!(error, ApiError::Forbidden { .. } | ApiError::NotFound { .. });
+        unless_repeated(refused, || self.ask(pod, query)).await
     }
 
     async fn ask(&self, pod: &PodId, query: &TokenQuery) -> Result<Token, ApiError> {

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 
 /// All of one question may take so long.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Output of a command that is read.
+/// Output of a command that is taken from it.
 const OUTPUT: u64 = 64 << 10;
 
 /// Why a question got no good answer.
@@ -61,15 +61,6 @@ impl From<kube::Error> for VisitError {
             }
         }
     }
-}
-
-/// How a command in a container ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExecEnd {
-    /// Its exit code.
-    pub code: i32,
-    /// The first 64 KiB of what it printed.
-    pub output: String,
 }
 
 /// A user of the cluster.
@@ -126,21 +117,20 @@ impl Visitor {
         .await
     }
 
-    /// Runs a command in a container, as `kubectl exec` does.
+    /// Runs a command in a container, as `kubectl exec` does; its exit code.
     pub async fn exec(
         &self,
         (namespace, pod): (&str, &str),
         container: &str,
         command: &[&str],
-    ) -> Result<ExecEnd, VisitError> {
+    ) -> Result<i32, VisitError> {
         limited(async {
             let api: Api<v1::Pod> = Api::namespaced(self.client.clone(), namespace);
-            let streams = AttachParams::default().container(container).stdin(false).stdout(true).stderr(true);
+            let streams = AttachParams::default().container(container).stdin(false).stdout(true).stderr(false);
             let mut process = api.exec(pod, command.iter().copied(), &streams).await?;
-            let mut output = Vec::new();
             let status = process.take_status();
             if let Some(stdout) = process.stdout() {
-                let read = stdout.take(OUTPUT).read_to_end(&mut output).await;
+                let read = tokio::io::copy(&mut stdout.take(OUTPUT), &mut tokio::io::sink()).await;
                 read.map_err(|error| VisitError::Failed(error.to_string()))?;
             }
             let status = match status {
@@ -156,7 +146,6 @@ impl Visitor {
                 (_, Some(code)) => Ok(code),
                 _ => Err(VisitError::Failed(status.message.unwrap_or_default())),
             }
-            .map(|code| ExecEnd { code, output: String::from_utf8_lossy(&output).into_owned() })
         })
         .await
     }

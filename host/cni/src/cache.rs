@@ -1,11 +1,12 @@
 //! What plugins were told and said of each sandbox, on disk in libcni's format (`cachedInfo` of `libcni/api.go`): the list
 //! of what must be taken back. An entry is there from before the first plugin is called; it has a result once all were.
 //!
-//! The folder may be shared with others: an entry of ours names our root.
+//! The folder may be shared with others: an entry of ours names our root. One that cannot be read is an error, not an
+//! empty one: what is forgotten here is never taken back.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -89,18 +90,29 @@ impl Cache {
         Cache { folder: folder.join("results"), root: root.to_owned() }
     }
 
-    /// All entries: ours by sandbox, and others'. What cannot be read is nobody's.
-    pub(crate) fn load(&self) -> (BTreeMap<String, Entry>, Vec<Entry>) {
+    /// All entries: ours by sandbox, and others'. What is no entry is nobody's, and a folder that is not there is empty.
+    pub(crate) fn load(&self) -> Result<(BTreeMap<String, Entry>, Vec<Entry>), PluginError> {
         let (mut ours, mut others) = (BTreeMap::new(), Vec::new());
-        for found in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let Some(entry) = read(&found.path()) else { continue };
+        let folder = match fs::read_dir(&self.folder) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok((ours, others)),
+            Err(error) => return Err(disk(&self.folder, &error)),
+        };
+        for found in folder {
+            let path = found.map_err(|error| disk(&self.folder, &error))?.path();
+            let Some(entry) = read(&path).map_err(|error| disk(&path, &error))? else { continue };
             if entry.longshore_root.as_ref() == Some(&self.root) {
                 ours.insert(entry.container_id.clone(), entry);
             } else {
                 others.push(entry);
             }
         }
-        (ours, others)
+        Ok((ours, others))
+    }
+
+    /// That something else kept it from being read or written.
+    pub(crate) fn failed(&self, error: &dyn std::fmt::Display) -> PluginError {
+        disk(&self.folder, error)
     }
 
     fn path(&self, entry: &Entry) -> PathBuf {
@@ -128,23 +140,33 @@ impl Cache {
     pub(crate) fn remove(&self, entry: &Entry) -> Result<(), PluginError> {
         let path = self.path(entry);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(disk(&path, &error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(disk(&path, &error)),
             _ => Ok(()),
         }
     }
 }
 
 fn disk(path: &Path, error: &dyn std::fmt::Display) -> PluginError {
-    PluginError::Disk { path: path.display().to_string(), message: error.to_string() }
+    PluginError::Disk { path: path.display().to_string(), message: format!("{error} (--cni-cache-dir)") }
 }
 
-fn read(path: &Path) -> Option<Entry> {
+/// The entry in a file; `None` where it is none, or gone meanwhile.
+fn read(path: &Path) -> std::io::Result<Option<Entry>> {
     let mut text = Vec::new();
-    fs::File::open(path).ok()?.take(ENTRY_LIMIT).read_to_end(&mut text).ok()?;
-    let entry: Entry = serde_json::from_slice(&text).ok()?;
+    // A pipe would never end, nor would opening it.
+    let opened = match fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Ok(None),
+        found => found.and_then(|_| fs::File::open(path)),
+    };
+    match opened {
+        Ok(file) => file.take(ENTRY_LIMIT).read_to_end(&mut text)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Ok(entry) = serde_json::from_slice::<Entry>(&text) else { return Ok(None) };
     // What it says must be what its name says: both become parts of paths.
     let named = format!("{}-{}-{}", entry.network_name, entry.container_id, entry.if_name);
-    (entry.kind == KIND && path.file_name().is_some_and(|name| name == named.as_str())).then_some(entry)
+    Ok((entry.kind == KIND && path.file_name().is_some_and(|name| name == named.as_str())).then_some(entry))
 }
 
 #[cfg(test)]
@@ -170,12 +192,29 @@ mod tests {
         assert_eq!((&written["kind"], &written["ifName"]), (&"cniCacheV1".into(), &"eth0".into()));
         assert_eq!((&written["containerId"], &written["networkName"]), (&"abc".into(), &"n".into()));
         assert_eq!(written["cniArgs"], serde_json::json!([["IgnoreUnknown", "1"]]));
-        let (ours, others) = cache.load();
+        let (ours, others) = cache.load().unwrap();
         assert_eq!((ours.get("abc"), others.len(), ours.len()), (Some(&kept), 0, 1));
         assert_eq!(kept.list().unwrap().plugins[0].kind, "x");
         cache.remove(&kept).unwrap();
         cache.remove(&kept).unwrap();
-        assert!(cache.load().0.is_empty());
+        assert!(cache.load().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_no_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path(), "root");
+        assert_eq!(cache.load(), Ok((BTreeMap::new(), Vec::new())), "it is made with the first entry");
+        let results = folder.path().join("results");
+        fs::write(&results, "").unwrap();
+        let PluginError::Disk { path, message } = cache.load().unwrap_err() else { panic!("another error") };
+        assert_eq!(path, results.display().to_string());
+        assert!(message.contains("--cni-cache-dir"), "{message}");
+        // The same for an entry: a link that leads to itself, whoever runs this.
+        fs::remove_file(&results).unwrap();
+        fs::create_dir(&results).unwrap();
+        std::os::unix::fs::symlink("n-abc-eth0", results.join("n-abc-eth0")).unwrap();
+        assert!(matches!(cache.load(), Err(PluginError::Disk { path, .. }) if path.ends_with("results/n-abc-eth0")));
     }
 
     #[test]
@@ -190,7 +229,7 @@ mod tests {
         fs::write(results.join("n-def-eth0"), text).unwrap();
         fs::write(results.join("n-lies-eth0"), text).unwrap();
         fs::write(results.join("rubbish"), "{").unwrap();
-        let (ours, others) = cache.load();
+        let (ours, others) = cache.load().unwrap();
         assert_eq!((ours.len(), others.len()), (0, 2));
     }
 }

@@ -1,6 +1,7 @@
 //! What the plugins of a network are told, one after the other: pure, but for the calls themselves.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,81 +10,74 @@ use serde_json::{Map, Value, json};
 
 use crate::cache::{DEVICE, Entry};
 use crate::config::{NetworkList, Plugin};
-use crate::invoke::{self, Call, CallError};
+use crate::invoke::{self, Call};
 use crate::result;
 use crate::version::Version;
 
-/// Where plugins are, and how long they may take.
+/// How long each plugin may take for ADD and DEL: dockershim's limit for a whole network.
+const ATTACH: Duration = Duration::from_secs(220);
+/// How long each may take for anything else.
+pub(crate) const ASK: Duration = Duration::from_secs(30);
+
+/// Where plugins are.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) folders: Vec<PathBuf>,
 }
 
 impl Caller {
-    /// Calls every plugin for a sandbox that is being attached; the last one's result.
+    /// Calls every plugin for a sandbox that is being attached; the last one's result, and the addresses in it: at least
+    /// one.
     pub(crate) async fn add(
         &self,
         list: &NetworkList,
         entry: &Entry,
-        limit: Duration,
-    ) -> Result<Map<String, Value>, PluginError> {
+    ) -> Result<(Map<String, Value>, Vec<IpAddr>), PluginError> {
         let mut previous: Option<Map<String, Value>> = None;
         for plugin in &list.plugins {
             let input = input(list, plugin, previous.as_ref(), Some(&entry.capability_args));
-            let output = self.call("ADD", plugin, input, &for_entry(entry, &entry.netns), limit).await?;
+            let output = self.call("ADD", plugin, input, &for_entry(entry, &entry.netns), ATTACH).await?;
             let parsed = result::parse(&output, list);
             previous = Some(parsed.map_err(|message| failed(plugin, "ADD", message))?);
         }
-        Ok(previous.unwrap_or_default())
+        let given = previous.unwrap_or_default();
+        let addresses = result::addresses(&given);
+        match list.plugins.last() {
+            Some(plugin) if addresses.is_empty() => Err(failed(plugin, "ADD", "it gave no address".to_owned())),
+            _ => Ok((given, addresses)),
+        }
     }
 
     /// Calls every plugin in reverse for one that is taken off. `netns` is empty when it is gone.
-    pub(crate) async fn del(
-        &self,
-        list: &NetworkList,
-        entry: &Entry,
-        netns: &str,
-        limit: Duration,
-    ) -> Result<(), PluginError> {
+    pub(crate) async fn del(&self, list: &NetworkList, entry: &Entry, netns: &str) -> Result<(), PluginError> {
         let previous = entry.result.as_ref().filter(|_| list.version >= Version::WITH_CHECK);
         for plugin in list.plugins.iter().rev() {
             let input = input(list, plugin, previous, Some(&entry.capability_args));
-            self.call("DEL", plugin, input, &for_entry(entry, netns), limit).await?;
+            self.call("DEL", plugin, input, &for_entry(entry, netns), ATTACH).await?;
         }
         Ok(())
     }
 
     /// Asks every plugin whether a sandbox is attached as it was.
-    pub(crate) async fn check(
-        &self,
-        list: &NetworkList,
-        entry: &Entry,
-        netns: &str,
-        limit: Duration,
-    ) -> Result<(), PluginError> {
+    pub(crate) async fn check(&self, list: &NetworkList, entry: &Entry, netns: &str) -> Result<(), PluginError> {
         for plugin in &list.plugins {
             let input = input(list, plugin, entry.result.as_ref(), Some(&entry.capability_args));
-            self.call("CHECK", plugin, input, &for_entry(entry, netns), limit).await?;
+            self.call("CHECK", plugin, input, &for_entry(entry, netns), ASK).await?;
         }
         Ok(())
     }
 
     /// Asks every plugin whether it can attach sandboxes.
-    pub(crate) async fn status(&self, list: &NetworkList, limit: Duration) -> Result<(), PluginError> {
+    pub(crate) async fn status(&self, list: &NetworkList) -> Result<(), PluginError> {
         for plugin in &list.plugins {
-            self.call("STATUS", plugin, input(list, plugin, None, None), &[], limit).await?;
+            self.call("STATUS", plugin, input(list, plugin, None, None), &[], ASK).await?;
         }
         Ok(())
     }
 
     /// Tells every plugin which sandboxes are attached, so that it drops what is of others. All are told, whether or not
     /// one fails; the first failure is given.
-    pub(crate) async fn collect(
-        &self,
-        list: &NetworkList,
-        attached: &[(String, String)],
-        limit: Duration,
-    ) -> Result<(), PluginError> {
+    pub(crate) async fn collect(&self, list: &NetworkList, attached: &[(String, String)]) -> Result<(), PluginError> {
         let attached: Vec<Value> =
             attached.iter().map(|(id, device)| json!({"containerID": id, "ifname": device})).collect();
         let mut outcome = Ok(());
@@ -93,7 +87,7 @@ impl Caller {
             for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
                 input.insert(key.to_owned(), attached.clone().into());
             }
-            let called = self.call("GC", plugin, input, &[], limit).await;
+            let called = self.call("GC", plugin, input, &[], ASK).await;
             outcome = outcome.and(called.map(|_| ()));
         }
         outcome
@@ -109,7 +103,7 @@ impl Caller {
         limit: Duration,
     ) -> Result<Vec<u8>, PluginError> {
         let called = self.ask(command, &plugin.kind, &input, of_sandbox, limit).await;
-        called.map_err(|error| failed(plugin, command, error.message))
+        called.map_err(|error| failed(plugin, command, error))
     }
 
     /// The same by the name of its program.
@@ -120,8 +114,8 @@ impl Caller {
         input: &Map<String, Value>,
         of_sandbox: &[(&'static str, OsString)],
         limit: Duration,
-    ) -> Result<Vec<u8>, CallError> {
-        let input = serde_json::to_vec(input).map_err(|error| CallError { message: error.to_string(), code: None })?;
+    ) -> Result<Vec<u8>, String> {
+        let input = serde_json::to_vec(input).map_err(|error| error.to_string())?;
         let program = invoke::find(kind, &self.folders)?;
         let mut environment: Vec<(&'static str, OsString)> = vec![("CNI_COMMAND", command.into())];
         let folders = std::env::join_paths(&self.folders).unwrap_or_default();

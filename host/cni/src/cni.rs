@@ -29,27 +29,10 @@ pub struct CniOptions {
     pub cache_dir: PathBuf,
     /// ID of the agent's root folder.
     pub root_id: String,
-    /// How long calls may take.
-    pub limits: Limits,
-}
-
-/// How long each call of a plugin may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// ADD and DEL (dockershim's limit for a whole network).
-    pub attach: Duration,
-    /// CHECK, STATUS, VERSION, GC.
-    pub ask: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { attach: Duration::from_secs(220), ask: Duration::from_secs(30) }
-    }
 }
 
 /// How long an answer to STATUS holds: a good one, and another.
-const STATUS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
+const STATUS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
 
 /// What plugins said to STATUS, when, and of which network.
 struct Status {
@@ -60,12 +43,12 @@ struct Status {
 
 /// CNI plugins. See the port.
 pub struct Cni {
-    options: CniOptions,
+    conf_dir: PathBuf,
     caller: Caller,
     cache: Cache,
     validator: Validator,
     /// By sandbox.
-    entries: Mutex<BTreeMap<String, Entry>>,
+    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
     /// Sandboxes that something is being done with.
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Held for writing while plugins collect what belongs to nobody: what is being attached would be nobody's.
@@ -81,34 +64,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Cni {
-    /// Sets up the adapter, and reads what an agent of the same root attached before. Blocks for a moment.
-    pub fn new(options: CniOptions) -> Cni {
+    /// Sets up the adapter, and reads what an agent of the same root attached before, or says why it cannot. Blocks for a
+    /// moment.
+    pub fn new(options: CniOptions) -> Result<Cni, PluginError> {
         let cache = Cache::new(&options.cache_dir, &options.root_id);
-        let (entries, _) = cache.load();
+        let (entries, _) = cache.load()?;
         if !entries.is_empty() {
             tracing::info!(sandboxes = entries.len(), "known to be attached to the pods' network");
         }
-        Cni {
-            caller: Caller { folders: options.bin_dirs.clone() },
+        Ok(Cni {
+            conf_dir: options.conf_dir,
+            caller: Caller { folders: options.bin_dirs },
             cache,
             validator: Validator::default(),
-            entries: Mutex::new(entries),
+            entries: Arc::new(Mutex::new(entries)),
             busy: Mutex::default(),
             collecting: RwLock::new(()),
             status: tokio::sync::Mutex::new(None),
             said: Mutex::default(),
-            options,
-        }
+        })
     }
 
     /// The network for new sandboxes: the first one of the folder that can be used.
     async fn network(&self) -> Result<NetworkList, PluginError> {
-        let conf_dir = self.options.conf_dir.clone();
+        let conf_dir = self.conf_dir.clone();
         let read = tokio::task::spawn_blocking(move || folder::read(&conf_dir)).await;
         let (lists, mut problems) = read.unwrap_or_default();
         let mut found = None;
         for list in lists {
-            match self.validator.check(&self.caller, &list, self.options.limits.ask).await {
+            match self.validator.check(&self.caller, &list).await {
                 Ok(()) => {
                     found = Some(list);
                     break;
@@ -137,25 +121,47 @@ impl Cni {
         lock(&self.entries).get(id).cloned()
     }
 
-    fn save(&self, entry: &mut Entry) -> Result<(), PluginError> {
-        self.cache.save(entry)?;
-        lock(&self.entries).insert(entry.container_id.clone(), entry.clone());
-        Ok(())
+    /// Keeps an entry, on disk and then in memory: both, also when the caller is dropped meanwhile.
+    async fn save(&self, mut entry: Entry) -> Result<(), PluginError> {
+        let (cache, entries) = (self.cache.clone(), self.entries.clone());
+        on_disk(&self.cache, move || {
+            cache.save(&mut entry)?;
+            lock(&entries).insert(entry.container_id.clone(), entry);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Drops an entry, the same way.
+    async fn forget(&self, entry: &Entry) -> Result<(), PluginError> {
+        let (cache, entries, entry) = (self.cache.clone(), self.entries.clone(), entry.clone());
+        on_disk(&self.cache, move || {
+            cache.remove(&entry)?;
+            lock(&entries).remove(&entry.container_id);
+            Ok(())
+        })
+        .await
     }
 
     /// Has every plugin let go of a sandbox, and forgets it then. `netns` is empty when it is gone.
     async fn take_back(&self, entry: &Entry, netns: &str) -> Result<(), PluginError> {
         match entry.list() {
-            Ok(list) => self.caller.del(&list, entry, netns, self.options.limits.attach).await?,
+            Ok(list) => self.caller.del(&list, entry, netns).await?,
             // Nobody can be told any more.
             Err(problem) => {
                 tracing::error!(sandbox = entry.container_id, "what is kept of an attachment is damaged: {problem}")
             }
         }
-        self.cache.remove(entry)?;
-        lock(&self.entries).remove(&entry.container_id);
-        Ok(())
+        self.forget(entry).await
     }
+}
+
+/// Does what waits for the disk where it keeps nobody else waiting.
+async fn on_disk<T: Send + 'static>(
+    cache: &Cache,
+    work: impl FnOnce() -> Result<T, PluginError> + Send + 'static,
+) -> Result<T, PluginError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(cache.failed(&error)))
 }
 
 /// Nothing else is done with a sandbox while this is there.
@@ -197,7 +203,7 @@ impl NetworkPlugins for Cni {
         {
             return answer.clone();
         }
-        let answer = self.caller.status(&list, self.options.limits.ask).await;
+        let answer = self.caller.status(&list).await;
         let answer = answer.map_err(|error| PluginError::NotReady { message: error.to_string() });
         *known = Some(Status { at: Instant::now(), of: list, answer: answer.clone() });
         answer
@@ -213,18 +219,14 @@ impl NetworkPlugins for Cni {
         let list = self.network().await?;
         let arguments = arguments(attachment);
         let mut entry = Entry::new(&list, &attachment.sandbox_id, &netns, arguments, attachment.capabilities.clone());
-        self.save(&mut entry)?;
-        let added = self.caller.add(&list, &entry, self.options.limits.attach).await;
-        let attached = added.and_then(|given| {
-            let ips = result::addresses(&given);
-            if ips.is_empty() {
-                let plugin = list.plugins.first().map(|plugin| plugin.kind.clone()).unwrap_or_default();
-                return Err(PluginError::Failed { plugin, command: "ADD", message: "it gave no address".to_owned() });
+        self.save(entry.clone()).await?;
+        let attached = match self.caller.add(&list, &entry).await {
+            Ok((given, addresses)) => {
+                entry.result = Some(given);
+                self.save(entry.clone()).await.map(|()| addresses)
             }
-            entry.result = Some(given);
-            self.save(&mut entry)?;
-            Ok(ips)
-        });
+            Err(error) => Err(error),
+        };
         if attached.is_err()
             && let Err(error) = self.take_back(&entry, &netns).await
         {
@@ -259,7 +261,7 @@ impl NetworkPlugins for Cni {
         if list.version < Version::WITH_CHECK || list.disable_check {
             return Ok(());
         }
-        self.caller.check(&list, &entry, &netns(Some(pid)), self.options.limits.ask).await
+        self.caller.check(&list, &entry, &netns(Some(pid))).await
     }
 
     async fn collect(&self) -> Result<(), PluginError> {
@@ -270,10 +272,10 @@ impl NetworkPlugins for Cni {
         let _nothing_else = self.collecting.write().await;
         let cache = self.cache.clone();
         // Others may attach to the same network: what is theirs is nobody's to drop.
-        let loaded = tokio::task::spawn_blocking(move || cache.load()).await;
-        let (ours, others) = loaded.unwrap_or_default();
-        let all = ours.into_values().chain(others).filter(|entry| entry.network_name == list.name);
+        let (_, others) = on_disk(&self.cache, move || cache.load()).await?;
+        let ours: Vec<Entry> = lock(&self.entries).values().cloned().collect();
+        let all = ours.into_iter().chain(others).filter(|entry| entry.network_name == list.name);
         let attached: Vec<(String, String)> = all.map(|entry| (entry.container_id, entry.if_name)).collect();
-        self.caller.collect(&list, &attached, self.options.limits.ask).await
+        self.caller.collect(&list, &attached).await
     }
 }

@@ -15,10 +15,10 @@ pub(crate) fn read(folder: &Path) -> (Vec<NetworkList>, Vec<String>) {
     let (mut lists, mut problems) = (Vec::new(), Vec::new());
     let files = match files(folder, &["conf", "conflist", "json"]) {
         Ok(files) => files,
-        Err(error) => return (lists, vec![error]),
+        Err(error) => return (lists, vec![format!("--cni-conf-dir: {error}")]),
     };
     if files.is_empty() {
-        problems.push(format!("no networks found in {}", folder.display()));
+        problems.push(format!("no networks found in {} (--cni-conf-dir)", folder.display()));
     }
     for file in files {
         match network(folder, &file) {

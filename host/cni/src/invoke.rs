@@ -33,32 +33,16 @@ pub(crate) struct Call {
     pub(crate) limit: Duration,
 }
 
-/// How a call failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct CallError {
-    /// What the plugin said, or what went wrong.
-    pub(crate) message: String,
-    /// The specification's code, where the plugin gave one.
-    pub(crate) code: Option<u64>,
-}
-
-fn failed<T>(message: impl Into<String>) -> Result<T, CallError> {
-    Err(CallError { message: message.into(), code: None })
-}
-
 /// A plugin's program in the folders, in their order.
-pub(crate) fn find(kind: &str, folders: &[PathBuf]) -> Result<PathBuf, CallError> {
+pub(crate) fn find(kind: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
     let found = folders.iter().map(|folder| folder.join(kind)).find(|path| path.is_file());
     let shown = || folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
-    found.ok_or_else(|| CallError {
-        message: format!("failed to find plugin {kind:?} in path [{}]", shown()),
-        code: None,
-    })
+    // libcni's words, and where to put it.
+    found.ok_or_else(|| format!("failed to find plugin {kind:?} in path [{}] (--cni-bin-dir)", shown()))
 }
 
-/// Calls a plugin and gives its output.
-pub(crate) async fn run(call: &Call) -> Result<Vec<u8>, CallError> {
+/// Calls a plugin and gives its output. The error is what the plugin said, or what went wrong.
+pub(crate) async fn run(call: &Call) -> Result<Vec<u8>, String> {
     let mut child = start(&call.program, call).await?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let end = || {
@@ -71,14 +55,14 @@ pub(crate) async fn run(call: &Call) -> Result<Vec<u8>, CallError> {
     let Ok(outcome) = outcome else {
         end();
         let _ = child.wait().await;
-        return failed(format!("it did not end within {} s and was killed", call.limit.as_secs_f64().ceil()));
+        return Err(format!("it did not end within {} s and was killed", call.limit.as_secs_f64().ceil()));
     };
     let Talked { status, output, said } = match outcome {
         Ok(talked) => talked,
         Err(message) => {
             end();
             let _ = child.wait().await;
-            return failed(message);
+            return Err(message);
         }
     };
     let said = String::from_utf8_lossy(&said).trim().to_owned();
@@ -91,7 +75,7 @@ pub(crate) async fn run(call: &Call) -> Result<Vec<u8>, CallError> {
     Err(refusal(&output, &said, &status.to_string()))
 }
 
-async fn start(program: &Path, call: &Call) -> Result<Child, CallError> {
+async fn start(program: &Path, call: &Call) -> Result<Child, String> {
     let mut tries = 0;
     loop {
         let mut command = Command::new(program);
@@ -108,7 +92,7 @@ async fn start(program: &Path, call: &Call) -> Result<Child, CallError> {
                 tries += 1;
                 tokio::time::sleep(BUSY.1).await;
             }
-            Err(error) => return failed(format!("{} cannot be started: {error}", program.display())),
+            Err(error) => return Err(format!("{} cannot be started: {error}", program.display())),
         }
     }
 }
@@ -172,11 +156,9 @@ async fn gather(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>, limit: usi
 }
 
 /// The specification's error object, or whatever was said.
-fn refusal(output: &[u8], said: &str, status: &str) -> CallError {
+fn refusal(output: &[u8], said: &str, status: &str) -> String {
     #[derive(Deserialize)]
     struct Refusal {
-        #[serde(default)]
-        code: Option<u64>,
         #[serde(default)]
         msg: String,
         #[serde(default)]
@@ -184,13 +166,16 @@ fn refusal(output: &[u8], said: &str, status: &str) -> CallError {
     }
     let text = String::from_utf8_lossy(&output[..output.len().min(SAID_LIMIT)]).trim().to_owned();
     match serde_json::from_slice::<Refusal>(output) {
-        Ok(Refusal { code, msg, details }) if !msg.is_empty() => {
-            let message = if details.is_empty() { msg } else { format!("{msg}; {details}") };
-            CallError { message, code }
+        Ok(Refusal { msg, details }) if !msg.is_empty() => {
+            if details.is_empty() {
+                msg
+            } else {
+                format!("{msg}; {details}")
+            }
         }
-        _ if !text.is_empty() => CallError { message: format!("netplugin failed: {text:?}: {status}"), code: None },
-        _ if !said.is_empty() => CallError { message: format!("netplugin failed: {said:?}: {status}"), code: None },
-        _ => CallError { message: format!("netplugin failed with no error message: {status}"), code: None },
+        _ if !text.is_empty() => format!("netplugin failed: {text:?}: {status}"),
+        _ if !said.is_empty() => format!("netplugin failed: {said:?}: {status}"),
+        _ => format!("netplugin failed with no error message: {status}"),
     }
 }
 
@@ -210,7 +195,7 @@ mod tests {
         Call { program, environment, input: b"the input".to_vec(), limit: Duration::from_secs(10) }
     }
 
-    async fn of(script: &str) -> Result<String, CallError> {
+    async fn of(script: &str) -> Result<String, String> {
         let folder = tempfile::tempdir().unwrap();
         let output = run(&plugin(folder.path(), script)).await?;
         Ok(String::from_utf8(output).unwrap())
@@ -225,19 +210,19 @@ mod tests {
     #[tokio::test]
     async fn failures_are_told_in_its_words() {
         let error = of(r#"echo '{"code": 11, "msg": "try later", "details": "why"}'; exit 1"#).await.unwrap_err();
-        assert_eq!((error.message.as_str(), error.code), ("try later; why", Some(11)));
-        assert!(of("echo broken; exit 1").await.unwrap_err().message.contains("\"broken\": exit status: 1"));
-        assert!(of("echo bad >&2; exit 3").await.unwrap_err().message.contains("\"bad\": exit status: 3"));
-        assert!(of("exit 3").await.unwrap_err().message.contains("no error message: exit status: 3"));
+        assert_eq!(error, "try later; why");
+        assert!(of("echo broken; exit 1").await.unwrap_err().contains("\"broken\": exit status: 1"));
+        assert!(of("echo bad >&2; exit 3").await.unwrap_err().contains("\"bad\": exit status: 3"));
+        assert!(of("exit 3").await.unwrap_err().contains("no error message: exit status: 3"));
         let absent = Call { program: "/nonexistent".into(), ..plugin(tempfile::tempdir().unwrap().path(), "") };
-        assert!(run(&absent).await.unwrap_err().message.contains("cannot be started"));
-        assert!(find("x", &["/a".into(), "/b".into()]).unwrap_err().message.contains("\"x\" in path [/a, /b]"));
+        assert!(run(&absent).await.unwrap_err().contains("cannot be started"));
+        assert!(find("x", &["/a".into(), "/b".into()]).unwrap_err().contains("\"x\" in path [/a, /b] (--cni-bin-dir)"));
     }
 
     #[tokio::test]
     async fn too_much_and_too_long() {
         let error = of("head -c 3000000 /dev/zero; echo >&2").await.unwrap_err();
-        assert!(error.message.contains("more than 1024 KiB"), "{error}");
+        assert!(error.contains("more than 1024 KiB"), "{error}");
         // Much that is said besides is no fault.
         assert_eq!(of("head -c 3000000 /dev/zero >&2; echo done").await.unwrap(), "done\n");
         let folder = tempfile::tempdir().unwrap();
@@ -245,7 +230,7 @@ mod tests {
         let script = format!("(sleep 2; touch {}) & sleep 60", mark.display());
         let call = Call { limit: Duration::from_millis(300), ..plugin(folder.path(), &script) };
         let begun = Instant::now();
-        assert!(run(&call).await.unwrap_err().message.contains("was killed"));
+        assert!(run(&call).await.unwrap_err().contains("was killed"));
         assert!(begun.elapsed() < Duration::from_secs(2));
         tokio::time::sleep(Duration::from_millis(2500)).await;
         assert!(!mark.exists(), "what it started was killed, too");

@@ -16,4 +16,4 @@ mod result;
 mod validate;
 mod version;
 
-pub use cni::{Cni, CniOptions, Limits};
+pub use cni::{Cni, CniOptions};

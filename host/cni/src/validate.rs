@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, json};
 use tokio::sync::Mutex;
 
-use crate::chain::Caller;
+use crate::chain::{ASK, Caller};
 use crate::config::NetworkList;
 use crate::invoke;
 use crate::version::Version;
@@ -37,20 +37,20 @@ pub(crate) struct Validator {
 
 impl Validator {
     /// What keeps a network from being used.
-    pub(crate) async fn check(&self, caller: &Caller, list: &NetworkList, limit: Duration) -> Result<(), String> {
+    pub(crate) async fn check(&self, caller: &Caller, list: &NetworkList) -> Result<(), String> {
         if list.version > Version::CURRENT {
             return Err(format!("its version {} is newer than {}", list.version, Version::CURRENT));
         }
         let mut answers = self.answers.lock().await;
         for plugin in &list.plugins {
-            let program = invoke::find(&plugin.kind, &caller.folders).map_err(|error| error.message)?;
+            let program = invoke::find(&plugin.kind, &caller.folders)?;
             let changed = program.metadata().and_then(|found| found.modified()).ok();
             let question = Question { kind: plugin.kind.clone(), version: list.version_text.clone(), changed };
             let known = answers.get(&question).filter(|(at, answer)| answer.is_ok() || at.elapsed() < AGAIN);
             let answer = match known {
                 Some((_, answer)) => answer.clone(),
                 None => {
-                    let answer = speaks(caller, &plugin.kind, list.version, limit).await;
+                    let answer = speaks(caller, &plugin.kind, list.version).await;
                     if answers.len() >= KEPT {
                         answers.clear();
                     }
@@ -64,7 +64,7 @@ impl Validator {
     }
 }
 
-async fn speaks(caller: &Caller, kind: &str, version: Version, limit: Duration) -> Result<(), String> {
+async fn speaks(caller: &Caller, kind: &str, version: Version) -> Result<(), String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Answer {
@@ -74,13 +74,13 @@ async fn speaks(caller: &Caller, kind: &str, version: Version, limit: Duration) 
     let input = Map::from_iter([("cniVersion".to_owned(), json!(Version::CURRENT.to_string()))]);
     // Old ones want them for every command.
     let dummies = ["CNI_NETNS", "CNI_IFNAME"].map(|name| (name, "dummy".into()));
-    let supported = match caller.ask("VERSION", kind, &input, &dummies, limit).await {
+    let supported = match caller.ask("VERSION", kind, &input, &dummies, ASK).await {
         Ok(output) => {
             let answer: Answer = serde_json::from_slice(&output)
                 .map_err(|error| format!("plugin {kind}: its versions cannot be read: {error}"))?;
             answer.supported_versions
         }
-        Err(error) if error.message.contains("unknown CNI_COMMAND: VERSION") => vec!["0.1.0".to_owned()],
+        Err(error) if error.contains("unknown CNI_COMMAND: VERSION") => vec!["0.1.0".to_owned()],
         Err(error) => return Err(format!("plugin {kind}: {error}")),
     };
     match supported.iter().any(|text| Version::parse(text) == Some(version)) {

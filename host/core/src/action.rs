@@ -23,7 +23,8 @@ pub enum Action {
         /// How many the pod had before.
         attempt: u32,
     },
-    /// See that a container's image is there, as its pull policy says. A pull goes on in the background.
+    /// See that a container's image is there, and those of the image volumes that it mounts, as their pull policies say. A
+    /// pull goes on in the background.
     EnsureImage {
         /// Name of the container.
         container: String,
@@ -40,14 +41,16 @@ pub enum Action {
         /// Name of the container.
         container: String,
     },
-    /// Run the preStop hook, then stop a container. Goes on in the background.
+    /// Run the preStop hook, wait for its turn, then stop a container. Goes on in the background.
     StopContainer {
         /// Its ID.
         id: String,
         /// Name of the container.
         container: String,
-        /// Seconds for hook and stop together, before it is killed.
+        /// Seconds for all of that together, before it is killed.
         grace_seconds: i64,
+        /// IDs of the containers that end first; their time is the same, and when it is over nothing is waited for.
+        after: Vec<String>,
     },
     /// Take a sandbox off the pods' network and stop it.
     StopSandbox {
@@ -128,8 +131,9 @@ impl fmt::Display for Action {
             Action::EnsureImage { container } => write!(f, "see that the image of {container} is there"),
             Action::CreateContainer { container, attempt } => write!(f, "create container {container} ({attempt})"),
             Action::StartContainer { container } => write!(f, "start container {container}"),
-            Action::StopContainer { id, container, grace_seconds } => {
-                write!(f, "stop container {container} {} within {grace_seconds} s", short(id))
+            Action::StopContainer { id, container, grace_seconds, after } => {
+                let turn = if after.is_empty() { "" } else { ", in its turn" };
+                write!(f, "stop container {container} {} within {grace_seconds} s{turn}", short(id))
             }
             Action::StopSandbox { id } => write!(f, "stop sandbox {}", short(id)),
             Action::RemoveContainer { id, container } => write!(f, "remove container {container} {}", short(id)),

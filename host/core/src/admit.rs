@@ -5,6 +5,7 @@
 //! `pkg/kubelet/sysctl/allowlist.go`. What this agent cannot do is another matter ([`crate::support`]).
 //! Whom a critical pod preempts is another matter, too ([`crate::preempt`]).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1;
@@ -12,7 +13,7 @@ use k8s_openapi::api::core::v1;
 use crate::node::NodeFacts;
 use crate::pod::{ContainerKind, Pod, Source, init_kind};
 use crate::preempt::Need;
-use crate::{quantity, shutdown};
+use crate::{quantity, resources, shutdown};
 
 mod affinity;
 mod pressure;
@@ -23,7 +24,7 @@ pub use pressure::under_pressure;
 
 /// What a pod is told that comes while the machine goes down.
 pub fn shutting_down() -> Rejection {
-    Rejection { reason: shutdown::REJECTED_REASON, message: shutdown::REJECTED_MESSAGE.to_owned() }
+    Rejection { reason: shutdown::REJECTED_REASON.into(), message: shutdown::REJECTED_MESSAGE.to_owned() }
 }
 
 /// Why a pod may not run here.
@@ -31,46 +32,34 @@ pub fn shutting_down() -> Rejection {
 #[error("{reason}: {message}")]
 pub struct Rejection {
     /// `status.reason`.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// `status.message`.
     pub message: String,
 }
 
-fn reject(reason: &'static str, message: impl Into<String>) -> Result<(), Rejection> {
-    Err(Rejection { reason, message: message.into() })
+fn reject(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Result<(), Rejection> {
+    Err(Rejection { reason: reason.into(), message: message.into() })
 }
 
-/// Whether the pod may run beside the `active` ones, which hold their share of the node already. The pod itself
-/// may be among them.
-pub fn admit(pod: &Pod, active: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
+/// Whether the pod may run beside the `active` ones, which hold their share of the node already: asked once of every pod
+/// that is new here. The pod itself may be among them. Those that end count until nothing of them runs, as for the kubelet;
+/// but who calls asks again without them, since a pod that only they keep out is better made to wait than rejected for good.
+///
+/// `node` is the Node as the API server has it now: its labels count, and for pods of the API server its taints. On a node
+/// that is alone there is none. Where there is none in a cluster, it is not known yet: for pods of the API server the
+/// scheduler's word is taken then. Other pods are checked against the labels that are known here. Extended resources are
+/// fitted where the Node has them; those that no Node has hold no pod up.
+pub fn admit(pod: &Pod, active: &[&Pod], facts: &NodeFacts, node: Option<&v1::Node>) -> Result<(), Rejection> {
     let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
     operating_system(pod)?;
     groups_policy(pod)?;
-    fit(pod, &others, node)?;
-    affinity::check(pod, node)?;
-    node_name(pod, node)?;
-    host_ports(pod, &others)?;
-    sysctls::check(pod, node)?;
-    apparmor(pod, node)
-}
-
-/// As [`admit`] on a node of a cluster, by the Node as it is there now: its labels, and for pods of the API server its
-/// taints. Until that is known the scheduler's word is taken for both; a pod of another source is checked against the
-/// labels that are known here.
-pub fn admit_in_cluster(
-    pod: &Pod,
-    active: &[&Pod],
-    facts: &NodeFacts,
-    node: Option<&v1::Node>,
-) -> Result<(), Rejection> {
-    let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
-    operating_system(pod)?;
-    groups_policy(pod)?;
-    fit(pod, &others, facts)?;
+    features(pod)?;
+    fit(pod, &others, facts, node)?;
     placed(pod, &others, facts, node)
 }
 
-/// As [`admit_in_cluster`], were there room: what a critical pod is refused for that may preempt others.
+/// As [`admit`], were there room: asked of a critical pod that was refused and lacks room, before others end for it. What
+/// is refused here is refused for something that nobody's end mends.
 pub fn admit_but_for_room(
     pod: &Pod,
     active: &[&Pod],
@@ -80,6 +69,7 @@ pub fn admit_but_for_room(
     let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
     operating_system(pod)?;
     groups_policy(pod)?;
+    features(pod)?;
     placed(pod, &others, facts, node)
 }
 
@@ -159,10 +149,29 @@ fn groups_policy(pod: &Pod) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn fit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
-    match shortages(pod, others, node).into_iter().next() {
-        Some(Shortage { reason, resource, requested, used, capacity }) => reject(
-            reason,
+/// What a pod needs that this node does not declare (`declaredFeaturesAdmitHandler` in `pkg/kubelet/lifecycle/handlers.go`,
+/// `InferForScheduling` of each feature in `component-helpers/nodedeclaredfeatures/features`).
+fn features(pod: &Pod) -> Result<(), Rejection> {
+    let spec = pod.spec();
+    let user_namespace = spec.host_network == Some(true) && spec.host_users == Some(false);
+    let options =
+        |mount: &v1::VolumeMount| mount.bind_mount_options.as_ref().is_some_and(|options| !options.is_empty());
+    let mount_options = pod.containers().any(|container| container.spec.volume_mounts.iter().flatten().any(options));
+    let lacking = [(user_namespace, "UserNamespacesHostNetworkSupport"), (mount_options, "VolumeBindMountOptions")];
+    let lacking: Vec<&str> = lacking.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect();
+    match lacking.is_empty() {
+        true => Ok(()),
+        false => reject(
+            "PodFeatureUnsupported",
+            format!("Pod requires node features that are not available: {}", lacking.join(", ")),
+        ),
+    }
+}
+
+fn fit(pod: &Pod, others: &[&Pod], facts: &NodeFacts, node: Option<&v1::Node>) -> Result<(), Rejection> {
+    match shortages(pod, others, facts, node).into_iter().next() {
+        Some(Shortage { resource, requested, used, capacity }) => reject(
+            format!("OutOf{resource}"),
             format!(
                 "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
             ),
@@ -172,30 +181,30 @@ fn fit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
 }
 
 /// What a pod lacks to run beside the `active` ones; nothing when there is room.
-pub fn needs(pod: &Pod, active: &[&Pod], node: &NodeFacts) -> Vec<Need> {
+pub fn needs(pod: &Pod, active: &[&Pod], facts: &NodeFacts, node: Option<&v1::Node>) -> Vec<Need> {
     let others: Vec<&Pod> = active.iter().copied().filter(|other| other.id.uid != pod.id.uid).collect();
     let lacking = |short: Shortage| Need {
-        resource: short.resource,
         amount: short.requested.saturating_sub(short.capacity.saturating_sub(short.used)),
+        resource: short.resource,
     };
-    shortages(pod, &others, node).into_iter().map(lacking).collect()
+    shortages(pod, &others, facts, node).into_iter().map(lacking).collect()
 }
 
 /// A resource of which there is not enough left.
 struct Shortage {
-    reason: &'static str,
-    resource: &'static str,
+    resource: String,
     requested: i64,
     used: i64,
     capacity: i64,
 }
 
-fn shortages(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Vec<Shortage> {
+/// In the order of `fitsRequest` in `pkg/scheduler/framework/plugins/noderesources/fit.go`.
+fn shortages(pod: &Pod, others: &[&Pod], facts: &NodeFacts, node: Option<&v1::Node>) -> Vec<Shortage> {
     let mut found = Vec::new();
     let count = others.len() as i64;
-    let most = i64::from(node.max_pods);
+    let most = i64::from(facts.max_pods);
     if count + 1 > most {
-        found.push(Shortage { reason: "OutOfpods", resource: "pods", requested: 1, used: count, capacity: most });
+        found.push(Shortage { resource: "pods".to_owned(), requested: 1, used: count, capacity: most });
     }
     let wanted = pod_requests(pod.spec());
     let mut used: BTreeMap<String, i64> = BTreeMap::new();
@@ -206,17 +215,34 @@ fn shortages(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Vec<Shortage> {
         }
     }
     let of = |list: &BTreeMap<String, i64>, name: &str| list.get(name).copied().unwrap_or(0);
-    for (reason, name, capacity) in [
-        ("OutOfcpu", "cpu", node.allocatable_milli_cpu),
-        ("OutOfmemory", "memory", node.allocatable_memory),
-        ("OutOfephemeral-storage", "ephemeral-storage", node.allocatable_ephemeral_storage),
-    ] {
+    let all = [
+        ("cpu", facts.allocatable_milli_cpu),
+        ("memory", facts.allocatable_memory),
+        (resources::EPHEMERAL_STORAGE, facts.allocatable_ephemeral_storage.unwrap_or(0)),
+    ];
+    let scalar = wanted.keys().filter(|name| name.starts_with("hugepages-") || name.contains('/'));
+    let scalar = scalar.filter_map(|name| Some((name.as_str(), scalar_capacity(name, facts, node)?)));
+    for (name, capacity) in all.into_iter().chain(scalar) {
         let (requested, used) = (of(&wanted, name), of(&used, name));
         if requested > 0 && requested > capacity.saturating_sub(used) {
-            found.push(Shortage { reason, resource: name, requested, used, capacity });
+            found.push(Shortage { resource: name.to_owned(), requested, used, capacity });
         }
     }
     found
+}
+
+/// How much pods may have of huge pages, or of what others advertise on the Node; `None` where it does not matter
+/// (`removeMissingExtendedResources` in `pkg/kubelet/lifecycle/predicate.go`: a cluster's own scheduler sees to it).
+fn scalar_capacity(name: &str, facts: &NodeFacts, node: Option<&v1::Node>) -> Option<i64> {
+    if !name.contains('/') {
+        return Some(facts.huge_pages.get(name).copied().unwrap_or(0));
+    }
+    let allocatable = node.and_then(|node| node.status.as_ref()).and_then(|status| status.allocatable.as_ref());
+    match allocatable.and_then(|allocatable| allocatable.get(name)) {
+        Some(quantity) => Some(amount(name, quantity)),
+        None if resources::is_extended(name) => None,
+        None => Some(0),
+    }
 }
 
 /// What a pod requests as a whole, overhead included; CPU in thousandths, all else in whole units

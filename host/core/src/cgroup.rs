@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1;
 
 use crate::node::{CgroupDriver, NodeFacts};
 use crate::pod::Pod;
-use crate::resources;
+use crate::{huge_pages, resources};
 
 /// Quality of service of a pod (`pkg/apis/core/v1/helper/qos`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +39,16 @@ pub struct PodCgroup {
     pub qos: Qos,
     /// Relative CPU weight (v1 shares).
     pub cpu_shares: i64,
-    /// CFS quota in µs per 100 ms; `None` for no limit.
+    /// CFS quota in µs per period; `None` for no limit.
     pub cpu_quota: Option<i64>,
+    /// CFS period in µs.
+    pub cpu_period: i64,
     /// Memory limit in bytes; `None` for no limit.
     pub memory: Option<i64>,
     /// Process limit; `None` for none.
     pub pids: Option<i64>,
+    /// How many bytes of huge pages of each size that the node knows, by the kernel's name.
+    pub huge_pages: Vec<(&'static str, i64)>,
 }
 
 impl PodCgroup {
@@ -60,47 +64,61 @@ impl PodCgroup {
         names
     }
 
-    /// Path under the cgroupfs driver: `/kubepods/burstable/pod<uid>`.
-    pub fn cgroupfs_path(&self) -> String {
-        format!("/{}", self.names().join("/"))
-    }
-
     /// Slice under the systemd driver: `kubepods-burstable-pod<uid with _>.slice`.
     pub fn systemd_slice(&self) -> String {
         let names: Vec<String> = self.names().iter().map(|name| name.replace('-', "_")).collect();
         format!("{}.slice", names.join("-"))
     }
 
-    /// Its path below the hierarchy's root.
+    /// Its path below the hierarchy's root: `/kubepods/burstable/pod<uid>` under the cgroupfs driver,
+    /// `/kubepods.slice/kubepods-burstable.slice/….slice` under systemd's.
     pub fn path(&self, driver: CgroupDriver) -> String {
         match driver {
-            CgroupDriver::Cgroupfs => self.cgroupfs_path(),
-            CgroupDriver::Systemd => self.systemd_path(),
+            CgroupDriver::Cgroupfs => format!("/{}", self.names().join("/")),
+            CgroupDriver::Systemd => {
+                let names: Vec<String> = self.names().iter().map(|name| name.replace('-', "_")).collect();
+                (1..=names.len()).map(|n| format!("/{}.slice", names[..n].join("-"))).collect()
+            }
         }
     }
+}
 
-    /// Path under the systemd driver: `/kubepods.slice/kubepods-burstable.slice/….slice`.
-    pub fn systemd_path(&self) -> String {
-        let names: Vec<String> = self.names().iter().map(|name| name.replace('-', "_")).collect();
-        let slices = (1..=names.len()).map(|n| format!("/{}.slice", names[..n].join("-")));
-        slices.collect()
+/// What all pods of the node have together: the limits of `kubepods` (`getCgroupConfigInternal` of
+/// `pkg/kubelet/cm/node_container_manager_linux.go`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodsLimits {
+    /// Relative CPU weight (v1 shares).
+    pub cpu_shares: i64,
+    /// Memory limit in bytes; `None` for no limit.
+    pub memory: Option<i64>,
+    /// Process limit; `None` for none.
+    pub pids: Option<i64>,
+}
+
+impl PodsLimits {
+    /// Whether anything is kept from pods.
+    pub fn are_enforced(&self) -> bool {
+        self.memory.is_some() || self.pids.is_some()
     }
 }
 
 /// A pod's cgroup with its limits (ResourceConfigForPod). Limits are set only where every container has one, or
 /// `spec.resources` does.
-pub fn pod_cgroup(pod: &Pod, _node: &NodeFacts) -> PodCgroup {
+pub fn pod_cgroup(pod: &Pod, node: &NodeFacts) -> PodCgroup {
     let spec = pod.spec();
     let qos = qos(spec);
     let limit = |name| if qos == Qos::BestEffort { None } else { resources::pod_limit(spec, name) };
     let request = if qos == Qos::BestEffort { 0 } else { resources::pod_request(spec, "cpu") };
+    let quota = |period| limit("cpu").map(|milli| resources::milli_cpu_to_quota(milli, period));
     PodCgroup {
         uid: pod.id.uid.clone(),
         qos,
         cpu_shares: resources::milli_cpu_to_shares(request),
-        cpu_quota: limit("cpu").map(resources::milli_cpu_to_quota),
+        cpu_quota: node.cpu_quota_period.and_then(quota),
+        cpu_period: node.cpu_quota_period.unwrap_or(resources::QUOTA_PERIOD),
         memory: limit("memory"),
-        pids: None,
+        pids: node.pod_pids_limit,
+        huge_pages: of_huge_pages(spec, node),
     }
 }
 
@@ -108,19 +126,30 @@ pub fn pod_cgroup(pod: &Pod, _node: &NodeFacts) -> PodCgroup {
 pub fn parent(pod: &Pod, node: &NodeFacts) -> String {
     let cgroup = pod_cgroup(pod, node);
     match node.cgroup_driver {
-        CgroupDriver::Cgroupfs => cgroup.cgroupfs_path(),
+        CgroupDriver::Cgroupfs => cgroup.path(CgroupDriver::Cgroupfs),
         CgroupDriver::Systemd => cgroup.systemd_slice(),
     }
 }
 
 /// The path of a pod's cgroup below the root of a hierarchy.
 pub fn path(uid: &str, spec: &v1::PodSpec, driver: CgroupDriver) -> String {
-    let names =
-        PodCgroup { uid: uid.to_owned(), qos: qos(spec), cpu_shares: 0, cpu_quota: None, memory: None, pids: None };
-    match driver {
-        CgroupDriver::Cgroupfs => names.cgroupfs_path(),
-        CgroupDriver::Systemd => names.systemd_path(),
+    PodCgroup {
+        uid: uid.to_owned(),
+        qos: qos(spec),
+        cpu_shares: 0,
+        cpu_quota: None,
+        cpu_period: resources::QUOTA_PERIOD,
+        memory: None,
+        pids: None,
+        huge_pages: Vec::new(),
     }
+    .path(driver)
+}
+
+/// None but what is requested, which is also the limit (`maybeSetHugetlb`).
+fn of_huge_pages(spec: &v1::PodSpec, node: &NodeFacts) -> Vec<(&'static str, i64)> {
+    let sizes = node.huge_pages.keys().filter_map(|name| huge_pages::of_resource(name));
+    sizes.map(|size| (size.kernel, resources::pod_request(spec, size.resource))).collect()
 }
 
 /// The class of a pod: of `spec.resources` where that is set, else of its containers.

@@ -153,17 +153,37 @@ pub struct ContainerConfig {
     pub runtime: Option<String>,
 }
 
-/// A bind mount.
+/// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Path on the node.
-    pub source: PathBuf,
+    /// What is mounted.
+    pub source: MountSource,
     /// Path in the container.
     pub target: String,
     /// Read-only.
     pub read_only: bool,
     /// `private`, `rslave` or `rshared`.
     pub propagation: Propagation,
+}
+
+/// What a container mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountSource {
+    /// A path on the node, bound.
+    Path(PathBuf),
+    /// The content of an image that is present, which the runtime mounts itself.
+    Image {
+        /// The image's ID.
+        id: String,
+        /// The part of it; all of it where absent. Relative, without `..`.
+        sub_path: Option<String>,
+    },
+}
+
+impl From<PathBuf> for MountSource {
+    fn from(path: PathBuf) -> Self {
+        MountSource::Path(path)
+    }
 }
 
 /// Which mounts cross a bind mount afterwards.

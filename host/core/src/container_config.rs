@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1;
 
-use crate::container::{ContainerConfig, Mount, Propagation};
+use crate::container::{ContainerConfig, Mount, MountSource, Propagation};
 use crate::node::NodeFacts;
 use crate::pod::{ContainerOf, Pod};
 use crate::ports::files::{PodFiles, SubPath};
@@ -49,6 +49,9 @@ pub struct ContainerInput<'a> {
     pub env: &'a [(String, String)],
     /// Where the pod's volumes and files are.
     pub files: &'a PodFiles,
+    /// IDs of the images of the image volumes that it mounts, by volume. One that has no place in `files` is mounted by the
+    /// runtime.
+    pub image_volumes: &'a BTreeMap<String, String>,
     /// Where the parts of volumes are that [`sub_paths`] asked for, by [`SubPath::index`].
     pub sub_paths: &'a BTreeMap<usize, PathBuf>,
     /// Content of the seccomp profiles that [`security::localhost_profiles`] names, as far as they could be read.
@@ -59,11 +62,12 @@ pub struct ContainerInput<'a> {
     pub log_path: &'a Path,
 }
 
-/// The parts of volumes that a container mounts (`subPath`, `subPathExpr`), to be opened before it is made.
+/// The parts of volumes that a container mounts (`subPath`, `subPathExpr`), to be opened before it is made. Those of
+/// `image_volumes` that have no place in `files` are the runtime's to open.
 pub fn sub_paths(
     pod: &Pod,
     container: ContainerOf<'_>,
-    _node: &NodeFacts,
+    image_volumes: &BTreeMap<String, String>,
     env: &[(String, String)],
     files: &PodFiles,
 ) -> Result<Vec<SubPath>, ConfigError> {
@@ -75,6 +79,9 @@ pub fn sub_paths(
         else {
             continue;
         };
+        if image_volumes.contains_key(&mount.name) && !files.volumes.contains_key(&mount.name) {
+            continue;
+        }
         wanted.push(SubPath {
             volume: mount.name.clone(),
             root: volume_root(mount, container, files)?.clone(),
@@ -163,7 +170,7 @@ pub fn build(input: &ContainerInput<'_>) -> Result<ContainerConfig, ConfigError>
         env: input.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         working_dir: spec.working_dir.clone().filter(|folder| !folder.is_empty()),
         mounts: mounts(input)?,
-        resources: resources::of_container(pod, spec),
+        resources: resources::of_container(pod, spec, node),
         oom_score_adj: resources::oom_score_adj(pod, container, node),
         cgroup_parent: Some(cgroup::parent(pod, node)),
         user: security::user(pod, spec, &image.user),
@@ -189,6 +196,7 @@ pub fn build(input: &ContainerInput<'_>) -> Result<ContainerConfig, ConfigError>
                 attempt: input.attempt,
                 log_path: &input.log_path.to_string_lossy(),
                 termination_file: input.termination_file.map(Path::to_string_lossy).as_deref(),
+                images: &input.image_volumes.values().map(String::as_str).collect::<Vec<_>>(),
             },
         ),
         stop_signal: spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
@@ -220,7 +228,7 @@ fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, ConfigError> {
         let target = clean(target);
         let Some(source) = source.filter(|source| !source.as_os_str().is_empty()) else { continue };
         if !mounts.iter().any(|mount| mount.target == target) {
-            let source = source.to_owned();
+            let source = MountSource::Path(source.to_owned());
             mounts.push(Mount { source, target, read_only: false, propagation: Propagation::Private });
         }
     }
@@ -229,13 +237,15 @@ fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, ConfigError> {
 
 fn of_spec(input: &ContainerInput<'_>, index: usize, mount: &v1::VolumeMount) -> Result<Mount, ConfigError> {
     let name = &input.container.spec.name;
-    let root = volume_root(mount, input.container, input.files)?;
+    let image = input.image_volumes.get(&mount.name);
     let place = format!("volumeMounts[{index}] of container {name:?}");
     let part = sub_path(mount, input.env).map_err(|message| ConfigError::new(format!("{message} ({place})")))?;
-    let source = match part {
-        None => root.clone(),
+    let of_runtime = image.filter(|_| !input.files.volumes.contains_key(&mount.name));
+    let source = match (of_runtime, part) {
+        (Some(id), sub_path) => MountSource::Image { id: id.clone(), sub_path },
+        (None, None) => volume_root(mount, input.container, input.files)?.clone().into(),
         // Never joined here: only the file store opens a sub-path so that no link leads out of the volume.
-        Some(path) => input.sub_paths.get(&index).cloned().ok_or_else(|| {
+        (None, Some(path)) => input.sub_paths.get(&index).cloned().map(MountSource::Path).ok_or_else(|| {
             ConfigError::new(format!(
                 "failed to prepare subPath for volumeMount {:?} of container {name:?}: {path:?} was not opened",
                 mount.name
@@ -263,11 +273,14 @@ fn of_spec(input: &ContainerInput<'_>, index: usize, mount: &v1::VolumeMount) ->
     }
     let mut volumes = input.pod.spec().volumes.iter().flatten();
     let ours_alone = volumes.any(|volume| volume.name == mount.name && volume::is_read_only(volume));
-    Ok(Mount { source, target, read_only: mount.read_only.unwrap_or(false) || ours_alone, propagation })
+    // Our own mount of an image's files is read-only and more (noexec), which a runtime that makes it read-only again undoes.
+    let is_bound = image.is_some() && of_runtime.is_none();
+    let read_only = !is_bound && (mount.read_only.unwrap_or(false) || ours_alone);
+    Ok(Mount { source, target, read_only, propagation })
 }
 
 /// An absolute path without doubled or trailing slashes and without `.`, so that equal targets are seen to be.
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {

@@ -68,6 +68,12 @@ pub fn for_image(reference: &str, secrets: &[Arc<v1::Secret>]) -> Vec<RegistryCr
     pick(&image, secrets.iter().flat_map(|secret| entries_of(secret)).collect())
 }
 
+/// The credentials that the `auths` of a Docker configuration hold for an image, the most specific entry first. What
+/// cannot be read in one entry spoils that entry only.
+pub fn for_auths(image: &ImageName, auths: serde_json::Map<String, serde_json::Value>) -> Vec<RegistryCredentials> {
+    pick(image, entries(auths))
+}
+
 /// The credentials of a keyring's entries for an image, the most specific first.
 fn pick(image: &ImageName, mut entries: Vec<Entry>) -> Vec<RegistryCredentials> {
     // A stable sort: of equal keys the earlier source comes first. Descending order puts the longer of two keys
@@ -149,6 +155,10 @@ fn entries_of(secret: &v1::Secret) -> Vec<Entry> {
         _ => None,
     };
     let Some(serde_json::Value::Object(auths)) = auths else { return Vec::new() };
+    entries(auths)
+}
+
+fn entries(auths: serde_json::Map<String, serde_json::Value>) -> Vec<Entry> {
     auths
         .into_iter()
         .filter_map(|(place, value)| {

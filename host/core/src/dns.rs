@@ -39,9 +39,18 @@ struct Resolver {
 ///
 /// A node's own loopback resolver (systemd-resolved's 127.0.0.53, Docker's 127.0.0.11, dnsmasq) cannot be reached
 /// from the bridge: the kubelet hands it out all the same, and such pods resolve nothing. We do as Docker does: for
-/// pods off the node's network loopback nameservers of the node are dropped, and when none is left, Docker's public
-/// ones (8.8.8.8, 8.8.4.4) stand in. Nameservers in `dnsConfig` and `--cluster-dns` are left as they are.
+/// pods off the node's network loopback nameservers of the node are dropped, and when none is left, or the node has
+/// none yet, Docker's public ones (8.8.8.8, 8.8.4.4) stand in. Nameservers in `dnsConfig` and `--cluster-dns` are left
+/// as they are.
 pub fn resolv_conf(pod: &Pod, node: &NodeFacts) -> String {
+    let mut resolver = whole(pod, node);
+    resolver.servers.truncate(MAX_NAMESERVERS);
+    resolver.searches = fit_searches(resolver.searches);
+    render(&resolver)
+}
+
+/// What the pod asks for, whatever its size.
+fn whole(pod: &Pod, node: &NodeFacts) -> Resolver {
     let spec = pod.spec();
     let mut resolver = match policy(pod) {
         Policy::None => Resolver::default(),
@@ -53,14 +62,36 @@ pub fn resolv_conf(pod: &Pod, node: &NodeFacts) -> String {
         resolver.searches = unique(resolver.searches.into_iter().chain(config.searches.iter().flatten().cloned()));
         resolver.options = merge_options(&resolver.options, config.options.as_deref().unwrap_or_default());
     }
-    resolver.servers.truncate(MAX_NAMESERVERS);
-    resolver.searches = fit_searches(resolver.searches);
-    render(&resolver)
+    resolver
 }
 
-/// Whether a pod asks for the cluster's DNS on a node that has none (event `MissingClusterDNS`).
-pub fn falls_back_to_default(pod: &Pod, node: &NodeFacts) -> bool {
-    policy(pod) == Policy::Cluster && node.cluster_dns.is_empty()
+/// What a node of a cluster says to a pod that asks for the cluster's DNS and gets the node's, for there is none (event
+/// `MissingClusterDNS`).
+pub fn falls_back_to_default(pod: &Pod, node: &NodeFacts) -> Option<&'static str> {
+    (policy(pod) == Policy::Cluster && node.cluster_dns.is_empty()).then_some(
+        "kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back \
+         to \"Default\" policy.",
+    )
+}
+
+/// What is left out of the pod's resolv.conf, and what of it is in force (events `DNSConfigForming`).
+pub fn left_out(pod: &Pod, node: &NodeFacts) -> Vec<String> {
+    let whole = whole(pod, node);
+    let mut told = Vec::new();
+    if whole.servers.len() > MAX_NAMESERVERS {
+        told.push(format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            whole.servers[..MAX_NAMESERVERS].join(" ")
+        ));
+    }
+    let fitting = fit_searches(whole.searches.clone());
+    if fitting.len() < whole.searches.len() {
+        told.push(format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            fitting.join(" ")
+        ));
+    }
+    told
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,21 +119,20 @@ fn cluster(pod: &Pod, node: &NodeFacts) -> Resolver {
     };
     Resolver {
         servers: node.cluster_dns.iter().map(IpAddr::to_string).collect(),
-        searches: unique(own.into_iter().chain(parse(&node.resolv_conf).searches)),
+        searches: unique(own.into_iter().chain(parse(node.resolv_conf.as_deref().unwrap_or_default()).searches)),
         options: vec!["ndots:5".to_owned()],
     }
 }
 
 fn host(pod: &Pod, node: &NodeFacts) -> Resolver {
     // `--resolv-conf ""` switches names off, by a resolver on the pod's own loopback and a search for nothing.
-    if node.resolv_conf.trim().is_empty() {
+    if node.resolv_conf.as_ref().is_some_and(|text| text.trim().is_empty()) {
         return Resolver { servers: vec!["127.0.0.1".to_owned()], searches: vec![".".to_owned()], options: Vec::new() };
     }
-    let mut resolver = parse(&node.resolv_conf);
+    let mut resolver = parse(node.resolv_conf.as_deref().unwrap_or_default());
     if !pod.host_network() {
-        let had_any = !resolver.servers.is_empty();
         resolver.servers.retain(|server| !is_loopback(server));
-        if had_any && resolver.servers.is_empty() {
+        if resolver.servers.is_empty() {
             resolver.servers = DOCKER_FALLBACK.map(str::to_owned).to_vec();
         }
     }

@@ -141,7 +141,7 @@ fn limit(pod: &Pod, node: &NodeFacts, container: &v1::Container, name: &str) -> 
     set.unwrap_or(match name {
         "cpu" => node.allocatable_milli_cpu,
         "memory" => node.allocatable_memory,
-        "ephemeral-storage" => node.allocatable_ephemeral_storage,
+        "ephemeral-storage" => node.allocatable_ephemeral_storage.unwrap_or(0),
         _ => 0,
     })
 }

@@ -12,29 +12,43 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if rest.is_empty() {
         return Err(expected());
     }
-    let mut nanoseconds: f64 = 0.0;
+    let mut nanoseconds: u128 = 0;
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(expected)?;
-        let number: f64 = rest[..end].parse().map_err(|_| expected())?;
-        rest = &rest[end..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let factor = match &rest[..unit] {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
+        let (number, after) = rest.split_at(end);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let factor: u128 = match &after[..unit] {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
             _ => return Err(expected()),
         };
-        nanoseconds += number * factor;
-        rest = &rest[unit..];
+        // Whole numbers throughout: as a float 1.003 s would be a nanosecond less.
+        nanoseconds =
+            read_number(number, factor).and_then(|more| nanoseconds.checked_add(more)).ok_or_else(expected)?;
+        rest = &after[unit..];
     }
     // Go's durations end at 2^63 ns.
-    if nanoseconds > i64::MAX as f64 {
-        return Err(expected());
+    match i64::try_from(nanoseconds) {
+        Ok(nanoseconds) => Ok(Duration::from_nanos(nanoseconds.unsigned_abs())),
+        Err(_) => Err(expected()),
     }
-    Ok(Duration::from_nanos(nanoseconds as u64))
+}
+
+/// `1.5` of a unit, in nanoseconds; what is less than one is cut off.
+fn read_number(text: &str, factor: u128) -> Option<u128> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+        return None;
+    }
+    let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() };
+    // Digits beyond these are less than a nanosecond of any unit.
+    let fraction = &fraction[..fraction.len().min(18)];
+    let part = digits(fraction)? * factor / 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    digits(whole)?.checked_mul(factor)?.checked_add(part)
 }
 
 /// Writes a duration as Go's `Duration.String`: `4h0m0s`, `1m30s`, `300ms`.
@@ -75,6 +89,7 @@ mod tests {
             ("20s", Some(20_000)),
             ("1m30s", Some(90_000)),
             ("1.5h", Some(5_400_000)),
+            ("1.003s", Some(1_003)),
             ("300ms", Some(300)),
             ("0", Some(0)),
             ("+1s", Some(1_000)),

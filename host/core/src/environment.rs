@@ -3,6 +3,8 @@
 //! As `pkg/kubelet/kubelet_pods.go` (makeEnvironmentVariables) and `third_party/forked/golang/expansion`. Objects come
 //! in as values; nothing here looks one up elsewhere.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -12,6 +14,8 @@ use crate::downward;
 use crate::node::NodeFacts;
 use crate::pod::{ContainerOf, Pod};
 use crate::volume::{Objects, secret_data};
+
+pub use file::{EnvFile, EnvFiles, env_files};
 
 /// What a container's environment is made from, beside its spec.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +30,8 @@ pub struct EnvironmentContext<'a> {
     pub host_ips: &'a [IpAddr],
     /// Variables for services; a container's own win over them.
     pub services: &'a BTreeMap<String, String>,
+    /// The files that [`env_files`] names, of the volumes that there are.
+    pub files: &'a EnvFiles,
 }
 
 /// Why an environment cannot be made: the container waits with `CreateContainerConfigError`.
@@ -167,8 +173,21 @@ fn from_source(
             None => Err(format!("couldn't find key {} in Secret {namespace}/{}", reference.key, reference.name)),
         };
     }
-    if source.file_key_ref.is_some() {
-        return Err("valueFrom.fileKeyRef is not supported".to_owned());
+    if let Some(reference) = &source.file_key_ref {
+        let (volume, path) = (&reference.volume_name, &reference.path);
+        let Some(content) = ctx.files.get(&(volume.clone(), path.clone())) else {
+            return Err(format!("cannot find the volume {volume:?} referenced by FileKeyRef"));
+        };
+        let found = content.as_ref().map_err(String::clone).and_then(|content| file::value(content, &reference.key));
+        let found = found.map_err(|message| format!("couldn't parse env file: {message}"))?;
+        return match reference.optional {
+            _ if !found.is_empty() => Ok(Some(found)),
+            Some(true) => Ok(None),
+            _ => {
+                let place = format!("{volume}/{path}");
+                Err(format!("environment variable key {:?} not found in file {place:?}", reference.key))
+            }
+        };
     }
     Ok(Some(String::new()))
 }

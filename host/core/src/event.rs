@@ -1,5 +1,7 @@
 //! Events: what happened to a pod, in the kubelet's words (`pkg/kubelet/events/event.go`).
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -33,4 +35,7 @@ pub struct Event {
     pub first_at: Timestamp,
     /// How often, equal ones counted together.
     pub count: u32,
+    /// What programs read of it, by the kubelet's names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }

@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::pod::{Pod, Source};
 use crate::ports::stats::{FileSystem, NodeUsage};
+use crate::quantity;
 
+mod local;
 mod message;
 mod rank;
 mod watch;
 
+pub use local::{Watched, exceeded, watched};
 pub use message::message;
 pub use rank::{Candidate, ContainerUse, PodUse, rank};
 pub use watch::{Found, Starved, Watch};
@@ -23,8 +25,6 @@ pub use watch::{Found, Starved, Watch};
 pub const REASON: &str = "Evicted";
 /// Seconds that a pod gets at a hard threshold (`immediateEvictionGracePeriodSeconds`).
 pub const IMMEDIATE_GRACE: i64 = 1;
-/// Pods of this priority and above are critical (`scheduling.SystemCriticalPriority`).
-const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,13 +149,7 @@ impl Amount {
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Amount::Absolute(amount) => {
-                let units = [(1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
-                match units.into_iter().find(|(unit, _)| *amount > 0 && amount % unit == 0) {
-                    Some((unit, name)) => write!(f, "{}{name}", amount / unit),
-                    None => write!(f, "{amount}"),
-                }
-            }
+            Amount::Absolute(amount) => f.write_str(&quantity::binary_si(*amount)),
             Amount::Percent(percent) => write!(f, "{percent}%"),
         }
     }
@@ -268,17 +262,6 @@ pub fn observe(node: &NodeUsage, pods_memory: Option<i64>) -> Observations {
 pub fn has_own_image_disk(node: &NodeUsage) -> bool {
     let differ = |(a, b): (FileSystem, FileSystem)| (a.capacity, a.inodes) != (b.capacity, b.inodes);
     node.node_fs.zip(node.image_fs).is_some_and(differ)
-}
-
-/// Whether a pod is never evicted, and admitted whatever the node runs short of (`IsCriticalPod` in
-/// `pkg/kubelet/types/pod_update.go`): a static one, which would not come back, or one of the system's.
-pub fn is_critical(pod: &Pod) -> bool {
-    pod.source != Source::Api || priority(pod) >= SYSTEM_CRITICAL_PRIORITY
-}
-
-/// `spec.priority`, 0 where absent.
-pub fn priority(pod: &Pod) -> i32 {
-    pod.spec().priority.unwrap_or(0)
 }
 
 #[cfg(test)]

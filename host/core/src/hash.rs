@@ -1,9 +1,9 @@
 //! Hashes that tell whether a container or a sandbox must be replaced when its pod changes in place.
 //!
 //! They are kept in labels for as long as a container lives, so their rules are for ever: any change to what goes
-//! in or how it is written needs another [`crate::labels::CURRENT_HASH_VERSION`]. They are taken from the pod as
-//! written, before defaults, so that a new default restarts nothing; what is absent, null or empty is left out, so
-//! that a field that a newer API adds restarts nothing.
+//! in or how it is written needs another [`crate::labels::CURRENT_HASH_VERSION`], and restarts nothing ([`fits`]).
+//! They are taken from the pod as written, before defaults, so that a new default restarts nothing; what is absent,
+//! null or empty is left out, so that a field that a newer API adds restarts nothing.
 //!
 //! | field of a container | in its hash | why |
 //! |---|---|---|
@@ -29,6 +29,13 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::pod::{ContainerKind, Source, init_kind};
+
+/// Whether what was made with the one hash is as the other one wants it. What was made by other rules cannot be told
+/// ([`crate::labels::parse`] gives no hash of it), and an upgrade may restart nothing: it fits, and a change in place
+/// comes to it at its next start.
+pub fn fits(seen: &str, wanted: &str) -> bool {
+    seen.is_empty() || seen == wanted
+}
 
 /// The hash of every container, init containers included, by name; of the pod as written.
 pub fn containers(pod: &v1::Pod, source: &Source) -> BTreeMap<String, String> {

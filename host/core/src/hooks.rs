@@ -5,6 +5,11 @@
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::ports::probes::KUBERNETES_VERSION;
+
+/// How a probe's message ends where https met a server that speaks plain HTTP, in Go's words.
+pub const PLAIN_ANSWER: &str = "server gave HTTP response to HTTPS client";
+
 /// What a hook does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -15,7 +20,7 @@ pub enum Hook {
     },
     /// A GET request; any answer is success.
     Http {
-        /// `http` or `https`. An https hook that meets a plain server is repeated as http by the kubelet.
+        /// `http` or `https`. An https hook that meets a plain server is repeated as http, see [`without_tls`].
         scheme: String,
         /// Where to; the pod's address where absent.
         host: Option<String>,
@@ -23,7 +28,7 @@ pub enum Hook {
         port: u16,
         /// Path with its query, beginning with `/`.
         path: String,
-        /// Headers in order.
+        /// Headers in order, with `User-Agent: kube-lifecycle/…` where the author gave none.
         headers: Vec<(String, String)>,
     },
     /// Waits.
@@ -73,13 +78,34 @@ fn http(container: &v1::Container, get: &v1::HTTPGetAction) -> Hook {
     };
     let path = get.path.as_deref().unwrap_or_default();
     let headers = get.http_headers.iter().flatten();
+    let mut headers: Vec<_> = headers.map(|header| (header.name.clone(), header.value.clone())).collect();
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("User-Agent")) {
+        headers.push(("User-Agent".to_owned(), format!("kube-lifecycle/{KUBERNETES_VERSION}")));
+    }
     Hook::Http {
         scheme: get.scheme.as_deref().unwrap_or("HTTP").to_ascii_lowercase(),
         host: get.host.clone().filter(|host| !host.is_empty()),
         port,
         path: if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
-        headers: headers.map(|header| (header.name.clone(), header.value.clone())).collect(),
+        headers,
     }
+}
+
+/// The hook once more without TLS, where its message says that it met a server that speaks none
+/// (`isHTTPResponseError`); what the author has to say in secret is left out.
+pub fn without_tls(hook: &Hook, message: &str) -> Option<Hook> {
+    let Hook::Http { scheme, host, port, path, headers } = hook else { return None };
+    if scheme != "https" || !message.contains(PLAIN_ANSWER) {
+        return None;
+    }
+    let headers = headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("Authorization"));
+    Some(Hook::Http {
+        scheme: "http".to_owned(),
+        host: host.clone(),
+        port: *port,
+        path: path.clone(),
+        headers: headers.cloned().collect(),
+    })
 }
 
 /// The number of a port that is given as such, as text, or by the name of one of the container's ports.
@@ -141,9 +167,29 @@ mod tests {
                 host: None,
                 port: 8080,
                 path: "/bye?now=1".to_owned(),
-                headers: vec![("A".to_owned(), "b".to_owned())],
+                headers: vec![
+                    ("A".to_owned(), "b".to_owned()),
+                    ("User-Agent".to_owned(), "kube-lifecycle/1.37".to_owned()),
+                ],
             })
         );
+    }
+
+    #[test]
+    fn https_that_meets_a_plain_server_is_http_and_tells_it_no_secrets() {
+        let hook = |scheme: &str| {
+            let headers = json!([{"name": "authorization", "value": "secret"}, {"name": "user-agent", "value": "me"}]);
+            let get = json!({"port": 80, "scheme": scheme, "httpHeaders": headers});
+            pre_stop(&container(json!({"preStop": {"httpGet": get}}))).unwrap()
+        };
+        let plain = "Get \"https://10.0.0.1:80/\": http: server gave HTTP response to HTTPS client";
+        let Some(Hook::Http { scheme, headers, .. }) = without_tls(&hook("HTTPS"), plain) else {
+            panic!("no fallback")
+        };
+        assert_eq!((scheme.as_str(), headers), ("http", vec![("user-agent".to_owned(), "me".to_owned())]));
+        assert_eq!(without_tls(&hook("HTTPS"), "connection refused"), None);
+        assert_eq!(without_tls(&hook("HTTP"), plain), None);
+        assert_eq!(without_tls(&Hook::None, plain), None);
     }
 
     #[test]

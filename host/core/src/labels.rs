@@ -22,6 +22,10 @@ pub const IMAGE: &str = "dev.longshore.image";
 /// Path on the node of the file behind the container's termination message.
 pub const TERMINATION_FILE: &str = "dev.longshore.termination-file";
 
+/// IDs of the images that it mounts as volumes, in the order of the volumes' names, separated by commas; absent where there
+/// are none.
+pub const IMAGES: &str = "dev.longshore.images";
+
 /// `podsandbox` or `container`.
 pub const TYPE: &str = "io.kubernetes.docker.type";
 /// ID of the container's sandbox.
@@ -103,6 +107,8 @@ pub struct ContainerFacts<'a> {
     pub log_path: &'a str,
     /// Path on the node of the termination message's file, where one is mounted.
     pub termination_file: Option<&'a str>,
+    /// IDs of the images that it mounts.
+    pub images: &'a [&'a str],
 }
 
 /// All labels of a container.
@@ -120,6 +126,9 @@ pub fn for_container(
     labels.insert(LOG_PATH.to_owned(), facts.log_path.to_owned());
     if let Some(file) = facts.termination_file {
         labels.insert(TERMINATION_FILE.to_owned(), file.to_owned());
+    }
+    if !facts.images.is_empty() {
+        labels.insert(IMAGES.to_owned(), facts.images.join(","));
     }
     annotate(&mut labels, "io.kubernetes.container.hash", hash.to_owned());
     annotate(&mut labels, "io.kubernetes.container.restartCount", facts.attempt.to_string());
@@ -171,9 +180,13 @@ pub fn parse(labels: &BTreeMap<String, String>, root: &str) -> Option<Parsed> {
             _ => ContainerKind::App,
         },
         attempt: text(ATTEMPT)?.parse().ok()?,
-        hash: text(HASH).unwrap_or_default(),
+        hash: match text(HASH_VERSION).as_deref() {
+            Some(CURRENT_HASH_VERSION) => text(HASH).unwrap_or_default(),
+            _ => String::new(),
+        },
         sandbox_id: text(SANDBOX_ID).unwrap_or_default(),
         image: text(IMAGE).unwrap_or_default(),
+        images: text(IMAGES).iter().flat_map(|images| images.split(',')).map(str::to_owned).collect(),
         termination_file: text(TERMINATION_FILE),
         grace_seconds: annotation("io.kubernetes.pod.terminationGracePeriod").and_then(|grace| grace.parse().ok()),
     })
@@ -192,14 +205,37 @@ pub struct Parsed {
     pub kind: ContainerKind,
     /// How many of the same name came before.
     pub attempt: u32,
-    /// Hash when it was made.
+    /// Hash when it was made; empty where other rules made it ([`HASH_VERSION`]).
     pub hash: String,
     /// ID of the container's sandbox, empty for a sandbox.
     pub sandbox_id: String,
     /// The image as the pod named it.
     pub image: String,
+    /// IDs of the images that it mounts as volumes, in the order of the volumes' names.
+    pub images: Vec<String>,
     /// File on the node behind the termination message.
     pub termination_file: Option<String>,
     /// Grace period in seconds of the pod when it was made.
     pub grace_seconds: Option<i64>,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::pod_from;
+
+    #[test]
+    fn a_hash_of_other_rules_is_none() {
+        let pod = pod_from("{containers: [{name: a, image: i}]}");
+        let mut labels = for_sandbox(&pod, "root", 3);
+        let parsed = parse(&labels, "root").unwrap();
+        assert_eq!((parsed.hash.as_str(), parsed.attempt), (pod.sandbox_hash.as_str(), 3));
+        assert_eq!(parse(&labels, "another"), None);
+        for version in [Some("2"), Some("0"), None] {
+            labels.remove(HASH_VERSION);
+            labels.extend(version.map(|version| (HASH_VERSION.to_owned(), version.to_owned())));
+            assert_eq!(parse(&labels, "root"), Some(Parsed { hash: String::new(), ..parsed.clone() }), "{version:?}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub struct Sandbox {
     pub pod: PodId,
     /// How many sandboxes the pod had before this one.
     pub attempt: u32,
-    /// [`crate::pod::Pod::sandbox_hash`] when it was made.
+    /// [`crate::pod::Pod::sandbox_hash`] when it was made; empty where it was made by other rules.
     pub hash: String,
     /// When it was made.
     pub created_at: Timestamp,
@@ -47,7 +47,12 @@ pub struct Sandbox {
 impl Sandbox {
     /// Whether it runs and is on its network, so that containers can be started in it.
     pub fn is_up(&self) -> bool {
-        self.state == SandboxState::Running && (self.network != SandboxNetwork::Detached || !self.ips.is_empty())
+        self.is_running() && (self.network != SandboxNetwork::Detached || !self.ips.is_empty())
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.state == SandboxState::Running
     }
 }
 
@@ -75,7 +80,7 @@ pub struct Container {
     pub kind: ContainerKind,
     /// How many containers of this name the pod had before this one.
     pub attempt: u32,
-    /// [`crate::pod::Pod::hashes`] when it was made.
+    /// [`crate::pod::Pod::hashes`] when it was made; empty where it was made by other rules.
     pub hash: String,
     /// ID of the sandbox that it was made in.
     pub sandbox_id: String,
@@ -83,6 +88,8 @@ pub struct Container {
     pub image: String,
     /// The image as kubelet reports it: `docker-pullable://repo@sha256:…` or `docker://sha256:…`.
     pub image_id: String,
+    /// IDs of the images that it mounts as volumes, in the order of the volumes' names.
+    pub volume_images: Vec<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Where in its life it is.
@@ -177,8 +184,7 @@ impl ObservedPod {
 
     /// Whether anything of the pod runs, its sandbox included.
     pub fn is_running(&self) -> bool {
-        self.sandboxes.iter().any(|sandbox| sandbox.state == SandboxState::Running)
-            || self.containers.iter().any(Container::is_running)
+        self.sandboxes.iter().any(Sandbox::is_running) || self.containers.iter().any(Container::is_running)
     }
 
     /// Puts things in the order that the other methods rely on.

@@ -11,6 +11,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use serde::{Deserialize, Serialize};
 
+/// The longest grace period, in seconds: what takes the time of a stop is a signed number of 32 bits at places.
+pub const MOST_GRACE_SECONDS: i64 = i32::MAX as i64;
+
 /// Who a pod is. Two pods are the same pod when their UIDs are equal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodId {
@@ -27,6 +30,9 @@ impl fmt::Display for PodId {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
+
+/// Annotation with the time when the agent, since its start, first saw the pod (`pkg/kubelet/types/pod_update.go`).
+pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 
 /// Where a pod came from: the value of the annotation `kubernetes.io/config.source`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -182,10 +188,11 @@ impl Pod {
         self.object.metadata.labels.as_ref().unwrap_or(&EMPTY)
     }
 
-    /// The grace period in seconds that ends the pod: the deletion's, else the spec's, else 30.
+    /// The grace period in seconds that ends the pod: the deletion's, else the spec's, else 30; at most
+    /// [`MOST_GRACE_SECONDS`].
     pub fn grace_seconds(&self) -> i64 {
         let own = self.spec().termination_grace_period_seconds.unwrap_or(30);
-        self.deletion.map_or(own, |deletion| deletion.grace_seconds).max(0)
+        self.deletion.map_or(own, |deletion| deletion.grace_seconds).clamp(0, MOST_GRACE_SECONDS)
     }
 }
 

@@ -7,8 +7,8 @@ use std::fmt;
 
 use crate::admit;
 use crate::cgroup::{self, Qos};
-use crate::evict::is_critical;
 use crate::pod::Pod;
+use crate::priority::is_critical;
 
 /// `status.reason` of a pod that was preempted, and the reason of its event.
 pub const REASON: &str = "Preempting";
@@ -20,7 +20,7 @@ pub const DISRUPTION: &str = "Pod was preempted by Kubelet to accommodate a crit
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
     /// Name of the resource; `pods` for a place.
-    pub resource: &'static str,
+    pub resource: String,
     /// Thousandths of a core, bytes, or places; more than 0.
     pub amount: i64,
 }
@@ -57,7 +57,7 @@ fn request(pod: &Pod, resource: &str) -> i64 {
 /// What is still lacking once those pods are gone.
 fn without(needs: &[Need], gone: &[&Pod]) -> Vec<Need> {
     let left = needs.iter().map(|need| {
-        let freed = gone.iter().map(|pod| request(pod, need.resource)).fold(0, i64::saturating_add);
+        let freed = gone.iter().map(|pod| request(pod, &need.resource)).fold(0, i64::saturating_add);
         Need { amount: need.amount.saturating_sub(freed), ..need.clone() }
     });
     left.filter(|need| need.amount > 0).collect()
@@ -105,7 +105,7 @@ fn nearest(mut pods: Vec<&Pod>, mut needs: Vec<Need>) -> Result<Vec<&Pod>, Impos
 /// How far a pod is from covering the needs, each of which weighs the same.
 fn distance(needs: &[Need], pod: &Pod) -> f64 {
     let parts = needs.iter().map(|need| {
-        let left = need.amount.saturating_sub(request(pod, need.resource)).max(0);
+        let left = need.amount.saturating_sub(request(pod, &need.resource)).max(0);
         (left as f64 / need.amount as f64).powi(2)
     });
     parts.sum()
@@ -138,8 +138,8 @@ mod tests {
         Pod { source: Source::File, ..pod("critical", 'u', 1000, 100) }
     }
 
-    fn need(resource: &'static str, amount: i64) -> Need {
-        Need { resource, amount }
+    fn need(resource: &str, amount: i64) -> Need {
+        Need { resource: resource.to_owned(), amount }
     }
 
     fn chosen(pods: &[Pod], needs: &[Need]) -> Vec<String> {

@@ -90,17 +90,27 @@ pub fn of_bytes(bytes: i64) -> Quantity {
 }
 
 fn binary(value: i64) -> Quantity {
-    const SUFFIXES: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     // What is written without a suffix is read back as any other number.
     if value.unsigned_abs() < 1024 || value % 1024 != 0 {
         return scaled(i128::from(value), 0);
     }
-    let (mut value, mut power) = (value, 0);
-    while value % 1024 == 0 && power + 1 < SUFFIXES.len() {
+    Quantity(binary_si(value))
+}
+
+/// Bytes as the apimachinery writes a number of them that nobody read (`BinarySI`): `100Mi`, `1500`, `1536Mi`.
+pub fn binary_si(mut value: i64) -> String {
+    const SUFFIXES: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let mut power = 0;
+    while value != 0 && value % 1024 == 0 && power + 1 < SUFFIXES.len() {
         value /= 1024;
         power += 1;
     }
-    Quantity(format!("{value}{}", SUFFIXES[power]))
+    format!("{value}{}", SUFFIXES[power])
+}
+
+/// Another number (`DecimalSI`): `5k`, `1500`, `2M`.
+pub fn decimal_si(value: i64) -> String {
+    scaled(i128::from(value), 0).0
 }
 
 /// In the finest unit that it needs: nano, then micro and so on.
@@ -140,6 +150,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_apimachinery_writes_them() {
+        let cases =
+            [(0, "0"), (100 << 20, "100Mi"), (1500, "1500"), (3 << 29, "1536Mi"), (1023, "1023"), (-2048, "-2Ki")];
+        for (amount, text) in cases {
+            assert_eq!(binary_si(amount), text);
+        }
+        for (amount, text) in
+            [(5_000, "5k"), (1_500, "1500"), (2_000_000, "2M"), (0, "0"), (i64::MIN, "-9223372036854775808")]
+        {
+            assert_eq!(decimal_si(amount), text);
+        }
+    }
 
     #[test]
     fn as_apimachinery_reads_them() {

@@ -13,6 +13,10 @@ use crate::backoff::Backoff;
 use crate::observed::{Container, Exit, ObservedPod, User};
 use crate::pod::{Deletion, Pod, Source};
 use crate::resize::{Allocation, Amounts, ResizeRecord};
+use crate::status::of_containers;
+
+/// The condition of a pod whose containers are all removed to begin anew.
+pub const RESTARTING_ALL: &str = "AllContainersRestarting";
 
 /// The record of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +44,9 @@ pub struct PodRecord {
     pub allocated: Option<Allocation>,
     /// Its resize, when there is one.
     pub resize: ResizeRecord,
+    /// All containers are being removed, to begin anew in the same sandbox: condition `AllContainersRestarting`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restarting_all: bool,
 }
 
 impl PodRecord {
@@ -67,8 +74,12 @@ impl PodRecord {
         for backoff in self.backoffs.values_mut() {
             backoff.last = backoff.last.min(now);
         }
-        for exit in self.containers.values_mut().filter_map(|known| known.exit.as_mut()) {
-            exit.finished_at = exit.finished_at.min(now);
+        for known in self.containers.values_mut() {
+            // Of one that begins anew with all others, the last exit is what it waits for.
+            let last = known.last_exit.as_mut().filter(|_| known.id.is_none()).map(|last| &mut last.exit);
+            for exit in known.exit.as_mut().into_iter().chain(last) {
+                exit.finished_at = exit.finished_at.min(now);
+            }
         }
     }
 }
@@ -92,9 +103,9 @@ pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
         let Some(since) = condition.last_transition_time.as_ref() else { continue };
         let known = ConditionRecord { status: condition.status.clone(), since: since.0 };
         record.conditions.insert(condition.type_.clone(), known);
+        record.restarting_all |= condition.type_ == RESTARTING_ALL && condition.status == "True";
     }
-    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-    for seen in lists.into_iter().flatten().flatten() {
+    for seen in of_containers(status) {
         let id = seen.container_id.as_deref().and_then(|id| id.split_once("://")).map(|(_, id)| id.to_owned());
         let last = seen.last_state.as_ref().and_then(|state| state.terminated.as_ref());
         let ended = seen.state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -102,6 +113,7 @@ pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
         let known = ContainerRecord {
             restarts: u32::try_from(seen.restart_count).unwrap_or(0),
             id: id.filter(|id| !id.is_empty()),
+            image_id: seen.image_id.clone(),
             started_at: running.and_then(|running| running.started_at.as_ref()).map(|time| time.0),
             started: seen.started.unwrap_or(false),
             ready: seen.ready,
@@ -167,7 +179,10 @@ pub struct ContainerRecord {
     pub sandbox: Option<String>,
     /// Its image as the kubelet reports it, for when it is gone; empty where that is not known.
     pub image_id: String,
-    /// It is stopped only to be started again (changed, unhealthy): its exit code does not matter.
+    /// IDs of the images that it mounts as volumes, in the order of the volumes' names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volume_images: Vec<String>,
+    /// It is stopped only to be started again (changed, unhealthy, with all others): its exit code does not matter.
     pub restarting: bool,
     /// Whether its startup probe (if any) has succeeded.
     pub started: bool,
@@ -197,6 +212,12 @@ impl ContainerRecord {
     pub fn exit_or_unknown(&self, now: Timestamp) -> Option<Exit> {
         self.id.as_ref()?;
         Some(self.exit.clone().unwrap_or_else(|| Exit::unknown(now)))
+    }
+
+    /// How the one ended that the next one will follow: the newest, or, when all containers begin anew, the last one.
+    pub fn followed(&self, now: Timestamp) -> Option<Exit> {
+        let anew = || self.last_exit.as_ref().filter(|_| self.restarting).map(|ended| ended.exit.clone());
+        self.exit_or_unknown(now).or_else(anew)
     }
 }
 
@@ -241,14 +262,15 @@ mod tests {
     fn a_lost_record_begins_with_what_the_api_server_knows() {
         let object: v1::Pod = serde_json::from_value(serde_json::json!({"status": {
             "phase": "Failed", "reason": "Evicted", "startTime": "2026-01-01T00:00:00Z",
-            "containerStatuses": [{"name": "a", "image": "i", "imageID": "", "ready": false, "restartCount": 4,
+            "containerStatuses": [{"name": "a", "image": "i",
+                "imageID": "docker://sha256:1", "ready": false, "restartCount": 4,
                 "containerID": "docker://x", "state": {"terminated": {"exitCode": 3, "reason": "Error",
                 "finishedAt": "2026-01-01T00:01:00Z"}}}]}}))
         .expect("a pod");
         let record = seeded(object.status.as_ref());
         assert_eq!(record.terminal.as_ref().and_then(|end| end.reason.as_deref()), Some("Evicted"));
         let known = &record.containers["a"];
-        assert_eq!((known.restarts, known.id.as_deref()), (4, Some("x")));
+        assert_eq!((known.restarts, known.id.as_deref(), known.image_id.as_str()), (4, Some("x"), "docker://sha256:1"));
         assert_eq!(known.exit.as_ref().map(|exit| exit.code), Some(3));
         assert_eq!(seeded(None), PodRecord::default());
     }

@@ -14,9 +14,9 @@ use crate::cgroup::{Qos, qos};
 use crate::container::Resources;
 use crate::node::NodeFacts;
 use crate::pod::{ContainerKind, ContainerOf, Pod, init_kind};
-use crate::quantity;
+use crate::{priority, quantity};
 
-/// CFS period in µs that quotas are given for.
+/// CFS period in µs that quotas are given for, unless the node has another.
 pub const QUOTA_PERIOD: i64 = 100_000;
 /// Name of what a pod takes on the node's disk.
 pub(crate) const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
@@ -33,17 +33,21 @@ const SANDBOX_OOM_SCORE_ADJ: i32 = -998;
 const GUARANTEED_OOM_SCORE_ADJ: i32 = -997;
 /// `oom_score_adj` of BestEffort pods.
 const BEST_EFFORT_OOM_SCORE_ADJ: i32 = 1000;
-/// Pods of this priority and above are critical (`scheduling.SystemCriticalPriority`).
-const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// CPU shares (cgroup v1's scale) for an amount of CPU: 1024 a core, between 2 and 262144.
 pub fn milli_cpu_to_shares(milli: i64) -> i64 {
     (milli.max(0).saturating_mul(SHARES_PER_CORE) / 1000).clamp(MIN_SHARES, MAX_SHARES)
 }
 
-/// CFS quota in µs per [`QUOTA_PERIOD`] for an amount of CPU, at least 1 ms; 0, which is no quota, for none.
-pub fn milli_cpu_to_quota(milli: i64) -> i64 {
-    if milli <= 0 { 0 } else { (milli.saturating_mul(QUOTA_PERIOD) / 1000).max(MIN_QUOTA) }
+/// CFS quota in µs per that period (µs, too) for an amount of CPU, at least 1 ms; 0, which is no quota, for none.
+pub fn milli_cpu_to_quota(milli: i64, period: i64) -> i64 {
+    if milli <= 0 { 0 } else { (milli.saturating_mul(period) / 1000).max(MIN_QUOTA) }
+}
+
+/// Whether a resource is one that somebody else than Kubernetes defines (`IsExtendedResourceName` in
+/// `pkg/apis/core/v1/helper`): `example.com/dongle`.
+pub(crate) fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 
 /// An amount in a list of quantities; `None` where it is absent or zero.
@@ -115,14 +119,14 @@ pub fn pod_limit(spec: &v1::PodSpec, name: &str) -> Option<i64> {
     Some(own.saturating_add(amount(spec.overhead.as_ref(), name).unwrap_or(0)))
 }
 
-/// CPU and memory of a container. Limits that it does not set are the pod's (`spec.resources`).
-pub fn of_container(pod: &Pod, container: &v1::Container) -> Resources {
+/// CPU and memory of a container here. Limits that it does not set are the pod's (`spec.resources`).
+pub fn of_container(pod: &Pod, container: &v1::Container, node: &NodeFacts) -> Resources {
     let cpu_limit = limit(container, "cpu").or_else(|| pod_level_limit(pod.spec(), "cpu")).unwrap_or(0);
-    let cpu_quota = milli_cpu_to_quota(cpu_limit);
+    let cpu_quota = node.cpu_quota_period.map_or(0, |period| milli_cpu_to_quota(cpu_limit, period));
     Resources {
         cpu_shares: milli_cpu_to_shares(request(container, "cpu").unwrap_or(0)),
         cpu_quota,
-        cpu_period: if cpu_quota > 0 { QUOTA_PERIOD } else { 0 },
+        cpu_period: node.cpu_quota_period.filter(|_| cpu_quota > 0).unwrap_or(0),
         memory: limit(container, "memory").or_else(|| pod_level_limit(pod.spec(), "memory")).unwrap_or(0),
     }
 }
@@ -132,6 +136,19 @@ pub fn sandbox_oom_score_adj(node: &NodeFacts) -> i32 {
     SANDBOX_OOM_SCORE_ADJ.max(node.min_oom_score_adj)
 }
 
+/// What to tell the node where the runtime may not set all scores, as in a user namespace or without CAP_SYS_RESOURCE.
+pub fn limited_oom_scores(node: &NodeFacts) -> Option<String> {
+    let lowest = node.min_oom_score_adj;
+    (lowest > SANDBOX_OOM_SCORE_ADJ).then(|| {
+        format!(
+            "Docker may not set oom_score_adj below {lowest} here: guaranteed and critical pods get {} in place of \
+             {GUARANTEED_OOM_SCORE_ADJ}, and their sandboxes {lowest} in place of {SANDBOX_OOM_SCORE_ADJ}; out of \
+             memory, the kernel may end them sooner",
+            lowest.max(GUARANTEED_OOM_SCORE_ADJ)
+        )
+    })
+}
+
 /// `oom_score_adj` of a container's processes here: what uses more memory than it asked for is killed first.
 /// Sidecars score no higher than the app container with the smallest request.
 pub fn oom_score_adj(pod: &Pod, container: ContainerOf<'_>, node: &NodeFacts) -> i32 {
@@ -139,7 +156,7 @@ pub fn oom_score_adj(pod: &Pod, container: ContainerOf<'_>, node: &NodeFacts) ->
 }
 
 fn unclamped_oom_score_adj(pod: &Pod, container: ContainerOf<'_>, capacity: i64) -> i32 {
-    if is_node_critical(pod) {
+    if priority::is_node_critical(pod) {
         return GUARANTEED_OOM_SCORE_ADJ;
     }
     match qos(pod.spec()) {
@@ -165,15 +182,6 @@ fn share_of_pod_level_memory(spec: &v1::PodSpec) -> i64 {
     let count = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     (pod_level - asked).max(0) / count.max(1)
-}
-
-/// Whether a pod is critical for its node (`pkg/kubelet/types/pod_update.go`): of the class
-/// `system-node-critical`, and static or of a priority that only the system's classes have.
-pub fn is_node_critical(pod: &Pod) -> bool {
-    let spec = pod.spec();
-    let critical =
-        pod.source != crate::pod::Source::Api || spec.priority.is_some_and(|it| it >= SYSTEM_CRITICAL_PRIORITY);
-    critical && spec.priority_class_name.as_deref() == Some("system-node-critical")
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Whether a container that ended is started again, and when.
 //!
 //! As `pkg/kubelet/container/helpers.go` (`ShouldContainerBeRestarted`) and `kuberuntime_manager.go` (`doBackOff`),
-//! with per-container policies and rules of KEP-5307.
+//! with per-container policies and rules of KEP-5307 and KEP-5532.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1;
 
 use crate::backoff::Policy;
 use crate::observed::Exit;
@@ -13,6 +14,33 @@ use crate::record::ContainerRecord;
 /// After a run of this length the crash-loop delay starts anew (twice the kubelet's longest delay).
 pub const FORGET_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
+/// The action of a rule that begins the whole pod anew in its sandbox (KEP-5532).
+const RESTART_ALL: &str = "RestartAllContainers";
+
+/// The first rule that is about that exit code (`FindMatchingContainerRestartRule`).
+fn matching_rule(container: &v1::Container, exit_code: i32) -> Option<&v1::ContainerRestartRule> {
+    container.restart_policy_rules.iter().flatten().find(|rule| {
+        let Some(codes) = &rule.exit_codes else { return false };
+        let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
+        match codes.operator.as_str() {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
+        }
+    })
+}
+
+/// Whether a container that ended like this begins all containers of its pod anew.
+pub fn restarts_all(container: &v1::Container, exit_code: i32) -> bool {
+    matching_rule(container, exit_code).is_some_and(|rule| rule.action == RESTART_ALL)
+}
+
+/// Whether the end of any container may begin all of them anew (`AllContainersCouldRestart`).
+pub fn could_restart_all(spec: &v1::PodSpec) -> bool {
+    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    all.any(|container| container.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL))
+}
+
 /// Whether a container that ended like this is to run again.
 pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit_code: i32) -> bool {
     match container.kind {
@@ -20,17 +48,8 @@ pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit_code: i32) -> 
         ContainerKind::Ephemeral => return false,
         ContainerKind::Init | ContainerKind::App => {}
     }
-    for rule in container.spec.restart_policy_rules.iter().flatten() {
-        let Some(codes) = &rule.exit_codes else { continue };
-        let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
-        let matches = match codes.operator.as_str() {
-            "In" => listed,
-            "NotIn" => !listed,
-            _ => false,
-        };
-        if matches {
-            return rule.action == "Restart" || rule.action == "RestartAllContainers";
-        }
+    if let Some(rule) = matching_rule(container.spec, exit_code) {
+        return rule.action == "Restart" || rule.action == RESTART_ALL;
     }
     let policy = container.spec.restart_policy.as_deref().unwrap_or_else(|| pod.restart_policy());
     match policy {

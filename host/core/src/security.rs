@@ -132,7 +132,7 @@ pub fn is_rootfs_read_only(container: &v1::Container) -> bool {
 /// paths below the node's folder for them. A name that would lead out of it is left out, and so found missing later.
 pub fn localhost_profiles(pod: &Pod) -> Vec<String> {
     let mut names = Vec::new();
-    for container in pod.containers() {
+    for container in pod.containers().chain(pod.ephemeral_containers()) {
         let profile = effective!(pod, container.spec, seccomp_profile).filter(|profile| profile.type_ == "Localhost");
         let name = profile.and_then(|profile| profile.localhost_profile.clone());
         let inside = |name: &String| !name.is_empty() && !name.starts_with('/') && name.split('/').all(|it| it != "..");

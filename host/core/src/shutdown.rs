@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::pod::{Pod, PodId, Source};
+use crate::priority::{self, CRITICAL};
 use crate::record::PodRecord;
 
 /// `status.reason` of a pod that ended because the machine goes down.
@@ -19,10 +20,6 @@ pub const REJECTED_MESSAGE: &str = "Pod was rejected as the node is shutting dow
 /// What the node's `Ready` condition says meanwhile.
 pub const NOT_READY: &str = "node is shutting down";
 
-/// Pods of this priority and above are critical (`SystemCriticalPriority`, which `system-cluster-critical` has).
-pub const CRITICAL: i32 = 2_000_000_000;
-/// Priority of `system-node-critical`.
-const NODE_CRITICAL: i32 = CRITICAL + 1000;
 /// How much longer than its grace period a pod may take where no time was set.
 const SLACK: i64 = 10;
 
@@ -71,7 +68,7 @@ pub fn groups<'a>(steps: &[Step], pods: impl IntoIterator<Item = &'a Pod>) -> Ve
     steps.sort_by_key(|step| step.priority);
     let mut members: Vec<Vec<(PodId, i64)>> = vec![Vec::new(); steps.len()];
     for pod in pods {
-        let above = steps.partition_point(|step| step.priority <= priority(pod));
+        let above = steps.partition_point(|step| step.priority <= priority::by_class(pod));
         if let Some(step) = members.get_mut(above.saturating_sub(1)) {
             step.push((pod.id.clone(), pod.grace_seconds()));
         }
@@ -113,17 +110,6 @@ pub fn bring_back(record: &mut PodRecord) {
     record.start_time = None;
     record.evicted = None;
     (record.emptied, record.released) = (false, false);
-}
-
-/// `spec.priority`. Nobody resolves a class for a pod that does not come from the API server: those of the system have
-/// values that are known.
-fn priority(pod: &Pod) -> i32 {
-    let spec = pod.spec();
-    spec.priority.unwrap_or(match spec.priority_class_name.as_deref() {
-        Some("system-node-critical") => NODE_CRITICAL,
-        Some("system-cluster-critical") => CRITICAL,
-        _ => 0,
-    })
 }
 
 #[cfg(test)]
@@ -229,7 +215,7 @@ mod tests {
             let place = |pod: &Pod| order.iter().find(|(_, id)| **id == pod.id).map(|(n, _)| *n).unwrap();
             for a in &pods {
                 for b in &pods {
-                    prop_assert!(priority(a) > priority(b) || place(a) <= place(b));
+                    prop_assert!(priority::by_class(a) > priority::by_class(b) || place(a) <= place(b));
                 }
             }
             let all: i64 = found.iter().map(|group| group.seconds).sum();

@@ -26,18 +26,17 @@ const FAILED_CLAIMS: &str = "FailedPrepareDynamicResources";
 /// What cannot be done for the pod, all of it in one message; the first one gives the event.
 pub fn unsupported(pod: &Pod, node: &NodeFacts) -> Option<Unsupported> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
-    volumes(pod, &mut found);
+    volumes(pod, node, &mut found);
     sandbox(pod, node, &mut found);
     for container in pod.containers() {
         of_container(container.spec, &mut found);
     }
-    pod_resources(pod, &mut found);
     let event = found.first()?.0;
     let message = found.into_iter().map(|(_, message)| message).collect::<Vec<_>>().join("; ");
     Some(Unsupported { event, reason: "ContainerCreating", message })
 }
 
-fn volumes(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
+fn volumes(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>) {
     for volume in pod.spec().volumes.iter().flatten() {
         let mut refuse = |message: String| {
             found.push((FAILED_MOUNT, format!("MountVolume.SetUp failed for volume {:?} : {message}", volume.name)));
@@ -45,12 +44,13 @@ fn volumes(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
         let in_cluster = pod.source == Source::Api;
         for source in crate::validate::volume_sources(volume) {
             let advice = match source {
-                "emptyDir" | "hostPath" | "configMap" | "secret" | "downwardAPI" | "projected" => continue,
+                "emptyDir" | "hostPath" | "configMap" | "secret" | "downwardAPI" | "projected" | "image" | "nfs" => {
+                    continue;
+                }
                 "persistentVolumeClaim" | "ephemeral" if in_cluster => continue,
                 "persistentVolumeClaim" | "ephemeral" => "claims are not bound on this node; use hostPath or emptyDir",
                 "csi" => "no CSI driver can be registered on this node; use hostPath or emptyDir",
-                "image" => "image volumes are not supported; copy the files with an init container into an emptyDir",
-                "nfs" | "iscsi" | "fc" | "cephfs" | "glusterfs" | "rbd" => {
+                "iscsi" | "fc" | "cephfs" | "glusterfs" | "rbd" => {
                     "network volumes are not supported; mount it on the node and use hostPath"
                 }
                 "gitRepo" => "gitRepo volumes are not supported; clone with an init container into an emptyDir",
@@ -59,7 +59,7 @@ fn volumes(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
             refuse(format!("{source}: {advice}"));
         }
         let medium = volume.empty_dir.as_ref().and_then(|source| source.medium.as_deref()).unwrap_or_default();
-        if medium.starts_with("HugePages") {
+        if medium.starts_with("HugePages") && node.huge_pages.is_empty() {
             refuse(format!("emptyDir: medium {medium} is not supported; use Memory or leave it out"));
         }
         let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
@@ -79,7 +79,7 @@ fn volumes(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
 fn sandbox(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>) {
     let spec = pod.spec();
     let mut refuse = |event, message: String| found.push((event, message));
-    if spec.host_users == Some(false) {
+    if spec.host_users == Some(false) && spec.host_network != Some(true) {
         let message = "hostUsers: false needs a user namespace for the pod, which Docker cannot make; remove the field";
         refuse(FAILED_SANDBOX, message.to_owned());
     }
@@ -118,9 +118,6 @@ fn of_container(container: &v1::Container, found: &mut Vec<(&'static str, String
                 format!("recursiveReadOnly: Enabled of {} is not supported; use IfPossible", mount.mount_path);
             refuse(FAILED_MOUNT, message);
         }
-        if mount.bind_mount_options.as_ref().is_some_and(|options| !options.is_empty()) {
-            refuse(FAILED_MOUNT, format!("bindMountOptions of {} are not supported; remove them", mount.mount_path));
-        }
     }
     if container.security_context.as_ref().is_some_and(|security| security.windows_options.is_some()) {
         refuse(FAILED_SANDBOX, "windowsOptions are for Windows nodes, this one runs Linux; remove them".to_owned());
@@ -139,33 +136,6 @@ fn of_container(container: &v1::Container, found: &mut Vec<(&'static str, String
             refuse(FAILED_SANDBOX, format!("grpc.mode of the {field} is not supported; remove it"));
         }
     }
-    for env in container.env.iter().flatten() {
-        if env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()) {
-            let message = format!("fileKeyRef of the variable {} is not supported; use configMapKeyRef", env.name);
-            refuse(FAILED_MOUNT, message);
-        }
-    }
-    let lists = container.resources.iter().flat_map(|resources| [&resources.limits, &resources.requests]);
-    if let Some(resource) = lists.flatten().flat_map(|list| list.keys()).find(|name| needs_device(name)) {
-        refuse(FAILED_SANDBOX, no_device(resource));
-    }
-}
-
-fn pod_resources(pod: &Pod, found: &mut Vec<(&'static str, String)>) {
-    let lists = pod.spec().resources.iter().flat_map(|resources| [&resources.limits, &resources.requests]);
-    if let Some(resource) = lists.flatten().flat_map(|list| list.keys()).find(|name| needs_device(name)) {
-        found.push((FAILED_SANDBOX, format!("pod: {}", no_device(resource))));
-    }
-}
-
-fn needs_device(resource: &str) -> bool {
-    resource.contains('/') || resource.starts_with("hugepages-")
-}
-
-fn no_device(resource: &str) -> String {
-    format!(
-        "resource {resource} cannot be had on this node, which serves no device plugins and no huge pages; remove it"
-    )
 }
 
 #[cfg(test)]
@@ -187,16 +157,22 @@ mod tests {
     }
 
     #[test]
+    fn resources_are_for_admission_to_judge() {
+        let limits =
+            "{containers: [{name: c, image: i, resources: {limits: {hugepages-2Mi: 2Mi, nvidia.com/gpu: '1'}}}]}";
+        assert_eq!(message(limits), "supported");
+    }
+
+    #[test]
     fn what_cannot_be_done_is_told_with_what_to_do() {
         let specs = [
             "{containers: [{name: c, image: i}], volumes: [{name: v, persistentVolumeClaim: {claimName: x}}]}",
-            "{containers: [{name: c, image: i}], volumes: [{name: v, csi: {driver: x}}, {name: w, nfs: {server: s, path: /x}}]}",
+            "{containers: [{name: c, image: i}], volumes: [{name: v, csi: {driver: x}}, {name: w, iscsi: {targetPortal: s, iqn: x, lun: 0}}]}",
             "{containers: [{name: c, image: i}], volumes: [{name: v, image: {reference: x}}, {name: w, cinder: {volumeID: x}}]}",
             "{containers: [{name: c, image: i}], volumes: [{name: v, emptyDir: {medium: HugePages-2Mi}}]}",
             "{containers: [{name: c, image: i}], hostUsers: false}",
             "{containers: [{name: c, image: i}], runtimeClassName: gvisor}",
             "{containers: [{name: c, image: i}], resourceClaims: [{name: x}]}",
-            "{containers: [{name: c, image: i, resources: {limits: {nvidia.com/gpu: '1'}}}]}",
             "{containers: [{name: c, image: i, volumeDevices: [{name: v, devicePath: /dev/x}]}]}",
             "{containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /v, recursiveReadOnly: Enabled, readOnly: true}]}]}",
             "{containers: [{name: c, image: i, securityContext: {windowsOptions: {}}}]}",

@@ -1,10 +1,14 @@
 //! What readers of the agent's state get to see of a pod: the local socket, status writers, pages.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use serde::{Deserialize, Serialize};
 
 use crate::pod::{PodId, Source};
+use crate::probe::Sample;
 
 /// A pod as its worker last published it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +74,47 @@ pub struct ProbeView {
     pub last: Option<ProbeCheckView>,
     /// Equal results in a row, the last one included.
     pub in_a_row: u32,
+    /// How all its checks ended.
+    #[serde(default)]
+    pub tally: ProbeTally,
+}
+
+/// How the checks of a probe ended, in whichever container of the name, since this agent began to look after the pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProbeTally {
+    /// Successes and warnings.
+    pub successful: u64,
+    /// Failures.
+    pub failed: u64,
+    /// Checks that found nothing out.
+    pub unknown: u64,
+    /// Of those that did not fail, how many took no longer than each of [`ProbeTally::BOUNDS`].
+    pub within: [u64; 11],
+    /// Seconds that these took, all together.
+    pub seconds: f64,
+}
+
+impl ProbeTally {
+    /// Bounds of durations in seconds: Prometheus' own, which the kubelet uses.
+    pub const BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+    /// Counts a check; `None` found nothing out. As `doProbe` of pkg/kubelet/prober/worker.go, which counts no duration
+    /// of a failure, but that what found nothing out is counted at all.
+    pub fn add(&mut self, sample: Option<Sample>, took: Duration) {
+        match sample {
+            Some(Sample::Success) => self.successful += 1,
+            Some(Sample::Failure) => {
+                self.failed += 1;
+                return;
+            }
+            None => self.unknown += 1,
+        }
+        let seconds = took.as_secs_f64();
+        self.seconds += seconds;
+        for (bound, count) in Self::BOUNDS.into_iter().zip(&mut self.within) {
+            *count += u64::from(seconds <= bound);
+        }
+    }
 }
 
 /// One check of a probe.
@@ -83,4 +128,7 @@ pub struct ProbeCheckView {
     pub outcome: String,
     /// What the plugin said.
     pub message: String,
+    /// What else it said, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attrs: BTreeMap<String, String>,
 }

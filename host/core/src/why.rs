@@ -30,8 +30,8 @@ pub struct Journey<'a> {
     pub status: &'a v1::PodStatus,
     /// What its probes last found.
     pub probes: &'a [ProbeView],
-    /// Pulls that go on, by container, with the time that they have taken.
-    pub pulls: &'a BTreeMap<String, (PullProgress, Duration)>,
+    /// Pulls that go on, by container: the image, and the time that it has taken.
+    pub pulls: &'a BTreeMap<String, (String, PullProgress, Duration)>,
     /// Whether its volumes are set up.
     pub prepared: bool,
 }
@@ -108,8 +108,7 @@ fn of_container(input: &Journey<'_>, container: ContainerOf<'_>, sandbox_up: boo
         ContainerKind::App => format!("container {name}"),
         ContainerKind::Ephemeral => format!("ephemeral container {name}"),
     };
-    let image = container.spec.image.as_deref().unwrap_or_default();
-    if let Some((progress, took)) = input.pulls.get(name) {
+    if let Some((image, progress, took)) = input.pulls.get(name) {
         let bytes = match progress.total {
             0 => format!("{} so far", mebibytes(progress.current)),
             total => format!("{} of {}", mebibytes(progress.current), mebibytes(total)),

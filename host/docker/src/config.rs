@@ -2,6 +2,7 @@
 //! write anything, and a helper that hangs is killed.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use longshore_core::credentials::{AuthEntry, registry_key};
+use longshore_core::credentials::{ImageName, for_auths, registry_key};
 use longshore_core::ports::runtime::RegistryCredentials;
 use serde::Deserialize;
 
@@ -24,21 +25,64 @@ const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Config {
-    auths: HashMap<String, serde_json::Value>,
+    auths: serde_json::Map<String, serde_json::Value>,
     creds_store: Option<String>,
     cred_helpers: HashMap<String, String>,
 }
 
-/// The credentials that Docker's configuration on this node has for a registry (`docker.io`, `host[:port]`), or
-/// `None`: no configuration, no entry, or a helper that fails, is missing or takes more than ten seconds; the last
-/// three are logged. `config_dir` is `$DOCKER_CONFIG` or `~/.docker` where absent. Blocks.
-pub fn config_credentials(config_dir: Option<&Path>, registry: &str) -> Option<RegistryCredentials> {
-    let folder = match config_dir {
-        Some(folder) => folder.to_owned(),
-        None => default_folder()?,
-    };
-    let file = folder.join("config.json");
-    let text = match std::fs::read(&file) {
+/// The folders in which a `config.json` is looked for: that of the agent, as the kubelet has it, and `$DOCKER_CONFIG` or
+/// `~/.docker`, also where a service has no `$HOME`.
+pub fn config_folders(own: Option<&Path>) -> Vec<PathBuf> {
+    let of_docker = docker_folder(std::env::var_os("DOCKER_CONFIG"), home());
+    own.map(Path::to_owned).into_iter().chain(of_docker).collect()
+}
+
+fn docker_folder(named: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let named = named.filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    named.or_else(|| Some(home?.join(".docker")))
+}
+
+/// The user's home. systemd tells it only to services that have `User=`.
+fn home() -> Option<PathBuf> {
+    let told = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    told.or_else(|| {
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        home_of(&users, rustix::process::geteuid().as_raw())
+    })
+}
+
+/// The home of a user in `/etc/passwd`; root's is known without.
+fn home_of(users: &str, uid: u32) -> Option<PathBuf> {
+    let fields = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let home = fields.filter(|user| user.len() > 5 && user[2].parse() == Ok(uid)).map(|user| PathBuf::from(user[5]));
+    home.into_iter().find(|home| home.is_absolute()).or_else(|| (uid == 0).then(|| PathBuf::from("/root")))
+}
+
+/// The credentials that Docker's configuration on this node has for an image, in the order in which they are to be tried: a
+/// helper's, then those of `auths`, whose keys may have paths and globs as in a pull secret. The first folder with a
+/// `config.json` that can be read is the one that counts (`ReadDockerConfigJSONFile` in
+/// pkg/credentialprovider/config.go). A file that cannot be read, and a helper that fails, is missing or takes more than
+/// ten seconds, is logged. Blocks.
+pub fn config_credentials(folders: &[PathBuf], image: &ImageName) -> Vec<RegistryCredentials> {
+    let Some(config) = folders.iter().find_map(|folder| read(&folder.join("config.json"))) else { return Vec::new() };
+    let registry = image.registry.as_str();
+    let is_hub = registry == "docker.io";
+    let key = if is_hub { "index.docker.io" } else { registry };
+    let server = if is_hub { DOCKER_HUB } else { registry };
+    let named = config.cred_helpers.iter().find(|(place, _)| registry_key(place) == key).map(|(_, helper)| helper);
+    let helper = named.or(config.creds_store.as_ref()).filter(|helper| !helper.is_empty());
+    let told = helper.and_then(|helper| {
+        let asked = ask_helper(helper, server, HELPER);
+        asked.unwrap_or_else(|error| {
+            tracing::warn!(helper, server, error, "a credential helper failed");
+            None
+        })
+    });
+    told.into_iter().chain(for_auths(image, config.auths)).collect()
+}
+
+fn read(file: &Path) -> Option<Config> {
+    let text = match std::fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
         Err(error) => {
@@ -46,31 +90,9 @@ pub fn config_credentials(config_dir: Option<&Path>, registry: &str) -> Option<R
             return None;
         }
     };
-    let config: Config = match serde_json::from_slice(&text) {
-        Ok(config) => config,
-        Err(error) => {
-            tracing::warn!(file = %file.display(), %error, "cannot read Docker's credentials");
-            return None;
-        }
-    };
-    let is_hub = matches!(registry, "docker.io" | "index.docker.io");
-    let key = if is_hub { "index.docker.io" } else { registry };
-    let server = if is_hub { DOCKER_HUB } else { registry };
-    let named = config.cred_helpers.iter().find(|(place, _)| registry_key(place) == key).map(|(_, helper)| helper);
-    if let Some(helper) = named.or(config.creds_store.as_ref()).filter(|helper| !helper.is_empty()) {
-        match ask_helper(helper, server, HELPER) {
-            Ok(Some(credentials)) => return Some(credentials),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(helper, server, error, "a credential helper failed"),
-        }
-    }
-    let entry = config.auths.into_iter().find(|(place, _)| registry_key(place) == key)?.1;
-    serde_json::from_value::<AuthEntry>(entry).ok()?.credentials()
-}
-
-fn default_folder() -> Option<PathBuf> {
-    let named = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty());
-    named.map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))
+    serde_json::from_slice(&text)
+        .inspect_err(|error| tracing::warn!(file = %file.display(), %error, "cannot read Docker's credentials"))
+        .ok()
 }
 
 /// A helper's answer.
@@ -90,7 +112,11 @@ fn ask_helper(helper: &str, server: &str, limit: Duration) -> Result<Option<Regi
 }
 
 fn run_helper(program: &str, server: &str, limit: Duration) -> Result<Option<RegistryCredentials>, String> {
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    if std::env::var_os("HOME").is_none() {
+        command.envs(home().map(|home| ("HOME", home)));
+    }
+    let mut child = command
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -135,24 +161,80 @@ fn run_helper(program: &str, server: &str, limit: Duration) -> Result<Option<Reg
 mod tests {
     use super::*;
 
+    use longshore_core::credentials::parse_image;
+
     fn basic(username: &str, password: &str) -> Option<RegistryCredentials> {
         Some(RegistryCredentials::Basic { username: username.to_owned(), password: password.to_owned() })
+    }
+
+    fn ask(folder: &Path, image: &str) -> Vec<RegistryCredentials> {
+        config_credentials(&[folder.join("absent"), folder.to_owned()], &parse_image(image).unwrap())
     }
 
     #[test]
     fn entries_by_registry() {
         let folder = tempfile::tempdir().unwrap();
-        let ask = |registry: &str| config_credentials(Some(folder.path()), registry);
-        assert_eq!(ask("foo.io"), None);
+        let ask = |image: &str| ask(folder.path(), image);
+        assert_eq!(ask("foo.io/a"), []);
         let config = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"aHViOng="},"foo.io:5000":{"auth":"Zm9vOng="}},
             "credHelpers":{"bar.io":"longshore-no-such-helper"},"HttpHeaders":{}}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();
-        assert_eq!(ask("docker.io"), basic("hub", "x"));
-        assert_eq!(ask("foo.io:5000"), basic("foo", "x"));
-        assert_eq!(ask("foo.io"), None);
-        assert_eq!(ask("bar.io"), None);
+        assert_eq!(ask("nginx"), basic("hub", "x").into_iter().collect::<Vec<_>>());
+        assert_eq!(ask("foo.io:5000/a/b:1"), basic("foo", "x").into_iter().collect::<Vec<_>>());
+        assert_eq!(ask("foo.io/a"), []);
+        assert_eq!(ask("bar.io/a"), []);
         std::fs::write(folder.path().join("config.json"), "{").unwrap();
-        assert_eq!(ask("docker.io"), None);
+        assert_eq!(ask("nginx"), []);
+    }
+
+    #[test]
+    fn entries_with_paths_and_globs_as_in_a_pull_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = |user: &str| serde_json::json!({"username": user, "password": "x"});
+        let auths = serde_json::json!({"auths": {
+            "registry.example.com": entry("all"), "registry.example.com/team": entry("team"), "*.example.com": entry("any"),
+        }});
+        std::fs::write(folder.path().join("config.json"), auths.to_string()).unwrap();
+        let users = |image: &str| {
+            let found = ask(folder.path(), image).into_iter().map(|found| match found {
+                RegistryCredentials::Basic { username, .. } => username,
+                RegistryCredentials::IdentityToken(token) => token,
+            });
+            found.collect::<Vec<_>>()
+        };
+        assert_eq!(users("registry.example.com/team/app:1"), ["team", "all", "any"]);
+        assert_eq!(users("registry.example.com/other/app"), ["all", "any"]);
+        assert_eq!(users("mirror.example.com/app"), ["any"]);
+        assert!(users("example.com/app").is_empty());
+    }
+
+    #[test]
+    fn the_first_file_that_can_be_read_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders: Vec<PathBuf> = ["broken", "first", "second"].map(|name| folder.path().join(name)).to_vec();
+        for (folder, text) in
+            folders.iter().zip(["{", r#"{"auths":{}}"#, r#"{"auths":{"foo.io":{"auth":"Zm9vOng="}}}"#])
+        {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("config.json"), text).unwrap();
+        }
+        let image = parse_image("foo.io/a").unwrap();
+        assert_eq!(config_credentials(&folders, &image), []);
+        assert_eq!(config_credentials(&folders[2..], &image).len(), 1);
+    }
+
+    #[test]
+    fn a_service_without_a_home_finds_it() {
+        let users =
+            "root:x:0:0:root:/var/root:/bin/sh\nbad:x:1000\nme:x:1000:1000::/home/me:/bin/sh\nno:x:7:7:::/bin/sh\n";
+        assert_eq!(home_of(users, 0), Some("/var/root".into()));
+        assert_eq!(home_of(users, 1000), Some("/home/me".into()));
+        assert_eq!((home_of(users, 7), home_of(users, 8), home_of("", 0)), (None, None, Some("/root".into())));
+        let home = || Some(PathBuf::from("/home/me"));
+        assert_eq!(docker_folder(None, home()), Some("/home/me/.docker".into()));
+        assert_eq!(docker_folder(Some(OsString::new()), home()), Some("/home/me/.docker".into()));
+        assert_eq!(docker_folder(Some("/etc/docker-login".into()), home()), Some("/etc/docker-login".into()));
+        assert_eq!(docker_folder(None, None), None);
     }
 
     #[test]

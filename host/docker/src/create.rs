@@ -2,12 +2,15 @@
 //! `pkg/kubelet/dockershim/{docker_sandbox,docker_container,security_context}.go` of Kubernetes 1.20 has it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountBindOptions,
-    MountBindOptionsPropagationEnum, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    MountBindOptionsPropagationEnum, MountImageOptions, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
-use longshore_core::container::{ContainerConfig, Mount, PortMapping, Propagation, SandboxConfig, SandboxNetwork};
+use longshore_core::container::{
+    ContainerConfig, Mount, MountSource, PortMapping, Propagation, SandboxConfig, SandboxNetwork,
+};
 
 use crate::docker::LogBounds;
 
@@ -90,7 +93,8 @@ pub(crate) fn container(config: &ContainerConfig, dialect: Dialect) -> Container
         pid_mode,
         uts_mode: config.host.network.then(|| "host".to_owned()),
         userns_mode: shares_host(config.host).then(|| "host".to_owned()),
-        mounts: (!config.mounts.is_empty()).then(|| config.mounts.iter().map(|mount| bind(mount, dialect)).collect()),
+        mounts: (!config.mounts.is_empty())
+            .then(|| config.mounts.iter().map(|mount| mounted(mount, dialect)).collect()),
         cpu_shares: unless_zero(resources.cpu_shares),
         cpu_quota: unless_zero(resources.cpu_quota),
         cpu_period: unless_zero(resources.cpu_period),
@@ -167,8 +171,22 @@ fn labels(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
     labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
+fn mounted(mount: &Mount, dialect: Dialect) -> DockerMount {
+    match &mount.source {
+        MountSource::Path(path) => bind(mount, path, dialect),
+        MountSource::Image { id, sub_path } => DockerMount {
+            typ: Some(MountType::IMAGE),
+            source: Some(id.clone()),
+            target: Some(mount.target.clone()),
+            read_only: Some(true),
+            image_options: sub_path.clone().map(|subpath| MountImageOptions { subpath: Some(subpath) }),
+            ..Default::default()
+        },
+    }
+}
+
 /// A mount and not a bind: a bind would make a missing source, as a folder of root's.
-fn bind(mount: &Mount, dialect: Dialect) -> DockerMount {
+fn bind(mount: &Mount, source: &Path, dialect: Dialect) -> DockerMount {
     // Private is the daemon's default; said aloud it is refused for what holds the daemon's own folder, such as `/`.
     let propagation = match mount.propagation {
         Propagation::Private => None,
@@ -179,7 +197,7 @@ fn bind(mount: &Mount, dialect: Dialect) -> DockerMount {
     let read_only_non_recursive = (mount.read_only && dialect.recursive_read_only).then_some(true);
     DockerMount {
         typ: Some(MountType::BIND),
-        source: Some(mount.source.to_string_lossy().into_owned()),
+        source: Some(source.to_string_lossy().into_owned()),
         target: Some(mount.target.clone()),
         read_only: Some(mount.read_only),
         bind_options: Some(MountBindOptions { propagation, read_only_non_recursive, ..Default::default() }),
@@ -238,7 +256,7 @@ mod tests {
             env: Vec::new(),
             working_dir: None,
             mounts: vec![Mount {
-                source: "/a".into(),
+                source: MountSource::Path("/a".into()),
                 target: "/b".to_owned(),
                 read_only: true,
                 propagation: Propagation::HostToContainer,
@@ -290,6 +308,19 @@ mod tests {
         assert_eq!(json["HostConfig"]["Mounts"][0]["BindOptions"]["ReadOnlyNonRecursive"], true);
         let logs = serde_json::json!({"Type": "json-file", "Config": {"max-size": "10485760", "max-file": "5"}});
         assert_eq!(json["HostConfig"]["LogConfig"], logs);
+    }
+
+    #[test]
+    fn images_are_mounted_whole_or_in_part() {
+        let of = |sub_path: Option<&str>| {
+            let source = MountSource::Image { id: "sha256:1".to_owned(), sub_path: sub_path.map(str::to_owned) };
+            let mount =
+                Mount { source, target: "/i".to_owned(), read_only: true, propagation: Propagation::HostToContainer };
+            serde_json::to_value(mounted(&mount, PLAIN)).unwrap()
+        };
+        let whole = serde_json::json!({"Type": "image", "Source": "sha256:1", "Target": "/i", "ReadOnly": true});
+        assert_eq!(of(None), whole);
+        assert_eq!(of(Some("a/b"))["ImageOptions"], serde_json::json!({"Subpath": "a/b"}));
     }
 
     #[test]

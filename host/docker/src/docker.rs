@@ -13,8 +13,8 @@ use longshore_core::container::{ContainerConfig, Resources, SandboxConfig};
 use longshore_core::observed::Observation;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
 use longshore_core::ports::runtime::{
-    ContainerRuntime, ForeignContainer, Image, LogChunk, LogOptions, PullError, PullProgress, RegistryCredentials,
-    RuntimeError, RuntimeEvent, RuntimeInfo, StoredImage,
+    ContainerRuntime, ForeignContainer, Image, ImageFiles, LogChunk, LogOptions, PullError, PullProgress,
+    RegistryCredentials, RuntimeError, RuntimeEvent, RuntimeInfo, StoredImage,
 };
 use tokio::sync::{Mutex, Semaphore};
 
@@ -28,14 +28,14 @@ pub struct DockerOptions {
     pub pause_image: Option<String>,
     /// How many creates, starts and removals are under way at a time; more make Docker slower.
     pub in_flight: usize,
-    /// How many commands run in containers at a time.
+    /// How many commands of probes run in containers at a time.
     pub execs: usize,
     /// A pull is given up when nothing moved for so long (the kubelet's `--image-pull-progress-deadline`).
     pub pull_stall: Duration,
     /// A file that outlives the agent, in a folder that exists: it keeps what was found out about the daemon
     /// since the machine booted (see `info.rs`). `None` finds out anew in every process.
     pub cache: Option<PathBuf>,
-    /// Docker's own configuration folder, for credentials of `pause_image`; `None` for `$DOCKER_CONFIG` or `~/.docker`.
+    /// A folder whose `config.json` may have credentials of `pause_image`, before `$DOCKER_CONFIG` or `~/.docker`.
     pub config_dir: Option<PathBuf>,
     /// Bounds of containers' logs.
     pub logs: LogBounds,
@@ -51,13 +51,14 @@ pub struct LogBounds {
 }
 
 impl Default for DockerOptions {
-    /// Two heavy calls and one exec per core, and at least two of each.
+    /// Two heavy calls and two commands per core: more of these than the probes' scheduler lets begin, for theirs is the
+    /// queue that counts.
     fn default() -> DockerOptions {
         let cores = cores();
         DockerOptions {
             pause_image: None,
-            in_flight: (2 * cores).max(2),
-            execs: cores.max(2),
+            in_flight: 2 * cores,
+            execs: 2 * cores,
             pull_stall: Duration::from_secs(60),
             cache: None,
             config_dir: None,
@@ -86,6 +87,8 @@ struct Shared {
     execs: Arc<Semaphore>,
     /// Held while the pause image is brought in.
     pause: Mutex<()>,
+    /// Held while an image's files are read.
+    reading: Arc<Mutex<()>>,
     /// See `info.rs`: of which daemon, and the value.
     oom_floor: Mutex<Option<(String, i32)>>,
 }
@@ -102,6 +105,7 @@ impl Docker {
             heavy: Semaphore::new(options.in_flight.max(1)),
             execs: Arc::new(Semaphore::new(options.execs.max(1))),
             pause: Mutex::new(()),
+            reading: Arc::default(),
             oom_floor: Mutex::new(None),
             options,
         };
@@ -136,6 +140,10 @@ impl Docker {
 
     pub(crate) fn pause(&self) -> &Mutex<()> {
         &self.shared.pause
+    }
+
+    pub(crate) fn reading(&self) -> &Arc<Mutex<()>> {
+        &self.shared.reading
     }
 
     pub(crate) fn oom_floor(&self) -> &Mutex<Option<(String, i32)>> {
@@ -206,8 +214,8 @@ impl ContainerRuntime for Docker {
         self.remove_stored_image(image).await
     }
 
-    async fn writable_layers(&self) -> Result<BTreeMap<String, u64>, RuntimeError> {
-        self.measure_layers().await
+    async fn writable_layers(&self, uid: Option<&str>) -> Result<BTreeMap<String, u64>, RuntimeError> {
+        self.measure_layers(uid).await
     }
 
     async fn pull(
@@ -217,6 +225,14 @@ impl ContainerRuntime for Docker {
         progress: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<Image, PullError> {
         self.fetch_image(reference, credentials, progress).await
+    }
+
+    async fn mounts_images(&self) -> Result<bool, RuntimeError> {
+        self.can_mount_images().await
+    }
+
+    async fn image_files(&self, id: &str) -> Result<ImageFiles, RuntimeError> {
+        self.read_image(id).await
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

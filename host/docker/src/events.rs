@@ -172,10 +172,14 @@ impl Watcher {
             Some("destroy") => RuntimeChange::Removed,
             _ => RuntimeChange::Other,
         };
+        let known = self.docker.known();
         match change {
-            RuntimeChange::Removed => self.docker.known().forget(&id),
-            _ => self.docker.known().stale(&id),
+            RuntimeChange::Removed => known.forget(&id),
+            RuntimeChange::Started => known.started(&id),
+            _ if event.action.as_deref() == Some("oom") => known.add_out_of_memory(&id),
+            _ => {}
         }
+        known.stale(&id);
         let pod = PodId {
             namespace: attributes.remove(labels::POD_NAMESPACE)?,
             name: attributes.remove(labels::POD_NAME)?,

@@ -1,10 +1,11 @@
 //! Commands in containers: running, bounding and, when their time is over, ending them with all their processes.
 //! It must not read anything into exit codes.
 
-mod session;
+mod processes;
 
-pub(crate) use session::is_in_container;
+pub(crate) use processes::{Process, is_in_container, read, tell};
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,22 +13,25 @@ use bollard::container::LogOutput;
 use bollard::exec::StartExecResults;
 use bollard::models::ExecConfig;
 use futures::StreamExt;
-use longshore_core::ports::exec::{ExecError, ExecOutput, ExecRequest};
-use tokio::time::Instant;
+use longshore_core::ports::exec::{ExecError, ExecOutput, ExecRequest, Purpose};
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{ASK, CALL};
 use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::{names, wire};
+use processes::Prey;
 
-/// How long a caller waits beyond the timeout for the kill; the kill itself goes on for [`CALL`].
+/// How long after a command's time the answer comes at the latest, where Docker does answer. The kill goes on for [`CALL`].
+const ANSWER: Duration = Duration::from_millis(1500);
+/// How long Docker may take beyond a command's time for all else that it is asked.
 const CLEANUP: Duration = Duration::from_secs(10);
 /// Between two looks at an exec whose output has ended and whose exit code is not there yet.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 impl Docker {
-    /// Runs a command. Waiting for a slot is not charged to its time. The work goes on in a task of its own until the
-    /// command is dead, also when the caller loses interest, so that nothing is left running.
+    /// Runs a command. A probe's waits for a slot, which is not charged to its time. The work goes on in a task of its own
+    /// until the command is dead, also when the caller loses interest, so that nothing is left running.
     pub(crate) async fn run_in_container(&self, request: ExecRequest) -> Result<ExecOutput, ExecError> {
         let gone = || ExecError::NotRunning { container_id: request.container_id.clone() };
         if !self
@@ -37,7 +41,10 @@ impl Docker {
         {
             return Err(gone());
         }
-        let Ok(slot) = self.execs().clone().acquire_owned().await else { return Err(gone()) };
+        let slot = match request.purpose {
+            Purpose::Probe => self.execs().clone().acquire_owned().await.ok(),
+            Purpose::Hook => None,
+        };
         let (docker, limit) = (self.clone(), request.timeout.saturating_add(CLEANUP));
         let task = tokio::spawn(async move {
             let _slot = slot;
@@ -56,7 +63,9 @@ impl Docker {
         let container = request.container_id.as_str();
         let sort = |fault: Fault| sort(fault, container);
         let begin = Instant::now();
+        let prey = Prey::of(container);
         let config = ExecConfig {
+            env: Some(vec![prey.mark.clone()]),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             cmd: Some(request.command.clone()),
@@ -70,43 +79,40 @@ impl Docker {
             })
             .await
             .map_err(sort)?;
-        let exec = made.id.as_str();
-        if !names::is_container(exec) {
+        let exec = made.id;
+        if !names::is_container(&exec) {
             return Err(ExecError::Runtime { message: "Docker made an exec without an ID".to_owned() });
         }
         let output = Arc::new(Mutex::new(Vec::new()));
-        let work = self.attend(exec, output.clone(), request.output_limit);
-        tokio::pin!(work);
+        let kept = || std::mem::take(&mut *output.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let mut work = Box::pin(self.clone().attend(exec.clone(), output.clone(), request.output_limit));
         // A command has the whole of its time, even if the daemon took long to make the exec.
         let deadline = Instant::now() + request.timeout;
-        let kept = || std::mem::take(&mut *output.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        tokio::select! {
-            done = &mut work => {
-                if let Err(fault) = done {
-                    self.see_to_orphan(&fault, exec, container);
-                    return Err(sort(fault));
-                }
-                let exit_code = self.exit_code(exec).await.map_err(sort)?;
-                return Ok(ExecOutput { exit_code: Some(exit_code), output: kept() });
+        if let Ok(done) = timeout_at(deadline, &mut work).await {
+            if let Err(fault) = done {
+                self.see_to_orphan(&fault, &exec, prey);
+                return Err(sort(fault));
             }
-            () = tokio::time::sleep_until(deadline) => {}
+            let exit_code = self.exit_code(&exec).await.map_err(sort)?;
+            return Ok(ExecOutput { exit_code: Some(exit_code), output: kept() });
         }
         tracing::debug!(container, elapsed = ?begin.elapsed(), "a command took too long and is killed");
-        // The connection stays open meanwhile: Docker takes its end for a reason to end the command its own way.
-        let kill = self.end(exec, container);
-        tokio::pin!(kill);
-        let mut attending = true;
-        loop {
+        let docker = self.clone();
+        let killed = tokio::spawn(async move {
+            let mut kill = pin!(docker.end(&exec, prey));
+            // The connection stays open meanwhile: Docker takes its end for a reason to end the command its own way.
             tokio::select! {
-                () = &mut kill => break,
-                _ = &mut work, if attending => attending = false,
+                () = &mut kill => {}
+                _ = work => kill.await,
             }
-        }
+        });
+        let _ = timeout_at(begin + request.timeout + ANSWER, killed).await;
         Ok(ExecOutput { exit_code: None, output: kept() })
     }
 
     /// Starts an exec and reads its output to the end; what is beyond the limit is dropped.
-    async fn attend(&self, exec: &str, kept: Arc<Mutex<Vec<u8>>>, limit: usize) -> Result<(), Fault> {
+    async fn attend(self, exec: String, kept: Arc<Mutex<Vec<u8>>>, limit: usize) -> Result<(), Fault> {
+        let exec = exec.as_str();
         let started = self.connection().call(CALL, |docker| async move { docker.start_exec(exec, None).await }).await?;
         let StartExecResults::Attached { mut output, input: _input } = started else { return Ok(()) };
         while let Some(piece) = output.next().await {
@@ -124,10 +130,10 @@ impl Docker {
     }
 
     /// A connection that broke does not end a command: it is ended apart, when the daemon is back.
-    fn see_to_orphan(&self, fault: &Fault, exec: &str, container: &str) {
+    fn see_to_orphan(&self, fault: &Fault, exec: &str, prey: Prey) {
         if fault.status().is_none() {
-            let (docker, exec, container) = (self.clone(), exec.to_owned(), container.to_owned());
-            tokio::spawn(async move { docker.end(&exec, &container).await });
+            let (docker, exec) = (self.clone(), exec.to_owned());
+            tokio::spawn(async move { docker.end(&exec, prey).await });
         }
     }
 
@@ -152,37 +158,36 @@ impl Docker {
         self.connection().ask(ASK, &format!("/exec/{exec}/json")).await
     }
 
-    /// Kills an exec's command and all processes of its session. Returns when none is left, or when two minutes have
-    /// not been enough to find them.
-    async fn end(&self, exec: &str, container: &str) {
+    /// Kills an exec's command and all that it started. Returns when none is left, or when two minutes have not been enough to
+    /// find them.
+    async fn end(&self, exec: &str, mut prey: Prey) {
         let end = Instant::now() + CALL;
         let mut pause = LOOKS.0;
-        let mut session = None;
         while Instant::now() < end {
             match self.look_at_exec(exec).await {
                 Ok(seen) => {
                     let running = seen.running.unwrap_or_default();
-                    session = seen.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0).or(session);
-                    if let Some(session) = session {
-                        let id = container.to_owned();
-                        let killed = tokio::task::spawn_blocking(move || session::kill(session, &id)).await;
-                        if let Ok(0) = killed
-                            && !running
-                        {
+                    let pid = seen.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+                    prey.session = pid.or(prey.session);
+                    // Without either it was not started yet, and must not be left to start later.
+                    if prey.session.is_some() || seen.exit_code.is_some() {
+                        let all = prey.clone();
+                        let left = tokio::task::spawn_blocking(move || all.kill()).await;
+                        if matches!(left, Ok(0)) && !running {
                             return;
                         }
-                    } else if !running && seen.exit_code.is_some() {
-                        return;
                     }
-                    // Otherwise it was not started yet, and must not be left to start later.
                 }
                 // It went with its container.
                 Err(fault) if fault.is_absent() => return,
-                Err(fault) => tracing::debug!(container, %fault, "cannot look at a command that is to be killed"),
+                Err(fault) => {
+                    tracing::debug!(container = prey.container, %fault, "cannot look at a command that is to be killed");
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOKS.1);
         }
+        let container = prey.container;
         tracing::warn!(container, "a command that took too long could not be killed; is the daemon on this machine?");
     }
 }

@@ -124,3 +124,28 @@ pub(crate) fn shorten(text: &str) -> String {
     }
     format!("{}…", &text[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_operator_can_do_is_said() {
+        let said = |kind: io::ErrorKind| Fault::from_io(&kind.into(), "unix:///var/run/docker.sock").to_string();
+        for (kind, advice) in [
+            (io::ErrorKind::NotFound, "is Docker installed and started"),
+            (io::ErrorKind::PermissionDenied, "permission denied: run as root, or as a member of the group docker"),
+            (io::ErrorKind::ConnectionRefused, "is Docker running"),
+            (io::ErrorKind::InvalidInput, "this is no address of a Docker daemon"),
+            (io::ErrorKind::TimedOut, "no way to that host"),
+            (io::ErrorKind::HostUnreachable, "no way to that host"),
+            (io::ErrorKind::NetworkUnreachable, "no way to that host"),
+            (io::ErrorKind::BrokenPipe, "the connection broke before the answer was complete"),
+            (io::ErrorKind::ConnectionReset, "the connection broke before the answer was complete"),
+        ] {
+            let text = said(kind);
+            let begin = "the container runtime at unix:///var/run/docker.sock cannot be reached: ";
+            assert!(text.starts_with(begin) && text.contains(advice), "{kind:?}: {text}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use longshore_core::credentials::{ImageName, parse_image};
 use longshore_core::ports::runtime::{Image, PullError, PullProgress, RegistryCredentials, RuntimeError};
 use tokio::time::Instant;
 
-use crate::config::config_credentials;
+use crate::config::{config_credentials, config_folders};
 use crate::connection::{CALL, encode, speaks_otherwise};
 use crate::docker::Docker;
 use crate::fault::Fault;
@@ -124,15 +124,22 @@ impl Docker {
             tracing::info!(image = name, "loaded the pause image into Docker");
             return Ok(());
         }
-        let registry = parse_image(name).map_err(failed)?.registry;
-        let folder = self.options().config_dir.clone();
-        let credentials = tokio::task::spawn_blocking(move || config_credentials(folder.as_deref(), &registry));
-        let credentials = credentials.await.ok().flatten();
-        match self.fetch_image(name, credentials.as_ref(), &|_| {}).await {
-            Ok(_) => Ok(()),
-            Err(PullError::Runtime(error)) => Err(error),
-            Err(error) => Err(failed(format!("pulling {name}: {error}"))),
+        let image = parse_image(name).map_err(failed)?;
+        let folders = config_folders(self.options().config_dir.as_deref());
+        let found = tokio::task::spawn_blocking(move || config_credentials(&folders, &image)).await.unwrap_or_default();
+        let mut tries: Vec<Option<RegistryCredentials>> = found.into_iter().map(Some).collect();
+        if tries.is_empty() {
+            tries.push(None);
         }
+        let mut last = String::new();
+        for credentials in tries {
+            match self.fetch_image(name, credentials.as_ref(), &|_| {}).await {
+                Ok(_) => return Ok(()),
+                Err(PullError::Runtime(error)) => return Err(error),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(failed(format!("pulling {name}: {last}")))
     }
 
     async fn load(&self, archive: Vec<u8>) -> Result<(), Fault> {

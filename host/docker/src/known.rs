@@ -5,8 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use longshore_core::observed::Observation;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// So many images' digests are remembered.
 const IMAGES: usize = 1000;
@@ -19,6 +22,10 @@ struct Inner {
     looks: HashMap<String, (String, Observation)>,
     /// The kubelet's `imageID` by image ID.
     images: HashMap<String, String>,
+    /// IDs in which the kernel killed for want of memory, as an event told.
+    out_of_memory: HashSet<String>,
+    /// IDs that we stop or have stopped.
+    stopped: HashSet<String>,
     /// How many event streams are up.
     streams: usize,
     /// Counts what may have made a look stale.
@@ -27,11 +34,15 @@ struct Inner {
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<Inner>);
+pub(crate) struct Known {
+    inner: Mutex<Inner>,
+    /// Told of each addition to `out_of_memory`.
+    memory: Notify,
+}
 
 impl Known {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Whether an ID is known to be ours. `false` means that it has to be looked at.
@@ -47,6 +58,8 @@ impl Known {
         let mut inner = self.inner();
         inner.ours.remove(id);
         inner.looks.remove(id);
+        inner.out_of_memory.remove(id);
+        inner.stopped.remove(id);
         inner.epoch += 1;
     }
 
@@ -54,6 +67,8 @@ impl Known {
     pub(crate) fn replace(&self, ids: HashSet<String>) {
         let mut inner = self.inner();
         inner.looks.retain(|id, _| ids.contains(id));
+        inner.out_of_memory.retain(|id| ids.contains(id));
+        inner.stopped.retain(|id| ids.contains(id));
         inner.ours = ids;
     }
 
@@ -80,6 +95,46 @@ impl Known {
         let mut inner = self.inner();
         inner.looks.remove(id);
         inner.epoch += 1;
+    }
+
+    /// It runs anew: what was told of its last end is not true of the next.
+    pub(crate) fn started(&self, id: &str) {
+        let mut inner = self.inner();
+        inner.out_of_memory.remove(id);
+        inner.stopped.remove(id);
+    }
+
+    /// We are about to stop it.
+    pub(crate) fn stopping(&self, id: &str) {
+        self.inner().stopped.insert(id.to_owned());
+    }
+
+    pub(crate) fn is_stopped(&self, id: &str) -> bool {
+        self.inner().stopped.contains(id)
+    }
+
+    /// The kernel killed in it for want of memory.
+    pub(crate) fn add_out_of_memory(&self, id: &str) {
+        self.inner().out_of_memory.insert(id.to_owned());
+        self.memory.notify_waiters();
+    }
+
+    /// Whether an event told that the kernel killed in it for want of memory; waits so long for that where a stream is up.
+    pub(crate) async fn is_out_of_memory(&self, id: &str, wait: Duration) -> bool {
+        let told = async {
+            loop {
+                let next = self.memory.notified();
+                {
+                    let inner = self.inner();
+                    if inner.out_of_memory.contains(id) || inner.streams == 0 {
+                        return;
+                    }
+                }
+                next.await;
+            }
+        };
+        let _ = timeout(wait, told).await;
+        self.inner().out_of_memory.contains(id)
     }
 
     /// An event stream is up.

@@ -10,12 +10,14 @@
 
 mod config;
 mod connection;
+mod content;
 mod create;
 mod docker;
 mod events;
 mod exec;
 mod fault;
 mod foreign;
+pub mod fuzz;
 mod images;
 mod info;
 mod known;
@@ -32,6 +34,6 @@ mod streams;
 mod user;
 mod wire;
 
-pub use config::config_credentials;
+pub use config::{config_credentials, config_folders};
 pub use docker::{Docker, DockerOptions, LogBounds};
 pub use providers::ExecProviders;

@@ -1,6 +1,7 @@
 //! Making, starting, stopping and removing, with the names that are taken and the slots that bound it. It must not
 //! touch what does not carry our root's label.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, ContainerUpdateBody};
@@ -12,7 +13,7 @@ use longshore_core::container::{ContainerConfig, Resources, SandboxConfig};
 use longshore_core::labels;
 use longshore_core::ports::runtime::RuntimeError;
 use tokio::sync::SemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::connection::CALL;
 use crate::create::{self, Dialect};
@@ -24,6 +25,13 @@ use crate::{names, observe, wire};
 const AFTER_GRACE: Duration = Duration::from_secs(30);
 /// How often a name that is taken is seen to: once by removing what has it, then by other names.
 const NAMES: u32 = 3;
+/// How long a stop counts as work that Docker is busy with: a process that ends when it is asked has ended by then. Many
+/// at once disturb each other, so that all of them take longer than by turns.
+const STOP_TURN: Duration = Duration::from_millis(200);
+/// A stop begins without a turn after this part of its grace period, and after the longest at the latest: whoever is to
+/// end must be told in time.
+const STOP_WAITS: u32 = 10;
+const STOP_WAITS_MOST: Duration = Duration::from_secs(1);
 /// Between two tries to stop over a connection that breaks.
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
@@ -143,10 +151,12 @@ impl Docker {
         if self.is_ours(id).await? { self.stop_any(id, grace).await } else { Ok(()) }
     }
 
-    /// Asks, waits, kills. The wait holds no slot. A connection that breaks meanwhile is made again for what is left
-    /// of the grace period; whatever happens, the kill comes at its end.
+    /// Asks, waits, kills. The wait holds no slot for longer than a turn, and waiting for that turn is not charged to the
+    /// grace period. A connection that breaks meanwhile is made again for what is left of it; whatever happens, the kill
+    /// comes at its end.
     pub(crate) async fn stop_any(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         let begin = Instant::now();
+        self.known().stopping(id);
         loop {
             let left = grace.saturating_sub(begin.elapsed()).as_secs_f64().ceil();
             if left < 1.0 {
@@ -155,13 +165,19 @@ impl Docker {
             let seconds = left.min(f64::from(i32::MAX)) as i32;
             let options = StopContainerOptionsBuilder::default().t(seconds).build();
             let limit = Duration::from_secs_f64(f64::from(seconds)) + AFTER_GRACE;
-            let stopped = self
-                .connection()
-                .call(limit, |docker| {
-                    let options = options.clone();
-                    async move { docker.stop_container(id, Some(options)).await }
-                })
-                .await;
+            let mut stopping = pin!(self.connection().call(limit, |docker| {
+                let options = options.clone();
+                async move { docker.stop_container(id, Some(options)).await }
+            }));
+            let at_once = {
+                let waits = (grace / STOP_WAITS).min(STOP_WAITS_MOST);
+                let _slot = timeout(waits, self.slot()).await;
+                timeout(STOP_TURN, &mut stopping).await
+            };
+            let stopped = match at_once {
+                Ok(stopped) => stopped,
+                Err(_) => stopping.await,
+            };
             self.known().stale(id);
             match stopped {
                 Ok(()) => return Ok(()),
@@ -203,7 +219,8 @@ impl Docker {
         kill().await.map_err(|fault| fault.during("kill container"))
     }
 
-    /// Swap is held to the memory limit, as when a container is made: Docker refuses a limit above the one for both.
+    /// Swap is held to the memory limit, as when a container is made: Docker refuses a limit above the one for both. A quota
+    /// of 0 becomes -1, Docker's word for none; what else is 0 Docker leaves as it is: memory has no such word.
     pub(crate) async fn update_ours(&self, id: &str, resources: &Resources) -> Result<(), RuntimeError> {
         if !self.is_ours(id).await? {
             return Err(absent(id));
@@ -211,7 +228,7 @@ impl Docker {
         let unless_zero = |value: i64| (value != 0).then_some(value);
         let body = ContainerUpdateBody {
             cpu_shares: unless_zero(resources.cpu_shares),
-            cpu_quota: unless_zero(resources.cpu_quota),
+            cpu_quota: Some(if resources.cpu_quota > 0 { resources.cpu_quota } else { -1 }),
             cpu_period: unless_zero(resources.cpu_period),
             memory: unless_zero(resources.memory),
             memory_swap: unless_zero(resources.memory),

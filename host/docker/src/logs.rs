@@ -15,10 +15,13 @@ use crate::{names, observe, wire};
 
 /// A frame is handed on in pieces of this size at most, so that a long one is never held whole.
 const PIECE: usize = 64 << 10;
+/// Of the daemon's own words in a log so many bytes are kept.
+const WORDS: usize = 4096;
 /// Without `follow`, the next piece has to come within this time.
 const SILENCE: Duration = CALL;
 
 impl Docker {
+    /// The first piece is empty and comes once the log is open: one that is followed may stay silent for long.
     pub(crate) fn read_log(
         self,
         id: String,
@@ -27,13 +30,19 @@ impl Docker {
         stream::once(async move {
             match self.open_log(&id, &options).await {
                 Ok((body, tty)) => {
-                    let reader = Reader { body, decoder: Decoder::new(tty), follow: options.follow, over: false };
+                    let reader = Reader {
+                        body,
+                        decoder: Decoder::new(tty, options.timestamps),
+                        follow: options.follow,
+                        over: false,
+                    };
                     let endpoint = self.connection().name.clone();
-                    stream::unfold((reader, endpoint), |(mut reader, endpoint)| async move {
+                    let open = LogChunk { stderr: false, data: Bytes::new() };
+                    let rest = stream::unfold((reader, endpoint), |(mut reader, endpoint)| async move {
                         let next = reader.next(&endpoint).await?;
                         Some((next.map_err(|fault| fault.during("read log")), (reader, endpoint)))
-                    })
-                    .boxed()
+                    });
+                    stream::iter([Ok(open)]).chain(rest).boxed()
                 }
                 Err(error) => stream::iter([Err(error)]).boxed(),
             }
@@ -105,59 +114,125 @@ impl Reader {
                 }
                 None => {
                     self.over = true;
-                    let cut = self.decoder.is_amid_a_frame();
-                    return cut.then(|| Err(Fault::Nonsense("the log ended within a line".to_owned())));
+                    return self.decoder.end().map(Err);
                 }
             }
         }
     }
 }
 
+/// Whose a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Stdout = 0,
+    Stderr = 1,
+    Daemon,
+}
+
 /// Takes Docker's multiplexed stream apart: frames with a head of eight bytes (stream, three zeros, length). A
 /// terminal's output comes as it is.
-struct Decoder {
+pub(crate) struct Decoder {
     tty: bool,
     buffer: BytesMut,
-    /// Of the frame at hand: whether it is stderr's, and what is to come.
-    frame: Option<(bool, usize)>,
+    /// The frame at hand, and what is to come of it.
+    frame: Option<(Kind, usize)>,
+    /// The daemon's own words since the last piece of the log, e.g. of a line that it cannot read.
+    words: Vec<u8>,
+    /// Whether each message begins with a date and a space.
+    timestamps: bool,
+    /// By [`Kind`]: whether a line of it has begun and not ended.
+    amid: [bool; 2],
+    /// The date of the message at hand is to be left out.
+    stamp: bool,
 }
 
 impl Decoder {
-    fn new(tty: bool) -> Decoder {
-        Decoder { tty, buffer: BytesMut::new(), frame: None }
+    pub(crate) fn new(tty: bool, timestamps: bool) -> Decoder {
+        Decoder {
+            tty,
+            buffer: BytesMut::new(),
+            frame: None,
+            words: Vec::new(),
+            timestamps,
+            amid: [false; 2],
+            stamp: false,
+        }
     }
 
-    fn feed(&mut self, data: &Bytes) {
+    pub(crate) fn feed(&mut self, data: &Bytes) {
         self.buffer.extend_from_slice(data);
     }
 
-    fn is_amid_a_frame(&self) -> bool {
-        self.frame.is_some() || !self.buffer.is_empty()
+    /// What is wrong with a log that ends here.
+    fn end(&mut self) -> Option<Fault> {
+        if !self.words.is_empty() {
+            return Some(Fault::Answer { status: 500, message: self.take_words() });
+        }
+        let cut = self.frame.is_some() || !self.buffer.is_empty();
+        cut.then(|| Fault::Nonsense("the log ended within a line".to_owned()))
     }
 
-    fn next(&mut self) -> Result<Option<LogChunk>, Fault> {
+    fn take_words(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.words)).trim().to_owned()
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Option<LogChunk>, Fault> {
         loop {
             if self.tty {
                 let length = self.buffer.len().min(PIECE);
                 let chunk = || LogChunk { stderr: false, data: self.buffer.split_to(length).freeze() };
                 return Ok((length > 0).then(chunk));
             }
-            if let Some((stderr, rest)) = self.frame {
+            if let Some((kind, rest)) = self.frame {
                 let length = self.buffer.len().min(rest).min(PIECE);
                 if length == 0 {
                     return Ok(None);
                 }
-                self.frame = (rest > length).then_some((stderr, rest - length));
-                return Ok(Some(LogChunk { stderr, data: self.buffer.split_to(length).freeze() }));
+                self.frame = (rest > length).then_some((kind, rest - length));
+                let data = self.buffer.split_to(length).freeze();
+                if kind == Kind::Daemon {
+                    let room = WORDS.saturating_sub(self.words.len()).min(length);
+                    self.words.extend_from_slice(&data[..room]);
+                    continue;
+                }
+                // It went on, and so does whoever reads: the kubelet leaves out what it cannot read, too.
+                if !self.words.is_empty() {
+                    let words = self.take_words();
+                    tracing::warn!("a part of a log is left out: {words}");
+                }
+                let data = self.without_stamp(data);
+                if data.is_empty() {
+                    continue;
+                }
+                self.amid[kind as usize] = data.last() != Some(&b'\n');
+                return Ok(Some(LogChunk { stderr: kind == Kind::Stderr, data }));
             }
             let Some(head) = self.buffer.first_chunk::<8>().copied() else { return Ok(None) };
-            if head[0] > 2 || head[1..4] != [0; 3] {
-                return Err(Fault::Nonsense("the log is no stream of Docker's".to_owned()));
-            }
+            let kind = match head[..4] {
+                [0 | 1, 0, 0, 0] => Kind::Stdout,
+                [2, 0, 0, 0] => Kind::Stderr,
+                [3, 0, 0, 0] => Kind::Daemon,
+                _ => return Err(Fault::Nonsense("the log is no stream of Docker's".to_owned())),
+            };
             self.buffer.advance(8);
             let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
-            self.frame = (length > 0).then_some((head[0] == 2, length));
+            self.frame = (length > 0).then_some((kind, length));
+            self.stamp = self.timestamps && kind != Kind::Daemon && self.amid[kind as usize];
         }
+    }
+
+    /// Docker keeps a long line in parts and dates each of them; the kubelet dates lines.
+    fn without_stamp(&mut self, mut data: Bytes) -> Bytes {
+        if self.stamp {
+            match data.iter().position(|byte| *byte == b' ') {
+                Some(at) => {
+                    data.advance(at + 1);
+                    self.stamp = false;
+                }
+                None => data.clear(),
+            }
+        }
+        data
     }
 }
 
@@ -170,7 +245,7 @@ mod tests {
     fn frames_in_any_pieces() {
         let stream = b"\x01\0\0\0\0\0\0\x03a\nb\x02\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\x01c";
         for size in 1..=stream.len() {
-            let mut decoder = Decoder::new(false);
+            let mut decoder = Decoder::new(false, false);
             let (mut out, mut err) = (Vec::new(), Vec::new());
             for piece in stream.chunks(size) {
                 decoder.feed(&Bytes::copy_from_slice(piece));
@@ -179,16 +254,60 @@ mod tests {
                 }
             }
             assert_eq!((out.as_slice(), err.as_slice()), (b"a\nb".as_slice(), b"c".as_slice()));
-            assert!(!decoder.is_amid_a_frame());
+            assert!(decoder.end().is_none());
+        }
+    }
+
+    #[test]
+    fn the_daemons_words_are_no_part_of_the_log_and_its_last_are_the_reason() {
+        let words = b"\x03\0\0\0\0\0\0\x04why\n";
+        let stream = [words.as_slice(), b"\x02\0\0\0\0\0\0\x02a\n", words].concat();
+        for size in 1..=stream.len() {
+            let mut decoder = Decoder::new(false, false);
+            let mut read = Vec::new();
+            for piece in stream.chunks(size) {
+                decoder.feed(&Bytes::copy_from_slice(piece));
+                while let Some(chunk) = decoder.next().unwrap() {
+                    assert!(chunk.stderr);
+                    read.extend(chunk.data);
+                }
+            }
+            assert_eq!(read, b"a\n");
+            assert_eq!(decoder.end().map(|fault| fault.to_string()).as_deref(), Some("why"));
+        }
+    }
+
+    #[test]
+    fn a_line_in_parts_has_one_date() {
+        let frame = |kind: u8, text: &str| [&[kind, 0, 0, 0, 0, 0, 0, text.len() as u8][..], text.as_bytes()].concat();
+        let stream = [
+            frame(1, "2026-01-01T00:00:00Z long "),
+            frame(2, "2026-01-01T00:00:01Z err\n"),
+            frame(1, "2026-01-01T00:00:02Z li ne\n"),
+            frame(1, "2026-01-01T00:00:03Z next\n"),
+        ]
+        .concat();
+        for size in 1..=stream.len() {
+            let mut decoder = Decoder::new(false, true);
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            for piece in stream.chunks(size) {
+                decoder.feed(&Bytes::copy_from_slice(piece));
+                while let Some(chunk) = decoder.next().unwrap() {
+                    if chunk.stderr { err.extend(chunk.data) } else { out.extend(chunk.data) }
+                }
+            }
+            let out = String::from_utf8(out).unwrap();
+            assert_eq!(out, "2026-01-01T00:00:00Z long li ne\n2026-01-01T00:00:03Z next\n");
+            assert_eq!(err, b"2026-01-01T00:00:01Z err\n");
         }
     }
 
     #[test]
     fn nonsense_is_an_error_and_a_terminal_is_raw() {
-        let mut decoder = Decoder::new(false);
+        let mut decoder = Decoder::new(false, false);
         decoder.feed(&Bytes::from_static(b"hello world"));
         assert!(decoder.next().is_err());
-        let mut decoder = Decoder::new(true);
+        let mut decoder = Decoder::new(true, false);
         decoder.feed(&Bytes::from_static(b"\x01hello"));
         assert_eq!(decoder.next().unwrap().unwrap().data, Bytes::from_static(b"\x01hello"));
     }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use longshore_core::cidr::Cidr;
 use longshore_core::labels;
+use longshore_core::network::rules::PacketFilter;
 use longshore_core::network::{BridgeNetwork, OwnNetwork};
 use longshore_core::ports::network::BridgeNetworks;
 use longshore_core::ports::runtime::RuntimeError;
@@ -83,11 +84,11 @@ impl BridgeNetworks for Docker {
         }
     }
 
-    async fn filter_packets(&self, subnets: &[Cidr], unmasqueraded: &[Cidr]) -> Result<(), String> {
+    async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String> {
         if !self.connection().is_local() {
             return Err("Docker is on another machine".to_owned());
         }
-        packet_filter::update(self.root_id(), subnets, unmasqueraded).await
+        packet_filter::update(self.root_id(), filter).await
     }
 }
 
@@ -102,6 +103,7 @@ fn network(summary: wire::NetworkSummary, root: &str) -> Option<BridgeNetwork> {
         subnets,
         ours: summary.labels.unwrap_or_default().get(labels::ROOT).is_some_and(|of| of == root),
         is_default: options.get(IS_DEFAULT).is_some_and(|value| value == "true"),
+        masquerades: options.get(MASQUERADE).is_none_or(|value| value == "true"),
         mtu: options.get(MTU).cloned(),
     })
 }
@@ -144,13 +146,14 @@ mod tests {
              "Options": {"com.docker.network.bridge.default_bridge": "true", "com.docker.network.driver.mtu": "1400"},
              "Labels": null},
             {"Name": "longshore-x", "Id": "3", "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}, {"Subnet": "fd00::/64"}]},
-             "Labels": {"dev.longshore.root": "r"}},
+             "Options": {"com.docker.network.bridge.enable_ip_masquerade": "false"}, "Labels": {"dev.longshore.root": "r"}},
         ]))
         .unwrap();
         let seen: Vec<BridgeNetwork> = list.into_iter().filter_map(|one| network(one, "r")).collect();
         assert_eq!(seen.len(), 2);
         assert!(seen[0].is_default && !seen[0].ours && seen[0].mtu.as_deref() == Some("1400"));
         assert!(seen[1].ours && !seen[1].is_default && seen[1].subnets.len() == 2);
+        assert_eq!((seen[0].masquerades, seen[1].masquerades), (true, false));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -15,6 +16,13 @@ use crate::connection::{CALL, encode, filters};
 use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::{names, wire};
+
+/// The kubelet's reason for a container in which the kernel killed for want of memory.
+const OUT_OF_MEMORY: &str = "OOMKilled";
+/// The exit code of SIGKILL.
+const KILLED: i32 = 137;
+/// So long after a container's end the daemon may still tell that there was no memory.
+const MEMORY_EVENT: Duration = Duration::from_millis(200);
 
 impl Docker {
     /// A fresh look at one thing of ours.
@@ -43,15 +51,31 @@ impl Docker {
             _ => String::new(),
         };
         let mut look = observation(inspect, self.root_id(), image_id);
-        if let Some(Observation::Container(container)) = &mut look
-            && let ContainerState::Running { pid, .. } = container.state
-        {
-            container.user = crate::user::of(pid, &container.id);
+        if let Some(Observation::Container(container)) = &mut look {
+            match &mut container.state {
+                ContainerState::Running { pid, .. } => container.user = crate::user::of(*pid, &container.id),
+                ContainerState::Exited(exit) if self.was_out_of_memory(id, exit, container.resources).await => {
+                    exit.reason = OUT_OF_MEMORY.to_owned();
+                }
+                _ => {}
+            }
         }
         if let Some(look) = &look {
             self.known().add(look.id());
         }
         Ok(look)
+    }
+
+    /// Whether a container ended for want of memory although the daemon's word for that is missing: it is told of the kill
+    /// and of the end by two ways, and one as old as 20.10 drops the kill when the end comes first.
+    async fn was_out_of_memory(&self, id: &str, exit: &Exit, resources: Option<Resources>) -> bool {
+        let is_limited = resources.is_some_and(|resources| resources.memory > 0);
+        if exit.code != KILLED || !is_limited || self.known().is_stopped(id) {
+            return false;
+        }
+        let since = Timestamp::now().duration_since(exit.finished_at);
+        let wait = Duration::try_from(since).ok().and_then(|since| MEMORY_EVENT.checked_sub(since));
+        self.known().is_out_of_memory(id, wait.unwrap_or_default()).await
     }
 
     /// All of ours, or of one of our pods: one list, and an inspect of each that is not known to be unchanged.
@@ -153,6 +177,7 @@ pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) 
         sandbox_id: parsed.sandbox_id,
         image: parsed.image,
         image_id,
+        volume_images: parsed.images,
         created_at,
         state: container_state(&state, created_at),
         runtime_log: inspect.log_path.filter(|path| !path.is_empty()),
@@ -178,7 +203,7 @@ fn container_state(state: &wire::State, created_at: Timestamp) -> ContainerState
     let code = state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
     let message = state.error.clone().unwrap_or_default();
     let (reason, code) = match finished_at {
-        Some(_) if state.oom_killed.unwrap_or_default() => ("OOMKilled", code),
+        Some(_) if state.oom_killed.unwrap_or_default() => (OUT_OF_MEMORY, code),
         Some(_) if code == 0 => ("Completed", 0),
         Some(_) => ("Error", code),
         // Docker leaves what it could not start as `created`, with an exit code.

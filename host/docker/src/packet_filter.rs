@@ -1,11 +1,13 @@
-//! Rules of ours in the node's packet filter, by the `iptables` programs that Docker itself uses. It must not decide what
-//! they are (`longshore_core::network::rules`), and touches none without our mark.
+//! Rules of ours in the node's packet filter, by the `iptables` programs that Docker itself uses, or by `nft` where there are
+//! none. It must not decide what they are (`longshore_core::network::rules`), and touches none without our mark.
 
+use std::io::ErrorKind;
 use std::process::Stdio;
 use std::time::Duration;
 
-use longshore_core::cidr::Cidr;
-use longshore_core::network::rules::{self, CHAINS, Rule};
+use longshore_core::network::nft;
+use longshore_core::network::rules::{self, PacketFilter, Rule};
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// One call; others may hold the lock for a while.
@@ -13,52 +15,331 @@ const CALL: Duration = Duration::from_secs(20);
 /// Seconds that a call waits for the lock.
 const LOCK: &str = "10";
 
-/// Makes the rules for these subnets, and no others of ours, be there.
-pub(crate) async fn update(root: &str, subnets: &[Cidr], unmasqueraded: &[Cidr]) -> Result<(), String> {
-    let wanted = rules::rules(root, subnets, unmasqueraded);
-    for (ipv4, program) in [(true, "iptables"), (false, "ip6tables")] {
+/// The programs' names.
+struct Programs<'a> {
+    /// For IPv4 (`true`) and IPv6.
+    iptables: [(bool, &'a str); 2],
+    nft: &'a str,
+}
+
+const PROGRAMS: Programs<'static> = Programs { iptables: [(true, "iptables"), (false, "ip6tables")], nft: "nft" };
+
+/// Why a program did not do what it was told.
+#[derive(Debug)]
+enum Failure {
+    /// It is not there.
+    Absent,
+    /// Something else, for people.
+    Other(String),
+}
+
+/// Makes these rules, and no others of ours, be there. What fails keeps nothing else from being done; the first failure is
+/// given.
+pub(crate) async fn update(root: &str, filter: &PacketFilter) -> Result<(), String> {
+    update_by(&PROGRAMS, root, &rules::rules(root, filter)).await
+}
+
+async fn update_by(programs: &Programs<'_>, root: &str, wanted: &[Rule]) -> Result<(), String> {
+    let mut outcome = Ok(());
+    for (ipv4, program) in programs.iptables {
         let of_family: Vec<Rule> = wanted.iter().filter(|rule| rule.ipv4 == ipv4).cloned().collect();
-        for (table, chain) in CHAINS {
-            let updated = chain_updated(root, program, table, chain, &of_family).await;
-            // Where no rule is wanted, there need be no filter; and Docker makes its own chain or does without it.
-            if let Err(error) = updated
-                && !of_family.is_empty()
-                && table == "nat"
-            {
-                return Err(error);
+        let family = Family { root, ipv4, iptables: program, nft: programs.nft, wanted: &of_family };
+        outcome = outcome.and(family.update().await);
+    }
+    outcome
+}
+
+/// Where Docker's own rules are.
+const DOCKERS: (&str, &str) = ("filter", "DOCKER-USER");
+const NAT: (&str, &str) = ("nat", "POSTROUTING");
+
+/// One family's rules, and what makes them.
+struct Family<'a> {
+    root: &'a str,
+    ipv4: bool,
+    iptables: &'a str,
+    nft: &'a str,
+    wanted: &'a [Rule],
+}
+
+impl Family<'_> {
+    async fn update(&self) -> Result<(), String> {
+        match self.dockers_iptables().await {
+            // Where Docker's rules are, ours count before them.
+            Ok(Some(program)) => {
+                let accepted = self.chain_updated(&program, DOCKERS, self.wanted).await;
+                let masqueraded = self.chain_updated(self.iptables, NAT, self.wanted).await;
+                let changed = accepted.or_failed(&program)? | masqueraded.or_failed(self.iptables)?;
+                if changed { self.without_nft().await } else { Ok(()) }
+            }
+            // Docker makes them with nft, or none: what is decided in iptables' tables, others may decide again, but what a
+            // table of ours decides before them is decided.
+            Ok(None) => match self.by_nft(self.wanted).await {
+                Err(Failure::Absent) => {
+                    self.chain_updated(self.iptables, NAT, self.wanted).await.or_failed(self.iptables).map(|_| ())
+                }
+                done => {
+                    done.or_failed(self.nft)?;
+                    self.chain_updated(self.iptables, NAT, &[]).await.or_failed(self.iptables).map(|_| ())
+                }
+            },
+            Err(Failure::Absent) => match self.by_nft(self.wanted).await {
+                Err(Failure::Absent) if self.wanted.is_empty() => Ok(()),
+                Err(Failure::Absent) => {
+                    let (iptables, nft) = (self.iptables, self.nft);
+                    Err(format!("neither {iptables} nor {nft} is there; install the package iptables"))
+                }
+                done => done.or_failed(self.nft),
+            },
+            Err(Failure::Other(message)) => {
+                let masqueraded = self.chain_updated(self.iptables, NAT, self.wanted).await;
+                // Where no rule is wanted, there need be no filter.
+                if self.wanted.is_empty() { masqueraded.or_failed(self.iptables).map(|_| ()) } else { Err(message) }
             }
         }
     }
-    Ok(())
+
+    /// Which iptables has Docker's chain: a machine may have two kinds, which do not see each other's rules. `None` where
+    /// there is iptables, and no such chain.
+    async fn dockers_iptables(&self) -> Result<Option<String>, Failure> {
+        let (nft, legacy) = (format!("{}-nft", self.iptables), format!("{}-legacy", self.iptables));
+        if has_chain(self.iptables, DOCKERS).await? {
+            return Ok(Some(self.iptables.to_owned()));
+        }
+        for other in [nft, legacy] {
+            // One of them is the first.
+            if matches!(has_chain(&other, DOCKERS).await, Ok(true)) {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings one chain up to date; whether anything was changed.
+    async fn chain_updated(
+        &self,
+        program: &str,
+        (table, chain): (&str, &str),
+        wanted: &[Rule],
+    ) -> Result<bool, Failure> {
+        let listed = match run(program, &["-t", table, "-S", chain], "").await {
+            Ok(listed) => listed,
+            Err(Failure::Other(_)) if wanted.is_empty() => return Ok(false),
+            Err(failure) => return Err(failure),
+        };
+        let changes = rules::changes(self.root, chain, wanted, &listed);
+        for arguments in &changes.remove {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            run(program, &[&["-t", table, "-D", chain], arguments.as_slice()].concat(), "").await?;
+        }
+        for rule in &changes.add {
+            let how = if rule.first { "-I" } else { "-A" };
+            let arguments: Vec<&str> = rule.arguments.iter().map(String::as_str).collect();
+            let comment = ["-m", "comment", "--comment", &rule.comment];
+            run(program, &[&["-t", table, how, chain], comment.as_slice(), arguments.as_slice()].concat(), "").await?;
+            tracing::info!(program, table, chain, rule = rule.arguments.join(" "), "the packet filter has a new rule");
+        }
+        Ok(!changes.add.is_empty() || !changes.remove.is_empty())
+    }
+
+    /// The rules in a table of our own.
+    async fn by_nft(&self, wanted: &[Rule]) -> Result<(), Failure> {
+        let Family { root, ipv4, nft: program, .. } = *self;
+        let (family, table) = (if ipv4 { "ip" } else { "ip6" }, nft::table(root));
+        let listed = match run(program, &["list", "table", family, &table], "").await {
+            Ok(listed) => Some(listed),
+            Err(Failure::Absent) => return Err(Failure::Absent),
+            // Not there, or it fails again below.
+            Err(Failure::Other(_)) => None,
+        };
+        let is_current = match &listed {
+            Some(listed) => !wanted.is_empty() && nft::is_current(root, ipv4, wanted, listed),
+            None => wanted.is_empty(),
+        };
+        if is_current {
+            return Ok(());
+        }
+        run(program, &["-f", "-"], &nft::script(root, ipv4, wanted)).await?;
+        tracing::info!(
+            family,
+            table,
+            rules = wanted.len(),
+            "the packet filter has a new table of ours, or none any more"
+        );
+        Ok(())
+    }
+
+    /// Rules that were made where Docker made none by iptables would stay for ever.
+    async fn without_nft(&self) -> Result<(), String> {
+        match self.by_nft(&[]).await {
+            Err(Failure::Absent) => Ok(()),
+            done => done.or_failed(self.nft),
+        }
+    }
 }
 
-async fn chain_updated(root: &str, program: &str, table: &str, chain: &str, wanted: &[Rule]) -> Result<(), String> {
-    let listed = run(program, &["-t", table, "-S", chain]).await?;
-    let changes = rules::changes(root, chain, wanted, &listed);
-    for arguments in &changes.remove {
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        run(program, &[&["-t", table, "-D", chain], arguments.as_slice()].concat()).await?;
-    }
-    for rule in &changes.add {
-        let how = if rule.first { "-I" } else { "-A" };
-        let arguments: Vec<&str> = rule.arguments.iter().map(String::as_str).collect();
-        let comment = ["-m", "comment", "--comment", &rule.comment];
-        run(program, &[&["-t", table, how, chain], comment.as_slice(), arguments.as_slice()].concat()).await?;
-        tracing::info!(table, chain, rule = rule.arguments.join(" "), "the packet filter has a new rule");
-    }
-    Ok(())
+/// A failure of that program, for people.
+trait OrFailed<T> {
+    fn or_failed(self, program: &str) -> Result<T, String>;
 }
 
-async fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let call =
-        Command::new(program).args(["-w", LOCK]).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+impl<T> OrFailed<T> for Result<T, Failure> {
+    fn or_failed(self, program: &str) -> Result<T, String> {
+        self.map_err(|failure| match failure {
+            Failure::Absent => format!("{program} is not there; install the package iptables"),
+            Failure::Other(message) => message,
+        })
+    }
+}
+
+/// Whether there is that chain. What is said of one that is not there is different in every version.
+async fn has_chain(program: &str, (table, chain): (&str, &str)) -> Result<bool, Failure> {
+    let listed = run(program, &["-t", table, "-S"], "").await?;
+    Ok(listed.lines().any(|line| line.strip_prefix("-N ") == Some(chain)))
+}
+
+/// What a program prints; `input` is told to it.
+async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, Failure> {
+    let lock: &[&str] = if arguments.contains(&"-t") { &["-w", LOCK] } else { &[] };
+    let mut command = Command::new(program);
+    command.args(lock).args(arguments).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let call = async {
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // It may end without reading: what it then says counts.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+        child.wait_with_output().await
+    };
+    let other = |message| Err(Failure::Other(message));
     let output = match tokio::time::timeout(CALL, call).await {
-        Ok(output) => output.map_err(|error| format!("{program} cannot be started: {error}"))?,
-        Err(_) => return Err(format!("{program} did not end within {} s", CALL.as_secs())),
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) if error.kind() == ErrorKind::NotFound => return Err(Failure::Absent),
+        Ok(Err(error)) => return other(format!("{program} cannot be started: {error}")),
+        Err(_) => return other(format!("{program} did not end within {} s", CALL.as_secs())),
     };
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = crate::fault::shorten(String::from_utf8_lossy(&output.stderr).trim());
-    Err(format!("{program} {}: {said}", arguments.join(" ")))
+    let said = String::from_utf8_lossy(&output.stderr);
+    // The rest repeats what it was told.
+    let said = said.lines().find(|line| !line.starts_with("# Warning")).unwrap_or_default();
+    let said = crate::fault::shorten(said.trim());
+    other(format!("{program} {}: {said}", arguments.join(" ")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Packet filters of that name, each with its words on what it is told; what they were told is in the file `told`.
+    fn program(folder: &Path, name: &str, script: &str) -> String {
+        let path = folder.join(name);
+        let told = folder.join("told");
+        std::fs::write(&path, format!("#!/bin/sh\necho \"${{0##*/}} $*\" >> {}\n{script}\n", told.display())).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Another test's thread may fork while it is open for writing, which makes it busy: wait until it runs.
+        while std::process::Command::new(&path).stdin(Stdio::null()).output().is_err() {
+            std::thread::yield_now();
+        }
+        std::fs::write(told, "").unwrap();
+        path.display().to_string()
+    }
+
+    fn wanted() -> Vec<Rule> {
+        let subnets = vec!["10.213.3.0/24".parse().unwrap()];
+        rules::rules("root", &PacketFilter { subnets, ..Default::default() })
+    }
+
+    /// As a Docker with rules has it.
+    const CHAIN: &str = "[ \"$*\" != '-w 10 -t filter -S' ] || echo '-N DOCKER-USER'";
+
+    struct Bed(tempfile::TempDir);
+
+    impl Bed {
+        fn new() -> Bed {
+            Bed(tempfile::tempdir().unwrap())
+        }
+
+        /// With the programs that were made.
+        async fn update(&self, wanted: &[Rule]) -> (Result<(), String>, String) {
+            let path = |name: &str| self.0.path().join(name).display().to_string();
+            let (iptables, nft) = (path("iptables"), path("nft"));
+            let programs = Programs { iptables: [(true, &iptables), (false, &iptables)], nft: &nft };
+            let outcome = update_by(&programs, "root", wanted).await;
+            (outcome, std::fs::read_to_string(self.0.path().join("told")).unwrap_or_default())
+        }
+
+        async fn with(&self, script: &str, wanted: &[Rule]) -> (Result<(), String>, String) {
+            program(self.0.path(), "iptables", script);
+            self.update(wanted).await
+        }
+    }
+
+    #[tokio::test]
+    async fn programs_that_are_not_there_are_named_with_their_package() {
+        let bed = Bed::new();
+        let error = bed.update(&wanted()).await.0.unwrap_err();
+        assert!(error.starts_with("neither ") && error.ends_with("install the package iptables"), "{error}");
+        assert_eq!(bed.update(&[]).await.0, Ok(()), "none is needed");
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_and_keep_nothing_else_from_being_done() {
+        let bed = Bed::new();
+        let only = |table: &str| format!("[ \"$4\" = {table} ] || {{ echo held >&2; exit 4; }}\n{CHAIN}");
+        let (outcome, told) = bed.with(&only("filter"), &wanted()).await;
+        assert!(outcome.unwrap_err().ends_with("-t nat -S POSTROUTING: held"));
+        assert!(told.contains("-t filter -I DOCKER-USER"), "{told}");
+        // Docker's own chain may be missing, and that is all that may be wrong with it.
+        let (outcome, told) = bed.with("", &wanted()).await;
+        assert_eq!(outcome, Ok(()));
+        assert!(told.contains("-t nat -A POSTROUTING"), "{told}");
+        let (outcome, told) = bed.with(&only("nat"), &wanted()).await;
+        assert!(outcome.unwrap_err().ends_with("-t filter -S: held"));
+        assert!(told.contains("-t nat -A POSTROUTING"), "{told}");
+        // So is one that stays where none is wanted any more.
+        let stays = format!(
+            "{CHAIN}\n[ \"$5\" = -D ] && {{ echo held >&2; exit 4; }}
+            echo '-A DOCKER-USER -d 10.0.0.0/8 -m comment --comment longshore:root:10.0.0.0/8 -j ACCEPT'"
+        );
+        let (outcome, _) = bed.with(&stays, &[]).await;
+        assert!(outcome.unwrap_err().ends_with("held"));
+    }
+
+    #[tokio::test]
+    async fn dockers_chain_may_be_in_the_other_kind_of_iptables() {
+        let bed = Bed::new();
+        program(bed.0.path(), "iptables-legacy", CHAIN);
+        let (outcome, told) = bed.with("", &wanted()).await;
+        assert_eq!(outcome, Ok(()));
+        assert!(told.contains("iptables -w 10 -t nat -A POSTROUTING"), "{told}");
+        assert!(told.contains("iptables-legacy -w 10 -t filter -I DOCKER-USER"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn where_docker_has_no_iptables_nft_has_the_rules_in_a_table_of_ours() {
+        let bed = Bed::new();
+        let kept = bed.0.path().join("kept");
+        let nft = format!("case $1 in list) cat {0} ;; *) cat > {0} ;; esac", kept.display());
+        let nft = format!("[ \"$1 $3\" != 'list ip6' ] || exit 1\n{nft}");
+        program(bed.0.path(), "nft", &nft);
+        assert_eq!(bed.update(&wanted()).await.0, Ok(()));
+        let script = std::fs::read_to_string(&kept).unwrap();
+        assert!(script.contains("ip saddr 10.213.3.0/24 ip daddr != 10.213.0.0/16 fib daddr type != local masquerade"));
+        let told = bed.update(&wanted()).await.1;
+        assert_eq!(told.matches("-f -").count(), 1, "what is there is left alone: {told}");
+        // There is iptables, and no chain of Docker's in it.
+        let (outcome, told) = bed.with("", &wanted()).await;
+        assert!(outcome == Ok(()) && !told.contains("-A POSTROUTING"), "{told}");
+        // Docker makes its rules with it.
+        assert_eq!(bed.with(CHAIN, &wanted()).await.0, Ok(()));
+        let script = std::fs::read_to_string(&kept).unwrap();
+        assert!(script.contains("delete table ip longshore-root") && !script.contains("masquerade"), "{script}");
+    }
 }

@@ -50,7 +50,20 @@ struct Inner {
     limit: Duration,
     turns: Semaphore,
     cache: Mutex<Cache>,
+    /// What is being asked, by question.
     flights: Mutex<HashMap<String, Flight>>,
+}
+
+/// A flight's place among those that are under way. It goes when the flight ends, whoever still waits for that.
+struct Place {
+    inner: Arc<Inner>,
+    key: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.inner.flights).remove(&self.key);
+    }
 }
 
 impl ExecProviders {
@@ -120,17 +133,16 @@ impl ExecProviders {
         let question = request(provider, place, account.as_ref());
         let key = format!("{at} {question}");
         let begin = || {
-            let (inner, place) = (Arc::clone(inner), place.to_owned());
-            let task = tokio::spawn(async move { inner.run(at, &place, account, question).await });
+            let (inner, image) = (Arc::clone(inner), place.to_owned());
+            let taken = Place { inner: Arc::clone(&inner), key: key.clone() };
+            let task = tokio::spawn(async move {
+                let _taken = taken;
+                inner.run(at, &image, account, question).await
+            });
             async move { task.await.unwrap_or_else(|error| Err(error.to_string())) }.boxed().shared()
         };
         let flight = lock(&inner.flights).entry(key.clone()).or_insert_with(begin).clone();
-        let outcome = flight.clone().await;
-        let mut flights = lock(&inner.flights);
-        if flights.get(&key).is_some_and(|known| known.ptr_eq(&flight)) {
-            flights.remove(&key);
-        }
-        outcome.map(Some)
+        flight.await.map(Some)
     }
 }
 
@@ -161,6 +173,7 @@ impl Inner {
             service_account: name.to_owned(),
             audience: wanted.audience.clone(),
             expiration_seconds: TOKEN_SECONDS,
+            kept: false,
         };
         let token = self.objects.token(pod, &query).await;
         let token = token.map_err(|error| format!("failed to get service account token: {}", error.message))?;

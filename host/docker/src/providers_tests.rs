@@ -134,6 +134,24 @@ async fn answers_are_kept_and_asked_for_once() {
 }
 
 #[tokio::test]
+async fn a_question_that_nobody_waits_for_any_more_is_not_kept() {
+    let mut bed = Bed::new();
+    let go = bed.folder.path().join("go");
+    bed.add(&format!("until [ -e {} ]; do sleep 0.01; done\n{}", go.display(), answers("u", "p", IMAGE)));
+    let providers = bed.start(LIMIT);
+    let asked = tokio::time::timeout(Duration::from_millis(20), ask(&providers, "foo.io/a", ""));
+    assert!(asked.await.is_err());
+    assert_eq!(lock(&providers.inner.flights).len(), 1);
+    std::fs::write(go, "").unwrap();
+    let landed = async {
+        while !lock(&providers.inner.flights).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, landed).await.unwrap();
+}
+
+#[tokio::test]
 async fn providers_that_fail_hang_or_talk_without_end_hold_up_nobody() {
     let mut bed = Bed::new();
     let hangs = bed.folder.path().join("hangs");

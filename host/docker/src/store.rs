@@ -19,6 +19,7 @@ const MEASURE: Duration = Duration::from_secs(300);
 impl Docker {
     /// All images. One is in use when any container was made from it, by its ID or by a name that it has.
     pub(crate) async fn list_stored_images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        self.sweep_content_if_idle().await;
         // The images first: one that comes with a container in between is not in this list at all.
         let listed: Vec<wire::ImageSummary> =
             self.connection().ask(CALL, "/images/json").await.map_err(|fault| fault.during("list images"))?;
@@ -42,14 +43,20 @@ impl Docker {
         Ok(listed.into_iter().filter_map(image).collect())
     }
 
-    /// IDs and names that containers were made from, whoever made them.
+    /// IDs and names that containers were made from, whoever made them, and IDs of images that ours mount.
     async fn used_images(&self) -> Result<HashSet<String>, RuntimeError> {
         let listed: Vec<wire::Summary> = self
             .connection()
             .ask(CALL, "/containers/json?all=true")
             .await
             .map_err(|fault| fault.during("list containers"))?;
-        Ok(listed.into_iter().flat_map(|summary| [summary.image_id, summary.image]).flatten().collect())
+        let mut used: HashSet<String> = HashSet::new();
+        for summary in listed {
+            let mounted = summary.labels.unwrap_or_default().remove(labels::IMAGES).unwrap_or_default();
+            used.extend(mounted.split(',').filter(|id| !id.is_empty()).map(str::to_owned));
+            used.extend([summary.image_id, summary.image].into_iter().flatten());
+        }
+        Ok(used)
     }
 
     /// Takes an image's names away, the last of which takes the image with it. Docker refuses to take the last name of one
@@ -83,9 +90,10 @@ impl Docker {
         Ok(())
     }
 
-    /// Sizes of our containers' writable layers.
-    pub(crate) async fn measure_layers(&self) -> Result<BTreeMap<String, u64>, RuntimeError> {
-        let ours = [format!("{}={}", labels::ROOT, self.root_id())];
+    /// Sizes of our containers' writable layers, or of one pod's.
+    pub(crate) async fn measure_layers(&self, uid: Option<&str>) -> Result<BTreeMap<String, u64>, RuntimeError> {
+        let mut ours = vec![format!("{}={}", labels::ROOT, self.root_id())];
+        ours.extend(uid.map(|uid| format!("{}={uid}", labels::POD_UID)));
         let path = format!("/containers/json?all=true&size=true&filters={}", filters(&[("label", &ours)]));
         let listed: Result<Vec<wire::Summary>, Fault> = self.connection().ask(MEASURE, &path).await;
         let listed = listed.map_err(|fault| fault.during("measure containers"))?;

@@ -1,10 +1,14 @@
 //! Streams of commands and containers over Docker's hijacked connections ([`ContainerStreams`]).
 //!
-//! It must not read anything into exit codes, and speaks no protocol of those who want the streams.
+//! Whoever lets go of a command with a terminal hangs it up. One without is left to itself, but for its stdin, which ends:
+//! the kubelet does no more. It must not read anything into exit codes, and speaks no protocol of those who want the streams.
 
+mod hang_up;
 mod pipe;
 
-use std::sync::Arc;
+pub(crate) use pipe::outputs;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bollard::models::ExecConfig;
@@ -12,16 +16,14 @@ use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use longshore_core::ports::runtime::RuntimeError;
-use longshore_core::ports::streams::{Attached, AttachedControl, ContainerStreams, StreamedExec, Wants};
+use longshore_core::ports::streams::{Attached, AttachedControl, ContainerStreams, Read, StreamedExec, Wants};
+use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 use crate::connection::{ASK, CALL};
 use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::{names, observe, wire};
-use pipe::Guard;
 
-/// So many bytes of an output are held at most between Docker and a slow reader.
-const BUFFER: usize = 64 << 10;
 /// Docker lets go of a terminal by keys, and holds the first of them back until it sees the next: by default Ctrl-P,
 /// which shells and editors want at once. An exec has no such keys in Kubernetes: these begin with the one that is least
 /// missed, and are never typed. An attach keeps Docker's, as dockershim's did: old kubectls have no others.
@@ -29,14 +31,28 @@ const NEVER_TYPED: &str = "ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl
 
 /// Whose streams they are.
 enum Of {
-    Exec(String),
+    Exec { id: String, container: String },
     Container(String),
 }
 
 struct Control {
     docker: Docker,
     of: Of,
-    _guard: Arc<Guard>,
+    terminal: bool,
+    /// Its process is known to have ended.
+    ended: AtomicBool,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let Of::Exec { id, container } = &self.of else { return };
+        if self.terminal
+            && !self.ended.load(Ordering::Relaxed)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(hang_up::hang_up(self.docker.clone(), container.clone(), id.clone()));
+        }
+    }
 }
 
 impl Docker {
@@ -57,26 +73,13 @@ impl Docker {
 
     fn parts(&self, upgraded: Upgraded, wants: Wants, terminal: bool, of: Of) -> Attached {
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
-        let (guard, stdout, stderr) = if terminal && wants.stdout {
-            let guard = Guard::new(None);
-            let stdout = pipe::output(read, &guard);
-            (guard, Some(stdout), None)
-        } else {
-            let pipe = |wanted: bool| wanted.then(|| tokio::io::duplex(BUFFER)).unzip();
-            let (out_write, out_read) = pipe(wants.stdout);
-            let (err_write, err_read) = pipe(wants.stderr && !terminal);
-            let task = tokio::spawn(async move {
-                if let Err(error) = pipe::demultiplex(read, out_write, err_write).await {
-                    tracing::debug!(%error, "a stream of Docker's broke");
-                }
-            });
-            let guard = Guard::new(Some(task.abort_handle()));
-            let stdout = out_read.map(|read| pipe::output(read, &guard));
-            let stderr = err_read.map(|read| pipe::output(read, &guard));
-            (guard, stdout, stderr)
+        let (stdout, stderr) = match terminal && wants.stdout {
+            true => (Some(Box::new(read.compat()) as Read), None),
+            false => outputs(read, wants.stdout, wants.stderr && !terminal),
         };
-        let stdin = if wants.stdin { Some(pipe::stdin(write, &guard)) } else { None };
-        Attached { stdin, stdout, stderr, control: Box::new(Control { docker: self.clone(), of, _guard: guard }) }
+        let stdin = wants.stdin.then(|| pipe::stdin(write));
+        let control = Control { docker: self.clone(), of, terminal, ended: AtomicBool::new(false) };
+        Attached { stdin, stdout, stderr, control: Box::new(control) }
     }
 }
 
@@ -122,7 +125,7 @@ impl ContainerStreams for Docker {
         }
         let body = Bytes::from(serde_json::json!({"Detach": false, "Tty": wants.tty}).to_string());
         let upgraded = self.connection().hijack(CALL, &format!("/exec/{}/start", made.id), body).await.map_err(sort)?;
-        Ok(self.parts(upgraded, wants, wants.tty, Of::Exec(made.id)))
+        Ok(self.parts(upgraded, wants, wants.tty, Of::Exec { id: made.id, container: id.to_owned() }))
     }
 
     async fn attach(&self, container_id: &str, wants: Wants) -> Result<Attached, RuntimeError> {
@@ -163,7 +166,7 @@ impl ContainerStreams for Docker {
 impl AttachedControl for Control {
     async fn resize(&self, width: u16, height: u16) -> Result<(), RuntimeError> {
         let path = match &self.of {
-            Of::Exec(id) => format!("/exec/{id}/resize?h={height}&w={width}"),
+            Of::Exec { id, .. } => format!("/exec/{id}/resize?h={height}&w={width}"),
             Of::Container(id) => format!("/containers/{id}/resize?h={height}&w={width}"),
         };
         self.docker.connection().post(ASK, &path).await.map_err(|fault| fault.during("resize terminal"))
@@ -171,8 +174,10 @@ impl AttachedControl for Control {
 
     async fn exit_code(&self) -> Result<Option<i32>, RuntimeError> {
         match &self.of {
-            Of::Exec(id) => {
-                self.docker.exit_code(id).await.map(Some).map_err(|fault| fault.during("exec in container"))
+            Of::Exec { id, .. } => {
+                let code = self.docker.exit_code(id).await.map_err(|fault| fault.during("exec in container"))?;
+                self.ended.store(true, Ordering::Relaxed);
+                Ok(Some(code))
             }
             Of::Container(id) => {
                 let state = self.docker.process(id, "inspect container").await?.state.unwrap_or_default();

@@ -19,6 +19,8 @@ const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// How often, and how long apart, a busy mount is tried again before it is detached.
 const BUSY_TRIES: u32 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// What unmounting what lies on another machine may take, and then letting it go.
+const REMOTE: Duration = Duration::from_secs(10);
 
 /// A line of mountinfo, as far as anyone here asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +70,9 @@ fn unescape(field: &[u8]) -> PathBuf {
 /// Whether something is mounted on that very path. Not through mountinfo where the kernel knows it (5.8): with a hundred
 /// pods that is long, and reading it stops others from mounting.
 pub(crate) fn is_mount(path: &Path) -> Result<bool, FilesError> {
-    let asked = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::empty());
+    // What is mounted is not asked: its server may never answer.
+    const FLAGS: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT).union(AtFlags::STATX_DONT_SYNC);
+    let asked = rustix::fs::statx(CWD, path, FLAGS, StatxFlags::empty());
     match asked {
         Ok(stat) if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
             Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
@@ -98,26 +102,71 @@ pub(crate) fn tmpfs(path: &Path, size: Option<u64>, group: Option<u32>) -> Resul
     })
 }
 
+/// A hugetlbfs for a volume of huge pages, to write in for everybody as a tmpfs is. One that is there already is left alone.
+pub(crate) fn huge_pages(path: &Path, page: u64, group: Option<u32>) -> Result<(), FilesError> {
+    if is_mount(path)? {
+        return Ok(());
+    }
+    let group = group.map_or_else(String::new, |gid| format!(",gid={gid}"));
+    let data = CString::new(format!("pagesize={page},mode=1777{group}"));
+    let data = data.map_err(|_| refuse(path, "hugetlbfs options hold a NUL"))?;
+    rustix::mount::mount("nodev", path, "hugetlbfs", MountFlags::empty(), data.as_c_str()).map_err(|errno| {
+        let advice = "does the kernel know pages of that size, and has longshore CAP_SYS_ADMIN?";
+        refuse(path, format!("cannot mount huge pages of {page} bytes here: {errno}; {advice}"))
+    })
+}
+
 /// Unmounts all that is mounted at or below a folder, newest and deepest first. What stays busy is detached: the
 /// processes that use it keep it, and nobody new finds it.
 pub(crate) fn unmount_below(folder: &Path) -> Result<(), FilesError> {
     // Mounts can be stacked, and hidden ones appear only when those on top are gone.
     for _ in 0..8 {
-        let mut mounts: Vec<(usize, PathBuf)> = all()?
+        let mut mounts: Vec<(usize, Mount)> = all()?
             .into_iter()
             .filter(|mount| mount.point.starts_with(folder))
-            .map(|mount| (mount.point.components().count(), mount.point))
+            .map(|mount| (mount.point.components().count(), mount))
             .collect();
         if mounts.is_empty() {
             return Ok(());
         }
         mounts.reverse();
         mounts.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
-        for (_, point) in mounts {
-            unmount(&point)?;
+        for (_, mount) in mounts {
+            match mount.kind.as_str() {
+                "nfs" | "nfs4" => unmount_remote(&mount.point, REMOTE, unmount_of)?,
+                _ => unmount(&mount.point)?,
+            }
         }
     }
     Err(refuse(folder, "mounts below it come back as fast as they are unmounted; see /proc/self/mountinfo"))
+}
+
+/// Unmounts what lies on another machine, which may never answer again: then it is let go without it. A call that hangs keeps
+/// its thread until the kernel lets it go.
+fn unmount_remote(
+    point: &Path,
+    limit: Duration,
+    unmount: fn(&Path, UnmountFlags) -> Result<(), Errno>,
+) -> Result<(), FilesError> {
+    for flags in [UnmountFlags::empty(), UnmountFlags::FORCE | UnmountFlags::DETACH] {
+        let (sender, ended) = std::sync::mpsc::channel();
+        let path = point.to_owned();
+        std::thread::spawn(move || {
+            let _ = sender.send(unmount(&path, flags | UnmountFlags::NOFOLLOW));
+        });
+        match ended.recv_timeout(limit) {
+            Ok(Ok(()) | Err(Errno::INVAL | Errno::NOENT)) => return Ok(()),
+            Ok(Err(errno)) => tracing::debug!(path = %point.display(), %errno, "a network mount is not unmounted"),
+            Err(_) => {
+                tracing::warn!(path = %point.display(), "a network mount does not go: its server does not answer");
+            }
+        }
+    }
+    Err(refuse(point, "the network mount cannot be unmounted: its server does not answer"))
+}
+
+fn unmount_of(point: &Path, flags: UnmountFlags) -> Result<(), Errno> {
+    rustix::mount::unmount(point, flags)
 }
 
 /// Unmounts one mount. That there is none is no error.
@@ -153,6 +202,27 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_are_mounted_once_where_the_kernel_knows_them() {
+        if !Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        huge_pages(&path, 2 << 20, Some(4321)).unwrap();
+        huge_pages(&path, 2 << 20, Some(4321)).unwrap();
+        let found: Vec<Mount> = all().unwrap().into_iter().filter(|mount| mount.point == path).collect();
+        let stat = std::fs::metadata(&path).unwrap();
+        unmount_below(&path).unwrap();
+        assert!(
+            found.len() == 1 && found[0].kind == "hugetlbfs" && found[0].options.contains("pagesize=2M"),
+            "{found:?}"
+        );
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!((stat.gid(), stat.mode() & 0o1777), (4321, 0o1777));
+        assert!(huge_pages(&path, 3 << 20, None).is_err());
+    }
+
+    #[test]
     fn a_tmpfs_is_mounted_once_with_its_size_and_group() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap().join("a b");
@@ -169,6 +239,26 @@ mod tests {
         assert_eq!(std::os::unix::fs::MetadataExt::mode(&meta) & 0o7777, 0o3777);
         assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
         assert!(!is_mount(&path).unwrap());
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_not_waited_for() {
+        let limit = Duration::from_millis(200);
+        // The first call hangs for longer than this test, as one to a dead server does.
+        let hangs = |_: &Path, flags: UnmountFlags| {
+            if !flags.contains(UnmountFlags::DETACH) {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
+            Ok(())
+        };
+        assert!(unmount_remote(Path::new("/x"), limit, hangs).is_ok());
+        let stuck = |_: &Path, _: UnmountFlags| {
+            std::thread::sleep(Duration::from_secs(3600));
+            Ok(())
+        };
+        assert!(unmount_remote(Path::new("/x"), limit, stuck).unwrap_err().to_string().contains("does not answer"));
+        assert!(unmount_remote(Path::new("/x"), limit, |_, _| Err(Errno::BUSY)).is_err());
+        assert!(unmount_remote(Path::new("/x"), limit, |_, _| Err(Errno::INVAL)).is_ok(), "nothing is there");
     }
 
     #[test]

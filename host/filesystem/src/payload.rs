@@ -86,7 +86,7 @@ pub(crate) fn has_former(folder: &Path) -> bool {
     sets.count() > 1
 }
 
-fn check_path(folder: &Path, path: &str) -> Result<(), FilesError> {
+pub(crate) fn check_path(folder: &Path, path: &str) -> Result<(), FilesError> {
     let reason = if path.is_empty() {
         "is empty"
     } else if path.len() > 4096 {

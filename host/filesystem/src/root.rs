@@ -83,12 +83,12 @@ pub fn lock_root(root: &Path) -> Result<RootLock, LockError> {
         }
         Err(errno) => return Err(refuse(&path, format!("cannot be locked: {errno}")).into()),
     }
-    (|| {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    })()
-    .at(&path)?;
+    // Only a word to others. In place, so that there is room for it on a full disk as well: an agent must start there.
+    let holder = format!("{}\n", std::process::id());
+    let written = file.rewind().and_then(|()| file.write_all(holder.as_bytes()));
+    if let Err(error) = written.and_then(|()| file.set_len(holder.len() as u64)) {
+        tracing::warn!("{}: the process ID cannot be noted: {error}", path.display());
+    }
     Ok(RootLock { _file: file, path })
 }
 

@@ -10,15 +10,20 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use longshore_core::cgroup::PodCgroup;
+use futures::StreamExt;
+use longshore_core::cgroup::{PodCgroup, PodsLimits};
+use longshore_core::node::CgroupDriver;
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeKind;
 
 use crate::cgroups::{CgroupOptions, Cgroups};
+use crate::images::Images;
 use crate::layout::{At, Layout, refuse};
-use crate::{logs, mounts, payload, records, remove, seccomp, sub_path, usage, volumes, write};
+use crate::unpack::{Piece, Pieces};
+use crate::{images, logs, mounts, payload, records, remove, seccomp, sub_path, unpack, usage, volumes, write};
 
 /// What a job on the disk may take before its caller gets an error.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -26,6 +31,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const RECORD_LIMIT: Duration = Duration::from_secs(30);
 /// What counting a folder's bytes may take.
 const USAGE_LIMIT: Duration = Duration::from_secs(10);
+/// What unpacking an image may take, however large it is.
+const UNPACK_LIMIT: Duration = Duration::from_secs(3600);
 /// How long records gather before they are flushed together.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// Turns of pods that nobody waits for are forgotten from so many on.
@@ -40,6 +47,7 @@ pub struct Files {
 struct Inner {
     layout: Layout,
     cgroups: Cgroups,
+    images: Images,
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Records that a power cut could still undo.
     unflushed: Mutex<Vec<PathBuf>>,
@@ -64,7 +72,13 @@ impl Files {
         write::folder(&layout.pods(), 0o750)?;
         let turns = Mutex::new(HashMap::new());
         Ok(Files {
-            inner: Arc::new(Inner { layout, cgroups: Cgroups::new(cgroups), turns, unflushed: Mutex::default() }),
+            inner: Arc::new(Inner {
+                layout,
+                cgroups: Cgroups::new(cgroups),
+                images: Images::default(),
+                turns,
+                unflushed: Mutex::default(),
+            }),
         })
     }
 
@@ -169,7 +183,9 @@ impl Inner {
             }
             files.volumes.insert(volume.name.clone(), folder);
         }
-        write::rewrite(&files.resolv_conf, spec.resolv_conf.as_bytes(), 0o644)?;
+        if spec.new_resolv_conf || !files.resolv_conf.exists() {
+            write::rewrite(&files.resolv_conf, spec.resolv_conf.as_bytes(), 0o644)?;
+        }
         Ok((files, former))
     }
 
@@ -185,7 +201,31 @@ impl Inner {
     fn release(&self, uid: &str) -> Result<(), FilesError> {
         let pod = self.layout.pod(uid)?;
         mounts::unmount_below(&pod)?;
-        remove::contents(&pod, &[records::RECORD, records::DAMAGED])
+        remove::contents(&pod, &[records::RECORD, records::DAMAGED])?;
+        // The pod is rid of what it had; what is left of images is looked at again with the next pod.
+        if let Err(error) = self.images.sweep(&self.layout) {
+            tracing::warn!(%error, "files of images that no pod uses cannot be removed; tried again when the next pod ends");
+        }
+        Ok(())
+    }
+
+    /// Unpacks an image's files, if they are not there yet.
+    fn unpack(&self, image: &str, pieces: Pieces, added: &[&str]) -> Result<(), FilesError> {
+        let place = images::place(&self.layout, image)?;
+        let Some(_alone) = self.images.alone() else {
+            return Err(refuse(&place, "an unpacking that was given up has not ended yet; is the disk hanging?"));
+        };
+        if place.is_dir() {
+            return Ok(());
+        }
+        let fresh = images::begin(&self.layout, image)?;
+        let unpacked = unpack::unpack(&fresh, pieces, added).and_then(|()| images::keep(&self.layout, image, &fresh));
+        if unpacked.is_err()
+            && let Err(error) = remove::tree(&fresh)
+        {
+            tracing::warn!(%error, "an image's half unpacked files cannot be removed; they go when the next pod ends");
+        }
+        unpacked
     }
 }
 
@@ -218,6 +258,44 @@ impl FileStore for Files {
         .await
     }
 
+    async fn image_volume(&self, pod: &PodId, volume: &str, image: &str) -> Result<Option<PathBuf>, FilesError> {
+        let uid = pod.uid.clone();
+        let place = self.inner.layout.pod(&uid)?;
+        let (volume, image) = (volume.to_owned(), image.to_owned());
+        let name = volume.clone();
+        let mounted = self.job(uid.clone(), &place, LIMIT, move |inner| {
+            let pod = inner.present(&uid)?;
+            inner.images.mount(&inner.layout, &pod, &volume, &image)
+        });
+        mounted.await.map_err(|error| FilesError::Volume { volume: name, message: error.to_string() })
+    }
+
+    async fn unpack_image(&self, image: &str, mut files: ImageFiles) -> Result<(), FilesError> {
+        let place = images::place(&self.inner.layout, image)?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let (inner, image, added) = (self.inner.clone(), image.to_owned(), files.added);
+        let work = tokio::task::spawn_blocking(move || inner.unpack(&image, Pieces::new(receiver), added));
+        let feed = async {
+            while let Some(piece) = files.archive.next().await {
+                let piece = piece.map_or_else(|error| Piece::Failed(error.to_string()), Piece::Data);
+                // Who reads may have failed, and says why.
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send(Piece::End).await;
+        };
+        // Given up, the sender goes and with it the thread's archive.
+        let unpacked = tokio::time::timeout(UNPACK_LIMIT, async { tokio::join!(feed, work).1 });
+        match unpacked.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => {
+                Err(refuse(&place, format!("unpacking broke off, which is a fault of longshore: {error}")))
+            }
+            Err(_) => Err(refuse(&place, format!("the image was not unpacked within {} s", UNPACK_LIMIT.as_secs()))),
+        }
+    }
+
     async fn sub_path(&self, pod: &PodId, sub_path: &SubPath) -> Result<PathBuf, FilesError> {
         let uid = pod.uid.clone();
         let place = self.inner.layout.pod(&uid)?;
@@ -230,6 +308,11 @@ impl FileStore for Files {
         bound
             .await
             .map_err(|error| FilesError::Volume { volume, message: format!("failed to prepare subPath: {error}") })
+    }
+
+    async fn read_volume(&self, pod: &PodId, root: &Path, path: &str, limit: usize) -> Result<Vec<u8>, FilesError> {
+        let (place, root, path) = (root.join(path), root.to_owned(), path.to_owned());
+        self.job(pod.uid.clone(), &place, LIMIT, move |_| sub_path::read(&root, &path, limit)).await
     }
 
     async fn termination_file(&self, pod: &PodId, container: &str, attempt: u32) -> Result<PathBuf, FilesError> {
@@ -288,13 +371,19 @@ impl FileStore for Files {
 
     async fn prepare_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError> {
         let cgroup = cgroup.clone();
-        let place = PathBuf::from(cgroup.cgroupfs_path());
+        let place = PathBuf::from(cgroup.path(CgroupDriver::Cgroupfs));
         self.job(format!("cgroup/{}", cgroup.uid), &place, LIMIT, move |inner| inner.cgroups.prepare(&cgroup)).await
+    }
+
+    async fn limit_pods(&self, limits: &PodsLimits) -> Result<(), FilesError> {
+        let limits = *limits;
+        let place = PathBuf::from("/kubepods");
+        self.job("cgroup".to_owned(), &place, LIMIT, move |inner| inner.cgroups.limit_pods(&limits)).await
     }
 
     async fn remove_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError> {
         let cgroup = cgroup.clone();
-        let place = PathBuf::from(cgroup.cgroupfs_path());
+        let place = PathBuf::from(cgroup.path(CgroupDriver::Cgroupfs));
         self.job(format!("cgroup/{}", cgroup.uid), &place, LIMIT, move |inner| inner.cgroups.remove(&cgroup)).await
     }
 

@@ -43,7 +43,7 @@ fn pod(uid: &str) -> PodId {
 }
 
 fn volume(name: &str, kind: VolumeKind) -> VolumeSpec {
-    VolumeSpec { name: name.into(), kind }
+    VolumeSpec { name: name.into(), kind, mount_points: Vec::new() }
 }
 
 fn empty_dir(name: &str, memory: bool) -> VolumeSpec {
@@ -58,7 +58,24 @@ fn payload(name: &str, text: &str, memory: bool) -> VolumeSpec {
 
 fn spec(uid: &str, volumes: Vec<VolumeSpec>, gid: Option<u32>) -> PodFilesSpec {
     let fs_group = gid.map(|gid| FsGroup { gid, on_root_mismatch: false });
-    PodFilesSpec { pod: pod(uid), volumes, fs_group, resolv_conf: "nameserver 10.0.0.1\n".into() }
+    PodFilesSpec {
+        pod: pod(uid),
+        volumes,
+        fs_group,
+        resolv_conf: "nameserver 10.0.0.1\n".into(),
+        new_resolv_conf: true,
+    }
+}
+
+#[tokio::test]
+async fn names_are_made_once_for_a_sandbox() {
+    let fixture = Fixture::new();
+    let mut spec = PodFilesSpec { new_resolv_conf: false, ..spec("u1", Vec::new(), None) };
+    for (text, new, kept) in [("one", false, "one"), ("two", false, "one"), ("three", true, "three")] {
+        (spec.resolv_conf, spec.new_resolv_conf) = (text.to_owned(), new);
+        let files = fixture.files.prepare(&spec).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&files.resolv_conf).unwrap(), kept);
+    }
 }
 
 fn stored() -> StoredPod {
@@ -136,6 +153,34 @@ async fn fs_group_owns_what_the_pod_owns_and_not_the_hosts() {
     assert_eq!(mode(&files.volumes["disk"]), (77, 0o2770));
     assert_eq!(mode(&files.volumes["disk"].join("own")).0, 77);
     assert_eq!(mode(&files.volumes["secret"].join("key")).0, 77);
+}
+
+#[tokio::test]
+async fn a_local_volume_is_handed_to_the_fs_group_once_unless_it_is_only_read() {
+    let fixture = Fixture::new();
+    let [disk, read] = ["disk1", "disk2"].map(|name| fixture.dir.path().join(name));
+    for folder in [&disk, &read] {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("file"), "").unwrap();
+    }
+    let link = fixture.dir.path().join("link");
+    std::os::unix::fs::symlink(&disk, &link).unwrap();
+    let all = vec![
+        volume("data", VolumeKind::Local { path: link.clone(), read_only: false }),
+        volume("read", VolumeKind::Local { path: read.clone(), read_only: true }),
+    ];
+    let files = fixture.files.prepare(&spec("u1", all.clone(), Some(4321))).await.unwrap();
+    assert_eq!((&files.volumes["data"], &files.volumes["read"]), (&link, &read));
+    assert_eq!((mode(&disk).0, mode(&disk.join("file")).0, mode(&read).0), (4321, 4321, 0));
+    // What containers make of it then is theirs; the next pod has it handed over again.
+    let narrow = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&disk, narrow).unwrap();
+    fixture.files.prepare(&spec("u1", all.clone(), Some(4321))).await.unwrap();
+    assert_eq!(mode(&disk), (4321, 0o700));
+    fixture.files.prepare(&spec("u2", all, Some(77))).await.unwrap();
+    assert_eq!(mode(&disk), (77, 0o2770));
+    let none = volume("none", VolumeKind::Local { path: fixture.dir.path().join("none"), read_only: false });
+    assert!(fixture.files.prepare(&spec("u3", vec![none], Some(77))).await.is_err());
 }
 
 #[tokio::test]
@@ -248,4 +293,44 @@ async fn a_job_that_hangs_delays_no_other_pod() {
     fixture.files.save("u1", &stored()).await.unwrap();
     drop(release);
     fixture.files.job("u1".into(), &place, Duration::from_secs(10), |_| Ok(())).await.unwrap();
+}
+
+#[tokio::test]
+async fn places_for_other_volumes_are_made_and_stay() {
+    let fixture = Fixture::new();
+    for memory in [false, true] {
+        let uid = if memory { "m" } else { "d" };
+        let with = |text: &str| VolumeSpec {
+            mount_points: vec!["sub".to_owned(), "a/b".to_owned()],
+            ..payload("v", text, memory)
+        };
+        let files = fixture.files.prepare(&spec(uid, vec![with("one")], None)).await.unwrap();
+        fixture.files.prepare(&spec(uid, vec![with("two")], None)).await.unwrap();
+        let folder = &files.volumes["v"];
+        assert!(folder.join("sub").is_dir() && folder.join("a/b").is_dir());
+        assert_eq!(std::fs::read(folder.join("key")).unwrap(), b"two");
+    }
+    let taken = VolumeSpec { mount_points: vec!["../x".to_owned()], ..payload("v", "one", false) };
+    assert!(fixture.files.prepare(&spec("out", vec![taken], None)).await.is_err());
+}
+
+#[test]
+fn an_image_is_unpacked_by_one_at_a_time() {
+    let Fixture { files, .. } = &Fixture::new();
+    let unpack = || {
+        // An empty archive.
+        let (sender, receiver) = tokio::sync::mpsc::channel(2);
+        for piece in [Piece::Data(vec![0; 1024].into()), Piece::End] {
+            sender.try_send(piece).ok().unwrap();
+        }
+        files.inner.unpack("sha256:1f", Pieces::new(receiver), &[])
+    };
+    {
+        // Given up, it may still be at it.
+        let _other = files.inner.images.alone().unwrap();
+        let error = unpack().unwrap_err();
+        assert!(error.to_string().contains("has not ended yet"), "{error}");
+    }
+    unpack().unwrap();
+    assert!(images::place(&files.inner.layout, "sha256:1f").unwrap().is_dir());
 }

@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -24,14 +26,16 @@ const LINKS: usize = 40;
 const PARTS: usize = 1024;
 const NAME: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Opens the sub-path of a volume. A missing one is made as folders with 0750, which belong to the volume's group.
-pub(crate) fn open(root: &Path, path: &str) -> Result<OwnedFd, FilesError> {
+/// Opens the sub-path of a volume. With `make` a missing one is made as folders with the volume's own mode, which is what its
+/// users need (`SafeMakeDir`); setgid in it gives them the volume's group.
+pub(crate) fn open(root: &Path, path: &str, make: bool) -> Result<OwnedFd, FilesError> {
     let place = root.join(path);
     if Path::new(path).is_absolute() || path.split('/').any(|part| part == "..") || path.contains('\0') {
         return Err(refuse(&place, "subPath must be a relative path and must not contain '..'"));
     }
     // The volume itself may be reached through links: those are the node's.
     let top = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(root)?;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&top).at(root)?.st_mode & 0o7777);
     let mut stack: Vec<OwnedFd> = vec![top];
     let mut rest: VecDeque<OsString> = parts(path.as_bytes()).collect();
     let mut links = 0;
@@ -47,7 +51,11 @@ pub(crate) fn open(root: &Path, path: &str) -> Result<OwnedFd, FilesError> {
             return Err(refuse(&place, "the path has too many parts"));
         }
         let Some(folder) = stack.last() else { break };
-        let opened = open_or_make(folder, &name).at(&place)?;
+        let opened = match make {
+            true => open_or_make(folder, &name, mode),
+            false => rustix::fs::openat(folder, &name, NAME, Mode::empty()),
+        }
+        .at(&place)?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&opened).at(&place)?.st_mode);
         if kind == FileType::Symlink {
             links += 1;
@@ -56,13 +64,14 @@ pub(crate) fn open(root: &Path, path: &str) -> Result<OwnedFd, FilesError> {
             }
             // An empty name reads the link that is open, not one that has taken its place.
             let target = rustix::fs::readlinkat(&opened, "", Vec::new()).at(&place)?;
-            if target.to_bytes().starts_with(b"/") {
-                return Err(refuse(
-                    &place,
-                    format!("{name:?} is a link to an absolute path, which is out of the volume"),
-                ));
+            let mut target = target.to_bytes();
+            if target.starts_with(b"/") {
+                target = within(root, &stack[0], target).ok_or_else(|| {
+                    refuse(&place, format!("{name:?} is a link to an absolute path, which is out of the volume"))
+                })?;
+                stack.truncate(1);
             }
-            for part in parts(target.to_bytes()).rev() {
+            for part in parts(target).rev() {
                 rest.push_front(part);
             }
             continue;
@@ -80,23 +89,54 @@ fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = OsString> {
     parts.map(|part| OsStr::from_bytes(part).to_owned()).collect::<Vec<_>>().into_iter()
 }
 
-fn open_or_make(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+/// What an absolute path on the node says below the volume: a link in a host path may name its place on the node.
+fn within<'a>(root: &Path, top: &OwnedFd, target: &'a [u8]) -> Option<&'a [u8]> {
+    let target = Path::new(OsStr::from_bytes(target));
+    let real = std::fs::read_link(format!("/proc/self/fd/{}", top.as_raw_fd())).ok();
+    let rest = target.strip_prefix(root).ok().or_else(|| target.strip_prefix(real?).ok())?;
+    Some(rest.as_os_str().as_bytes())
+}
+
+fn open_or_make(folder: &OwnedFd, name: &OsStr, mode: Mode) -> Result<OwnedFd, Errno> {
+    let mut made = false;
     // Someone may remove what was just made, but not for ever.
     for _ in 0..16 {
         match rustix::fs::openat(folder, name, NAME, Mode::empty()) {
-            Err(Errno::NOENT) => match rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o750)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+            Err(Errno::NOENT) => match rustix::fs::mkdirat(folder, name, mode) {
+                Ok(()) => made = true,
+                Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno),
             },
+            Ok(opened) if made => {
+                // By our umask some of it may be missing. fchmod refuses O_PATH; /proc names this very folder.
+                if FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode) == FileType::Directory {
+                    rustix::fs::chmod(format!("/proc/self/fd/{}", opened.as_raw_fd()), mode)?;
+                }
+                return Ok(opened);
+            }
             other => return other,
         }
     }
     Err(Errno::AGAIN)
 }
 
+/// Reads a file of a volume, of at most so many bytes.
+pub(crate) fn read(root: &Path, path: &str, limit: usize) -> Result<Vec<u8>, FilesError> {
+    let place = root.join(path);
+    let opened = open(root, path, false)?;
+    // A pipe would be waited for, and a device could be anything.
+    if FileType::from_raw_mode(rustix::fs::fstat(&opened).at(&place)?.st_mode) != FileType::RegularFile {
+        return Err(refuse(&place, "is not a file"));
+    }
+    let file = File::open(format!("/proc/self/fd/{}", opened.as_raw_fd())).at(&place)?;
+    let mut content = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut content).at(&place)?;
+    if content.len() > limit { Err(refuse(&place, format!("is larger than {limit} bytes"))) } else { Ok(content) }
+}
+
 /// Binds the sub-path to its place in the pod's folder; says where that is.
 pub(crate) fn bind(pod: &Path, sub_path: &SubPath) -> Result<PathBuf, FilesError> {
-    let source = open(&sub_path.root, &sub_path.path)?;
+    let source = open(&sub_path.root, &sub_path.path, true)?;
     let mut place = pod.join("volume-subpaths");
     write::folder(&place, 0o750)?;
     for (what, name) in [("volume name", &sub_path.volume), ("container name", &sub_path.container)] {

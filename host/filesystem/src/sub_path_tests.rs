@@ -30,7 +30,7 @@ impl Fixture {
     }
 
     fn open(&self, path: &str) -> Result<PathBuf, FilesError> {
-        let fd = open(&self.at("volume"), path)?;
+        let fd = open(&self.at("volume"), path, true)?;
         Ok(std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap())
     }
 }
@@ -45,8 +45,50 @@ impl Drop for Fixture {
 fn missing_parts_are_made_as_folders() {
     let fixture = Fixture::new();
     assert_eq!(fixture.open("a//./b/").unwrap(), fixture.at("volume/a/b"));
-    assert_eq!(std::fs::metadata(fixture.at("volume/a")).unwrap().permissions().mode() & 0o777, 0o750);
     assert_eq!(fixture.open("").unwrap(), fixture.at("volume"));
+}
+
+#[test]
+fn what_is_made_has_the_volumes_mode_and_what_is_there_keeps_its_own() {
+    let fixture = Fixture::new();
+    let mode = |path: &str| std::fs::metadata(fixture.at(path)).unwrap().permissions().mode() & 0o7777;
+    let set = |path: &str, mode| std::fs::set_permissions(fixture.at(path), PermissionsExt::from_mode(mode)).unwrap();
+    for (name, wanted) in [("open", 0o777), ("group", 0o2770), ("sticky", 0o1777), ("closed", 0o700)] {
+        set("volume", wanted);
+        fixture.open(&format!("{name}/deep")).unwrap();
+        assert_eq!((mode(&format!("volume/{name}")), mode(&format!("volume/{name}/deep"))), (wanted, wanted));
+    }
+    set("volume", 0o777);
+    fixture.open("closed/deep/er").unwrap();
+    assert_eq!((mode("volume/closed"), mode("volume/closed/deep/er")), (0o700, 0o777));
+    // setgid gives them the group, too.
+    rustix::fs::chown(fixture.at("volume"), None, Some(rustix::fs::Gid::from_raw(4321))).unwrap();
+    set("volume", 0o2770);
+    fixture.open("ours/deep").unwrap();
+    assert_eq!(std::fs::metadata(fixture.at("volume/ours/deep")).unwrap().gid(), 4321);
+}
+
+#[test]
+fn absolute_links_that_stay_in_the_volume_are_followed() {
+    let fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.at("volume/releases/7")).unwrap();
+    symlink(fixture.at("volume/releases/7"), fixture.at("volume/current")).unwrap();
+    assert_eq!(fixture.open("current").unwrap(), fixture.at("volume/releases/7"));
+    assert_eq!(fixture.open("current/new").unwrap(), fixture.at("volume/releases/7/new"));
+    // The volume by another name of the node's own.
+    symlink(fixture.at("volume"), fixture.at("alias")).unwrap();
+    symlink(fixture.at("alias/releases"), fixture.at("volume/by-alias")).unwrap();
+    let fd = open(&fixture.at("alias"), "by-alias/7", false).unwrap();
+    let real = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+    assert_eq!(real, fixture.at("volume/releases/7"));
+    // What begins like the volume and leads out, or only begins with its name.
+    std::fs::create_dir(fixture.at("volume-2")).unwrap();
+    for (name, target) in
+        [("out", "volume/../outside"), ("deep", "volume/releases/../../outside"), ("like", "volume-2")]
+    {
+        symlink(fixture.at("").join(target), fixture.at("volume").join(name)).unwrap();
+        assert!(fixture.open(name).is_err(), "{name} -> {target}");
+    }
 }
 
 #[test]
@@ -141,7 +183,7 @@ fn a_link_swapped_while_it_is_resolved_never_leads_out() {
             }
         });
         for _ in 0..20_000 {
-            match open(&volume, "real/leaf") {
+            match open(&volume, "real/leaf", true) {
                 Ok(fd) => {
                     opened += 1;
                     assert_ne!(rustix::fs::fstat(&fd).unwrap().st_ino, inner);
@@ -156,4 +198,23 @@ fn a_link_swapped_while_it_is_resolved_never_leads_out() {
     });
     assert!(opened > 0 && refused > 0, "both sides of the race were seen: {opened} {refused}");
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 2);
+}
+
+#[test]
+fn files_are_read_and_nothing_else() {
+    let fixture = Fixture::new();
+    let volume = fixture.at("volume");
+    std::fs::create_dir(volume.join("in")).unwrap();
+    std::fs::write(volume.join("in/file"), "content").unwrap();
+    symlink("in/file", volume.join("link")).unwrap();
+    symlink(fixture.at("outside/secret"), volume.join("out")).unwrap();
+    symlink("../outside/secret", volume.join("up")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, volume.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    assert_eq!(read(&volume, "in/file", 7).unwrap(), b"content");
+    assert_eq!(read(&volume, "link", 100).unwrap(), b"content");
+    assert!(read(&volume, "in/file", 6).unwrap_err().to_string().contains("larger than 6 bytes"));
+    for path in ["out", "up", "pipe", "in", "none", "../outside/secret"] {
+        assert!(read(&volume, path, 100).is_err(), "{path}");
+    }
+    assert!(!volume.join("none").exists(), "nothing is made");
 }

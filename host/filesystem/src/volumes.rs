@@ -1,35 +1,62 @@
 //! A pod's volumes, made as their specs say, again and again.
 //!
 //! Owns `<pod>/volumes` and `<pod>/plugins`. It must not look into objects or specs of Kubernetes: a [`VolumeSpec`] is
-//! complete. As `pkg/volume/{emptydir,hostpath,configmap,secret,downwardapi,projected}`.
+//! complete. As `pkg/volume/{emptydir,hostpath,local,nfs,configmap,secret,downwardapi,projected}`.
 
 use std::path::{Path, PathBuf};
 
 use longshore_core::ports::files::FilesError;
-use longshore_core::volume::{FsGroup, VolumeKind, VolumeSpec};
+use longshore_core::volume::{FsGroup, HostPathKind, VolumeKind, VolumeSpec};
 
 use crate::layout::{At, part};
-use crate::{host_path, mounts, ownership, payload, remove, write};
+use crate::{host_path, mounts, nfs, ownership, payload, remove, write};
 
 const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
+const LOCAL: &str = "kubernetes.io~local-volume";
+const NFS: &str = "kubernetes.io~nfs";
 
 /// Sets one volume up; says where it is.
 pub(crate) fn set_up(pod: &Path, volume: &VolumeSpec, group: Option<FsGroup>) -> Result<PathBuf, FilesError> {
-    let failed = |message: String| FilesError::Volume { volume: volume.name.clone(), message };
+    made(pod, volume, group).map_err(|message| FilesError::Volume { volume: volume.name.clone(), message })
+}
+
+fn made(pod: &Path, volume: &VolumeSpec, group: Option<FsGroup>) -> Result<PathBuf, String> {
+    let told = |error: FilesError| error.to_string();
     match &volume.kind {
         VolumeKind::HostPath { path, kind } => {
-            host_path::check(path, *kind).map_err(failed)?;
+            host_path::check(path, *kind)?;
+            Ok(path.clone())
+        }
+        VolumeKind::Local { path, read_only } => {
+            host_path::check(path, HostPathKind::Directory)?;
+            if let Some(group) = group.filter(|_| !read_only) {
+                // The path is the administrator's and may be a link; below it none is followed.
+                let folder = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+                hand_once(pod, LOCAL, &volume.name, &folder, group).map_err(told)?;
+            }
             Ok(path.clone())
         }
         VolumeKind::EmptyDir { memory, size_limit } => {
-            empty_dir(pod, &volume.name, memory.then_some(*size_limit), group)
-                .map_err(|error| failed(error.to_string()))
+            let medium = if *memory { Medium::Memory(*size_limit) } else { Medium::Disk };
+            empty_dir(pod, &volume.name, medium, group).map_err(told)
+        }
+        VolumeKind::HugePages { page } => empty_dir(pod, &volume.name, Medium::HugePages(*page), group).map_err(told),
+        VolumeKind::Nfs { server, path, options } => {
+            let folder = folder_of(pod, NFS, &volume.name).map_err(told)?;
+            // Not made again once it is mounted: whoever looks at it asks the server.
+            if !mounts::is_mount(&folder).map_err(told)? {
+                write::folder(&folder, 0o750).map_err(told)?;
+            }
+            nfs::mount(&folder, server, path, options)?;
+            Ok(folder)
         }
         VolumeKind::Payload { files, memory, plugin } => {
-            let folder = folder_of(pod, plugin, &volume.name)?;
+            let folder = folder_of(pod, plugin, &volume.name).map_err(told)?;
             let group = group.map(|group| group.gid);
-            let written = plain_folder(&folder, *memory, group).and_then(|()| payload::update(&folder, files, group));
-            written.map_err(|error| failed(error.to_string()))?;
+            let written = plain_folder(&folder, *memory, group)
+                .and_then(|()| places(&folder, &volume.mount_points))
+                .and_then(|()| payload::update(&folder, files, group));
+            written.map_err(told)?;
             Ok(folder)
         }
     }
@@ -45,39 +72,55 @@ fn folder_of(pod: &Path, plugin: &str, name: &str) -> Result<PathBuf, FilesError
     Ok(folder.join(name))
 }
 
-/// An empty folder that is there with its mode and owner, or not at all; `memory` holds the size of a tmpfs.
-fn empty_dir(
-    pod: &Path,
-    name: &str,
-    memory: Option<Option<u64>>,
-    group: Option<FsGroup>,
-) -> Result<PathBuf, FilesError> {
+/// What an empty folder lies on.
+#[derive(Clone, Copy)]
+enum Medium {
+    Disk,
+    /// A tmpfs, with its size in bytes.
+    Memory(Option<u64>),
+    /// Huge pages of that size in bytes.
+    HugePages(u64),
+}
+
+/// An empty folder that is there with its mode and owner, or not at all.
+fn empty_dir(pod: &Path, name: &str, medium: Medium, group: Option<FsGroup>) -> Result<PathBuf, FilesError> {
     let folder = folder_of(pod, EMPTY_DIR, name)?;
     let gid = group.map(|group| group.gid);
-    match memory {
-        Some(size) => {
+    match medium {
+        Medium::Memory(size) => {
             write::folder(&folder, 0o777)?;
             mounts::tmpfs(&folder, size, gid)?;
         }
-        None if !folder.is_dir() => fresh(&folder, gid)?,
-        None => {}
+        Medium::HugePages(page) => {
+            write::folder(&folder, 0o777)?;
+            mounts::huge_pages(&folder, page, gid)?;
+        }
+        Medium::Disk if !folder.is_dir() => fresh(&folder, gid)?,
+        Medium::Disk => {}
     }
-    // The kubelet hands an emptyDir over once, when it is fresh. So it is here: the mark tells a folder that was handed
-    // to this group from one whose containers have since changed modes, and a new fsGroup of a pod changed in place.
-    let Some(group) = group else { return Ok(folder) };
-    let mark = mark_of(pod, name)?;
-    let wanted = group.gid.to_string();
-    if std::fs::read_to_string(&mark).ok().as_deref() != Some(wanted.as_str()) {
-        ownership::apply(&folder, group, false)?;
-        write::replace(&mark, wanted.as_bytes(), 0o640)?;
+    if let Some(group) = group {
+        hand_once(pod, EMPTY_DIR, name, &folder, group)?;
     }
     Ok(folder)
 }
 
-fn mark_of(pod: &Path, name: &str) -> Result<PathBuf, FilesError> {
+/// The kubelet hands a volume to the fsGroup once, when it sets it up. So it is here: the mark tells a folder that was handed
+/// to this group from one whose containers have since changed modes, and a new fsGroup of a pod changed in place.
+fn hand_once(pod: &Path, plugin: &str, name: &str, folder: &Path, group: FsGroup) -> Result<(), FilesError> {
+    let mark = mark_of(pod, plugin, name)?;
+    let wanted = group.gid.to_string();
+    if std::fs::read_to_string(&mark).ok().as_deref() != Some(wanted.as_str()) {
+        ownership::apply(folder, group, false)?;
+        write::replace(&mark, wanted.as_bytes(), 0o640)?;
+    }
+    Ok(())
+}
+
+fn mark_of(pod: &Path, plugin: &str, name: &str) -> Result<PathBuf, FilesError> {
+    let name = part(pod, "volume name", name)?;
     let mut folder = pod.join("plugins");
     write::folder(&folder, 0o750)?;
-    for name in [EMPTY_DIR, name] {
+    for name in [plugin, name] {
         folder.push(name);
         write::folder(&folder, 0o750)?;
     }
@@ -98,6 +141,19 @@ fn plain_folder(folder: &Path, memory: bool, gid: Option<u32>) -> Result<(), Fil
     let root = std::fs::metadata(folder).at(folder)?;
     if std::os::unix::fs::MetadataExt::gid(&root) != gid {
         hand_root(folder, gid)?;
+    }
+    Ok(())
+}
+
+/// Makes the folders that other volumes are mounted on.
+fn places(folder: &Path, mount_points: &[String]) -> Result<(), FilesError> {
+    for path in mount_points {
+        payload::check_path(folder, path)?;
+        let mut place = folder.to_owned();
+        for part in path.split('/') {
+            place.push(part);
+            write::folder(&place, 0o755)?;
+        }
     }
     Ok(())
 }

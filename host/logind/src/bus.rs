@@ -21,6 +21,9 @@ const SYSTEMD_MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// The signal that says that something about the machine's end changed.
 const PREPARE: &str = "PrepareForShutdown";
+/// Signals that wait until they are taken; the connection stands still while there are more, so whoever waits for an
+/// answer takes them.
+pub(crate) const QUEUE: usize = 8;
 /// What logind answers when an inhibitor is asked for too late (`BUS_ERROR_OPERATION_IN_PROGRESS`).
 const IN_PROGRESS: &str = "org.freedesktop.login1.OperationInProgress";
 
@@ -113,19 +116,19 @@ impl Manager {
         limited("having logind read its settings again", call).await.map(drop)
     }
 
-    /// Signals that something about the machine's end changed. Anybody on the bus can send one: they are a reason to look,
-    /// and no news.
+    /// Signals that something about the machine's end changed. The bus passes on logind's alone, but anybody can address
+    /// one to us: they are a reason to look, and no news.
     pub(crate) async fn signals(&self) -> Result<MessageStream, BusError> {
         let what = "following logind's PrepareForShutdown";
         let rule = MatchRule::builder()
             .msg_type(Type::Signal)
+            .sender(LOGIN)
             .path(LOGIN_PATH)
             .interface(MANAGER)
             .member(PREPARE)
             .build()
             .map_err(|error| BusError::Call { what, error })?;
-        // Any number of them is one reason.
-        let stream = MessageStream::for_match_rule(rule, &self.connection, NonZeroUsize::new(8));
+        let stream = MessageStream::for_match_rule(rule, &self.connection, NonZeroUsize::new(QUEUE));
         limited(what, stream).await
     }
 

@@ -23,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct State {
     longest_delay: u64,
     goes_down: bool,
+    /// How often it was asked whether the machine goes down.
+    looks: usize,
     /// Where it finds a drop-in when it is told to read its settings again; `None` where that changes nothing.
     drop_ins: Option<PathBuf>,
     /// Our ends of the inhibitors that it gave out.
@@ -103,10 +105,13 @@ async fn answer(connection: &Connection, state: &Mutex<State>, message: &Message
             let body = message.body();
             let (_, name): (&str, &str) = body.deserialize().unwrap();
             let value = {
-                let state = state.lock().unwrap();
+                let mut state = state.lock().unwrap();
                 match name {
                     "InhibitDelayMaxUSec" => Variant::from(state.longest_delay),
-                    "PreparingForShutdown" => Variant::from(state.goes_down),
+                    "PreparingForShutdown" => {
+                        state.looks += 1;
+                        Variant::from(state.goes_down)
+                    }
                     other => panic!("no property {other}"),
                 }
             };
@@ -185,6 +190,36 @@ async fn what_anybody_may_send_is_no_news() {
     fake.signal(true).await;
     let heard = tokio::time::timeout(Duration::from_millis(300), watch.next()).await;
     assert!(heard.is_err(), "the machine does not go down: {heard:?}");
+    fake.turn(true).await;
+    assert_eq!(next(&mut watch).await, Some(true));
+}
+
+#[tokio::test]
+async fn signals_that_queue_are_one_reason_to_look() {
+    let fake = Fake::new(State { longest_delay: 30_000_000, ..State::default() }).await;
+    let mut watch = follow(&fake, 30).await.unwrap();
+    assert_eq!(next(&mut watch).await, Some(false));
+    for _ in 0..6 {
+        fake.signal(true).await;
+    }
+    // Its answer comes after them: they are there.
+    watch.hold().await.unwrap();
+    fake.state.lock().unwrap().goes_down = true;
+    assert_eq!(next(&mut watch).await, Some(true));
+    fake.turn(false).await;
+    assert_eq!(next(&mut watch).await, Some(false));
+    assert_eq!(fake.state.lock().unwrap().looks, 3, "one at first, one for the six, one for the last");
+}
+
+#[tokio::test]
+async fn a_flood_of_signals_holds_up_no_answer() {
+    let fake = Fake::new(State { longest_delay: 30_000_000, ..State::default() }).await;
+    let mut watch = follow(&fake, 30).await.unwrap();
+    assert_eq!(next(&mut watch).await, Some(false));
+    for _ in 0..100 {
+        fake.signal(true).await;
+    }
+    watch.hold().await.unwrap();
     fake.turn(true).await;
     assert_eq!(next(&mut watch).await, Some(true));
 }

@@ -1,6 +1,7 @@
-//! What takes long: stops with their preStop hooks, postStart hooks, pulls. Each runs in a task of its own and puts its
+//! What takes long: stops with their preStop hooks, postStart hooks, pulls, unpacking images. Each runs in a task of its own and puts its
 //! end into the worker's inbox; the worker never waits for one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,15 +9,17 @@ use k8s_openapi::api::core::v1;
 use longshore_core::credentials;
 use longshore_core::event::EventType;
 use longshore_core::hooks::{self, Hook};
+use longshore_core::pod::PodId;
 use longshore_core::ports::events::EventSink;
-use longshore_core::ports::exec::ExecRequest;
+use longshore_core::ports::exec::{ExecRequest, Purpose};
 use longshore_core::ports::probes::{ProbeCall, ProbeOutcome, ProbeTarget};
+use longshore_core::ports::runtime::Image;
 
-use crate::inbox::Done;
+use crate::inbox::{Done, Fetched};
 use crate::node::{ImagePull, Ports};
 use crate::worker::Worker;
 
-/// What a stop leaves the processes after a preStop hook that took all the time (`minimumGracePeriodInSeconds`).
+/// What a stop leaves the processes, however little is left of the time (`minimumGracePeriodInSeconds`).
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 /// How long a postStart hook may take: the kubelet waits without end, which holds up a pod forever.
 const POST_START_LIMIT: Duration = Duration::from_secs(600);
@@ -46,17 +49,18 @@ impl HookRun {
 
     /// Runs the hook within a time limit.
     async fn run(self, limit: Duration) -> Result<(), String> {
-        match self.hook {
+        match &self.hook {
             Hook::None => Ok(()),
-            Hook::Invalid { message } => Err(message),
+            Hook::Invalid { message } => Err(message.clone()),
             Hook::Sleep { seconds } => {
-                tokio::time::sleep(Duration::from_secs(seconds).min(limit)).await;
+                tokio::time::sleep(Duration::from_secs(*seconds).min(limit)).await;
                 Ok(())
             }
             Hook::Exec { command } => {
-                let shown = command.join(" ");
+                let (shown, command) = (command.join(" "), command.clone());
                 let container_id = self.target.container_id.clone();
-                let request = ExecRequest { container_id, command, timeout: limit, output_limit: HOOK_OUTPUT };
+                let (output_limit, purpose) = (HOOK_OUTPUT, Purpose::Hook);
+                let request = ExecRequest { container_id, command, timeout: limit, output_limit, purpose };
                 match self.ports.runtime.exec(request).await {
                     Ok(output) if output.exit_code == Some(0) => Ok(()),
                     Ok(output) => {
@@ -73,38 +77,68 @@ impl HookRun {
                     Err(error) => Err(format!("Exec lifecycle hook ([{shown}]) failed - error: {error}")),
                 }
             }
-            Hook::Http { scheme, host, port, path, headers } => {
-                let headers: Vec<_> = headers
-                    .into_iter()
-                    .map(|(name, value)| serde_json::json!({ "name": name, "value": value }))
-                    .collect();
-                let mut config = serde_json::json!({ "scheme": scheme.to_uppercase(), "port": port, "path": path, "httpHeaders": headers });
-                if let Some(host) = host {
-                    config["host"] = host.into();
-                }
-                let call = ProbeCall {
-                    plugin: "http".to_owned(),
-                    config: config.to_string(),
-                    target: self.target,
-                    budget: limit,
-                };
-                match self.ports.probes.check(call).await {
-                    ProbeOutcome::Success { .. } | ProbeOutcome::Warning { .. } => Ok(()),
-                    // Any answer will do for a hook (`runHTTPHandler` in pkg/kubelet/lifecycle/handlers.go).
-                    ProbeOutcome::Failure { message } if message.contains("statuscode:") => Ok(()),
-                    ProbeOutcome::Failure { message }
-                    | ProbeOutcome::Error { message }
-                    | ProbeOutcome::Fault { message } => {
-                        Err(format!("HTTP lifecycle hook ({path}) failed - error: {message}"))
+            Hook::Http { path, .. } => {
+                let Err(mut message) = self.ask(&self.hook, limit).await else { return Ok(()) };
+                if let Some(plain) = hooks::without_tls(&self.hook, &message) {
+                    match self.ask(&plain, limit).await {
+                        Ok(()) => {
+                            self.fell_back(&plain);
+                            return Ok(());
+                        }
+                        Err(again) => message = format!("{message}; without TLS: {again}"),
                     }
                 }
+                Err(format!("HTTP lifecycle hook ({path}) failed - error: {message}"))
             }
         }
     }
+
+    /// Makes the request of an HTTP hook.
+    async fn ask(&self, hook: &Hook, limit: Duration) -> Result<(), String> {
+        let Hook::Http { scheme, host, port, path, headers } = hook else { return Ok(()) };
+        let headers: Vec<_> =
+            headers.iter().map(|(name, value)| serde_json::json!({ "name": name, "value": value })).collect();
+        let mut config =
+            serde_json::json!({ "scheme": scheme.to_uppercase(), "port": port, "path": path, "httpHeaders": headers });
+        if let Some(host) = host {
+            config["host"] = host.as_str().into();
+        }
+        let call = ProbeCall {
+            plugin: "http".to_owned(),
+            config: config.to_string(),
+            target: self.target.clone(),
+            budget: limit,
+        };
+        match self.ports.probes.check(call).await.outcome {
+            ProbeOutcome::Success { .. } | ProbeOutcome::Warning { .. } => Ok(()),
+            // Any answer will do for a hook (`runHTTPHandler` in pkg/kubelet/lifecycle/handlers.go).
+            ProbeOutcome::Failure { message } if message.contains("statuscode:") => Ok(()),
+            ProbeOutcome::Failure { message } | ProbeOutcome::Error { message } | ProbeOutcome::Fault { message } => {
+                Err(message)
+            }
+        }
+    }
+
+    /// Says that an https hook was answered without TLS only.
+    fn fell_back(&self, plain: &Hook) {
+        let Hook::Http { host, port, .. } = plain else { return };
+        let target = &self.target;
+        let host = match (host, target.pod_ip) {
+            (Some(host), _) => format!("{host}:{port}"),
+            (None, Some(ip)) => SocketAddr::new(ip, *port).to_string(),
+            (None, None) => format!(":{port}"),
+        };
+        let pod = PodId { namespace: target.namespace.clone(), name: target.pod.clone(), uid: target.pod_uid.clone() };
+        let message = format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
+        let (kind, reason) = (EventType::Warning, "LifecycleHTTPFallback");
+        self.ports.events.record(&pod, Some(&target.container), kind, reason, &message);
+    }
 }
 
-/// Runs a container's preStop hook and stops it, in the background; takes the place of a stop with more grace.
-pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64, why: &str) {
+/// Runs a container's preStop hook, waits until those of `after` have ended, and stops it, in the background and within
+/// one grace period; takes the place of a stop with more grace. As `killContainer` of
+/// pkg/kubelet/kuberuntime/kuberuntime_container.go, but that no grace at all is a kill at once.
+pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64, after: &[String], why: &str) {
     let is_new = !worker.busy.stopping.contains_key(id);
     if let Some(slower) = worker.stops.remove(id) {
         slower.abort();
@@ -119,17 +153,24 @@ pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64
     let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
     let (ports, inbox, pod, name, id) =
         (worker.shared.ports.clone(), worker.inbox.clone(), worker.pod.id.clone(), name.to_owned(), id.to_owned());
-    let key = id.clone();
+    let (key, after, mut running) = (id.clone(), after.to_vec(), worker.running.subscribe());
     let task = tokio::spawn(async move {
-        let mut left = grace;
+        let begun = tokio::time::Instant::now();
         if let Some(hook) = hook {
-            let begun = Instant::now();
             let ended = tokio::time::timeout(grace, hook.run(grace)).await;
             if let Ok(Err(message)) = ended {
                 ports.events.record(&pod, Some(&name), EventType::Warning, "FailedPreStopHook", &message);
             }
-            left = grace.saturating_sub(begun.elapsed()).max(MINIMUM_GRACE);
         }
+        if !after.is_empty() {
+            let turn = running
+                .wait_for(|running| !running.contains(&id) || !after.iter().any(|other| running.contains(other)));
+            // Its turn, too, when the time is over.
+            let _ = tokio::time::timeout(grace.saturating_sub(begun.elapsed()), turn).await;
+        }
+        // Seconds that have begun are given, not taken, as there.
+        let left = grace.saturating_sub(Duration::from_secs(begun.elapsed().as_secs()));
+        let left = if grace.is_zero() { grace } else { left.max(MINIMUM_GRACE) };
         let error = ports.runtime.stop(&id, left).await.err().map(|error| error.to_string());
         if error.is_some() {
             // Not at once again: the worker plans the same stop as soon as this one is told to have ended.
@@ -155,15 +196,17 @@ pub(crate) fn post_start(worker: &mut Worker, id: &str, name: &str) {
     });
 }
 
-/// Pulls a container's image in the background.
-pub(crate) fn pull(worker: &mut Worker, name: &str, image: &str, secrets: &[Arc<v1::Secret>]) {
-    if !worker.busy.pulling.insert(name.to_owned()) {
+/// Pulls an image for a container in the background: its own, or a volume's.
+pub(crate) fn pull(worker: &mut Worker, name: &str, image: &str, volume: Option<&str>, secrets: &[Arc<v1::Secret>]) {
+    if worker.busy.pulling.contains_key(name) {
         return;
     }
-    worker.event(Some(name), EventType::Normal, "Pulling", &format!("Pulling image {image:?}"));
+    worker.busy.pulling.insert(name.to_owned(), image.to_owned());
+    let fetched = Fetched::new(name, image, volume);
+    worker.event(fetched.about(), EventType::Normal, "Pulling", &format!("Pulling image {image:?}"));
     let mut keys = credentials::for_image(image, secrets);
     let (shared, inbox, pod) = (worker.shared.clone(), worker.inbox.clone(), worker.pod.id.clone());
-    let (container, image) = (name.to_owned(), image.to_owned());
+    let image = image.to_owned();
     let service_account = worker.pod.spec().service_account_name.clone().unwrap_or_default();
     tokio::spawn(async move {
         let begun = Instant::now();
@@ -176,8 +219,36 @@ pub(crate) fn pull(worker: &mut Worker, name: &str, image: &str, secrets: &[Arc<
             let took = begun.elapsed().as_secs_f64();
             let message =
                 format!("Successfully pulled image {image:?} in {took:.3}s. Image size: {} bytes.", pulled.size);
-            shared.ports.events.record(&pod, Some(&container), EventType::Normal, "Pulled", &message);
+            shared.ports.events.record(&pod, fetched.about(), EventType::Normal, "Pulled", &message);
         }
-        inbox.put(|wakes| wakes.done.push(Done::Pull { container, image, result }));
+        inbox.put(|wakes| wakes.done.push(Done::Pull { fetched, result }));
+    });
+}
+
+/// Unpacks the image of a volume in the background, for a runtime that does not mount it itself.
+pub(crate) fn unpack(worker: &mut Worker, fetched: Fetched, image: &Image) {
+    if worker.busy.pulling.contains_key(&fetched.container) {
+        return;
+    }
+    worker.busy.pulling.insert(fetched.container.clone(), fetched.image.clone());
+    let (shared, inbox, pod, id) =
+        (worker.shared.clone(), worker.inbox.clone(), worker.pod.id.clone(), image.id.clone());
+    tokio::spawn(async move {
+        let volume = fetched.volume.clone().unwrap_or_default();
+        let (files, runtime) = (&shared.ports.files, &shared.ports.runtime);
+        let unpacked = async {
+            // One at a time: disks and runtimes have better things to do.
+            let _turn = shared.unpacking.lock().await;
+            // Another pod may have had it unpacked meanwhile.
+            let there = files.image_volume(&pod, &volume, &id).await.map_err(|error| error.to_string())?;
+            if there.is_some() {
+                return Ok(());
+            }
+            tracing::info!(%pod, image = fetched.image, "unpacking an image for a volume");
+            let content = runtime.image_files(&id).await.map_err(|error| error.to_string())?;
+            files.unpack_image(&id, content).await.map_err(|error| error.to_string())
+        };
+        let error = unpacked.await.err();
+        inbox.put(|wakes| wakes.done.push(Done::Unpack { fetched, error }));
     });
 }

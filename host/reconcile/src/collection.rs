@@ -47,10 +47,19 @@ enum CollectError {
     Unknown,
     #[error("invalid capacity 0 on image filesystem")]
     NoCapacity,
-    #[error("wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {message}")]
-    NotRemoved { wanted: u64, freed: u64, message: String },
+    #[error("{}freed {freed} bytes space with errors in image deletion: {message}", asked(*.wanted))]
+    NotRemoved {
+        /// How many bytes were to be free; `None` where all unused images were to go.
+        wanted: Option<u64>,
+        freed: u64,
+        message: String,
+    },
     #[error("{0}")]
     NotEnough(String),
+}
+
+fn asked(wanted: Option<u64>) -> String {
+    wanted.map_or_else(String::new, |wanted| format!("wanted to free {wanted} bytes, but "))
 }
 
 /// Removes images, and remembers when each was used.
@@ -103,11 +112,10 @@ impl<'a> Collector<'a> {
         // Before the agent has watched for that long, it does not know.
         if let Some(age) = policy.maximum_age.filter(|age| now > *age) {
             let old = self.unwanted(memory.removable(&images, &policy, Some(age), now)).await?;
-            self.remove(&old, u64::MAX).await?;
+            self.remove(&old, None).await?;
             images.retain(|image| !old.iter().any(|gone| gone.id == image.id));
         }
-        let node = tokio::time::timeout(usage::STATS, self.shared.ports.stats.node()).await.unwrap_or_default();
-        let disk = node.image_fs.ok_or(CollectError::Unknown)?;
+        let disk = usage::of_node(self.shared).await.image_fs.ok_or(CollectError::Unknown)?;
         let Some(fullness) = collect::fullness(disk, &policy) else {
             let error = CollectError::NoCapacity;
             self.shared.ports.events.record_node(EventType::Warning, "InvalidDiskCapacity", &error.to_string());
@@ -117,7 +125,7 @@ impl<'a> Collector<'a> {
         let percent = fullness.percent;
         tracing::info!(percent, wanted, "the images' disk is fuller than it may be, removing images that are not used");
         let unused = self.unwanted(memory.removable(&images, &policy, None, now)).await?;
-        let freed = self.remove(&unused, wanted).await?;
+        let freed = self.remove(&unused, Some(wanted)).await?;
         if freed < wanted {
             let message = collect::not_enough(disk, percent, freed);
             self.shared.ports.events.record_node(EventType::Warning, "FreeDiskSpaceFailed", &message);
@@ -136,7 +144,7 @@ impl<'a> Collector<'a> {
         let removed = async {
             let images = self.look(&mut memory, now).await?;
             let unused = self.unwanted(memory.removable(&images, &self.options().policy, None, now)).await?;
-            self.remove(&unused, u64::MAX).await
+            self.remove(&unused, None).await
         };
         if let Err(error) = removed.await {
             tracing::warn!("unused images cannot be removed: {error}");
@@ -172,12 +180,12 @@ impl<'a> Collector<'a> {
         Ok(images.into_iter().filter(|image| !wanted.contains(&image.id)).cloned().collect())
     }
 
-    /// Removes images in their order until enough is free. Says how much that is; one that cannot be removed does not keep
-    /// the others.
-    async fn remove(&self, images: &[StoredImage], wanted: u64) -> Result<u64, CollectError> {
+    /// Removes images in their order until enough is free, all where `wanted` says nothing. Says how much that is; one that
+    /// cannot be removed does not keep the others.
+    async fn remove(&self, images: &[StoredImage], wanted: Option<u64>) -> Result<u64, CollectError> {
         let (mut freed, mut errors) = (0u64, Vec::new());
         for image in images {
-            if freed >= wanted {
+            if wanted.is_some_and(|wanted| freed >= wanted) {
                 break;
             }
             tracing::info!(image = image.id, names = ?image.names, size = image.size, "removing an image to free space");

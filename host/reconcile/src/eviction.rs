@@ -12,6 +12,7 @@ use longshore_core::event::EventType;
 use longshore_core::evict::{self, Candidate, Observations, PodUse, Policy, Resource, Starved, Watch};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::stats::NodeUsage;
+use longshore_core::priority;
 
 use crate::collection::Collector;
 use crate::inbox::Evict;
@@ -62,6 +63,7 @@ pub(crate) async fn run(shared: &Shared, collector: &Collector<'_>) {
         watch: Watch::default(),
         begun: Instant::now(),
         before: Pressure::default(),
+        helpless: None,
     };
     loop {
         match manager.pass().await {
@@ -89,6 +91,8 @@ struct Manager<'a> {
     watch: Watch,
     begun: Instant,
     before: Pressure,
+    /// The threshold for which no pod may end, as it was last said: nobody reads that every ten seconds.
+    helpless: Option<&'static str>,
 }
 
 impl Manager<'_> {
@@ -97,7 +101,10 @@ impl Manager<'_> {
         let found = self.watch.look(&self.policy, &seen, self.begun.elapsed());
         self.tell(found.pressure);
         let near = Watch::is_near(&self.policy, &seen);
-        let Some(starved) = found.starved else { return Pass::Calm { near } };
+        let Some(starved) = found.starved else {
+            self.helpless = None;
+            return Pass::Calm { near };
+        };
         let resource = starved.resource().name();
         let threshold = starved.threshold.signal.name();
         tracing::warn!(threshold, available = starved.available, "attempting to reclaim {resource}");
@@ -106,19 +113,25 @@ impl Manager<'_> {
         let dedicated = evict::has_own_image_disk(&node);
         if self.reclaim(&starved, dedicated).await {
             tracing::info!("what nobody needs was removed, no pod has to end for {resource}");
+            self.helpless = None;
             return Pass::Calm { near };
         }
         match self.evict(&starved, dedicated).await {
-            Some((pod, grace)) => Pass::Evicted(pod, grace),
+            Some((pod, grace)) => {
+                self.helpless = None;
+                Pass::Evicted(pod, grace)
+            }
             None => {
-                tracing::warn!("no pod can be evicted to reclaim {resource}");
+                if self.helpless.replace(threshold) != Some(threshold) {
+                    tracing::warn!(threshold, "no pod can be evicted to reclaim {resource}");
+                }
                 Pass::Calm { near }
             }
         }
     }
 
     async fn look(&self) -> (NodeUsage, Observations) {
-        let node = tokio::time::timeout(usage::STATS, self.shared.ports.stats.node()).await.unwrap_or_default();
+        let node = usage::of_node(self.shared).await;
         let seen = evict::observe(&node, self.shared.options.eviction.pods_memory);
         (node, seen)
     }
@@ -140,8 +153,8 @@ impl Manager<'_> {
         }
     }
 
-    /// Removes what nobody needs of a disk: dead containers of pods that ended, and images that are not used. Says whether
-    /// that was enough.
+    /// Removes what nobody needs of a disk: dead containers of pods that ended and have nothing running any more, and images
+    /// that are not used. Says whether that was enough.
     async fn reclaim(&self, starved: &Starved, dedicated: bool) -> bool {
         let on_disk = matches!(starved.resource(), Resource::EphemeralStorage | Resource::Inodes);
         if !on_disk || (dedicated && !starved.threshold.signal.is_of_images()) {
@@ -151,7 +164,7 @@ impl Manager<'_> {
         let ended: Vec<String> = roster
             .members()
             .iter()
-            .filter(|member| member.ended && !member.containers.is_empty())
+            .filter(|member| !member.holds() && !member.containers.is_empty())
             .map(|member| member.pod.id.uid.clone())
             .collect();
         for uid in &ended {
@@ -169,7 +182,13 @@ impl Manager<'_> {
     /// Tells the first in the order that may be evicted to end.
     async fn evict(&self, starved: &Starved, dedicated: bool) -> Option<(Arc<Member>, i64)> {
         let mut members = self.shared.roster.members();
-        members.retain(|member| !member.ended);
+        // What may not end is not measured either: on some nodes that is most pods.
+        members.retain(|member| {
+            !member.ended && !priority::is_critical(&member.pod) && self.shared.may_evict(&member.pod)
+        });
+        if members.is_empty() {
+            return None;
+        }
         let mut candidates: Vec<Candidate<'_>> = Vec::new();
         let usages = self.usages(&members, starved.resource()).await;
         for (member, usage) in members.iter().zip(usages) {
@@ -180,17 +199,9 @@ impl Manager<'_> {
         tracing::info!("pods in the order of their eviction: {}", order.join(", "));
         for candidate in candidates {
             let pod = candidate.pod;
-            if evict::is_critical(pod) {
-                tracing::debug!(pod = %pod.id, "a critical pod is not evicted");
-                continue;
-            }
-            if !self.shared.may_evict(pod) {
-                tracing::debug!(pod = %pod.id, "a pod of an API server that was not heard yet is not evicted");
-                continue;
-            }
             let grace = starved.threshold.pod_grace(&self.policy, pod.grace_seconds());
-            let message = evict::message(starved, pod, candidate.usage.as_ref());
-            let order = Evict { reason: evict::REASON, message, grace_seconds: grace, disruption: true };
+            let (message, annotations) = evict::message(starved, pod, candidate.usage.as_ref());
+            let order = Evict { reason: evict::REASON, message, annotations, grace_seconds: grace, disruption: true };
             if self.shared.roster.put(&pod.id.uid, |wakes| wakes.evict = wakes.evict.take().or(Some(order))) {
                 let member = members.iter().find(|member| member.pod.id.uid == pod.id.uid)?;
                 return Some((member.clone(), grace));
@@ -202,22 +213,18 @@ impl Manager<'_> {
     async fn usages(&self, members: &[Arc<Member>], of: Resource) -> Vec<Option<PodUse>> {
         let on_disk = matches!(of, Resource::EphemeralStorage | Resource::Inodes);
         let layers = match on_disk {
-            true => match self.shared.ports.runtime.writable_layers().await {
-                Ok(layers) => Some(layers),
+            true => match self.shared.ports.runtime.writable_layers(None).await {
+                Ok(layers) => Some(Some(layers)),
                 Err(error) => {
                     tracing::warn!("writable layers cannot be measured: {error}");
-                    None
+                    Some(None)
                 }
             },
             false => None,
         };
         let mut usages = Vec::new();
         for member in members {
-            let mut usage = usage::of_cgroup(self.shared, member).await;
-            if let Some(usage) = usage.as_mut().filter(|_| on_disk) {
-                usage::add_disk(self.shared.ports.files.as_ref(), member, layers.as_ref(), usage).await;
-            }
-            usages.push(usage);
+            usages.push(usage::of_pod(self.shared, member, layers.as_ref()).await);
         }
         usages
     }
@@ -226,9 +233,8 @@ impl Manager<'_> {
     async fn wait_for(&self, pod: &Member, grace: i64) {
         let (id, roster) = (&pod.pod.id, &self.shared.roster);
         let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-        let runs = |member: &Member| !member.ended || member.containers.iter().any(|container| container.running);
         let limit = KILL.max(grace + grace / 2);
-        if !roster.until(limit, |roster| roster.member(&id.uid).is_none_or(|member| !runs(&member))).await {
+        if !roster.until(limit, |roster| roster.member(&id.uid).is_none_or(|member| !member.holds())).await {
             let message = "Container runtime did not kill the pod within specified grace period.";
             self.shared.ports.events.record(id, None, EventType::Warning, "ExceededGracePeriod", message);
         }

@@ -49,6 +49,13 @@ struct State {
     turned: Instant,
 }
 
+impl State {
+    /// Whether the runtime has not answered for too long, or not at all yet.
+    fn is_silent(&self, now: Instant) -> bool {
+        self.runtime.is_none_or(|at| now.saturating_duration_since(at) >= RUNTIME_SILENCE)
+    }
+}
+
 impl Default for Health {
     fn default() -> Self {
         let state = State {
@@ -76,10 +83,14 @@ impl Health {
 
     /// The runtime answered to something, or did not.
     pub fn runtime(&self, answer: Result<(), String>) {
+        self.runtime_at(Instant::now(), answer);
+    }
+
+    fn runtime_at(&self, now: Instant, answer: Result<(), String>) {
         self.update(|state| match answer {
             Ok(()) => {
-                let was_silent = state.runtime.is_none_or(|at| at.elapsed() >= RUNTIME_SILENCE);
-                state.runtime = Some(Instant::now());
+                let was_silent = state.is_silent(now);
+                state.runtime = Some(now);
                 state.runtime_error = None;
                 was_silent
             }
@@ -156,9 +167,13 @@ impl Health {
 
     /// Why pods cannot be run now, in the kubelet's words where it has some; empty when they can.
     pub fn problems(&self) -> Vec<String> {
+        self.problems_at(Instant::now())
+    }
+
+    fn problems_at(&self, now: Instant) -> Vec<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut problems = Vec::new();
-        if state.runtime.is_none_or(|at| at.elapsed() >= RUNTIME_SILENCE) {
+        if state.is_silent(now) {
             let error = state.runtime_error.as_deref().unwrap_or("it has not answered yet");
             problems.push(format!("container runtime is down: {error}"));
         }
@@ -181,6 +196,26 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_runtime_that_is_silent_for_half_a_minute_is_down_until_it_answers() {
+        let health = Health::default();
+        health.synced(true);
+        let changes = health.subscribe();
+        let begin = Instant::now();
+        let at = |second| begin + Duration::from_secs(second);
+        assert_eq!(health.problems_at(at(0)), ["container runtime is down: it has not answered yet"]);
+        health.runtime_at(at(0), Ok(()));
+        health.runtime_at(at(10), Err("refused".to_owned()));
+        assert!(health.problems_at(at(29)).is_empty());
+        assert_eq!(health.problems_at(at(30)), ["container runtime is down: refused"]);
+        // That it answers again is told at once; that it goes on answering is no news.
+        let before = *changes.borrow();
+        health.runtime_at(at(40), Ok(()));
+        assert_eq!((health.problems_at(at(40)), *changes.borrow()), (Vec::new(), before + 1));
+        health.runtime_at(at(50), Ok(()));
+        assert_eq!(*changes.borrow(), before + 1);
+    }
 
     #[test]
     fn a_moment_of_silence_is_no_problem() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use longshore_core::observed::ObservedPod;
 use longshore_core::pod::{Deletion, Pod};
@@ -45,6 +46,8 @@ pub(crate) struct Evict {
     pub(crate) reason: &'static str,
     /// `status.message`, and the event's.
     pub(crate) message: String,
+    /// The event's.
+    pub(crate) annotations: BTreeMap<String, String>,
     /// Seconds that its containers get to end, in place of the pod's own if those are more.
     pub(crate) grace_seconds: i64,
     /// Whether it is the node's need and not the pod's doing, which `DisruptionTarget` says.
@@ -70,7 +73,34 @@ pub(crate) enum Done {
     /// A postStart hook ended.
     PostStart { id: String, container: String, error: Option<String> },
     /// An image was pulled, or could not be.
-    Pull { container: String, image: String, result: Result<Image, Failure> },
+    Pull { fetched: Fetched, result: Result<Image, Failure> },
+    /// What the pod takes on the disk was measured, for so long; and why it is evicted for it, if so.
+    Measured { took: Duration, exceeded: Option<String> },
+    /// The image of a volume was unpacked, or could not be.
+    Unpack { fetched: Fetched, error: Option<String> },
+}
+
+/// An image that is fetched for a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    /// Name of the container.
+    pub(crate) container: String,
+    /// The image, as the pod names it.
+    pub(crate) image: String,
+    /// The volume that it is for; `None` for the container's own.
+    pub(crate) volume: Option<String>,
+}
+
+impl Fetched {
+    pub(crate) fn new(container: &str, image: &str, volume: Option<&str>) -> Self {
+        let (container, image) = (container.to_owned(), image.to_owned());
+        Fetched { container, image, volume: volume.map(str::to_owned) }
+    }
+
+    /// Whom events are about: the container, or, for a volume, the pod.
+    pub(crate) fn about(&self) -> Option<&str> {
+        self.volume.is_none().then_some(self.container.as_str())
+    }
 }
 
 /// Why something could not be done, as status and events show it.

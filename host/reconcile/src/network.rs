@@ -13,7 +13,7 @@ use longshore_core::cidr::Cidr;
 use longshore_core::container::SandboxNetwork;
 use longshore_core::event::EventType;
 use longshore_core::network::{self, not_ready};
-use longshore_core::observed::{Observation, Sandbox, SandboxState};
+use longshore_core::observed::{Observation, Sandbox};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::network::NetworkPlugins;
 use tokio::sync::{Notify, watch};
@@ -118,14 +118,17 @@ impl Network {
         self.recoveries.subscribe()
     }
 
-    /// The networks that pods of this node may have, as texts; `None` when that is not known yet.
+    /// The networks that pods of this node may have, as texts; `None` when that is not known, and then what was last known
+    /// stays for the plugins.
     fn named_cidrs(&self, ports: &Ports) -> Option<Vec<String>> {
         let named = match self.options.in_cluster {
             false => Some(self.options.pod_cidrs.clone()),
             true => ports.views.node().map(|node| network::pod_cidrs(&node)),
         };
-        let known = named.as_deref().and_then(|named| network::cidrs(named).ok()).unwrap_or_default();
-        *self.pod_cidrs.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        if let Some(named) = &named {
+            let known = network::cidrs(named).unwrap_or_default();
+            *self.pod_cidrs.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        }
         named
     }
 
@@ -173,7 +176,7 @@ pub fn complete(plugins: &dyn NetworkPlugins, seen: &mut Observation) {
 }
 
 fn is_attachable(sandbox: &Sandbox) -> bool {
-    sandbox.network == SandboxNetwork::Detached && sandbox.state == SandboxState::Running
+    sandbox.network == SandboxNetwork::Detached && sandbox.is_running()
 }
 
 /// The same for a list.

@@ -2,9 +2,9 @@
 //!
 //! Owns the set of workers. What a pod needs is decided in core and done by its worker; nothing here acts on one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -21,6 +21,7 @@ use longshore_core::record::StoredPod;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::allocatable;
 use crate::collection::Collector;
 use crate::eviction;
 use crate::health::BEAT;
@@ -35,22 +36,29 @@ use crate::views::StaticPod;
 use crate::wishes::Wishes;
 use crate::worker::{self, Start};
 
-pub use crate::ports::{ApiPorts, AskForNode, ImagePull, NodeCredentials, Options, Ports, StatusOf};
+pub use crate::ports::{ApiPorts, AskForNode, ImagePull, Look, NodeCredentials, Options, Ports, StatusOf};
 
 /// How old a list of other agents' containers may be.
 const FOREIGN_AGE: Duration = Duration::from_secs(5);
 
+/// How long a look at the node's addresses and names may take; what it would tell stays as it was.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) ports: Ports,
-    pub(crate) facts: NodeFacts,
+    facts: Mutex<Arc<NodeFacts>>,
     pub(crate) options: Options,
     pub(crate) puller: Puller,
+    /// Held while an image is unpacked for volumes.
+    pub(crate) unpacking: tokio::sync::Mutex<()>,
     pub(crate) probes: ProbeScheduler,
     pub(crate) roster: Roster,
     pub(crate) network: Network,
-    /// Pods that were admitted and have not ended, by UID: what a new one must fit beside.
+    /// Pods that were admitted and of which something may still run, by UID: what a new one must fit beside.
     pub(crate) active: Mutex<BTreeMap<String, Pod>>,
+    /// UIDs of those that end: a new one that needs their room waits for it, where the kubelet rejects it.
+    leaving: Mutex<BTreeSet<String>>,
     /// Resizes that wait for room.
     pub(crate) wishes: Wishes,
     /// Whether the API server has said which pods it wants, in this life of the agent.
@@ -60,6 +68,25 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The node as it was when it was last looked at.
+    pub(crate) fn facts(&self) -> Arc<NodeFacts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The node as it is now.
+    pub(crate) async fn look(&self) -> Arc<NodeFacts> {
+        // Cancel safe: a look that is dropped changes nothing.
+        let now = tokio::time::timeout(LOOK, (self.ports.look)()).await.unwrap_or_default();
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(changed) = facts.in_surroundings(now) {
+            if changed.ips != facts.ips {
+                tracing::info!(addresses = ?changed.ips, "the node's addresses have changed");
+            }
+            *facts = Arc::new(changed);
+        }
+        facts.clone()
+    }
+
     /// Whether the pod may be evicted. One of the API server may not before that was heard: nobody would make another.
     pub(crate) fn may_evict(&self, pod: &Pod) -> bool {
         pod.source != Source::Api || self.heard.load(Ordering::Relaxed)
@@ -90,14 +117,42 @@ impl Shared {
         }
     }
 
-    pub(crate) fn active(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Pod>> {
+    /// A pod ends. It has its share until nothing of it runs, but gets no more.
+    pub(crate) fn leaves(&self, uid: &str) {
+        self.wishes.remove(uid);
+        self.leaving().insert(uid.to_owned());
+    }
+
+    /// A pod that was to end runs again.
+    pub(crate) fn stays(&self, uid: &str) {
+        self.leaving().remove(uid);
+    }
+
+    /// A pod's share of the node is free, and what it waited for is not waited for any more: others may have room.
+    pub(crate) fn give_up_share(&self, uid: &str) {
+        self.wishes.remove(uid);
+        self.leaving().remove(uid);
+        // In a statement of its own: who is woken takes the same lock.
+        let held = self.active().remove(uid).is_some();
+        if held {
+            self.wishes.wake(&self.roster);
+        }
+    }
+
+    pub(crate) fn active(&self) -> MutexGuard<'_, BTreeMap<String, Pod>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never to be held while [`Shared::active`] is taken; the other way round is fine.
+    pub(crate) fn leaving(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Running {
     inbox: Arc<Inbox>,
     pod: Pod,
+    seen: Timestamp,
     ending: bool,
 }
 
@@ -126,15 +181,18 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
     let puller = Puller::new(ports.runtime.clone(), &options);
     let words = ports.sources.iter().map(|source| (source.source(), None)).collect();
     let network = Network::new(options.network.clone());
+    let root_id = facts.root_id.clone();
     let shared = Arc::new(Shared {
         ports,
-        facts,
+        facts: Mutex::new(Arc::new(facts)),
         options,
         network,
         puller,
+        unpacking: tokio::sync::Mutex::default(),
         probes,
         roster: Roster::default(),
         active: Mutex::default(),
+        leaving: Mutex::default(),
         wishes: Wishes::default(),
         heard: AtomicBool::new(false),
         foreign: tokio::sync::Mutex::default(),
@@ -159,8 +217,9 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         () = node.serve() => {}
         () = eviction::run(&shared, &collector) => {}
         () = collector.run() => {}
-        () = shared.network.run(&shared.ports, &shared.facts.root_id) => {}
+        () = shared.network.run(&shared.ports, &root_id) => {}
         () = shutdown::run(&shared) => {}
+        () = allocatable::run(&*shared.ports.files, &*shared.ports.events, shared.options.pods_limits) => {}
     }
     let drained = async { while node.tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(5), drained).await.is_err() {
@@ -175,7 +234,7 @@ impl Node {
         // Events from before the first look on, so that nothing falls between the two.
         let mut events = ports.runtime.events();
         ports.health.turning(self.look()).await;
-        let (stored, errors) = ports.files.load_all().await;
+        let (stored, errors) = ports.health.turning(ports.files.load_all()).await;
         for error in errors {
             tracing::error!("a stored pod cannot be read: {error}");
         }
@@ -199,7 +258,7 @@ impl Node {
                 Some(()) = objects.next() => self.wake_all(|wakes| wakes.objects = true),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
                 Ok(()) = recoveries.changed() => self.wake_all(|wakes| wakes.resync = true),
-                _ = resync.tick() => self.resync().await,
+                _ = resync.tick() => ports.health.turning(self.resync()).await,
                 _ = beat.tick() => {}
             }
             ports.health.turned();
@@ -252,13 +311,15 @@ impl Node {
     }
 
     fn spoke(&mut self, source: Source, snapshot: SourceSnapshot) {
-        if source == Source::Api {
-            self.shared.heard.store(true, Ordering::Relaxed);
-        }
+        let first = source == Source::Api && !self.shared.heard.swap(true, Ordering::Relaxed);
         self.words.insert(source, Some(snapshot));
         self.desired = desired::merge(&self.words);
         self.shared.ports.views.set_problems("sources", self.desired.problems.clone());
         self.reconcile();
+        if first {
+            // Some pod may have waited for just that.
+            self.wake_all(|_| {});
+        }
     }
 
     /// Makes the set of workers fit the set of desired pods.
@@ -268,6 +329,7 @@ impl Node {
             for (uid, running) in &mut self.workers {
                 if !running.ending && !self.desired.pods.contains_key(uid) {
                     running.ending = true;
+                    self.shared.leaves(uid);
                     let deletion = Deletion { requested_at: now, grace_seconds: running.pod.grace_seconds() };
                     running.inbox.put(|wakes| wakes.deletion = Some(deletion));
                 }
@@ -290,6 +352,9 @@ impl Node {
                 Some(running) if running.ending => {}
                 Some(running) => {
                     if running.pod != pod {
+                        if pod.deletion.is_some() {
+                            self.shared.leaves(&pod.id.uid);
+                        }
                         running.pod = pod.clone();
                         running.inbox.put(|wakes| wakes.desired = Some(pod));
                     }
@@ -308,11 +373,11 @@ impl Node {
         }
         self.shared.ports.health.synced(self.desired.complete);
         // Before every source has spoken, room that seems free may be somebody's.
-        self.shared.wishes.open(self.desired.complete);
+        self.shared.wishes.open(self.desired.complete, &self.shared.roster);
         if self.desired.complete {
             let others = self.workers.values().filter(|running| running.pod.source != Source::Api);
-            let mut pods: Vec<StaticPod> =
-                others.map(|running| StaticPod { pod: running.pod.clone(), ending: running.ending }).collect();
+            let told = |of: &Running| StaticPod { pod: of.pod.clone(), seen: of.seen, ending: of.ending };
+            let mut pods: Vec<StaticPod> = others.map(told).collect();
             pods.sort_by(|a, b| a.pod.id.cmp(&b.pod.id));
             self.shared.ports.views.set_static_pods(pods);
         }
@@ -321,25 +386,32 @@ impl Node {
     fn start(&mut self, pod: Pod) {
         let uid = pod.id.uid.clone();
         let inbox = Arc::new(Inbox::default());
+        let seen = Timestamp::now();
         let start = Start {
             shared: self.shared.clone(),
             pod: pod.clone(),
+            seen,
             observed: self.found.remove(&uid).unwrap_or_default(),
             record: self.stored.remove(&uid).map(|stored| stored.record).unwrap_or_default(),
             inbox: inbox.clone(),
             stop: self.stop.clone(),
         };
         let ending = pod.deletion.is_some() || start.record.deletion.is_some();
+        let ended = start.record.terminal.is_some();
+        if ending || ended {
+            self.shared.leaves(&uid);
+        }
         // One that was admitted before holds its share from now on, and not only from its worker's first turn.
-        if start.record.start_time.is_some() && start.record.terminal.is_none() && !ending {
+        if start.record.start_time.is_some() && (!ended || start.observed.is_running()) {
             let object = start.record.allocated.as_ref().map(|given| given.apply(&pod.object));
             let given = Pod { object: object.unwrap_or_else(|| pod.object.clone()), ..pod.clone() };
             self.shared.active().insert(uid.clone(), given);
         }
-        self.shared.probes.register(&uid, inbox.clone());
+        let running = start.observed.containers.iter().filter(|container| container.is_running());
+        self.shared.probes.register(&uid, inbox.clone(), running.map(|container| container.id.clone()).collect());
         let member = Member::new(&pod, &start.observed, &start.record, None);
         self.shared.roster.register(inbox.clone(), member);
-        self.workers.insert(uid.clone(), Running { inbox, pod, ending });
+        self.workers.insert(uid.clone(), Running { inbox, pod, seen, ending });
         let task = self.tasks.spawn(worker::run(start));
         self.owners.insert(task.id(), uid);
     }
@@ -357,9 +429,7 @@ impl Node {
         }
         self.shared.probes.forget(&uid);
         self.shared.roster.forget(&uid);
-        self.shared.active().remove(&uid);
-        self.shared.wishes.remove(&uid);
-        self.shared.wishes.wake();
+        self.shared.give_up_share(&uid);
         self.shared.ports.views.remove(&uid);
         if let Some(error) = failed {
             tracing::error!(uid, "a pod's worker failed: {error}; the pod is taken on again");
@@ -371,6 +441,7 @@ impl Node {
 
     /// Looks at the whole runtime at once; workers whose pods are not as they know them look for themselves.
     async fn resync(&mut self) {
+        self.shared.look().await;
         match self.shared.ports.runtime.list().await {
             Ok(mut list) => {
                 complete_all(&*self.shared.ports.plugins, &mut list);

@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
+use longshore_core::cgroup::PodsLimits;
+use longshore_core::node::Surroundings;
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::network::{BridgeNetworks, NetworkPlugins};
@@ -43,6 +45,9 @@ pub type AskForNode = Arc<dyn Fn() -> BoxFuture<'static, Option<v1::Node>> + Sen
 /// The status that the API server last told of a pod, by UID.
 pub type StatusOf = Arc<dyn Fn(&str) -> Option<v1::PodStatus> + Send + Sync>;
 
+/// Looks at what of the node changes while the agent runs.
+pub type Look = Arc<dyn Fn() -> BoxFuture<'static, Surroundings> + Send + Sync>;
+
 /// What pods' workers ask of the API server.
 #[derive(Clone)]
 pub struct ApiPorts {
@@ -65,6 +70,8 @@ pub struct Ports {
     pub objects: Arc<dyn ObjectStore>,
     /// The API server; `None` on a node that runs alone.
     pub api: Option<ApiPorts>,
+    /// The node's addresses and names.
+    pub look: Look,
     /// What the node and its pods use.
     pub stats: Arc<dyn Stats>,
     /// Probe plugins.
@@ -110,6 +117,8 @@ pub struct Options {
     pub resync: Duration,
     /// How the pods' network is set up.
     pub network: NetworkOptions,
+    /// What all pods may have together; `None` to leave that as it is.
+    pub pods_limits: Option<PodsLimits>,
 }
 
 impl Default for Options {
@@ -125,6 +134,7 @@ impl Default for Options {
             shutdown: shutdown::Options::default(),
             resync: Duration::from_secs(60),
             network: NetworkOptions::default(),
+            pods_limits: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! What a row of results means is decided in `core::probe`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,9 +14,9 @@ use jiff::Timestamp;
 use longshore_core::event::EventType;
 use longshore_core::pod::PodId;
 use longshore_core::ports::events::EventSink;
-use longshore_core::ports::probes::{ProbeCall, ProbeOutcome, ProbePlugins, ProbeTarget};
+use longshore_core::ports::probes::{ProbeAnswer, ProbeCall, ProbeOutcome, ProbePlugins, ProbeTarget};
 use longshore_core::probe::{self, ActiveProbe, ProbeKind, ProbeState, Sample};
-use longshore_core::view::{ProbeCheckView, ProbeView};
+use longshore_core::view::{ProbeCheckView, ProbeTally, ProbeView};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ const MAX_CHECKS: usize = 64;
 /// A check that could not be made is tried again at once, this often (`maxProbeRetries` in pkg/kubelet/prober).
 const MAX_TRIES: usize = 3;
 
-/// The longest time between two checks whose plugin fails.
+/// The longest time between two checks whose plugin fails, or asks for time.
 const LONGEST_PACE: Duration = Duration::from_secs(60);
 
 type Key = (String, String, ProbeKind);
@@ -46,6 +46,8 @@ struct Entry {
     checking: bool,
     /// Checks in a row in which the plugin itself failed: they come ever more rarely.
     faults: u32,
+    /// The plugin asked not to be called before.
+    rest: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -54,6 +56,10 @@ struct Table {
     /// When what is due: the wheel. Entries whose generation is past are dropped as they come up.
     due: BinaryHeap<Reverse<(Instant, Key, u64)>>,
     inboxes: HashMap<String, Arc<Inbox>>,
+    /// IDs of the containers that ran before this agent did, by their pod.
+    adopted: HashMap<String, BTreeSet<String>>,
+    /// How checks ended: an entry is replaced with its container, and counts go on.
+    tallies: HashMap<Key, ProbeTally>,
     generations: u64,
 }
 
@@ -65,7 +71,7 @@ struct Inner {
     views: Arc<Views>,
     execs: Arc<Semaphore>,
     checks: Arc<Semaphore>,
-    started: Timestamp,
+    begun: Instant,
 }
 
 /// Schedules the checks of all probes.
@@ -78,7 +84,7 @@ pub(crate) struct ProbeScheduler {
 struct Ended {
     key: Key,
     generation: u64,
-    outcome: ProbeOutcome,
+    answer: ProbeAnswer,
     took: Duration,
 }
 
@@ -93,29 +99,33 @@ impl ProbeScheduler {
             views: ports.views.clone(),
             execs: Arc::new(Semaphore::new(max_execs.max(1))),
             checks: Arc::new(Semaphore::new(MAX_CHECKS)),
-            started: Timestamp::now(),
+            begun: Instant::now(),
         });
         tokio::spawn(run(inner.clone(), stop));
         ProbeScheduler { inner }
     }
 
-    /// Where a pod's decisions go.
-    pub(crate) fn register(&self, uid: &str, inbox: Arc<Inbox>) {
-        self.inner.table().inboxes.insert(uid.to_owned(), inbox);
+    /// Where a pod's decisions go, and which of its containers ran before this agent did.
+    pub(crate) fn register(&self, uid: &str, inbox: Arc<Inbox>, adopted: BTreeSet<String>) {
+        let mut table = self.inner.table();
+        table.inboxes.insert(uid.to_owned(), inbox);
+        table.adopted.insert(uid.to_owned(), adopted);
     }
 
     /// Drops everything of a pod.
     pub(crate) fn forget(&self, uid: &str) {
         let mut table = self.inner.table();
         table.inboxes.remove(uid);
+        table.adopted.remove(uid);
         table.entries.retain(|(owner, _, _), _| owner != uid);
+        table.tallies.retain(|(owner, _, _), _| owner != uid);
         drop(table);
         self.inner.views.forget_probes(uid);
     }
 
     /// Makes these the probes of a pod that are checked. One that was there stays as it is; a new one is due after its
-    /// delay, at once if that has passed. Only after a start of the agent are those of containers that ran before spread
-    /// over a period (`doProbe` in pkg/kubelet/prober/worker.go).
+    /// delay, at once if that has passed. Only those of containers that ran before this agent are spread over a period of
+    /// theirs from its start on (`run` in pkg/kubelet/prober/worker.go).
     pub(crate) fn set(&self, pod: &PodId, active: Vec<ActiveProbe>, ip: Option<IpAddr>) {
         let mut table = self.inner.table();
         let mut wanted: BTreeMap<Key, ActiveProbe> = active
@@ -141,15 +151,18 @@ impl ProbeScheduler {
             let generation = table.generations;
             let since_start = Duration::try_from(clock.duration_since(active.started_at)).unwrap_or_default();
             let mut first = now + active.spec.initial_delay.saturating_sub(since_start);
-            if active.started_at < self.inner.started {
-                first += spread(&key, active.spec.period);
+            // Which ran before is known from what was found, not from clocks: those may be set back.
+            let adopted = table.adopted.get(&pod.uid).is_some_and(|found| found.contains(&active.container_id));
+            if adopted {
+                first += spread(&key, active.spec.period.saturating_sub(self.inner.begun.elapsed()));
             }
             let state = active.decided.map_or_else(ProbeState::default, ProbeState::decided);
             earlier |= table.due.peek().is_none_or(|Reverse((at, _, _))| first < *at);
             table.due.push(Reverse((first, key.clone(), generation)));
-            table
-                .entries
-                .insert(key, Entry { pod: pod.clone(), active, ip, state, generation, checking: false, faults: 0 });
+            table.entries.insert(
+                key,
+                Entry { pod: pod.clone(), active, ip, state, generation, checking: false, faults: 0, rest: None },
+            );
         }
         drop(table);
         if earlier {
@@ -164,11 +177,11 @@ fn pace(period: Duration, faults: u32) -> Duration {
     if faults == 0 { period } else { doubled.min(LONGEST_PACE.max(period)) }
 }
 
-/// A share of the period that is the same for the same probe.
-fn spread(key: &Key, period: Duration) -> Duration {
+/// A share of the time that is the same for the same probe.
+fn spread(key: &Key, time: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
-    period.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
+    time.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
 }
 
 impl Inner {
@@ -192,6 +205,10 @@ impl Inner {
             if entry.state.on_hold() {
                 continue;
             }
+            if let Some(rest) = entry.rest.filter(|rest| *rest > now) {
+                table.due.push(Reverse((rest, key, generation)));
+                continue;
+            }
             // Periods that were missed while a check took long, or the machine slept, are not made up for.
             let period = pace(entry.active.spec.period, entry.faults);
             let next = (at + period).max(now);
@@ -207,17 +224,19 @@ impl Inner {
     /// Takes in what a check found.
     fn ended(&self, ended: &Ended) {
         let mut table = self.table();
-        let Some(entry) = table.entries.get_mut(&ended.key).filter(|entry| entry.generation == ended.generation) else {
+        let Table { entries, tallies, inboxes, .. } = &mut *table;
+        let Some(entry) = entries.get_mut(&ended.key).filter(|entry| entry.generation == ended.generation) else {
             return;
         };
         entry.checking = false;
-        entry.faults = match ended.outcome {
+        entry.rest = ended.answer.again.map(|again| Instant::now() + again.min(LONGEST_PACE));
+        entry.faults = match ended.answer.outcome {
             ProbeOutcome::Fault { .. } => entry.faults.saturating_add(1),
             _ => 0,
         };
         let spec = &entry.active.spec;
         let kind = spec.kind.title();
-        let (sample, word, message) = match &ended.outcome {
+        let (sample, word, message) = match &ended.answer.outcome {
             ProbeOutcome::Success { message } => (Some(Sample::Success), "success", message),
             ProbeOutcome::Warning { message } => (Some(Sample::Success), "warning", message),
             ProbeOutcome::Failure { message } => (Some(Sample::Failure), "failure", message),
@@ -240,12 +259,15 @@ impl Inner {
             took_ms: ended.took.as_secs_f64() * 1000.0,
             outcome: word.to_owned(),
             message: message.clone(),
+            attrs: ended.answer.attrs.iter().cloned().collect(),
         };
-        let view = view(entry, Some(check));
+        let tally = tallies.entry(ended.key.clone()).or_default();
+        tally.add(sample, ended.took);
+        let view = view(entry, check, tally.clone());
         let pod = entry.pod.clone();
         let container_id = entry.active.container_id.clone();
         let grace_seconds = entry.active.spec.grace_seconds;
-        let inbox = table.inboxes.get(&pod.uid).cloned();
+        let inbox = inboxes.get(&pod.uid).cloned();
         drop(table);
         if let Some((reason, message)) = event {
             self.events.record(&pod, Some(&ended.key.1), EventType::Warning, reason, &message);
@@ -277,7 +299,7 @@ fn call(entry: &Entry) -> ProbeCall {
     }
 }
 
-fn view(entry: &Entry, last: Option<ProbeCheckView>) -> ProbeView {
+fn view(entry: &Entry, last: ProbeCheckView, tally: ProbeTally) -> ProbeView {
     let spec = &entry.active.spec;
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     ProbeView {
@@ -289,8 +311,9 @@ fn view(entry: &Entry, last: Option<ProbeCheckView>) -> ProbeView {
         timeout_ms: ms(spec.timeout),
         failure_threshold: spec.failure_threshold,
         success_threshold: spec.success_threshold,
-        last,
+        last: Some(last),
         in_a_row: entry.state.in_a_row(),
+        tally,
     }
 }
 
@@ -317,17 +340,17 @@ async fn check(inner: Arc<Inner>, key: Key, generation: u64, call: ProbeCall, re
     let turns = if call.plugin == "exec" { &inner.execs } else { &inner.checks };
     let Ok(_turn) = turns.clone().acquire_owned().await else { return };
     let mut tries = 0;
-    let (outcome, took) = loop {
+    let (answer, took) = loop {
         tries += 1;
         let begun = Instant::now();
-        let outcome = inner.plugins.check(call.clone()).await;
-        let again = matches!(outcome, ProbeOutcome::Error { .. }) && tries < MAX_TRIES;
+        let answer = inner.plugins.check(call.clone()).await;
+        let again = matches!(answer.outcome, ProbeOutcome::Error { .. }) && answer.again.is_none() && tries < MAX_TRIES;
         if !again {
-            break (outcome, begun.elapsed());
+            break (answer, begun.elapsed());
         }
     };
     // The scheduler is gone only when the agent stops.
-    let _ = results.send(Ended { key, generation, outcome, took }).await;
+    let _ = results.send(Ended { key, generation, answer, took }).await;
 }
 
 #[cfg(test)]

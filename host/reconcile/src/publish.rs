@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longshore_core::observed::Container;
 use longshore_core::plan::Plan;
+use longshore_core::pod::CONFIG_SEEN;
 use longshore_core::ports::runtime::LogOptions;
 use longshore_core::view::PodView;
 use longshore_core::why::{self, Journey};
@@ -27,13 +28,14 @@ pub(crate) fn view(worker: &Worker, plan: &Plan, status: v1::PodStatus, since: &
         object.metadata.deletion_timestamp.get_or_insert(Time(deletion.requested_at));
         object.metadata.deletion_grace_period_seconds.get_or_insert(deletion.grace_seconds);
     }
+    let annotations = object.metadata.annotations.get_or_insert_default();
+    annotations.insert(CONFIG_SEEN.to_owned(), worker.seen.to_string());
     if let Some(start) = worker.record.start_time {
         object.metadata.creation_timestamp.get_or_insert(Time(start));
     }
-    let pulls = worker.busy.pulling.iter().filter_map(|name| {
-        let image = worker.pod.container(name)?.spec.image.clone()?;
-        let progress = worker.shared.puller.progress(&image)?;
-        Some((name.clone(), (progress.bytes, progress.since.elapsed())))
+    let pulls = worker.busy.pulling.iter().filter_map(|(name, image)| {
+        let progress = worker.shared.puller.progress(image)?;
+        Some((name.clone(), (image.clone(), progress.bytes, progress.since.elapsed())))
     });
     let probes = worker.shared.ports.views.probes(&worker.pod.id.uid);
     let mut steps = why::journey(&Journey {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use longshore_core::observed::{ObservedPod, SandboxState};
+use longshore_core::observed::ObservedPod;
 use longshore_core::pod::Pod;
 use longshore_core::ports::files::PodFiles;
 use longshore_core::record::PodRecord;
@@ -57,17 +57,21 @@ impl Member {
                 log: seen.runtime_log.as_ref().map(PathBuf::from),
             })
             .collect();
-        let running = |sandbox: &&longshore_core::observed::Sandbox| sandbox.state == SandboxState::Running;
         let ended = record.terminal.is_some();
         let kept = if record.emptied { containers.len() + observed.sandboxes.len() } else { 0 };
         Member {
             pod: pod.clone(),
-            sandbox_process: observed.sandboxes.iter().find(running).and_then(|sandbox| sandbox.pid),
+            sandbox_process: observed.sandboxes.iter().find(|seen| seen.is_running()).and_then(|sandbox| sandbox.pid),
             volumes: files.map(|files| files.volumes.clone()).unwrap_or_default(),
             over: ended && !observed.is_running() && record.released && kept == 0,
             containers,
             ended,
         }
+    }
+
+    /// Whether it holds what it has of the node: it goes on, was not told to end yet, or something of it still runs.
+    pub(crate) fn holds(&self) -> bool {
+        !self.ended || self.containers.iter().any(|container| container.running)
     }
 }
 

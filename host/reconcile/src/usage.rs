@@ -1,4 +1,5 @@
-//! What a pod uses, put together from who knows it: cgroups, its folders, the runtime. It must not judge it.
+//! What the node has left and what a pod uses, put together from who knows it: cgroups, its folders, the runtime. It must
+//! not judge it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,23 +7,41 @@ use std::time::Duration;
 
 use longshore_core::evict::{ContainerUse, PodUse};
 use longshore_core::ports::files::{DiskUsage, FileStore};
-use longshore_core::ports::stats::PodQuery;
+use longshore_core::ports::stats::{NodeUsage, PodQuery};
 use longshore_core::{cgroup, volume};
 
 use crate::node::Shared;
 use crate::roster::Member;
 
 /// How long numbers may take to be read.
-pub(crate) const STATS: Duration = Duration::from_secs(10);
+const STATS: Duration = Duration::from_secs(10);
 /// Older files of a container's log that are looked for beside the newest.
 const OLDER_LOGS: usize = 100;
 
-/// Memory and processes of a pod. `None` of one that has nothing that could use any.
-pub(crate) async fn of_cgroup(shared: &Shared, member: &Member) -> Option<PodUse> {
+/// Sizes of writable layers by container ID; `None` where the runtime does not say.
+pub(crate) type Layers = Option<BTreeMap<String, u64>>;
+
+/// What the node has left. Empty where nothing could be read in time.
+pub(crate) async fn of_node(shared: &Shared) -> NodeUsage {
+    tokio::time::timeout(STATS, shared.ports.stats.node()).await.unwrap_or_default()
+}
+
+/// What a pod uses; `None` of one that has nothing that could use any. With `layers` what it takes on the disk as well:
+/// that looks at every file, and is not to be asked often.
+pub(crate) async fn of_pod(shared: &Shared, member: &Member, layers: Option<&Layers>) -> Option<PodUse> {
+    let mut used = of_cgroup(shared, member).await?;
+    if let Some(layers) = layers {
+        add_disk(shared.ports.files.as_ref(), member, layers.as_ref(), &mut used).await;
+    }
+    Some(used)
+}
+
+/// Memory and processes of a pod.
+async fn of_cgroup(shared: &Shared, member: &Member) -> Option<PodUse> {
     let running = member.containers.iter().filter(|container| container.running);
     let query = PodQuery {
         pod: member.pod.id.clone(),
-        cgroup: cgroup::path(&member.pod.id.uid, member.pod.spec(), shared.facts.cgroup_driver),
+        cgroup: cgroup::path(&member.pod.id.uid, member.pod.spec(), shared.facts().cgroup_driver),
         sandbox_process: member.sandbox_process,
         containers: running.map(|container| (container.name.clone(), container.id.clone())).collect(),
     };
@@ -39,7 +58,6 @@ pub(crate) async fn of_cgroup(shared: &Shared, member: &Member) -> Option<PodUse
 }
 
 /// Adds what the pod takes on the disk: its volumes, its logs, and its writable layers as `layers` has them by container ID.
-/// Looks at every file: not to be asked often.
 pub(crate) async fn add_disk(
     files: &dyn FileStore,
     member: &Member,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::sources::SourceProblem;
@@ -18,6 +19,8 @@ use tokio::sync::watch;
 pub struct StaticPod {
     /// The pod.
     pub pod: Pod,
+    /// When it was first seen in this life of the agent.
+    pub seen: Timestamp,
     /// Whether it is on its way out.
     pub ending: bool,
 }
@@ -79,9 +82,14 @@ impl Views {
 
     /// All pods, ordered by namespace and name.
     pub fn pods(&self) -> Vec<Arc<PodView>> {
+        self.published().into_iter().map(|pod| self.with_probes(pod)).collect()
+    }
+
+    /// The same as they were last published, without what probes have found: one that did not change is the same `Arc`.
+    pub(crate) fn published(&self) -> Vec<Arc<PodView>> {
         let mut pods: Vec<_> = lock(&self.pods).values().cloned().collect();
         pods.sort_by(|a, b| a.id.cmp(&b.id));
-        pods.into_iter().map(|pod| self.with_probes(pod)).collect()
+        pods
     }
 
     /// The pod of that UID.

@@ -4,27 +4,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use longshore_core::resize::Wish;
 
-use crate::inbox::Inbox;
-
-/// One pod's wish, and where its worker hears.
-struct Waiting {
-    wish: Wish,
-    inbox: Arc<Inbox>,
-}
+use crate::roster::Roster;
 
 /// All wishes, by the pods' UIDs.
 #[derive(Default)]
 pub(crate) struct Wishes {
-    waiting: Mutex<BTreeMap<String, Waiting>>,
+    waiting: Mutex<BTreeMap<String, Wish>>,
     open: AtomicBool,
 }
 
 impl Wishes {
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<String, Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<String, Wish>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -34,16 +28,15 @@ impl Wishes {
     }
 
     /// Says whether wishes may be granted; wakes all when they first may.
-    pub(crate) fn open(&self, open: bool) {
+    pub(crate) fn open(&self, open: bool, roster: &Roster) {
         if !self.open.swap(open, Ordering::AcqRel) && open {
-            self.wake();
+            self.wake(roster);
         }
     }
 
     /// Adds a pod's wish, or changes it.
-    pub(crate) fn put(&self, wish: Wish, inbox: &Arc<Inbox>) {
-        let uid = wish.wanted.id.uid.clone();
-        self.waiting().insert(uid, Waiting { wish, inbox: inbox.clone() });
+    pub(crate) fn put(&self, wish: Wish) {
+        self.waiting().insert(wish.wanted.id.uid.clone(), wish);
     }
 
     /// Takes a pod's wish back.
@@ -53,13 +46,14 @@ impl Wishes {
 
     /// All wishes as they are.
     pub(crate) fn all(&self) -> Vec<Wish> {
-        self.waiting().values().map(|waiting| waiting.wish.clone()).collect()
+        self.waiting().values().cloned().collect()
     }
 
     /// There may be room: every pod that waits looks again.
-    pub(crate) fn wake(&self) {
-        for waiting in self.waiting().values() {
-            waiting.inbox.put(|_| {});
+    pub(crate) fn wake(&self, roster: &Roster) {
+        let waiting: Vec<String> = self.waiting().keys().cloned().collect();
+        for uid in waiting {
+            roster.put(&uid, |_| {});
         }
     }
 }

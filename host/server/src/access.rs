@@ -8,9 +8,13 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
+use longshore_streaming::negotiate;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
@@ -23,7 +27,10 @@ const KEPT: usize = 4096;
 const BAD_TOKEN: Duration = Duration::from_secs(10);
 /// Longer ones are nobody's.
 const TOKEN_LIMIT: usize = 64 << 10;
-/// Questions to the API server at a time: strangers must not make us flood it.
+/// A WebSocket's protocol that is a token.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+/// Questions of each kind to the API server at a time: strangers must not make us flood it. Anybody can have a token
+/// asked about, so what known callers may has places of its own.
 const QUESTIONS: usize = 32;
 /// How long a question may take, with waiting for its turn.
 const QUESTION: Duration = Duration::from_secs(10);
@@ -75,7 +82,8 @@ pub(crate) struct Access {
     unauthorized_cache: Duration,
     tokens: Cache<[u8; 32], Option<User>>,
     allowed: Cache<(User, NodeAccess), bool>,
-    questions: Semaphore,
+    token_questions: Semaphore,
+    right_questions: Semaphore,
 }
 
 impl Access {
@@ -90,7 +98,8 @@ impl Access {
             unauthorized_cache: config.unauthorized_cache,
             tokens: Cache::new(),
             allowed: Cache::new(),
-            questions: Semaphore::new(QUESTIONS),
+            token_questions: Semaphore::new(QUESTIONS),
+            right_questions: Semaphore::new(QUESTIONS),
         }
     }
 
@@ -112,8 +121,8 @@ impl Access {
         if let Some(Some(user)) = certificate {
             return Ok(user);
         }
-        let token = bearer(headers).filter(|_| self.token_webhook && self.reviews.is_some());
-        if let Some(token) = token
+        let token = token(headers).filter(|_| self.token_webhook && self.reviews.is_some());
+        if let Some(Token::Text(token)) = &token
             && let Some(user) = self.review(token).await
         {
             return Ok(user);
@@ -137,7 +146,7 @@ impl Access {
         if let Some(known) = self.tokens.get(&key) {
             return known;
         }
-        let answer = self.ask(reviews.authenticate(token)).await;
+        let answer = ask(&self.token_questions, reviews.authenticate(token)).await;
         match answer {
             Ok(Some(user)) => {
                 self.tokens.put(key, Some(user.clone()), self.token_cache);
@@ -154,20 +163,6 @@ impl Access {
         }
     }
 
-    async fn ask<T>(
-        &self,
-        question: impl Future<Output = Result<T, longshore_core::ports::cluster::ApiError>>,
-    ) -> Result<T, String> {
-        let work = async {
-            let _turn = self.questions.acquire().await;
-            question.await
-        };
-        match tokio::time::timeout(QUESTION, work).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("the API server did not answer within {} s", QUESTION.as_secs())),
-        }
-    }
-
     async fn authorize(&self, user: &User, method: &http::Method, path: &str) -> Result<(), Refusal> {
         if self.authorization == Authorization::AlwaysAllow {
             return Ok(());
@@ -181,7 +176,7 @@ impl Access {
             let key = (user.clone(), access);
             let may = match self.allowed.get(&key) {
                 Some(known) => known,
-                None => match self.ask(reviews.authorize(&key.0, &key.1)).await {
+                None => match ask(&self.right_questions, reviews.authorize(&key.0, &key.1)).await {
                     Ok(answer) => {
                         let may = answer.is_ok();
                         let keep = if may { self.authorized_cache } else { self.unauthorized_cache };
@@ -203,10 +198,130 @@ impl Access {
     }
 }
 
-/// The token of `Authorization: Bearer …`.
+async fn ask<T>(places: &Semaphore, question: impl Future<Output = Result<T, ApiError>>) -> Result<T, String> {
+    let work = async {
+        let _place = places.acquire().await;
+        question.await
+    };
+    match tokio::time::timeout(QUESTION, work).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the API server did not answer within {} s", QUESTION.as_secs())),
+    }
+}
+
+/// What a request shows for a token.
+#[derive(Debug, PartialEq, Eq)]
+enum Token {
+    Text(String),
+    Nonsense,
+}
+
+/// The token of `Authorization: Bearer …`, else the one that a browser sends beside a WebSocket's protocol, since it can
+/// set no headers (`k8s.io/apiserver/pkg/authentication/request/websocket`).
+fn token(headers: &HeaderMap) -> Option<Token> {
+    let own = bearer(headers).map(|token| Token::Text(token.to_owned()));
+    own.or_else(|| if negotiate::is_websocket(headers) { in_protocols(headers) } else { None })
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?.trim();
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Another protocol has to be beside it: one of those that were offered is answered, and it must not be this.
+fn in_protocols(headers: &HeaderMap) -> Option<Token> {
+    let texts = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|text| text.to_str().ok());
+    let (tokens, others): (Vec<&str>, Vec<&str>) =
+        texts.flat_map(|text| text.split(',')).map(str::trim).partition(|name| name.starts_with(TOKEN_PROTOCOL));
+    let encoded = tokens.first()?.strip_prefix(TOKEN_PROTOCOL)?;
+    let decoded = URL_SAFE_NO_PAD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    match decoded {
+        Some(text) if tokens.len() == 1 && !others.is_empty() => (!text.is_empty()).then_some(Token::Text(text)),
+        _ => Some(Token::Nonsense),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::future::pending;
+
+    use async_trait::async_trait;
+    use futures::FutureExt as _;
+    use http::HeaderName;
+
+    use super::*;
+    use crate::config::Certificates;
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_ends_first_goes_first() {
+        let cache = Cache::new();
+        let hour = Duration::from_secs(3600);
+        cache.put(0, (), hour - Duration::from_secs(1));
+        for key in 1..=KEPT {
+            cache.put(key, (), hour);
+        }
+        assert_eq!((cache.get(&0), cache.get(&1), cache.get(&KEPT)), (None, Some(()), Some(())));
+        // What is over makes room before anything that is not.
+        cache.put(1, (), Duration::ZERO);
+        cache.put(KEPT + 1, (), hour);
+        assert_eq!(cache.0.lock().unwrap().len(), KEPT);
+        assert_eq!((cache.get(&1), cache.get(&2)), (None, Some(())));
+    }
+
+    /// An API server that is slow with tokens.
+    struct Slow;
+
+    #[async_trait]
+    impl Reviews for Slow {
+        async fn authenticate(&self, _: &str) -> Result<Option<User>, ApiError> {
+            pending().await
+        }
+
+        async fn authorize(&self, _: &User, _: &NodeAccess) -> Result<Result<(), String>, ApiError> {
+            Ok(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn strangers_tokens_keep_nobody_who_is_known_waiting() {
+        let certificates = Certificates::SelfSigned { folder: std::path::PathBuf::new() };
+        let access = Access::new(&ServerConfig::new("node", certificates), Some(Arc::new(Slow)));
+        let tokens: Vec<HeaderMap> = (0..QUESTIONS + 8)
+            .map(|n| HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {n}").parse().unwrap())]))
+            .collect();
+        let mut strangers: Vec<_> =
+            tokens.iter().map(|token| Box::pin(access.admit(None, token, &http::Method::GET, "/pods"))).collect();
+        assert!(strangers.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));
+        let (known, nothing) = (User { name: "known".to_owned(), ..User::default() }, HeaderMap::new());
+        let admitted = access.admit(Some(Some(known)), &nothing, &http::Method::GET, "/pods").now_or_never();
+        assert!(matches!(admitted, Some(Ok(_))), "{admitted:?}");
+    }
+
+    #[test]
+    fn tokens_where_they_may_be() {
+        let read = |given: &[(&str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in given {
+                headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            token(&headers)
+        };
+        let text = |text: &str| Some(Token::Text(text.to_owned()));
+        let socket = |protocols: &str| {
+            read(&[("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", protocols)])
+        };
+        let encoded = format!("{TOKEN_PROTOCOL}{}", URL_SAFE_NO_PAD.encode("a token?"));
+        assert_eq!(read(&[("authorization", "bEarer  x ")]), text("x"));
+        assert_eq!(read(&[("authorization", "Basic x")]), None);
+        assert_eq!(socket(&format!("v4.channel.k8s.io, {encoded}")), text("a token?"));
+        assert_eq!(socket("v4.channel.k8s.io"), None);
+        assert_eq!(socket(&format!("v4.channel.k8s.io, {TOKEN_PROTOCOL}")), None);
+        assert_eq!(socket(&encoded), Some(Token::Nonsense));
+        assert_eq!(socket(&format!("a, {encoded}, {encoded}")), Some(Token::Nonsense));
+        assert_eq!(socket(&format!("a, {TOKEN_PROTOCOL}=")), Some(Token::Nonsense));
+        assert_eq!(read(&[("sec-websocket-protocol", &format!("a, {encoded}"))]), None);
+    }
 }

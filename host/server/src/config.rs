@@ -107,8 +107,11 @@ pub struct ServerConfig {
     pub connections: usize,
     /// Connections of one client address.
     pub connections_per_client: usize,
-    /// A head of a request has to be complete in so long; idle connections end after it.
+    /// A head of a request has to be complete in so long; idle connections of HTTP/1.1 end after it, and those of HTTP/2
+    /// that never asked anything.
     pub header_limit: Duration,
+    /// A connection of HTTP/2 ends so long after its last request.
+    pub idle_limit: Duration,
     /// A TLS handshake has to be done in so long.
     pub handshake_limit: Duration,
     /// How often files are looked at.
@@ -144,6 +147,8 @@ impl ServerConfig {
             connections: 4096,
             connections_per_client: 1024,
             header_limit: Duration::from_secs(32),
+            // `IdleTimeout` of `pkg/kubelet/server/server.go`.
+            idle_limit: Duration::from_secs(90),
             handshake_limit: Duration::from_secs(10),
             reload: Duration::from_secs(5),
         }
@@ -171,7 +176,7 @@ pub struct Parts {
     /// KubeletConfiguration in force, as JSON.
     pub configz: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// The command line's flags: name and value.
-    pub flags: Vec<(String, String)>,
+    pub flags: Arc<dyn Fn() -> Vec<(String, String)> + Send + Sync>,
     /// The agent's own metrics, in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Sets the verbosity of the agent's log; an error text when it cannot be read.

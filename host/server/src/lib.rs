@@ -5,6 +5,8 @@
 
 mod access;
 mod config;
+mod copy;
+pub mod fuzz;
 mod health;
 mod listen;
 mod logs;
@@ -20,5 +22,5 @@ mod tls;
 mod zpages;
 
 pub use config::{AnonymousAccess, Authorization, Certificates, LogReader, Parts, ServerConfig, SetVerbosity};
-pub use namespaces::Namespaces;
+pub use namespaces::{Namespace, Namespaces};
 pub use server::{Server, ServerError};

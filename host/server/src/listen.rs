@@ -1,5 +1,7 @@
 //! Accepting connections within bounds: in all, per client, and in time. It must not know what is served.
 
+mod http2;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -7,34 +9,37 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Extension;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use longshore_core::ports::reviews::User;
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
-use crate::tls::Tls;
+use crate::tls::{Shown, Tls};
 
 /// Bytes of a request's head.
 const HEAD: usize = 64 << 10;
+/// What is read of a connection at a time.
+const AHEAD: usize = 16 << 10;
 /// Headers of a request.
 const HEADERS: usize = 100;
-/// Requests at a time on one HTTP/2 connection.
-const STREAMS: u32 = 100;
+/// A peer that says nothing is asked after so long, again so often, and given up after so many questions: what Go's
+/// listeners do (`net.KeepAliveConfig`). A stream of one whose machine is gone would else keep all that it holds.
+const ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(15), 9);
 /// After an accept that failed, e.g. for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// So long requests may go on after the stop.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What a connection's requests know of it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Peer {
-    /// `Some(None)`: a certificate of no CA of ours.
-    pub(crate) certificate: Option<Option<User>>,
+    /// The certificates that it showed.
+    pub(crate) certificate: Option<Arc<Shown>>,
     /// Its place among the connections.
     pub(crate) held: Held,
 }
@@ -45,12 +50,6 @@ pub(crate) struct Held {
     _place: Arc<Place>,
     tasks: TaskTracker,
     end: CancellationToken,
-}
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Held")
-    }
 }
 
 impl Held {
@@ -73,6 +72,7 @@ pub(crate) struct Bounds {
     clients: Mutex<HashMap<IpAddr, usize>>,
     header: Duration,
     handshake: Duration,
+    idle: Duration,
 }
 
 /// A place for one connection.
@@ -102,6 +102,7 @@ impl Bounds {
             clients: Mutex::new(HashMap::new()),
             header: config.header_limit,
             handshake: config.handshake_limit,
+            idle: config.idle_limit,
         })
     }
 
@@ -169,12 +170,26 @@ fn client_of(from: SocketAddr) -> IpAddr {
     }
 }
 
+/// Has the kernel ask a silent peer whether it is there.
+fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    let (idle, interval, count) = ALIVE;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    sockopt::set_tcp_keepcnt(stream, count)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
+}
+
 async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, bounds: &Bounds, router: Router, held: Held) {
     // Without it small pieces of interactive streams wait for each other.
     let _ = stream.set_nodelay(true);
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!(%error, "a connection that dies is not noticed");
+    }
     let Some(tls) = tls else {
         return http1(stream, bounds, router.layer(Extension(Peer { certificate: None, held }))).await;
     };
+    // A TLS session by itself asks for 4 KiB at a time.
+    let stream = BufReader::with_capacity(AHEAD, stream);
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.current().server.clone());
     let stream = match tokio::time::timeout(bounds.handshake, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -183,23 +198,13 @@ async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, bounds: &Bounds, r
     };
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
-    let certificate = session.peer_certificates().filter(|chain| !chain.is_empty()).map(|chain| tls.client(chain));
+    let chain = session.peer_certificates().filter(|chain| !chain.is_empty());
+    let certificate = chain.map(|chain| Arc::new(Shown::new(tls.clone(), chain)));
     let router = router.layer(Extension(Peer { certificate, held }));
     if !http2 {
         return http1(stream, bounds, router).await;
     }
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEAD as u32)
-        .max_pending_accept_reset_streams(Some(20))
-        .max_send_buf_size(64 << 10)
-        .keep_alive_interval(Some(bounds.header))
-        .keep_alive_timeout(bounds.handshake);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await {
-        tracing::debug!(%error, "an HTTP/2 connection broke");
-    }
+    http2::serve(stream, bounds, router).await;
 }
 
 async fn http1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, bounds: &Bounds, router: Router) {
@@ -208,5 +213,23 @@ async fn http1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, bou
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = connection.with_upgrades().await {
         tracing::debug!(%error, "a connection broke");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_peer_is_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        assert!(!sockopt::socket_keepalive(&far).unwrap());
+        keep_alive(&far).unwrap();
+        assert!(sockopt::socket_keepalive(&far).unwrap());
+        let read = (sockopt::tcp_keepidle(&far).unwrap(), sockopt::tcp_keepintvl(&far).unwrap());
+        assert_eq!((read.0, read.1, sockopt::tcp_keepcnt(&far).unwrap()), ALIVE);
     }
 }

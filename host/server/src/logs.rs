@@ -1,14 +1,16 @@
 //! `/containerLogs` (`pkg/kubelet/server/server.go`, getContainerLogs; `pkg/kubelet/kubelet_pods.go`). Nothing is read
 //! ahead of the client: a slow one costs what is in flight. It must not know how logs are kept.
 
+use std::pin::Pin;
+
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::stream::{self, Stream, StreamExt};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
-use longshore_core::ports::runtime::LogOptions;
+use longshore_core::ports::runtime::{LogChunk, LogOptions, RuntimeError};
 
 use crate::query::Query;
 use crate::routes::{Api, bare, has_container, respond, statuses, text};
@@ -39,34 +41,46 @@ pub(crate) async fn answer(api: &Api, namespace: &str, pod: &str, container: &st
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
     let follow = wanted.options.follow;
-    let (only, mut left) = (wanted.only, wanted.limit);
-    let chunks = (api.parts.logs)(&id, wanted.options).filter_map(move |chunk| {
-        let kept = match chunk {
-            Ok(chunk) => only.is_none_or(|stderr| chunk.stderr == stderr).then_some(Ok(chunk.data)),
-            Err(error) => Some(Err(std::io::Error::other(error))),
-        };
-        std::future::ready(kept)
-    });
-    let chunks = chunks.scan((), move |(), chunk| {
-        let next = match (chunk, &mut left) {
-            (Ok(_), Some(0)) => None,
-            (Ok(data), Some(left)) => {
-                let part = data.slice(..data.len().min(usize::try_from(*left).unwrap_or(usize::MAX)));
-                *left -= part.len() as u64;
-                Some(Ok(part))
-            }
-            (chunk, _) => Some(chunk),
-        };
-        std::future::ready(next)
-    });
-    let mut chunks = Box::pin(chunks.peekable());
-    // A log that cannot be read at all gets an answer; one that breaks later breaks the connection. One that is
-    // followed may stay silent for long and must not hold the answer up.
-    if !follow && let Some(Err(error)) = chunks.as_mut().peek().await {
-        return text(StatusCode::BAD_REQUEST, error.to_string());
+    let mut chunks = (api.parts.logs)(&id, wanted.options).peekable();
+    // A log that cannot be opened, or read at all, gets an answer; one that breaks later breaks the connection. The first
+    // piece says that it is open: one that is followed may stay silent for long and must not hold the answer up.
+    loop {
+        match Pin::new(&mut chunks).peek().await {
+            Some(Err(error)) => return text(StatusCode::BAD_REQUEST, error.to_string()),
+            Some(Ok(chunk)) if chunk.data.is_empty() && !follow => drop(chunks.next().await),
+            _ => break,
+        }
     }
-    let body = Body::from_stream(chunks.map(|chunk: Result<Bytes, std::io::Error>| chunk));
+    let body = Body::from_stream(parts(chunks, wanted.only, wanted.limit));
     respond(StatusCode::OK, "text/plain", body)
+}
+
+/// The bytes that are wanted of a log. It ends with the last of them, without a look at what the container writes next.
+fn parts(
+    chunks: impl Stream<Item = Result<LogChunk, RuntimeError>> + Send + Unpin,
+    only: Option<bool>,
+    limit: Option<u64>,
+) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send {
+    stream::unfold((chunks, limit), move |(mut chunks, mut left)| async move {
+        loop {
+            if left == Some(0) {
+                return None;
+            }
+            let mut data = match chunks.next().await? {
+                Ok(chunk) if only.is_some_and(|stderr| chunk.stderr != stderr) => continue,
+                Ok(chunk) => chunk.data,
+                Err(error) => return Some((Err(std::io::Error::other(error)), (chunks, left))),
+            };
+            if data.is_empty() {
+                continue;
+            }
+            if let Some(left) = &mut left {
+                data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= data.len() as u64;
+            }
+            return Some((Ok(data), (chunks, left)));
+        }
+    })
 }
 
 fn read(query: &Query) -> Result<Wanted, (StatusCode, String)> {
@@ -115,6 +129,11 @@ fn read(query: &Query) -> Result<Wanted, (StatusCode, String)> {
         limit: limit.and_then(|bytes| u64::try_from(bytes).ok()),
         only,
     })
+}
+
+/// For fuzz targets: reads a query and drops what it says.
+pub(crate) fn try_query(query: &Query) {
+    drop(read(query));
 }
 
 /// The container whose log is wanted (`validateContainerLogStatus`).

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use longshore_core::ports::stats::{FileSystem, Interface, NodeUsage, PodQuery, PodUsage, Usage};
-use longshore_core::view::PodView;
+use longshore_core::view::{PodView, ProbeTally};
 use serde_json::{Value, json};
 
 use crate::routes::{Api, bare, statuses};
@@ -60,19 +60,21 @@ impl Page {
     ) {
         let Some(value) = value else { return };
         let samples = &mut self.0.entry(name).or_insert((kind, help, String::new())).2;
-        samples.push_str(name);
-        for (index, (key, value)) in labels.iter().enumerate() {
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(samples, "{}{key}=\"{value}\"", if index == 0 { "{" } else { "," });
+        sample(samples, (name, ""), labels, value, at);
+    }
+
+    /// A histogram with the bounds of probes.
+    fn durations(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], tally: &ProbeTally) {
+        let samples = &mut self.0.entry(name).or_insert(("histogram", help, String::new())).2;
+        let all = (tally.successful + tally.unknown) as f64;
+        let bounds = ProbeTally::BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+        let counts = tally.within.iter().map(|count| *count as f64).chain([all]);
+        for (bound, count) in bounds.zip(counts) {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+            sample(samples, (name, "_bucket"), &labels, count, None);
         }
-        if !labels.is_empty() {
-            samples.push('}');
-        }
-        let _ = write!(samples, " {value}");
-        if let Some(at) = at {
-            let _ = write!(samples, " {}", at.as_millisecond());
-        }
-        samples.push('\n');
+        sample(samples, (name, "_sum"), labels, tally.seconds, None);
+        sample(samples, (name, "_count"), labels, all, None);
     }
 
     fn finish(self) -> String {
@@ -82,6 +84,24 @@ impl Page {
         }
         page
     }
+}
+
+/// One line: a name of two parts, labels, a value, and when it was so.
+fn sample(samples: &mut String, name: (&str, &str), labels: &[(&str, &str)], value: f64, at: Option<jiff::Timestamp>) {
+    samples.push_str(name.0);
+    samples.push_str(name.1);
+    for (index, (key, value)) in labels.iter().enumerate() {
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(samples, "{}{key}=\"{value}\"", if index == 0 { "{" } else { "," });
+    }
+    if !labels.is_empty() {
+        samples.push('}');
+    }
+    let _ = write!(samples, " {value}");
+    if let Some(at) = at {
+        let _ = write!(samples, " {}", at.as_millisecond());
+    }
+    samples.push('\n');
 }
 
 fn seconds(nanoseconds: Option<u64>) -> Option<f64> {
@@ -208,37 +228,46 @@ pub(crate) async fn cadvisor(api: &Api) -> String {
     page.finish()
 }
 
-/// The last result of each probe, as far as it is published.
+/// How the checks of each probe ended, in the kubelet's words (`pkg/kubelet/prober/prober_manager.go`), and in one of
+/// ours how long the last one took.
 pub(crate) fn probes(api: &Api) -> String {
     let mut page = Page::default();
     for view in api.parts.views.pods() {
         for probe in &view.probes {
+            let kind = match probe.kind.as_str() {
+                "liveness" => "Liveness",
+                "readiness" => "Readiness",
+                _ => "Startup",
+            };
+            let labels = [
+                ("container", probe.container.as_str()),
+                ("namespace", view.id.namespace.as_str()),
+                ("pod", view.id.name.as_str()),
+                ("probe_type", kind),
+            ];
+            let with_result = |result| -> Vec<(&str, &str)> {
+                labels.into_iter().chain([("pod_uid", view.id.uid.as_str()), ("result", result)]).collect()
+            };
+            let tally = &probe.tally;
+            let results = [("successful", tally.successful), ("failed", tally.failed), ("unknown", tally.unknown)];
+            for (result, count) in results.into_iter().filter(|(_, count)| *count > 0) {
+                let help =
+                    "[ALPHA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
+                page.add("prober_probe_total", "counter", help, &with_result(result), float(Some(count)), None);
+            }
+            if tally.successful + tally.unknown > 0 {
+                let help = "[ALPHA] Duration in seconds for a probe response.";
+                page.durations("prober_probe_duration_seconds", help, &labels, tally);
+            }
             let Some(last) = &probe.last else { continue };
             let result = match last.outcome.as_str() {
                 "success" | "warning" => "successful",
                 "failure" => "failed",
                 _ => "unknown",
             };
-            let kind = match probe.kind.as_str() {
-                "liveness" => "Liveness",
-                "readiness" => "Readiness",
-                _ => "Startup",
-            };
-            page.add(
-                "prober_last_duration_seconds",
-                "gauge",
-                "[ALPHA] How long the last check of a probe took.",
-                &[
-                    ("container", &probe.container),
-                    ("namespace", &view.id.namespace),
-                    ("pod", &view.id.name),
-                    ("pod_uid", &view.id.uid),
-                    ("probe_type", kind),
-                    ("result", result),
-                ],
-                Some(last.took_ms / 1e3),
-                None,
-            );
+            let help = "[ALPHA] How long the last check of a probe took.";
+            let took = Some(last.took_ms / 1e3);
+            page.add("prober_last_duration_seconds", "gauge", help, &with_result(result), took, None);
         }
     }
     page.finish()

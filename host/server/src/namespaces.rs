@@ -23,6 +23,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Namespaces(Arc<Semaphore>);
 
+/// A network namespace, held open. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Namespace(Arc<File>);
+
 impl Default for Namespaces {
     fn default() -> Namespaces {
         Namespaces(Arc::new(Semaphore::new(THREADS)))
@@ -30,13 +34,24 @@ impl Default for Namespaces {
 }
 
 impl Namespaces {
-    /// Connects to a port on the loopback of the network namespace of a process, IPv4 first; `None` is the node's.
-    pub async fn connect(&self, process: Option<u32>, port: u16) -> io::Result<TcpStream> {
+    /// The network namespace that a process is in now. It stays open when the process is gone.
+    ///
+    /// # Errors
+    /// When there is no such process, or it may not be looked at.
+    pub fn of(process: u32) -> io::Result<Namespace> {
+        File::open(format!("/proc/{process}/ns/net")).map(|file| Namespace(Arc::new(file)))
+    }
+
+    /// Connects to a port on the loopback of a network namespace, IPv4 first; `None` is the node's.
+    ///
+    /// # Errors
+    /// What the kernel says of IPv4, or that it took ten seconds.
+    pub async fn connect(&self, namespace: Option<&Namespace>, port: u16) -> io::Result<TcpStream> {
         let mut first = None;
         for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             let address = SocketAddr::new(ip, port);
             let attempt = async {
-                let socket = self.socket(process, address.is_ipv6()).await?;
+                let socket = self.socket(namespace, address.is_ipv6()).await?;
                 socket.connect(address).await
             };
             match tokio::time::timeout(CONNECT, attempt).await {
@@ -51,18 +66,17 @@ impl Namespaces {
         Err(first.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into()))
     }
 
-    async fn socket(&self, process: Option<u32>, v6: bool) -> io::Result<TcpSocket> {
+    async fn socket(&self, namespace: Option<&Namespace>, v6: bool) -> io::Result<TcpSocket> {
         let make = move || if v6 { TcpSocket::new_v6() } else { TcpSocket::new_v4() };
-        let Some(process) = process else { return make() };
+        let Some(Namespace(namespace)) = namespace.cloned() else { return make() };
         let turn = self.0.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (send, receive) = tokio::sync::oneshot::channel();
         // A thread of its own that ends at once: one that cannot step back must never serve anything else.
         std::thread::Builder::new().name("netns".to_owned()).spawn(move || {
-            let made = File::open(format!("/proc/{process}/ns/net")).and_then(|namespace| {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-                // Registers nothing with the runtime: that happens at the connect.
-                make()
-            });
+            // Registers nothing with the runtime: that happens at the connect.
+            let made = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(io::Error::from)
+                .and_then(|()| make());
             let _ = send.send(made);
             drop(turn);
         })?;

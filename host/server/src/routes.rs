@@ -10,6 +10,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, StatusCode};
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1;
+use longshore_core::status;
 use longshore_core::view::PodView;
 use serde::Serialize;
 
@@ -86,7 +87,8 @@ async fn entry(
     // Decoded once, so that what was allowed and what is answered are the same.
     let path = decode(request.uri().path(), false);
     if group == Group::Guarded {
-        let admitted = api.access.admit(peer.certificate, request.headers(), request.method(), &path).await;
+        let certificate = peer.certificate.map(|shown| shown.user());
+        let admitted = api.access.admit(certificate, request.headers(), request.method(), &path).await;
         match admitted {
             Ok(_) => {}
             Err(Refusal::Unauthorized) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
@@ -149,7 +151,7 @@ async fn debugging(
     let (gets, posts) = (method == Method::GET, method == Method::POST);
     match segments {
         ["configz"] => json(StatusCode::OK, &serde_json::json!({"kubeletconfig": (api.parts.configz)()})),
-        ["flagz"] => zpages::flagz(&api.parts.flags, request.headers()),
+        ["flagz"] => zpages::flagz(&(api.parts.flags)(), request.headers()),
         ["statusz"] => zpages::statusz(api.started, request.headers()),
         ["runningpods"] if gets => running_pods(api),
         ["runningpods"] => not_allowed("GET"),
@@ -236,11 +238,7 @@ fn running_pods(api: &Api) -> Response {
 
 /// The statuses of all containers of a pod.
 pub(crate) fn statuses(pod: &v1::Pod) -> impl Iterator<Item = &v1::ContainerStatus> {
-    let status = pod.status.as_ref();
-    let lists = status.map(|status| {
-        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses]
-    });
-    lists.into_iter().flatten().flatten().flatten()
+    pod.status.iter().flat_map(status::of_containers)
 }
 
 /// Whether the spec names such a container.

@@ -17,18 +17,17 @@ use longshore_streaming::Options;
 use longshore_streaming::negotiate::{self, Protocol, Service};
 use longshore_streaming::port_forward;
 use longshore_streaming::remote_command::{self, Outcome, Requested};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_util::compat::{FuturesAsyncReadCompatExt, FuturesAsyncWriteCompatExt};
 use tokio_util::task::TaskTracker;
 
+use crate::copy::copy;
 use crate::listen::Held;
-use crate::namespaces::Namespaces;
+use crate::namespaces::{Namespace, Namespaces};
 use crate::query::Query;
 use crate::routes::{Api, NoPod, bare, running, statuses, text};
 
-/// What is copied at a time.
-const PIECE: usize = 32 << 10;
 /// Connections into a pod at a time, for each client's connection.
 const FORWARDS: usize = 1024;
 /// What the client may still send to a pod that has closed its side.
@@ -107,6 +106,7 @@ async fn remote_command(
             Ok(upgraded) => TokioIo::new(upgraded),
             Err(error) => return tracing::debug!(%pod, %container, %error, "a stream did not begin"),
         };
+        tracing::debug!(%pod, %container, ?protocol, "a stream begins");
         let mut command = match remote_command::serve(io, protocol, requested, options).await {
             Ok(command) => command,
             Err(error) => return tracing::debug!(%pod, %container, %error, "a stream did not begin"),
@@ -170,7 +170,7 @@ async fn connect(
         let (Some(from), Some(to)) = (client.stdin, stdin) else { return };
         let mut to = to.compat_write();
         // What goes wrong here is the end of one of both sides, which the output tells.
-        let _ = tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, from), &mut to).await;
+        let _ = copy(from, &mut to).await;
         let _ = to.shutdown().await;
     };
     let output = async {
@@ -212,14 +212,14 @@ async fn connect(
 /// the process does not stand still.
 async fn pour(from: Option<Box<dyn FuturesRead + Send + Unpin>>, to: Option<Box<dyn AsyncWrite + Send + Unpin>>) {
     let Some(from) = from else { return };
-    let mut from = BufReader::with_capacity(PIECE, from.compat());
+    let mut from = from.compat();
     if let Some(mut to) = to
-        && tokio::io::copy_buf(&mut from, &mut to).await.is_ok()
+        && copy(&mut from, &mut to).await.is_ok()
     {
         let _ = to.shutdown().await;
         return;
     }
-    let _ = tokio::io::copy_buf(&mut from, &mut tokio::io::sink()).await;
+    let _ = copy(from, &mut tokio::io::sink()).await;
 }
 
 pub(crate) async fn port_forward(
@@ -246,8 +246,8 @@ pub(crate) async fn port_forward(
         Err(NoPod::WithThatUid) => return text(StatusCode::NOT_FOUND, "pod not found"),
         Ok(view) => view,
     };
-    let process = match network(api, &view).await {
-        Ok(process) => process,
+    let namespace = match network(api, &view).await {
+        Ok(namespace) => namespace,
         Err(message) => return text(StatusCode::INTERNAL_SERVER_ERROR, message),
     };
     let agreed = match agreed {
@@ -264,6 +264,7 @@ pub(crate) async fn port_forward(
             Ok(upgraded) => TokioIo::new(upgraded),
             Err(error) => return tracing::debug!(%pod, %error, "a port-forward did not begin"),
         };
+        tracing::debug!(%pod, ?protocol, "a port-forward begins");
         let mut forwards = port_forward::serve(io, protocol, &ports, options);
         let (tasks, slots) = (tokio_util::sync::CancellationToken::new(), Arc::new(Semaphore::new(FORWARDS)));
         let running = TaskTracker::new();
@@ -273,12 +274,13 @@ pub(crate) async fn port_forward(
             && let Some(forward) = forwards.next().await
         {
             let (namespaces, pod, stop) = (namespaces.clone(), pod.clone(), tasks.clone());
+            let namespace = namespace.clone();
             running.spawn(async move {
                 let _slot = slot;
                 let (port, data, end) = forward.into_parts();
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    result = one(&namespaces, process, port, data, &pod) => {
+                    result = one(&namespaces, namespace.as_ref(), port, data, &pod) => {
                         // It fails when the client is gone, which ends everything anyway.
                         let _ = end.finish(result).await;
                     }
@@ -290,8 +292,9 @@ pub(crate) async fn port_forward(
     response
 }
 
-/// A process in the pod's network namespace; `None` on the node's network.
-async fn network(api: &Api, view: &PodView) -> Result<Option<u32>, String> {
+/// The pod's network namespace; `None` on the node's network. It is opened once for all connections: the process that
+/// tells it may end and its number become another's, while the pod keeps its network.
+async fn network(api: &Api, view: &PodView) -> Result<Option<Namespace>, String> {
     let spec = view.object.spec.as_ref();
     if spec.and_then(|spec| spec.host_network).unwrap_or_default() {
         return Ok(None);
@@ -299,10 +302,12 @@ async fn network(api: &Api, view: &PodView) -> Result<Option<u32>, String> {
     // Any container that runs is as good as the sandbox: they are in one namespace.
     for status in statuses(&view.object) {
         let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
-        if let (true, Some(id)) = (runs, &status.container_id)
-            && let Ok(process) = api.parts.streams.process_id(bare(id)).await
-        {
-            return Ok(Some(process));
+        let Some(id) = status.container_id.as_deref().filter(|_| runs).map(bare) else { continue };
+        let Ok(process) = api.parts.streams.process_id(id).await else { continue };
+        let opened = Namespaces::of(process);
+        // If it is still that one, the namespace that was opened is that one's.
+        if api.parts.streams.process_id(id).await.is_ok_and(|now| now == process) {
+            return opened.map(Some).map_err(|error| format!("unable to do port forwarding: {error}"));
         }
     }
     Err(format!("unable to do port forwarding: pod {} is not running", view.id))
@@ -311,24 +316,24 @@ async fn network(api: &Api, view: &PodView) -> Result<Option<u32>, String> {
 /// One connection. Half-closes pass through both ways.
 async fn one(
     namespaces: &Namespaces,
-    process: Option<u32>,
+    namespace: Option<&Namespace>,
     port: u16,
     data: impl AsyncRead + AsyncWrite + Unpin,
     pod: &str,
 ) -> Result<(), String> {
     let stream = namespaces
-        .connect(process, port)
+        .connect(namespace, port)
         .await
         .map_err(|error| format!("failed to connect to localhost:{port} inside the namespace of pod {pod}: {error}"))?;
     let (mut from_pod, mut to_pod) = stream.into_split();
     let (from_client, mut to_client) = tokio::io::split(data);
     let up = async {
         // A connection that breaks is the business of its two ends, which see it.
-        let whole = tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, from_client), &mut to_pod).await;
+        let whole = copy(from_client, &mut to_pod).await;
         whole.is_ok() && to_pod.shutdown().await.is_ok()
     };
     let down = async {
-        let _ = tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, &mut from_pod), &mut to_client).await;
+        let _ = copy(&mut from_pod, &mut to_client).await;
         let _ = to_client.shutdown().await;
     };
     tokio::pin!(up, down);

@@ -2,7 +2,7 @@
 //! know who may do what: it tells whose certificate a client has proven to hold.
 
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use longshore_core::ports::reviews::User;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -87,21 +87,61 @@ impl Tls {
     }
 
     /// Who a client is by its certificates: CN and O. `None` when they lead to none of the CAs in force.
-    pub(crate) fn client(&self, chain: &[CertificateDer<'_>]) -> Option<User> {
+    fn client(current: &Current, chain: &[CertificateDer<'_>]) -> Option<Identity> {
         let (own, between) = chain.split_first()?;
-        let current = self.current();
-        current
-            .clients
-            .as_ref()?
-            .verify_client_cert(own, &between[..between.len().min(CHAIN)], UnixTime::now())
-            .ok()?;
+        let between = &between[..between.len().min(CHAIN)];
+        current.clients.as_ref()?.verify_client_cert(own, between, UnixTime::now()).ok()?;
         let (_, parsed) = x509_parser::parse_x509_certificate(own).ok()?;
         let texts = |values: Vec<Option<&str>>| values.into_iter().flatten().map(str::to_owned).collect::<Vec<_>>();
         let subject = parsed.subject();
         let name = texts(subject.iter_common_name().map(|value| value.as_str().ok()).collect()).into_iter().next();
         let mut groups = texts(subject.iter_organization().map(|value| value.as_str().ok()).collect());
         groups.push("system:authenticated".to_owned());
-        Some(User { name: name.filter(|name| !name.is_empty())?, groups, ..User::default() })
+        let user = User { name: name.filter(|name| !name.is_empty())?, groups, ..User::default() };
+        let end = |one: &CertificateDer<'_>| {
+            x509_parser::parse_x509_certificate(one).map_or(i64::MIN, |(_, one)| one.validity().not_after.timestamp())
+        };
+        let until = between.iter().map(end).fold(end(own), i64::min);
+        Some(Identity { user, until: u64::try_from(until).unwrap_or_default() })
+    }
+}
+
+/// Whose a certificate is, and until when (seconds of Unix).
+#[derive(Clone)]
+struct Identity {
+    user: User,
+    until: u64,
+}
+
+/// The certificates that a client has proven to hold, for the life of its connection.
+pub(crate) struct Shown {
+    tls: Arc<Tls>,
+    chain: Vec<CertificateDer<'static>>,
+    /// What was found out last, and by which CAs.
+    known: Mutex<Option<(Arc<Current>, Option<Identity>)>>,
+}
+
+impl Shown {
+    pub(crate) fn new(tls: Arc<Tls>, chain: &[CertificateDer<'_>]) -> Shown {
+        let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+        Shown { tls, chain, known: Mutex::new(None) }
+    }
+
+    /// Whose they are by the CAs that are in force now, if that is anybody's: a connection may outlast both.
+    pub(crate) fn user(&self) -> Option<User> {
+        let current = self.tls.current();
+        let mut known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let good = |identity: &Identity| UnixTime::now().as_secs() <= identity.until;
+        match &*known {
+            Some((by, None)) if Arc::ptr_eq(by, &current) => None,
+            Some((by, Some(identity))) if Arc::ptr_eq(by, &current) && good(identity) => Some(identity.user.clone()),
+            _ => {
+                let found = Tls::client(&current, &self.chain);
+                let user = found.as_ref().map(|identity| identity.user.clone());
+                *known = Some((current, found));
+                user
+            }
+        }
     }
 }
 
@@ -299,5 +339,23 @@ mod tests {
         assert!(error.contains("TLS_RSA_WITH_RC4") && error.contains("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"));
         assert_eq!(versions("VersionTLS13").unwrap().len(), 1);
         assert!(versions("SSL3").is_err());
+    }
+    #[test]
+    fn a_certificate_counts_until_it_ends() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        let config = ServerConfig::new("node", Certificates::SelfSigned { folder: folder.path().to_owned() });
+        let tls = Arc::new(Tls::new(&config).unwrap());
+        let shown = Shown::new(tls.clone(), &[made.cert.der().clone()]);
+        assert_eq!(shown.user(), None, "it is of no CA");
+        let user = User { name: "a".to_owned(), ..User::default() };
+        let know = |until| {
+            *shown.known.lock().unwrap() = Some((tls.current(), Some(Identity { user: user.clone(), until })));
+        };
+        know(UnixTime::now().as_secs() + 1000);
+        assert_eq!(shown.user(), Some(user.clone()), "it is not looked at again");
+        know(UnixTime::now().as_secs() - 1);
+        assert_eq!(shown.user(), None, "it is looked at again");
     }
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use crate::routes::{json as send, respond, text};
+use crate::routes::{error, json as send, respond, text};
 
 const HEADER: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
                       guarantees and is for debugging purposes only.\n";
@@ -79,7 +79,10 @@ fn answer(page: &str, kind: &str, headers: &HeaderMap, lines: impl Fn() -> Strin
         object.extend(fields.clone());
     }
     let mut response = match is_yaml {
-        true => respond(StatusCode::OK, "application/yaml", Body::from(yaml(&object))),
+        true => match serde_saphyr::to_string(&object) {
+            Ok(yaml) => respond(StatusCode::OK, "application/yaml", Body::from(yaml)),
+            Err(why) => return error(StatusCode::INTERNAL_SERVER_ERROR, &format!("no YAML can be made of it: {why}")),
+        },
         false => send(StatusCode::OK, &object),
     };
     if version == Version::V1alpha1 {
@@ -90,26 +93,6 @@ fn answer(page: &str, kind: &str, headers: &HeaderMap, lines: impl Fn() -> Strin
         }
     }
     response
-}
-
-/// A YAML document of an object whose values are scalars, or objects or lists of these.
-fn yaml(object: &Value) -> String {
-    let mut lines = String::new();
-    for (name, value) in object.as_object().into_iter().flatten() {
-        match value {
-            Value::Object(inner) if !inner.is_empty() => {
-                lines.push_str(&format!("{name}:\n"));
-                // JSON's strings are YAML's.
-                inner.iter().for_each(|(key, value)| lines.push_str(&format!("  {}: {value}\n", json!(key))));
-            }
-            Value::Array(items) if !items.is_empty() => {
-                lines.push_str(&format!("{name}:\n"));
-                items.iter().for_each(|item| lines.push_str(&format!("- {item}\n")));
-            }
-            value => lines.push_str(&format!("{name}: {value}\n")),
-        }
-    }
-    lines
 }
 
 /// A clause of an `Accept`.
@@ -125,7 +108,7 @@ impl Clause<'_> {
 
     /// Its place among the others: thousandths of what is missing to the best quality, and whether it is open.
     fn rank(&self) -> (i32, bool) {
-        let quality = self.of("q").and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0);
+        let quality = self.of("q").and_then(|q| q.parse::<f32>().ok()).unwrap_or(1.0).clamp(0.0, 1.0);
         (1000 - (quality * 1000.0) as i32, self.media.contains('*'))
     }
 }
@@ -178,20 +161,18 @@ mod tests {
             ("*/*", Some(Form::Text)),
             ("application/json", None),
             ("application/xml", None),
+            // Of the kubelet behind a gate that is off.
+            ("application/cbor;v=v1beta1;g=config.k8s.io;as=Statusz", None),
             ("application/json;v=v1beta1;g=config.k8s.io", None),
             ("application/json;v=v1beta1;g=config.k8s.io;as=Flagz", None),
             ("application/json;v=v1beta1;g=config.k8s.io;as=Statusz", Some(Form::Json(Version::V1beta1))),
             ("application/yaml; v=v1alpha1; g=config.k8s.io; as=Statusz", Some(Form::Yaml(Version::V1alpha1))),
             ("application/json;v=foo;g=config.k8s.io;as=Statusz,*/*", Some(Form::Text)),
             ("*/*;q=0.1, application/json;v=v1beta1;g=config.k8s.io;as=Statusz", Some(Form::Json(Version::V1beta1))),
+            // A quality beyond the best one is the best one, and of equals the first comes first.
+            ("text/plain, application/json;v=v1beta1;g=config.k8s.io;as=Statusz;q=9e9", Some(Form::Text)),
         ] {
             assert_eq!(negotiate(accept, "Statusz"), form, "{accept}");
         }
-    }
-
-    #[test]
-    fn yaml_of_an_object() {
-        let object = json!({"a": 1, "b": {"x y": "1\"2"}, "c": ["p"], "d": {}});
-        assert_eq!(yaml(&object), "a: 1\nb:\n  \"x y\": \"1\\\"2\"\nc:\n- \"p\"\nd: {}\n");
     }
 }

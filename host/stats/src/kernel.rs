@@ -67,7 +67,7 @@ impl KernelLog for KernelMessages {
             }
             let mut ready = self.file.readable().await.map_err(failed)?;
             match ready.try_io(|file| Ok(rustix::io::read(file.get_ref(), buffer.as_mut_slice())?)) {
-                // Nothing more for now.
+                // It was not readable after all: the guard forgets it and is waited for anew.
                 Err(_) => continue,
                 Ok(Ok(0)) => return Err(KernelLogError(format!("{KMSG} ended"))),
                 Ok(Ok(length)) => {

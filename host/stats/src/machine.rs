@@ -2,8 +2,8 @@
 //!
 //! Owns what is read when, off the executor and in bounded time, and the rates between readings.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -17,6 +17,10 @@ use crate::rates::Rates;
 
 /// Reads of cgroups and `/proc` at a time.
 const AT_ONCE: usize = 4;
+/// Where cgroups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// Where the kernel's `proc` is.
+const PROC: &str = "/proc";
 /// Name of the machine's own reading among the rates.
 const ROOT: &str = "/";
 
@@ -28,28 +32,16 @@ pub struct StatsOptions {
     /// Docker's root folder: its file system is `imagefs`. Where it is not known, or cannot be seen from here, `nodefs`
     /// stands for it.
     pub images_dir: Option<PathBuf>,
-    /// Where cgroups are mounted.
-    pub cgroup_root: PathBuf,
     /// As `docker info` says it.
     pub driver: CgroupDriver,
     /// Whether Docker uses the unified hierarchy (`CgroupVersion: 2` in `docker info`).
     pub v2: bool,
-    /// Where the kernel's `proc` is mounted.
-    pub proc: PathBuf,
-}
-
-impl StatsOptions {
-    /// With the kernel's file systems at `/sys/fs/cgroup` and `/proc`.
-    pub fn new(root_dir: PathBuf, images_dir: Option<PathBuf>, driver: CgroupDriver, v2: bool) -> StatsOptions {
-        let (cgroup_root, proc) = (PathBuf::from("/sys/fs/cgroup"), PathBuf::from("/proc"));
-        StatsOptions { root_dir, images_dir, cgroup_root, driver, v2, proc }
-    }
 }
 
 /// Reads what this machine, its pods and their containers use.
 #[derive(Debug)]
 pub struct MachineStats {
-    options: Arc<StatsOptions>,
+    options: StatsOptions,
     kernel: Guard,
     node_fs: Guard,
     image_fs: Guard,
@@ -65,17 +57,14 @@ impl MachineStats {
             node_fs: Guard::new(folder(&options.root_dir), 1),
             image_fs: Guard::new(options.images_dir.as_ref().map(folder).unwrap_or_default(), 1),
             rates: Mutex::new(Rates::default()),
-            options: Arc::new(options),
+            options,
         }
     }
 
-    async fn kernel<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Cgroups, &StatsOptions) -> T + Send + 'static,
-    ) -> Option<T> {
-        let options = self.options.clone();
+    async fn kernel<T: Send + 'static>(&self, read: impl FnOnce(&Cgroups, &Path) -> T + Send + 'static) -> Option<T> {
+        let (driver, v2) = (self.options.driver, self.options.v2);
         // Where controllers are is looked up each time: hierarchies may be mounted after us, and it costs little.
-        let read = move || read(&Cgroups::find(&options.cgroup_root, options.driver, options.v2), &options);
+        let read = move || read(&Cgroups::find(Path::new(CGROUPS), driver, v2), Path::new(PROC));
         self.kernel.read(read).await
     }
 
@@ -102,7 +91,7 @@ impl MachineStats {
 #[async_trait]
 impl Stats for MachineStats {
     async fn node(&self) -> NodeUsage {
-        let kernel = self.kernel(|cgroups, options| (node::node(cgroups, &options.proc), cgroups.pods()));
+        let kernel = self.kernel(|cgroups, proc| (node::node(cgroups, proc), cgroups.pods()));
         let (kernel, node_fs, image_fs) = tokio::join!(kernel, self.node_fs(), self.image_fs());
         let (mut node, pods) = kernel.unwrap_or_default();
         self.rate(ROOT, &mut node.usage);
@@ -114,7 +103,7 @@ impl Stats for MachineStats {
 
     async fn pod(&self, query: &PodQuery) -> PodUsage {
         let query = query.clone();
-        let read = self.kernel(move |cgroups, options| {
+        let read = self.kernel(move |cgroups, proc| {
             let containers = query.containers.iter().map(|(name, id)| {
                 let path = cgroups.container(&query.cgroup, id);
                 let usage = path.as_deref().map(|path| cgroups.usage(path, true));
@@ -123,7 +112,7 @@ impl Stats for MachineStats {
             let containers: Vec<(String, Option<String>, Usage)> = containers.collect();
             let own = cgroups.exists(&query.cgroup).then(|| cgroups.usage(&query.cgroup, true));
             let process = query.sandbox_process;
-            let interfaces = process.map(|process| node::interfaces_of(&options.proc, process)).unwrap_or_default();
+            let interfaces = process.map(|process| node::interfaces_of(proc, process)).unwrap_or_default();
             (query.cgroup, own, containers, interfaces)
         });
         let Some((path, own, containers, interfaces)) = read.await else { return PodUsage::default() };

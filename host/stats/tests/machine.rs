@@ -101,8 +101,12 @@ fn v1() -> Vec<PathBuf> {
     all.into_iter().filter(|root| root.is_dir()).collect()
 }
 
+fn options(driver: CgroupDriver) -> StatsOptions {
+    StatsOptions { root_dir: PathBuf::from("/"), images_dir: None, driver, v2: v2() }
+}
+
 fn stats(driver: CgroupDriver) -> MachineStats {
-    MachineStats::new(StatsOptions::new(PathBuf::from("/"), None, driver, v2()))
+    MachineStats::new(options(driver))
 }
 
 async fn rated(stats: &MachineStats, query: &PodQuery) -> (Usage, Usage) {
@@ -181,12 +185,8 @@ async fn a_pod_without_a_cgroup_is_the_sum_of_its_containers() {
 
 #[tokio::test]
 async fn the_machine_is_what_it_is() {
-    let stats = MachineStats::new(StatsOptions::new(
-        PathBuf::from("/"),
-        Some(PathBuf::from("/none/of/it")),
-        CgroupDriver::Cgroupfs,
-        v2(),
-    ));
+    let images_dir = Some(PathBuf::from("/none/of/it"));
+    let stats = MachineStats::new(StatsOptions { images_dir, ..options(CgroupDriver::Cgroupfs) });
     let node = stats.node().await;
     let info = std::fs::read_to_string("/proc/meminfo").unwrap();
     let total: u64 = info.lines().next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();

@@ -266,4 +266,46 @@ mod tests {
         assert_eq!(agreed.protocol(), Protocol::Tunnel);
         assert_eq!(negotiate(Service::PortForward, &ask("chat")).unwrap_err().status(), 403);
     }
+    #[test]
+    fn every_name_is_its_protocol() {
+        let socket = |protocol: &'static str| {
+            [
+                ("connection", "Upgrade"),
+                ("upgrade", "websocket"),
+                ("sec-websocket-version", "13"),
+                ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+                ("sec-websocket-protocol", protocol),
+            ]
+        };
+        let channels = |base64, version| Protocol::Channels { base64, version };
+        use Service::{PortForward, RemoteCommand};
+        for (service, name, protocol) in [
+            (RemoteCommand, "channel.k8s.io", channels(false, 1)),
+            (RemoteCommand, "base64.channel.k8s.io", channels(true, 1)),
+            (RemoteCommand, "v4.channel.k8s.io", channels(false, 4)),
+            (RemoteCommand, "v4.base64.channel.k8s.io", channels(true, 4)),
+            (RemoteCommand, "base64.v4.channel.k8s.io", channels(true, 4)),
+            (RemoteCommand, "v5.channel.k8s.io", channels(false, 5)),
+            (PortForward, "v4.channel.k8s.io", channels(false, 4)),
+            (PortForward, "v4.base64.channel.k8s.io", channels(true, 4)),
+            (PortForward, "base64.v4.channel.k8s.io", channels(true, 4)),
+            (PortForward, "portforward.k8s.io", channels(false, 1)),
+            (PortForward, "SPDY/3.1+portforward.k8s.io", Protocol::Tunnel),
+        ] {
+            let agreed = negotiate(service, &headers(&socket(name))).unwrap();
+            assert_eq!(agreed.protocol(), protocol, "{name}");
+            assert_eq!(agreed.headers()["sec-websocket-protocol"], name);
+        }
+        // A name of the other service's, and what is no handshake.
+        let refused = negotiate(PortForward, &headers(&socket("channel.k8s.io"))).unwrap_err();
+        assert_eq!((refused.status(), refused.headers().len()), (403, 0));
+        for (at, value) in [(2, "8"), (3, "short")] {
+            let mut asked = socket("v4.channel.k8s.io");
+            asked[at].1 = value;
+            let refused = negotiate(RemoteCommand, &headers(&asked)).unwrap_err();
+            assert_eq!((&refused, refused.status()), (&NegotiationError::BadWebSocket, 400));
+        }
+        let plain = headers(&[("connection", "keep-alive"), ("upgrade", "websocket")]);
+        assert_eq!(negotiate(RemoteCommand, &plain).unwrap_err(), NegotiationError::NoUpgrade);
+    }
 }

@@ -162,6 +162,40 @@ async fn our_windows_open_as_the_application_reads_and_overrunning_them_resets()
 }
 
 #[tokio::test]
+async fn overrunning_the_sessions_window_ends_it() {
+    let (mut reader, mut writer, io) = connect();
+    let (_session, mut incoming) = Session::serve(io, Options::default());
+    // Whoever opens the session's window knows that there is one.
+    writer.words(WINDOW_UPDATE, &[0, 1]).await;
+    for id in [1, 3] {
+        writer.open(id, &[]).await;
+    }
+    let _unread = (incoming.next().await.unwrap().accept(), incoming.next().await.unwrap().accept());
+    writer.data(1, false, &[0; 32768]).await.unwrap();
+    writer.data(3, false, &[0; 32768]).await.unwrap();
+    writer.words(PING, &[1]).await;
+    assert_eq!(reader.control(PING).await.unwrap().0, 1, "all of the window may be used");
+    writer.data(3, false, &[0; 1]).await.unwrap();
+    assert_eq!(reader.control(GOAWAY).await.map(|goaway| goaway.1), Some(1));
+}
+
+#[tokio::test]
+async fn who_says_goodbye_opens_nothing_more() {
+    let (mut reader, mut writer, io) = connect();
+    let (_session, mut incoming) = Session::serve(io, Options::default());
+    writer.open(1, &[]).await;
+    let mut stream = incoming.next().await.unwrap().accept();
+    writer.words(GOAWAY, &[0, 0]).await;
+    writer.open(3, &[]).await;
+    assert_eq!(reader.control(RST_STREAM).await, Some((3, 3)));
+    // What is open goes on.
+    writer.data(1, true, b"last").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "last");
+}
+
+#[tokio::test]
 async fn a_stream_that_nobody_reads_holds_no_more_than_its_bound() {
     let (_reader, mut writer, io) = connect();
     let limits = Limits { stream_buffer: 128 << 10, ..Limits::default() };

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use longshore_core::ports::exec::ContainerExec;
 use tokio::time::timeout_at;
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{ResourceLimiter, StoreContextMut, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
 
+use crate::fault::Fault;
 use crate::grants::{Capability, Denied, Grants};
-use crate::limits::{Limits, MAX_LINES, TABLE_ELEMENTS};
-use crate::log::Lines;
-use crate::meter::Meter;
+use crate::limits::{GRACE, Limits, MAX_INSTANCES, MAX_MEMORIES, MAX_RESOURCES, MAX_TABLES, MOMENT, TABLE_ELEMENTS};
+use crate::log::{Lines, Voice};
+use crate::meter::{Meter, Ticker};
 use crate::net::Address;
 use crate::net::web::Web;
+use crate::wasi::Wasi;
 
 /// Where a call is aimed. The host fixes it.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +37,6 @@ pub(crate) struct Used {
     pub(crate) read: usize,
     pub(crate) written: usize,
     pub(crate) requests: u32,
-    pub(crate) lines: u32,
 }
 
 /// The state of a store.
@@ -44,7 +45,6 @@ pub(crate) struct Call {
     pub(crate) table: ResourceTable,
     pub(crate) meter: Arc<Meter>,
     pub(crate) plugin: Arc<str>,
-    pub(crate) lines: Arc<Lines>,
     pub(crate) aim: Aim,
     pub(crate) began: Instant,
     pub(crate) deadline: Instant,
@@ -52,8 +52,15 @@ pub(crate) struct Call {
     pub(crate) used: Used,
     /// Where the call may send requests by URL; nowhere, unless granted.
     pub(crate) web: Option<Arc<Web>>,
-    /// The most memory that the guest has had.
-    pub(crate) grown: usize,
+    /// Bytes of memory that the guest has, in all of its memories; they never shrink.
+    pub(crate) held: usize,
+    /// The most that these may be.
+    most: usize,
+    /// Made when the guest first calls a function of WASI: most never do.
+    pub(crate) wasi: Option<Box<Wasi>>,
+    /// Made when the guest first speaks: most never do.
+    voice: Option<Arc<Voice>>,
+    lines: Arc<Lines>,
     grants: Grants,
 }
 
@@ -75,24 +82,29 @@ impl Call {
         let memory = StoreLimitsBuilder::new()
             .memory_size(limits.memory)
             .table_elements(TABLE_ELEMENTS)
-            .memories(1)
-            .tables(4)
-            .instances(8)
+            .memories(MAX_MEMORIES)
+            .tables(MAX_TABLES)
+            .instances(MAX_INSTANCES)
             .trap_on_grow_failure(true)
             .build();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_RESOURCES);
         Self {
             memory,
-            table: ResourceTable::new(),
+            table,
             meter: Arc::default(),
             plugin,
-            lines,
             aim,
             began,
             deadline: began + budget,
             exec,
             used: Used::default(),
             web: None,
-            grown: 0,
+            held: 0,
+            most: limits.memory,
+            wasi: None,
+            voice: None,
+            lines,
             grants,
         }
     }
@@ -103,7 +115,16 @@ impl Call {
         self.deadline = self.began + budget;
         self.used = Used::default();
         self.meter = Arc::default();
+        if let Some(voice) = &self.voice {
+            voice.renew();
+        }
         Arc::clone(&self.meter)
+    }
+
+    /// The call, for a function of our own.
+    pub(crate) fn ours(&mut self) -> &mut Self {
+        self.meter.enters_wasi(false);
+        self
     }
 
     /// Whether the plugin has a capability.
@@ -126,19 +147,22 @@ impl Call {
         }
     }
 
-    /// Counts a log line; whether it may still be written.
-    pub(crate) fn may_log(&mut self) -> bool {
-        self.used.lines = self.used.lines.saturating_add(1);
-        self.used.lines <= MAX_LINES
+    /// How the guest speaks in our log.
+    pub(crate) fn voice(&mut self) -> &Arc<Voice> {
+        self.voice.get_or_insert_with(|| Arc::new(Voice::new(&self.plugin, &self.lines, &self.aim)))
     }
 }
 
-/// Bounds of memory, and a look at how much it became.
+/// Bounds of memory, over all memories of a guest.
 impl ResourceLimiter for Call {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let held = self.held - current + desired;
+        if held > self.most {
+            return Err(Fault::Memory(self.most).into());
+        }
         let may = self.memory.memory_growing(current, desired, maximum)?;
         if may {
-            self.grown = self.grown.max(desired);
+            self.held = held;
         }
         Ok(may)
     }
@@ -162,6 +186,34 @@ impl ResourceLimiter for Call {
 
 /// `longshore:types` has no functions.
 impl crate::bindings::longshore::types::core::Host for Call {}
+
+/// What happens to a guest at a tick: one that has had its time on the CPU is ended, any other lets others have their turn.
+pub(crate) fn tick(store: &StoreContextMut<'_, Call>, limits: Limits) -> UpdateDeadline {
+    let meter = &store.data().meter;
+    // A tick may have passed while the guest waited; only its own time counts.
+    if meter.used() > limits.cpu {
+        return UpdateDeadline::Interrupt;
+    }
+    meter.yields();
+    UpdateDeadline::Yield(1)
+}
+
+/// Runs a call that has begun, within its bounds.
+pub(crate) async fn attend<T>(
+    meter: &Meter,
+    ticker: &Ticker,
+    limits: Limits,
+    (began, deadline): (Instant, Instant),
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> Result<T, Fault> {
+    let ended = until(deadline + GRACE, meter.run(ticker, deadline + MOMENT, call)).await;
+    match ended {
+        Ok(Some(Ok(answer))) => Ok(answer),
+        Ok(Some(Err(error))) => Err(Fault::of(&error, limits)),
+        Ok(None) => Err(Fault::Waited(deadline.duration_since(began))),
+        Err(Late) => Err(Fault::Idle(began.elapsed())),
+    }
+}
 
 /// Awaits something until then.
 pub(crate) async fn until<F: Future>(end: Instant, future: F) -> Result<F::Output, Late> {

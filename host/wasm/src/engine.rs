@@ -1,8 +1,9 @@
 //! The engine: how guests are compiled and where their memory comes from. It must not know any extension point.
 
+use wasmtime::component::Component;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::limits::{MAX_MEMORY, PLACES, SOURCES, TABLE_ELEMENTS};
+use crate::limits::{Limits, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY, MAX_TABLES, PLACES, SOURCES, TABLE_ELEMENTS};
 use crate::meter::Ticker;
 
 /// Why there is no engine: the node's to mend, or ours.
@@ -43,6 +44,26 @@ impl PluginEngine {
     }
 }
 
+/// Whether an instance can be had within the bounds; otherwise every call would fail.
+pub(crate) fn fits(component: &Component, limits: Limits) -> Result<(), String> {
+    const PAGE: u64 = 64 << 10;
+    // Nothing is known of one that imports modules, and nobody links such.
+    let Some(needed) = component.resources_required() else { return Ok(()) };
+    let memory = needed.max_initial_memory_size.unwrap_or_default().saturating_mul(PAGE);
+    let elements = needed.max_initial_table_size.unwrap_or_default();
+    if memory > limits.memory as u64 {
+        Err(format!("it begins with {} KiB of memory, its limit is {} KiB", memory >> 10, limits.memory >> 10))
+    } else if needed.num_memories as usize > MAX_MEMORIES {
+        Err(format!("it has {} memories, {MAX_MEMORIES} are the most", needed.num_memories))
+    } else if needed.num_tables as usize > MAX_TABLES {
+        Err(format!("it has {} tables, {MAX_TABLES} are the most", needed.num_tables))
+    } else if elements > TABLE_ELEMENTS as u64 {
+        Err(format!("it has a table of {elements} elements, {TABLE_ELEMENTS} are the most"))
+    } else {
+        Ok(())
+    }
+}
+
 fn config(pooling: bool) -> Config {
     let mut config = Config::new();
     config
@@ -66,12 +87,14 @@ fn config(pooling: bool) -> Config {
 fn pool() -> PoolingAllocationConfig {
     let places = PLACES as u32 + SOURCES as u32;
     let mut pool = PoolingAllocationConfig::default();
-    // wit-component makes up to four core instances and two tables of one guest.
+    // Whatever one guest may have, all may have at once: none can make another one's instance fail. Instances are counted only, and a
+    // table costs address space.
     pool.total_component_instances(places)
-        .total_core_instances(places * 4)
-        .total_memories(places)
-        .total_tables(places * 2)
+        .total_core_instances(places * MAX_INSTANCES as u32)
+        .total_memories(places * MAX_MEMORIES as u32)
+        .total_tables(places * MAX_TABLES as u32)
         .total_stacks(places)
+        .max_tables_per_module(MAX_TABLES as u32)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(MAX_MEMORY)
         // Clearing what a small guest touched is cheaper than giving it back; idle, this is all that stays resident.

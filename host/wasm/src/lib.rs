@@ -9,6 +9,7 @@ mod clock;
 mod dial;
 mod engine;
 mod exec;
+mod fault;
 mod grants;
 mod http;
 mod limits;
@@ -17,6 +18,7 @@ mod meter;
 mod net;
 mod probe;
 mod source;
+mod wasi;
 
 pub use engine::EngineError;
 pub use grants::Grants;

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// What one call of a plugin may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of linear memory, at most [`MAX_MEMORY`].
+    /// Bytes of linear memory, all memories together, at most [`MAX_MEMORY`].
     pub memory: usize,
     /// Time on a CPU, in the guest and in the host on its behalf. Waiting is free.
     pub cpu: Duration,
@@ -13,13 +13,17 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        // A check takes well under a millisecond; the first one on a slow machine (emulated, say) a hundred times that.
-        Self { memory: 16 << 20, cpu: Duration::from_millis(500) }
+        // A check takes well under a millisecond; the first one on a slow machine (emulated, say) a hundred times that. Python alone
+        // begins with 16 MiB.
+        Self { memory: 32 << 20, cpu: Duration::from_millis(500) }
     }
 }
 
-/// Bytes of linear memory that the pool has room for in each instance.
+/// Bytes of linear memory that the pool has room for in each memory.
 pub(crate) const MAX_MEMORY: usize = 64 << 20;
+
+/// Memories of one guest: one of its own, and one that a language's tools may add (componentize-qjs does).
+pub(crate) const MAX_MEMORIES: usize = 2;
 
 /// Calls at once; more wait for their turn, which is not charged to their budget.
 pub(crate) const PLACES: usize = 128;
@@ -27,12 +31,23 @@ pub(crate) const PLACES: usize = 128;
 /// Sources at once: each keeps a place, beside those of calls.
 pub(crate) const SOURCES: usize = 8;
 
+/// Core instances of one guest: wit-component makes four of one module, and one more for each library where a language links
+/// them (componentize-py: fourteen in all, thirty-eight with `--stub-wasi`, and one for each native package beside these).
+pub(crate) const MAX_INSTANCES: usize = 64;
+
+/// Tables of one guest.
+pub(crate) const MAX_TABLES: usize = 4;
+
 /// Elements of a guest's tables.
 pub(crate) const TABLE_ELEMENTS: usize = 20_000;
 
 /// How far the wall clock may run beyond a call's budget. Every host function ends with the budget (exec a little later, for
-/// the kill), so only a guest that idles on purpose gets here.
+/// the kill), and waits of WASI with [`MOMENT`], so only a machine without CPU to give gets here.
 pub(crate) const GRACE: Duration = Duration::from_secs(3);
+
+/// How long after its budget a call may still wait in WASI, which knows no budgets: a guest whose connection was not answered in
+/// time has that to report, and languages' run times yield now and then on the way.
+pub(crate) const MOMENT: Duration = Duration::from_millis(100);
 
 /// How much longer than its timeout the container runtime may take to answer an exec.
 pub(crate) const EXEC_GRACE: Duration = Duration::from_secs(2);
@@ -42,6 +57,15 @@ pub(crate) const VALIDATE_BUDGET: Duration = Duration::from_secs(1);
 
 /// Bytes that a guest may hand to the host in one call across the border, lists and texts together.
 pub(crate) const HOSTCALL_BYTES: usize = 2 << 20;
+
+/// What a guest may hold of the host in one call: connections, streams, things to wait for, headers, requests.
+pub(crate) const MAX_RESOURCES: usize = 256;
+
+/// Bytes of randomness in one answer.
+pub(crate) const MAX_RANDOM: u64 = 1 << 20;
+
+/// Bytes of what a guest prints that are taken at once.
+pub(crate) const MAX_PRINT: usize = 64 << 10;
 
 /// Bytes of a configuration.
 pub(crate) const MAX_CONFIG: usize = 256 << 10;
@@ -54,6 +78,10 @@ pub(crate) const MAX_ANSWER: usize = 64 << 10;
 
 /// Attributes of a report.
 pub(crate) const MAX_ATTRS: usize = 16;
+/// Bytes of an attribute's name that are kept …
+pub(crate) const MAX_ATTR_NAME: usize = 64;
+/// … and of its value.
+pub(crate) const MAX_ATTR_VALUE: usize = 1 << 10;
 
 /// Bytes of an exec's output.
 pub(crate) const MAX_OUTPUT: usize = 10 << 10;
@@ -106,6 +134,9 @@ pub(crate) const RECYCLE_MEMORY: usize = 8 << 20;
 pub(crate) const MAX_SOURCE_WAIT: Duration = Duration::from_secs(300);
 
 impl Limits {
+    /// What a call of a built-in probe may use: they are small.
+    pub(crate) const BUILT_IN: Self = Self { memory: 16 << 20, cpu: Duration::from_millis(500) };
+
     /// What a source's poll may use: a manifest of the greatest size is copied and hashed in it, in the end.
     pub const SOURCE: Self = Self { memory: MAX_MEMORY, cpu: Duration::from_secs(5) };
 }

@@ -1,4 +1,4 @@
-//! How long calls are on a CPU, and the clock that interrupts guests. It must not decide how long is too long.
+//! How long calls are on a CPU, what they wait for, and the clock that interrupts guests. It must not decide how long is too long.
 //!
 //! Wasm looks at its engine's epoch; a thread of the operating system (no task: a guest that spins would hold the executor that the
 //! task waits for) advances it, and sleeps while no guest runs, so that an idle agent has no tick.
@@ -7,10 +7,12 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::sleep_until;
 
 /// How often a running guest is looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
@@ -73,13 +75,17 @@ impl Drop for Ticker {
     }
 }
 
-/// CPU time of one call. A call is polled by one thread at a time, but not always by the same.
+/// CPU time of one call, and where it is. A call is polled by one thread at a time, but not always by the same.
 #[derive(Default)]
 pub(crate) struct Meter {
     /// Of polls that have ended, in nanoseconds.
     used: AtomicU64,
     /// The thread's CPU time when the poll that is under way began.
     began: AtomicU64,
+    /// The last function of the host that was called is WASI's.
+    wasi: AtomicBool,
+    /// The poll that is under way ends because others have their turn, not because the call waits.
+    yielded: AtomicBool,
 }
 
 impl Meter {
@@ -94,29 +100,49 @@ impl Meter {
         Duration::from_nanos(self.used.load(Ordering::Relaxed))
     }
 
-    /// Runs a call, measured, with the ticker awake while it is polled.
-    pub(crate) async fn run<F: Future>(&self, ticker: &Ticker, call: F) -> F::Output {
-        let mut call = pin!(call);
+    /// The guest has called a function of WASI, or else one of our own.
+    pub(crate) fn enters_wasi(&self, wasi: bool) {
+        self.wasi.store(wasi, Ordering::Relaxed);
+    }
+
+    /// The guest runs on, after others have had their turn.
+    pub(crate) fn yields(&self) {
+        self.yielded.store(true, Ordering::Relaxed);
+    }
+
+    /// Runs a call, measured, with the ticker awake while it is polled. `None` when it then still waits in WASI, whose functions do
+    /// not end with a call's budget, as our own do.
+    pub(crate) async fn run<F: Future>(&self, ticker: &Ticker, then: Instant, call: F) -> Option<F::Output> {
+        let (mut call, mut late) = (pin!(call), pin!(sleep_until(then.into())));
         poll_fn(|context| {
-            let _poll = Poll::begin(self, ticker);
-            call.as_mut().poll(context)
+            let polled = {
+                let _turn = Turn::begin(self, ticker);
+                call.as_mut().poll(context)
+            };
+            let waits = self.wasi.load(Ordering::Relaxed) && !self.yielded.load(Ordering::Relaxed);
+            match polled {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending if waits => late.as_mut().poll(context).map(|()| None),
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await
     }
 }
 
 /// One poll; a guard, because a host function may panic.
-struct Poll<'a>(&'a Meter, &'a Ticker);
+struct Turn<'a>(&'a Meter, &'a Ticker);
 
-impl<'a> Poll<'a> {
+impl<'a> Turn<'a> {
     fn begin(meter: &'a Meter, ticker: &'a Ticker) -> Self {
         ticker.enter();
         meter.began.store(thread_cpu(), Ordering::Relaxed);
+        meter.yielded.store(false, Ordering::Relaxed);
         Self(meter, ticker)
     }
 }
 
-impl Drop for Poll<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let used = thread_cpu().saturating_sub(self.0.began.load(Ordering::Relaxed));
         self.0.used.fetch_add(used, Ordering::Relaxed);

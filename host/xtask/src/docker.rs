@@ -32,6 +32,8 @@ pub(crate) struct Flavor {
     pub name: String,
     /// The folder that goes first on the daemon's PATH; none for the system's own.
     pub programs: Option<PathBuf>,
+    /// Whether it makes its rules for packets with nftables in place of iptables.
+    pub nftables: bool,
 }
 
 impl Flavor {
@@ -59,10 +61,15 @@ pub(crate) fn system() -> Result<Flavor> {
         process::output("dockerd --version", Command::new(dockerd).arg("--version"), Duration::from_secs(20))?;
     // "Docker version 20.10.24+dfsg1, build 5d6db84"
     let version = version.split([' ', ',', '+']).nth(2).unwrap_or("unknown").to_owned();
-    Ok(Flavor { name: format!("docker-{version}"), programs: None })
+    Ok(Flavor { name: format!("docker-{version}"), programs: None, nftables: false })
 }
 
-/// The Docker that a flag names: `system` or `29`.
+/// That Docker, of 29 or later, with its other kind of rules.
+pub(crate) fn with_nftables(flavor: Flavor) -> Flavor {
+    Flavor { name: format!("{}-nftables", flavor.name), nftables: true, ..flavor }
+}
+
+/// The Docker that a flag names: `system`, `29` or `29-nftables`.
 ///
 /// # Errors
 /// When it is another word, or that Docker cannot be had.
@@ -70,7 +77,8 @@ pub(crate) fn named(place: &Place, name: &str) -> Result<Flavor> {
     match name {
         "system" => system(),
         "29" => twenty_nine(place),
-        other => bail!("--docker {other}: say `system` or `29`"),
+        "29-nftables" => Ok(with_nftables(twenty_nine(place)?)),
+        other => bail!("--docker {other}: say `system`, `29` or `29-nftables`"),
     }
 }
 
@@ -84,51 +92,32 @@ pub(crate) fn twenty_nine(place: &Place) -> Result<Flavor> {
     if !folder.is_dir() {
         build(place, &folder)?;
     }
-    Ok(Flavor { name, programs: Some(folder) })
+    Ok(Flavor { name, programs: Some(folder), nftables: false })
 }
 
 fn build(place: &Place, folder: &Path) -> Result<()> {
-    let go = go::program().context("Docker 29 is built from Go modules, and there is no `go` on the PATH")?;
+    let go = go::program("Docker 29")?;
     if process::on_path("pkg-config").is_none() || !has_libseccomp() {
         apt::install(&["libseccomp-dev", "pkg-config", "gcc", "libc6-dev"], "building runc for Docker 29")?;
     }
     say!("building Docker {DOCKERD_29_VERSION} into {} (some minutes, once)", folder.display());
-    let source = folder.with_extension("source");
     let partial = folder.with_extension("partial");
-    for path in [&source, &partial] {
-        let _ = fs::remove_dir_all(path);
-        fs::create_dir_all(path).with_context(|| format!("{}", path.display()))?;
-    }
-    fs::write(
-        source.join("go.mod"),
-        format!(
-            "module longshore.dev/docker\n\ngo 1.26\n\nrequire (\n\tgithub.com/containerd/containerd/v2 {CONTAINERD_29}\n\
-             \tgithub.com/moby/moby/v2 {DOCKERD_29}\n\tgithub.com/opencontainers/runc {RUNC_29}\n)\n"
-        ),
-    )?;
-    let mut imports = String::from("//go:build programs\n\npackage programs\n\nimport (\n");
-    for program in PROGRAMS {
-        imports.push_str(&format!("\t_ \"{}\"\n", program.0));
-    }
-    fs::write(source.join("programs.go"), imports + ")\n")?;
+    go::fresh(&partial)?;
     let log = place.fresh_log("docker-29-build")?;
-    let run = |name: &str, command: &mut Command| {
-        command.current_dir(&source).env("GOFLAGS", "-mod=mod");
-        if process::logged(name, command, &log, Duration::from_secs(1500))? {
-            return Ok(());
-        }
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        bail!("{name} failed; {} ends:\n{}", log.display(), crate::say::tail(&text, 15))
-    };
-    run("go mod tidy", Command::new(&go).args(["mod", "tidy"]))?;
+    let module = go::Module::open(go, folder.with_extension("source"), log, Duration::from_secs(1500))?;
+    let go_mod = format!(
+        "module longshore.dev/docker\n\ngo 1.26\n\nrequire (\n\tgithub.com/containerd/containerd/v2 {CONTAINERD_29}\n\
+         \tgithub.com/moby/moby/v2 {DOCKERD_29}\n\tgithub.com/opencontainers/runc {RUNC_29}\n)\n"
+    );
+    module.write(&go_mod, &PROGRAMS.iter().map(|program| program.0).collect::<Vec<_>>())?;
+    module.run("go mod tidy", module.command(false).args(["mod", "tidy"]))?;
     let version = format!("-s -w -X github.com/moby/moby/v2/dockerversion.Version={DOCKERD_29_VERSION}");
     for (package, cgo, tags) in PROGRAMS {
-        let mut command = Command::new(&go);
-        command.env("CGO_ENABLED", if *cgo { "1" } else { "0" });
+        let mut command = module.command(*cgo);
         command.args(["build", "-trimpath", "-tags", tags, "-ldflags", &version, "-o"]).arg(&partial).arg(package);
-        run(&format!("go build {package}"), &mut command)?;
+        module.run(&format!("go build {package}"), &mut command)?;
     }
-    let _ = fs::remove_dir_all(&source);
+    module.close();
     fs::rename(&partial, folder).with_context(|| format!("{}", folder.display()))
 }
 
@@ -170,7 +159,8 @@ impl Daemon {
             Some(programs) => programs.join("dockerd"),
             None => process::on_path("dockerd").context("dockerd is not on the PATH")?,
         };
-        fs::write(folder.join("daemon.json"), b"{}")?;
+        let settings: &[u8] = if flavor.nftables { br#"{"firewall-backend": "nftables"}"# } else { b"{}" };
+        fs::write(folder.join("daemon.json"), settings)?;
         let mut command = Command::new(program);
         command
             .env("PATH", flavor.path())

@@ -1,8 +1,8 @@
-//! Builds the guests: the plugins of `plugins/` that are compiled into the binary, each as a component in
+//! Builds and lints the guests: the plugins of `plugins/` that are compiled into the binary, each as a component in
 //! `target/guests/<name>.wasm`. Must not know what any of them does.
 //!
 //! The ordinary way is the toolchain's own `wasm32-unknown-unknown`. Where rustup cannot fetch that, Debian's
-//! `rustc-web`, `cargo-web` and `rust-web-src` build the standard library along with the guests.
+//! `rustc-web`, `cargo-web` and `rust-web-src` build the standard library along with the guests, and `rust-web-clippy` lints them.
 
 use std::{
     env, fs,
@@ -19,6 +19,7 @@ use crate::{apt, process, say};
 const TARGET: &str = "wasm32-unknown-unknown";
 const DEBIAN: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 const DEBIAN_SOURCE: &str = "/usr/lib/rustlib/src/rust/library";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
@@ -32,8 +33,7 @@ const RUSTUP_LIMIT: Duration = Duration::from_secs(300);
 /// When no toolchain for WebAssembly can be had, or a guest does not build, or is no component.
 pub(crate) fn build(root: &Path) -> Result<()> {
     let plugins = root.join("plugins");
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder));
-    let out = target.join("guests");
+    let out = out(root);
     let names = guests(&plugins)?;
     if up_to_date(root, &out, &names)? {
         return Ok(());
@@ -43,14 +43,7 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     let build = out.join("build");
     let log = out.join("build.log");
     fs::write(&log, b"").with_context(|| format!("{}", log.display()))?;
-    let mut cargo = toolchain()?;
-    cargo
-        .current_dir(&plugins)
-        .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
-        .arg(&build)
-        .env_remove("CARGO_TARGET_DIR")
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let mut cargo = cargo(root, "build")?;
     for name in &names {
         cargo.args(["-p", name]);
     }
@@ -66,6 +59,34 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     }
     fs::write(out.join(".built"), names.join("\n")).context("the mark that the plugins are built")?;
     Ok(())
+}
+
+/// What lints the guests, and the library that they share, as they are built: for WebAssembly, warnings denied.
+///
+/// # Errors
+/// When no toolchain for WebAssembly can be had, or none that lints.
+pub(crate) fn clippy(root: &Path) -> Result<Command> {
+    let mut cargo = cargo(root, "clippy")?;
+    cargo.args(["--quiet", "--workspace", "--", "-D", "warnings"]);
+    Ok(cargo)
+}
+
+/// Where what is made of the guests is.
+fn out(root: &Path) -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder)).join("guests")
+}
+
+/// A cargo that does this with the guests, for WebAssembly. All that it makes is shared by all that it does.
+fn cargo(root: &Path, subcommand: &str) -> Result<Command> {
+    let mut cargo = toolchain(subcommand)?;
+    cargo
+        .current_dir(root.join("plugins"))
+        .args(["--release", "--locked", "--target", TARGET, "--target-dir"])
+        .arg(out(root).join("build"))
+        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    Ok(cargo)
 }
 
 /// The members of `plugins/` that are guests, and not libraries of guests.
@@ -107,39 +128,47 @@ fn newest(folder: &Path) -> Result<SystemTime> {
     Ok(newest)
 }
 
-/// A cargo that can build for WebAssembly, and what it needs to be told.
-fn toolchain() -> Result<Command> {
+/// A cargo that can do this for WebAssembly, and what it needs to be told.
+fn toolchain(subcommand: &str) -> Result<Command> {
     if has_target() {
-        return Ok(own_cargo());
+        return Ok(own_cargo(subcommand));
     }
     if process::on_path("rustup").is_some() {
         say!("plugins: rustup target add {TARGET}");
         let mut rustup = Command::new("rustup");
         let added = process::output("rustup target add", rustup.args(["target", "add", TARGET]), RUSTUP_LIMIT);
         if added.is_ok() && has_target() {
-            return Ok(own_cargo());
+            return Ok(own_cargo(subcommand));
         }
     }
     if !Path::new(DEBIAN_CARGO).exists() || !Path::new(DEBIAN_SOURCE).exists() {
         let why = format!("this toolchain has no {TARGET}, and rustup cannot fetch it; Debian's");
         apt::install(&DEBIAN, &why)?;
     }
+    // Called by its own name, since a rustup's clippy may come first on the PATH, and lints with another compiler.
+    let lints = subcommand == "clippy";
+    if lints && !Path::new(DEBIAN_CLIPPY).exists() {
+        apt::install(&["rust-web-clippy"], "linting the plugins for WebAssembly")?;
+    }
     let linker = rust_lld()?;
-    let mut cargo = Command::new(DEBIAN_CARGO);
+    let mut cargo = Command::new(if lints { DEBIAN_CLIPPY } else { DEBIAN_CARGO });
     cargo
+        .arg(subcommand)
         .env("RUSTC", DEBIAN_RUSTC)
         // -Zbuild-std is for nightly compilers, and Debian's has no standard library for this target.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort")
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
+        .env("CARGO", DEBIAN_CARGO)
         .env_remove("RUSTUP_TOOLCHAIN")
-        .env_remove("RUSTC_WRAPPER")
-        .env_remove("CARGO");
+        .env_remove("RUSTC_WRAPPER");
     Ok(cargo)
 }
 
-fn own_cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+fn own_cargo(subcommand: &str) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg(subcommand);
+    cargo
 }
 
 fn rustc(arguments: &[&str]) -> Result<PathBuf> {

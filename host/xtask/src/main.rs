@@ -1,11 +1,13 @@
-//! What developers run: `cargo xtask demo | test | cluster | bench | plugins | vm`. Owns set-up, so that nobody needs a
+//! What developers run: `cargo xtask demo | test | cluster | bench | fuzz | plugins | vm`. Owns set-up, so that nobody needs a
 //! second command. Must not depend on any room of the host: it builds and runs them as a user would.
 
 mod apt;
 mod bench;
 mod cluster;
+mod cni;
 mod demo;
 mod docker;
+mod fuzz;
 mod go;
 mod guests;
 mod http;
@@ -49,6 +51,8 @@ enum Task {
     World(world::Open),
     /// Take figures, against a baseline of the same run.
     Bench(bench::Bench),
+    /// Try hostile bytes on what reads bytes of strangers.
+    Fuzz(fuzz::Fuzz),
     #[command(hide = true)]
     Inside(world::Inside),
 }
@@ -78,6 +82,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Bench(args) => bench::run(&place, args)?,
         Task::Vm(args) => vm::open(&place, args)?,
         Task::Cluster(args) => return cluster::run(&place, args),
+        Task::Fuzz(args) => fuzz::run(&place, args)?,
         Task::World(args) => world::open(&place, args)?,
         Task::Inside(args) => {
             let code = world::inside(args)?;

@@ -66,6 +66,24 @@ impl Report {
         self.add(name, started.elapsed(), outcome)
     }
 
+    /// A step that fetches or makes what others need. `None` when that failed: a contributor may have no network, and skips
+    /// what needs it; a machine that decides over changes (`CI` is set) must not pass without.
+    ///
+    /// # Errors
+    /// Only when we were interrupted.
+    pub(crate) fn obtain<T>(&mut self, name: &str, obtain: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let mut obtained = None;
+        self.step(name, || match obtain() {
+            Ok(it) => {
+                obtained = Some(it);
+                Ok(Outcome::NOTHING)
+            }
+            Err(error) if std::env::var_os("CI").is_none() => Ok(Outcome::skipped(&format!("{error:#}"))),
+            Err(error) => Err(error),
+        })?;
+        Ok(obtained)
+    }
+
     fn add(&mut self, name: &str, took: Duration, outcome: Outcome) -> Result<bool> {
         self.passed += outcome.passed;
         self.failed += outcome.failed;

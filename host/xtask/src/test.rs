@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    cluster::{self, clients, kubernetes::Kubernetes},
+    cluster::{self, Kubernetes, clients},
     docker,
     docker::Flavor,
     guests,
@@ -33,9 +33,13 @@ pub(crate) struct Test {
     /// No emulated machine (it takes minutes).
     #[arg(long)]
     no_vm: bool,
-    /// Also the tests of a node in a real cluster, whose control plane is built first (minutes).
+    /// No tests of a node in a real cluster, whose control plane is built first (minutes, once).
     #[arg(long)]
-    cluster: bool,
+    no_cluster: bool,
+    /// Also in clusters of the oldest and the newest Kubernetes, on the oldest Docker as well; and the emulated machine as a
+    /// node: memory, a full disk, boots without the API server (an hour).
+    #[arg(long)]
+    long: bool,
     /// Only end-to-end tests whose names contain this; nothing else is checked.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -46,6 +50,9 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// How the names of tests begin that need a cluster.
 const CLUSTER: &str = "cluster_";
+
+/// End-to-end tests wait more than they work.
+const AT_ONCE: &str = "--test-threads=4";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -127,47 +134,34 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
         flavors.push(docker::system()?);
         Ok(Outcome::NOTHING)
     })?;
-    let mut why = None;
-    report.step("docker: 29", || match docker::twenty_nine(place) {
-        Ok(flavor) => {
-            flavors.push(flavor);
-            Ok(Outcome::NOTHING)
-        }
-        Err(error) => {
-            process::check_interrupted()?;
-            why = Some(format!("{error:#}"));
-            Ok(Outcome::NOTHING)
-        }
-    })?;
-    if let Some(why) = why {
-        report.skip("end to end on docker-29", &why);
-    }
+    flavors.extend(report.obtain("docker: 29", || docker::twenty_nine(place))?);
     for flavor in &flavors {
         for test in tests.iter().filter(|test| args.only.is_none() || test.name == "e2e") {
-            report.step(&format!("{}: {}", flavor.name, test.title()), || {
-                let world = World::prepare(place, flavor.clone())?;
-                let limit = 20 * MINUTE;
-                let mut command = vec![test.path.display().to_string()];
-                command.extend(args.only.clone());
-                // Those have a step of their own.
-                command.extend(["--skip".to_owned(), CLUSTER.to_owned()]);
-                let mut command = world.command(place, &command, limit);
-                test.environment(place, &mut command);
-                counted(place, &format!("{}-{}", flavor.name, test.title()), &mut command, limit + 2 * MINUTE)
-            })?;
+            in_world(place, args.only.as_deref(), report, test, flavor)?;
         }
     }
-    if !args.cluster {
-        report.skip("end to end in a cluster", "not asked for (--cluster)");
-    } else if let (Some(e2e), Some(flavor)) = (tests.iter().find(|test| test.name == "e2e"), flavors.last()) {
-        in_cluster(place, args, report, e2e, flavor)?;
+    // What depends on how Docker makes its rules for packets.
+    let whole = tests.iter().find(|test| test.name == "e2e" && args.only.is_none());
+    if let (Some(e2e), Some(flavor)) = (whole, flavors.iter().find(|flavor| flavor.programs.is_some())) {
+        in_world(place, Some("own_network"), report, e2e, &docker::with_nftables(flavor.clone()))?;
+    }
+    let e2e = tests.iter().find(|test| test.name == "e2e");
+    if args.no_cluster {
+        report.skip("end to end in a cluster", "--no-cluster");
+    } else if let (Some(e2e), Some(oldest), Some(newest)) = (e2e, flavors.first(), flavors.last()) {
+        in_cluster(place, args, report, e2e, (cluster::KUBERNETES, newest))?;
+        if args.long {
+            for pair in [(cluster::OLDEST, oldest), (cluster::NEWEST, oldest), (cluster::NEWEST, newest)] {
+                in_cluster(place, args, report, e2e, pair)?;
+            }
+        }
     }
     if args.no_vm || args.only.is_some() {
         report.skip("virtual machine", "not asked for");
         return Ok(());
     }
-    match tests.iter().find(|test| test.name == "e2e") {
-        Some(e2e) => vm::test(place, report, &e2e.path, None),
+    match e2e {
+        Some(e2e) => vm::test(place, report, &e2e.path, None, args.long),
         None => {
             report.skip("virtual machine", "the tree has no tests/tests/e2e");
             Ok(())
@@ -175,47 +169,47 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
     }
 }
 
-/// The tests of a node in a cluster: in a world with a control plane in it.
-fn in_cluster(place: &Place, args: &Test, report: &mut Report, e2e: &Executable, flavor: &Flavor) -> Result<()> {
+/// A test binary, or those of its tests whose names contain `only`, in a world with that Docker.
+fn in_world(place: &Place, only: Option<&str>, report: &mut Report, test: &Executable, flavor: &Flavor) -> Result<()> {
+    report.step(&format!("{}: {}", flavor.name, test.title()), || {
+        let world = World::prepare(place, flavor.clone())?;
+        let limit = 20 * MINUTE;
+        let mut command = vec![test.path.display().to_string()];
+        command.extend(only.map(str::to_owned));
+        // Those have a step of their own.
+        command.extend(["--skip".to_owned(), CLUSTER.to_owned()]);
+        if test.name == "e2e" {
+            command.push(AT_ONCE.to_owned());
+        }
+        let mut command = world.command(place, &command, limit);
+        test.environment(place, &mut command);
+        counted(place, &format!("{}-{}", flavor.name, test.title()), &mut command, limit + 2 * MINUTE)
+    })?;
+    Ok(())
+}
+
+/// The tests of a node in a cluster of that Kubernetes, on that Docker: in a world with a control plane in it.
+fn in_cluster(
+    place: &Place,
+    args: &Test,
+    report: &mut Report,
+    e2e: &Executable,
+    (kubernetes, flavor): (&str, &Flavor),
+) -> Result<()> {
     let list = process::output("e2e --list", Command::new(&e2e.path).arg("--list"), MINUTE)?;
     let names = list.lines().filter_map(|line| line.strip_suffix(": test")).filter(|name| name.starts_with(CLUSTER));
     let names: Vec<&str> = names.filter(|name| args.only.as_ref().is_none_or(|only| name.contains(only))).collect();
     if names.is_empty() {
         return Ok(());
     }
-    let (mut kubernetes, mut why) = (None, None);
-    report.step("cluster: build", || match Kubernetes::find(place, cluster::KUBERNETES) {
-        Ok(found) => {
-            kubernetes = Some(found);
-            Ok(Outcome::NOTHING)
-        }
-        // A contributor may have no network; a machine that decides over changes must not pass without.
-        Err(error) if std::env::var_os("CI").is_none() => {
-            process::check_interrupted()?;
-            why = Some(format!("{error:#}"));
-            Ok(Outcome::NOTHING)
-        }
-        Err(error) => Err(error),
-    })?;
-    let Some(kubernetes) = kubernetes else {
-        if let Some(why) = why {
-            report.skip("end to end in a cluster", &why);
-        }
-        return Ok(());
-    };
-    report.step("cluster: other clients", || match clients::fetch(place) {
-        Ok(()) => Ok(Outcome::NOTHING),
-        Err(error) if std::env::var_os("CI").is_none() => {
-            process::check_interrupted()?;
-            Ok(Outcome::skipped(&format!("{error:#}")))
-        }
-        Err(error) => Err(error),
-    })?;
+    let built = report.obtain(&format!("cluster-{kubernetes}: build"), || Kubernetes::find(place, kubernetes))?;
+    let Some(kubernetes) = built else { return Ok(()) };
+    report.obtain("cluster: other clients", || clients::fetch(place))?;
     report.step(&format!("cluster-{} on {}: end to end", kubernetes.version, flavor.name), || {
         let world = World::prepare(place, flavor.clone())?;
         let limit = 15 * MINUTE;
         let folder = tempfile::Builder::new().prefix(cluster::PREFIX).tempdir().context("a temporary folder")?;
-        let mut tests = vec![e2e.path.display().to_string(), "--exact".to_owned()];
+        let mut tests = vec![e2e.path.display().to_string(), "--exact".to_owned(), AT_ONCE.to_owned()];
         tests.extend(names.iter().map(|name| (*name).to_owned()));
         let mut command = vec![world.program.display().to_string()];
         command.extend(cluster::inside(&kubernetes.version, true, limit.as_secs(), folder.path(), &tests));
@@ -309,31 +303,29 @@ fn compile(place: &Place) -> Result<Vec<Executable>> {
     Ok(tests)
 }
 
-/// The guests' own tests run natively: what they decide needs no WebAssembly.
+/// The guests' workspace: its format, its lints as it is built and as it is tested, and its own tests. They run natively: what they
+/// decide needs no WebAssembly.
 fn plugins(place: &Place, report: &mut Report) -> Result<()> {
-    let plugins = place.root.join("plugins");
-    let mut manifests = vec![plugins.join("Cargo.toml")];
-    if !manifests[0].is_file() {
-        manifests.clear();
-        for entry in fs::read_dir(&plugins).into_iter().flatten() {
-            manifests.push(entry?.path().join("Cargo.toml"));
-        }
-        manifests.retain(|manifest| manifest.is_file());
-        manifests.sort();
-    }
-    for manifest in manifests {
-        let folder = manifest.parent().unwrap_or(&plugins);
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        report.step(&format!("plugins, natively: {name}"), || {
-            let mut command = cargo(place);
-            command.current_dir(folder).env("CARGO_TARGET_DIR", place.target.join("plugins-native")).args([
-                "test",
-                "--quiet",
-                "--workspace",
-            ]);
-            counted(place, &format!("plugins-{name}"), &mut command, 15 * MINUTE)
-        })?;
-    }
+    let cargo = |arguments: &[&str]| {
+        let mut command = cargo(place);
+        command.current_dir(place.root.join("plugins")).args(arguments);
+        command.env("CARGO_TARGET_DIR", place.target.join("plugins-native"));
+        command
+    };
+    report.step("plugins: format", || check(place, "plugins-format", &mut cargo(&["fmt", "--all", "--check"])))?;
+    report.step("plugins: clippy", || {
+        // As they are tested. A guest from which nothing is exported is dead code, for WebAssembly alone it is not.
+        let lints = ["-D", "warnings", "-A", "dead_code"];
+        let arguments = [&["clippy", "--quiet", "--workspace", "--tests", "--locked", "--"], lints.as_slice()].concat();
+        check(place, "plugins-clippy", &mut cargo(&arguments))
+    })?;
+    report.step("plugins: clippy for WebAssembly", || {
+        check(place, "plugins-clippy-wasm", &mut guests::clippy(&place.root)?)
+    })?;
+    report.step("plugins, natively", || {
+        let arguments = ["test", "--quiet", "--workspace", "--locked"];
+        counted(place, "plugins", &mut cargo(&arguments), 15 * MINUTE)
+    })?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    apt,
+    apt, cni,
     docker::{self, Daemon, Flavor},
     images::{self, Roots},
     place::{self, Place},
@@ -39,6 +39,9 @@ pub(crate) struct Inside {
     /// The folder of the Docker's programs; none for the system's.
     #[arg(long)]
     programs: Option<PathBuf>,
+    /// Whether it uses nftables.
+    #[arg(long)]
+    nftables: bool,
     /// A folder for all of the world's state.
     #[arg(long)]
     folder: PathBuf,
@@ -54,6 +57,9 @@ pub(crate) struct Inside {
     /// The folder of CNI plugins.
     #[arg(long)]
     cni: Option<PathBuf>,
+    /// The folder of new CNI plugins.
+    #[arg(long)]
+    new_cni: Option<PathBuf>,
     /// Time limit for the command, seconds.
     #[arg(long)]
     limit: u64,
@@ -65,7 +71,7 @@ pub(crate) struct Inside {
 /// `cargo xtask world`.
 #[derive(Args, Debug)]
 pub(crate) struct Open {
-    /// Which Docker: `system`, or `29` (built from Go modules once).
+    /// Which Docker: `system`, `29` (built from Go modules once), or `29-nftables`.
     #[arg(long, default_value = "system")]
     docker: String,
     /// Time limit for the command, seconds.
@@ -100,6 +106,8 @@ pub(crate) struct World {
     pub registry: Option<PathBuf>,
     /// The folder of its CNI plugins; none when they could not be had.
     pub cni: Option<PathBuf>,
+    /// The folder of others, which speak the newest version; none when they could not be built.
+    pub new_cni: Option<PathBuf>,
     /// A copy of this very program: cargo may replace the original meanwhile.
     pub program: PathBuf,
 }
@@ -118,26 +126,22 @@ impl World {
         fs::copy("/proc/self/exe", &partial).context("a copy of xtask itself")?;
         fs::rename(&partial, &program)?;
         remove_stale(&place.work());
-        let registry = match registry(place) {
-            Ok(registry) => Some(registry),
+        let or_none = |what: &str, found: Result<PathBuf>| match found {
+            Ok(found) => Some(found),
             Err(error) => {
-                say!("no registry, tests of pulls are skipped: {error:#}");
+                say!("no {what}, tests of them are skipped: {error:#}");
                 None
             }
         };
-        let cni = match cni(place) {
-            Ok(cni) => Some(cni),
-            Err(error) => {
-                say!("no CNI plugins, tests of them are skipped: {error:#}");
-                None
-            }
-        };
-        Ok(Self { flavor, roots: images::roots(place)?, registry, cni, program })
+        let registry = or_none("registry for pulls", registry(place));
+        let cni = or_none("CNI plugins", cni::installed(place));
+        let new_cni = or_none("new CNI plugins", cni::new(place));
+        Ok(Self { flavor, roots: images::roots(place)?, registry, cni, new_cni, program })
     }
 
     /// Starts `command` in a new world. It finds there, in its environment: `DOCKER_HOST`, `LONGSHORE_TEST_IMAGE`,
     /// `LONGSHORE_TEST_EXAMPLE_IMAGE`, `LONGSHORE_TEST_REGISTRY` (host:port, when there is one),
-    /// `LONGSHORE_TEST_CNI` (folder of CNI plugins, when there are any), `LONGSHORE_TEST_TARS` (folder of busybox.tar and
+    /// `LONGSHORE_TEST_CNI` and `LONGSHORE_TEST_NEW_CNI` (folders of CNI plugins, when there are any), `LONGSHORE_TEST_TARS` (folder of busybox.tar and
     /// example.tar), `LONGSHORE_TEST_DOCKER` (its name),
     /// `LONGSHORE_TEST_DOCKER_PID`, `LONGSHORE_REQUIRE_DOCKER`; its PATH begins with this Docker's programs.
     pub(crate) fn command(&self, place: &Place, command: &[String], limit: Duration) -> Command {
@@ -161,11 +165,16 @@ impl World {
         if let Some(programs) = &self.flavor.programs {
             outer.arg("--programs").arg(programs);
         }
+        if self.flavor.nftables {
+            outer.arg("--nftables");
+        }
         if let Some(registry) = &self.registry {
             outer.arg("--registry").arg(registry);
         }
-        if let Some(cni) = &self.cni {
-            outer.arg("--cni").arg(cni);
+        for (flag, folder) in [("--cni", &self.cni), ("--new-cni", &self.new_cni)] {
+            if let Some(folder) = folder {
+                outer.arg(flag).arg(folder);
+            }
         }
         outer.arg("--").args(command);
         outer
@@ -186,10 +195,11 @@ pub(crate) fn require() -> Result<()> {
              or `cargo xtask test --fast` for all that needs none"
         );
     }
-    for program in ["unshare", "ip", "iptables", "mount"] {
-        if process::on_path(program).is_none() {
-            bail!("`{program}` is not on the PATH (packages util-linux, iproute2, iptables, mount)");
-        }
+    let programs = [("unshare", "util-linux"), ("ip", "iproute2"), ("iptables", "iptables"), ("mount", "mount")];
+    let missing = programs.iter().filter(|(program, _)| process::on_path(program).is_none());
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if !packages.is_empty() {
+        apt::install(&packages, "a network and processes apart from yours")?;
     }
     let probe = ["--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "true"];
     process::output("unshare", Command::new("unshare").args(probe), Duration::from_secs(10))
@@ -216,15 +226,6 @@ fn registry(place: &Place) -> Result<PathBuf> {
     Ok(apt::unpack(&place.cache, "docker-registry")?.join("usr/bin/docker-registry"))
 }
 
-/// CNI's own plugins: those of the machine, or Debian's, unpacked.
-fn cni(place: &Place) -> Result<PathBuf> {
-    let installed = ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from);
-    if let Some(found) = installed.into_iter().find(|folder| folder.join("host-local").is_file()) {
-        return Ok(found);
-    }
-    Ok(apt::unpack(&place.cache, "containernetworking-plugins")?.join("usr/lib/cni"))
-}
-
 /// The first process of a world: sets it up, runs the command, takes everything down; gives its exit code.
 ///
 /// # Errors
@@ -249,7 +250,13 @@ pub(crate) fn inside(args: &Inside) -> Result<i32> {
     ] {
         process::output(step[0], Command::new(step[0]).args(&step[1..]), Duration::from_secs(10))?;
     }
-    let flavor = Flavor { name: args.flavor.clone(), programs: args.programs.clone() };
+    let flavor = Flavor { name: args.flavor.clone(), programs: args.programs.clone(), nftables: args.nftables };
+    if flavor.nftables {
+        // It refuses to start where it would have to turn that on itself.
+        for file in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
+            fs::write(file, "1").context(file)?;
+        }
+    }
     let folder = &args.folder;
     let log = |name: &str| folder.with_file_name(format!("logs/{}-{name}.log", args.flavor));
     for name in ["dockerd", "registry"] {
@@ -278,8 +285,10 @@ pub(crate) fn inside(args: &Inside) -> Result<i32> {
     if registry.is_some() {
         command.env("LONGSHORE_TEST_REGISTRY", REGISTRY);
     }
-    if let Some(cni) = &args.cni {
-        command.env("LONGSHORE_TEST_CNI", cni);
+    for (name, folder) in [("LONGSHORE_TEST_CNI", &args.cni), ("LONGSHORE_TEST_NEW_CNI", &args.new_cni)] {
+        if let Some(folder) = folder {
+            command.env(name, folder);
+        }
     }
     let status = Running::start(program, &mut command)?.wait(Duration::from_secs(args.limit));
     drop(registry);

@@ -95,6 +95,18 @@ impl Fields {
         self.text(name)?.ok_or_else(|| format!("{}{name}: required", self.place))
     }
 
+    /// A truth value; absent is false.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn flag(&self, name: &str) -> Result<bool, String> {
+        match self.map.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong(name, "true or false", other)),
+        }
+    }
+
     /// A list of texts; absent is empty.
     ///
     /// # Errors

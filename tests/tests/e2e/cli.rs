@@ -87,6 +87,8 @@ fn cli_describe_and_why() {
     let app = with(container("app", SLEEP), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
     bed.apply(&pod("b", json!([app]), json!({"volumes": volumes})));
     bed.apply(&sleeper("c"));
+    let hostile = json!({"exec": {"command": ["sh", "-c", "printf '\\033[2Jgone'; exit 1"]}, "periodSeconds": 1});
+    bed.apply(&pod("d", json!([with(container("app", SLEEP), json!({"readinessProbe": hostile}))]), json!({})));
     bed.wait_event("a", "Unhealthy", "Readiness");
     let text = bed.say(&["describe", "pod", "a"]);
     for part in [&*format!("a-{NODE}"), "Running", "Readiness", "http", "Events", "Unhealthy"] {
@@ -100,6 +102,11 @@ fn cli_describe_and_why() {
     bed.wait_ready("c");
     let text = bed.say(&["why", "c"]);
     assert!(text.contains("✓ ready"), "{text}");
+    bed.wait_event("d", "Unhealthy", "gone");
+    for command in ["describe", "why"] {
+        let text = bed.say(&[command, "d"]);
+        assert!(text.contains("^[[2Jgone") && !text.contains('\x1b'), "a container steers no terminal: {text:?}");
+    }
 }
 
 #[test]

@@ -107,3 +107,17 @@ fn cluster_access_tells_no_secret_to_the_log() {
         assert!(line.is_none(), "{line:?}");
     }
 }
+
+#[test]
+fn cluster_access_the_api_server_admits_as_others_do() {
+    let Some(node) = Node::new(&[], false) else { return };
+    // Accounts and their tokens are put into pods, which much of what is tried here lives on.
+    let pods = format!("{}?dryRun=All", node.all("pods"));
+    let made = node.cluster.create(&pods, &sleeper("plain"));
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
+    assert!(made["spec"]["volumes"].to_string().contains("kube-api-access-"), "{}", made["spec"]["volumes"]);
+    let enforce = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    node.cluster.patch(&format!("/api/v1/namespaces/{}", node.name), &enforce);
+    let answer = node.cluster.call("POST", &pods, "application/json", Some(&sleeper("refused")));
+    assert!(answer.status == 403 && answer.text().contains("violates PodSecurity"), "{}", answer.text());
+}

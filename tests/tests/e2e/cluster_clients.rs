@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use crate::bed::{
     cluster::until,
     inside,
-    kubectl::{Ending, Kubectl},
+    kubectl::Kubectl,
     node::Node,
     pods::{container, pod, sleeper, with},
+    process::Ending,
 };
 
 #[test]
@@ -91,7 +92,7 @@ fn account(node: &Node) -> String {
 #[test]
 fn cluster_clients_metrics_server() {
     let Some(program) = std::env::var_os("LONGSHORE_TEST_METRICS_SERVER") else {
-        eprintln!("SKIPPED: LONGSHORE_TEST_METRICS_SERVER is not set: `cargo xtask test --cluster` builds it");
+        eprintln!("SKIPPED: LONGSHORE_TEST_METRICS_SERVER is not set: `cargo xtask test` builds it");
         return;
     };
     let Some(node) = Node::start() else { return };

@@ -1,6 +1,8 @@
 //! `longshore doctor`, on a node of a real cluster: both directions, and what it says when something is broken.
 
-use crate::bed::{node::Node, pods::sleeper};
+use std::net::TcpListener;
+
+use crate::bed::{kubectl::get, node::Node, pods::sleeper};
 
 /// Whether the doctor is content, and what it prints.
 fn doctor(node: &Node) -> (bool, String) {
@@ -17,12 +19,14 @@ fn has(text: &str, outcome: &str, what: &str) -> bool {
 
 #[test]
 fn cluster_doctor_goes_there_and_back() {
-    let Some(mut node) = Node::start() else { return };
+    let health = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let Some(mut node) = Node::start_with(&[&format!("--healthz-port={}", health.port())], false) else { return };
+    assert!(get(health.port(), "/healthz").unwrap().ends_with(b"\r\n\r\nok"));
     node.bind(&sleeper("a"));
     node.wait_api_ready("a");
     let (well, text) = node.told(|| doctor(&node));
     assert!(well, "{text}");
-    for what in ["agent", "Docker", "API server", "Node", "Lease", "reviews", "way back", "exec"] {
+    for what in ["agent", "Docker", "API server", "Node", "Lease", "health", "reviews", "way back", "exec"] {
         assert!(has(&text, "ok", what), "{what}:\n{text}");
     }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bed::{
+    cluster::until,
     node::Node,
     pods::{SLEEP, condition, container, id, is_ready, phase, pod, sleeper, status, with},
 };
@@ -10,8 +11,15 @@ use crate::bed::{
 /// Bytes that the node has left of its memory, as it says itself.
 fn available(node: &Node) -> u64 {
     let path = format!("/api/v1/nodes/{}/proxy/stats/summary", node.name);
-    let summary: Value = serde_json::from_str(&node.cluster.kubectl(&["get", "--raw", &path])).unwrap();
+    // A node's own certificate may be signed a little after it is Ready.
+    let summary: Value =
+        until("a summary", || serde_json::from_slice(&node.cluster.try_kubectl(&["get", "--raw", &path]).stdout).ok());
     summary["node"]["memory"]["availableBytes"].as_u64().unwrap()
+}
+
+fn is_tainted(node: &Value) -> bool {
+    let taints = node["spec"]["taints"].as_array();
+    taints.is_some_and(|taints| taints.iter().any(|taint| taint["key"] == "node.kubernetes.io/memory-pressure"))
 }
 
 fn requests(app: Value, memory: &str) -> Value {
@@ -45,6 +53,7 @@ fn cluster_eviction_ends_the_pod_that_takes_too_much_memory() {
     assert_eq!(node.sh("greedy", "touch /m/go").0, 0);
 
     let pressed = node.wait_node("short of memory", |node| condition(node, "MemoryPressure"));
+    node.wait_node("tainted for it", is_tainted);
     let conditions = pressed["status"]["conditions"].to_string();
     assert!(conditions.contains("KubeletHasInsufficientMemory"), "{conditions}");
     let greedy = node.wait_api("greedy", "evicted", |pod| phase(pod) == "Failed");
@@ -55,12 +64,19 @@ fn cluster_eviction_ends_the_pod_that_takes_too_much_memory() {
     assert!(message.ends_with(", request is 16Mi, has larger consumption of memory. "), "{message}");
     assert!(condition(&greedy, "DisruptionTarget"), "{}", greedy["status"]["conditions"]);
     assert!(status(&greedy, "app")["state"]["terminated"].is_object(), "{}", greedy["status"]);
-    assert_eq!(node.wait_api_event("greedy", "Evicted", "low on resource: memory")["type"], "Warning");
+    let event = node.wait_api_event("greedy", "Evicted", "low on resource: memory");
+    assert_eq!(event["type"], "Warning");
+    let annotations = &event["metadata"]["annotations"];
+    assert_eq!(
+        (&annotations["starved_resource"], &annotations["offending_containers"]),
+        (&json!("memory"), &json!("app"))
+    );
+    assert!(annotations["offending_containers_usage"].is_string(), "{annotations}");
     let shown = node.cluster.kubectl(&["describe", "pod", "greedy", "--namespace", &node.name]);
     let reason = shown.lines().find_map(|line| line.strip_prefix("Reason:")).map(str::trim);
     assert_eq!(reason, Some("Evicted"), "{shown}");
     // Nothing of it is kept but the object.
-    node.told(|| crate::bed::cluster::until("nothing in Docker", || node.in_docker(&greedy).is_empty().then_some(())));
+    node.told(|| until("nothing in Docker", || node.in_docker(&greedy).is_empty().then_some(())));
 
     // As long as it is so, who asks for nothing is not let in, and who asks for something is.
     node.bind(&sleeper("late"));
@@ -69,6 +85,7 @@ fn cluster_eviction_ends_the_pod_that_takes_too_much_memory() {
     assert_eq!(late["status"]["message"], "Pod was rejected: The node had condition: [MemoryPressure]. ");
 
     node.wait_node("enough memory again", |node| !condition(node, "MemoryPressure"));
+    node.wait_node("without the taint", |node| !is_tainted(node));
     let now = node.wait_api("modest", "unharmed", is_ready);
     assert_eq!(id(&now, "app"), id(&modest, "app"));
     assert_eq!(node.cluster.get(&node.one("pods", "greedy")).unwrap()["status"]["phase"], "Failed");
@@ -91,5 +108,5 @@ fn cluster_eviction_of_a_pod_with_a_full_empty_dir_is_its_own_doing() {
     assert!(!condition(&full, "DisruptionTarget"), "{}", full["status"]["conditions"]);
     assert_eq!(node.wait_api_event("full", "Evicted", "exceeds the limit")["type"], "Warning");
     let volumes = node.root().join("pods").join(crate::bed::pods::uid(&full)).join("volumes");
-    node.told(|| crate::bed::cluster::until("the disk is given back", || (!volumes.exists()).then_some(())));
+    node.told(|| until("the disk is given back", || (!volumes.exists()).then_some(())));
 }

@@ -113,13 +113,6 @@ fn needy(node: &Node) -> Value {
     pod("needy", json!([app]), json!({"volumes": [{"name": "s", "secret": {"secretName": "s"}}]}))
 }
 
-/// The container of a pod that runs in Docker.
-fn running(node: &Node, pod: &Value) -> Option<String> {
-    let all = node.in_docker(pod).into_iter();
-    let mut all = all.filter(|one| one["Labels"]["io.kubernetes.container.name"] == "app" && one["State"] == "running");
-    all.find_map(|one| one["Id"].as_str().map(str::to_owned))
-}
-
 /// A pod as the node itself has it.
 fn own(node: &Node, name: &str) -> Value {
     let told = node.say(&["get", "pods", "-n", &node.name, "-o", "json"]);
@@ -157,23 +150,23 @@ fn cluster_faults_reboot_without_the_api_server() {
     node.kill();
     node.begin();
     node.told(|| until("taken on", || is_ready(&own(&node, "needy")).then_some(())));
-    assert_eq!(running(&node, &needy), Some(id(&needy, "app")));
+    assert_eq!(node.running(&needy), Some(id(&needy, "app")));
     node.docker.exec(&id(&needy, "app"), &["rm", "/tmp/ready"]);
     node.told(|| until("found not ready", || (!is_ready(&own(&node, "needy"))).then_some(())));
     node.docker.kill(&id(&plain, "app"), "KILL");
-    node.told(|| until("restarted", || running(&node, &plain).filter(|now| *now != id(&plain, "app"))));
+    node.told(|| until("restarted", || node.running(&plain).filter(|now| *now != id(&plain, "app"))));
 
     // After a reboot all is as it was, with what it needs; what had ended stays so.
     node.kill();
     reboot(&node);
     node.begin();
-    let again = node.told(|| until("it runs again", || running(&node, &needy)));
+    let again = node.told(|| until("it runs again", || node.running(&needy)));
     let (_, text) = node.docker.exec(&again, &["sh", "-c", "cat /s/key; echo $WORD $KUBERNETES_SERVICE_HOST"]);
     assert_eq!(text, "hushmap 10.96.0.1\n");
     let script = "cat /var/run/secrets/kubernetes.io/serviceaccount/token";
     assert_eq!(node.docker.exec(&again, &["sh", "-c", script]).1, token);
     node.told(|| until("ready again", || is_ready(&own(&node, "needy")).then_some(())));
-    let other = node.told(|| until("so does the other one", || running(&node, &plain)));
+    let other = node.told(|| until("so does the other one", || node.running(&plain)));
     assert_eq!(phase(&own(&node, "done")), "Succeeded");
     assert!(node.in_docker(&done).is_empty());
 
@@ -185,8 +178,8 @@ fn cluster_faults_reboot_without_the_api_server() {
         assert!(restarts(&now, "app") >= 1, "{name}: {}", now["status"]);
     }
     thread::sleep(MOMENT);
-    assert_eq!(running(&node, &needy), Some(again));
-    assert_eq!(running(&node, &plain), Some(other));
+    assert_eq!(node.running(&needy), Some(again));
+    assert_eq!(node.running(&plain), Some(other));
     assert_eq!(phase(&node.cluster.get(&node.one("pods", "done")).unwrap()), "Succeeded");
     assert!(node.in_docker(&done).is_empty());
 }
@@ -201,10 +194,10 @@ fn cluster_faults_reboot_without_a_state_key() {
     node.kill();
     reboot(&node);
     node.begin();
-    node.told(|| until("what needs no secret runs", || running(&node, &plain)));
+    node.told(|| until("what needs no secret runs", || node.running(&plain)));
     let why = || node.say(&["why", "-n", &node.name, "needy"]);
     node.told(|| until("the other one says what it waits for", || why().contains("--state-key-file").then_some(())));
-    assert_eq!(running(&node, &needy), None);
+    assert_eq!(node.running(&needy), None);
     node.gate.as_ref().unwrap().open();
     node.wait_api("needy", "Ready again", |pod| is_ready(pod) && id(pod, "app") != id(&needy, "app"));
 }

@@ -25,6 +25,7 @@ fn cluster_life_static_pod_has_a_mirror() {
         assert!(annotations[annotation].is_string(), "{annotation}: {annotations}");
     }
     assert_eq!(annotations["kubernetes.io/config.source"], "file");
+    assert!(annotations["kubernetes.io/config.seen"].as_str().is_some_and(|seen| seen.starts_with("20")));
     let owner = &mirror["metadata"]["ownerReferences"][0];
     assert_eq!((&owner["kind"], owner["name"].as_str()), (&json!("Node"), Some(node.name.as_str())));
     assert_eq!(mirror["spec"]["nodeName"], node.name.as_str());
@@ -100,22 +101,10 @@ fn cluster_life_static_pod_may_not_use_the_apis_objects() {
     assert!(node.containers_of_node().is_empty());
     // The folder gets what is missing: the pod runs with that, and without a mirror.
     node.apply(&map("of the folder"));
-    let running = |name: &str| {
-        let all = node.containers_of_node().into_iter();
-        let mut all = all.filter(|one| one["Labels"]["io.kubernetes.pod.name"] == name && one["State"] == "running");
-        all.find(|one| one["Labels"]["io.kubernetes.container.name"] == "app")
-    };
-    let found = node.told(|| until("it runs", || running(&name)));
-    let word = |container: &Value| node.docker.exec(container["Id"].as_str().unwrap(), &["cat", "/c/word"]).1;
-    assert_eq!(word(&found), "of the folder");
-    node.told(|| {
-        until("an event that says that it has no mirror", || {
-            let events = node.cluster.list("/api/v1/namespaces/default/events");
-            events
-                .into_iter()
-                .find(|event| event["involvedObject"]["name"] == node.name.as_str() && event["reason"] == "NoMirrorPod")
-        })
-    });
+    let unmirrored = json!({"metadata": {"name": name}});
+    let found = node.told(|| until("it runs", || node.running(&unmirrored)));
+    assert_eq!(node.docker.exec(&found, &["cat", "/c/word"]).1, "of the folder");
+    node.wait_node_event("NoMirrorPod");
     assert_eq!(node.cluster.get(&node.one("pods", &name)), None);
     until("nothing is wrong", || (!problems().contains("may not reference")).then_some(()));
     // A pod of the API server sees the API server's.

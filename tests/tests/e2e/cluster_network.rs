@@ -25,15 +25,9 @@ fn is_in(pod: &Value, cidr: &str) -> bool {
     pod["status"]["podIP"].as_str().unwrap().starts_with(network.strip_suffix('0').unwrap())
 }
 
-fn node_events(node: &Node, reason: &str) -> Vec<Value> {
-    let all = node.cluster.list("/api/v1/namespaces/default/events");
-    let ours = |event: &Value| event["involvedObject"]["name"] == node.name.as_str() && event["reason"] == reason;
-    all.into_iter().filter(ours).collect()
-}
-
 /// How often the node said so.
 fn told(node: &Node, reason: &str) -> u64 {
-    node_events(node, reason).iter().map(|event| event["count"].as_u64().unwrap_or(1)).sum()
+    node.node_events(reason).iter().map(|event| event["count"].as_u64().unwrap_or(1)).sum()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The node itself: how it joins, what it says of itself, and that it goes on saying it.
 
-use std::{fs, thread, time::Duration};
+use std::fs;
 
 use serde_json::{Value, json};
 
@@ -10,8 +10,6 @@ use crate::bed::{
     pods::{condition, phase, sleeper, with},
 };
 
-/// Within this a node counts with what others changed of it.
-const HEARD: Duration = Duration::from_secs(1);
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 
@@ -88,9 +86,7 @@ fn cluster_node_says_what_it_is() {
     for name in ["machineID", "systemUUID", "bootID", "osImage", "architecture"] {
         assert!(info[name].is_string(), "{name} is missing: {info}");
     }
-    // Until the node serves HTTPS there is no port to tell.
-    let port = &status["daemonEndpoints"]["kubeletEndpoint"]["Port"];
-    assert!(*port == node.port || *port == 0 || port.is_null(), "{port}");
+    assert_eq!(status["daemonEndpoints"]["kubeletEndpoint"]["Port"], node.port);
     let image = crate::bed::docker::image();
     let named = status["images"].as_array().unwrap().iter().any(|one| one["names"].to_string().contains(&image));
     assert!(named, "{image} is not among {}", status["images"]);
@@ -193,14 +189,17 @@ fn cluster_node_labels_and_taints_of_others_count() {
     node.bind(&picky("a"));
     node.wait_api_ready("a");
     node.cluster.kubectl(&["label", "node", &name, "example.com/disk-"]);
-    thread::sleep(HEARD);
+    // The node says that it heard of this, and so of what was changed before.
+    node.cluster.kubectl(&["cordon", &name]);
+    node.wait_node_event("NodeNotSchedulable");
     node.bind(&picky("b"));
     let b = node.wait_api("b", "refused", |pod| phase(pod) == "Failed");
     assert_eq!(b["status"]["reason"], "NodeAffinity", "{}", b["status"]);
     // The one that runs is left alone: that is the controllers' affair.
     node.wait_api_ready("a");
     node.cluster.kubectl(&["taint", "node", &name, "example.com/out=1:NoExecute"]);
-    thread::sleep(HEARD);
+    node.cluster.kubectl(&["uncordon", &name]);
+    node.wait_node_event("NodeSchedulable");
     node.bind(&sleeper("c"));
     // The controller that evicts may be first.
     let c = node.wait_api("c", "refused", |pod| pod.is_null() || phase(pod) == "Failed");
@@ -220,10 +219,5 @@ fn cluster_node_mends_what_others_may_not_change() {
     });
     assert!(condition(&again, "Mine"), "others' conditions stay: {}", again["status"]["conditions"]);
     node.cluster.kubectl(&["cordon", &node.name]);
-    until("an event that says so", || {
-        let events = node.cluster.list("/api/v1/namespaces/default/events");
-        events.into_iter().find(|event| {
-            event["involvedObject"]["name"] == node.name.as_str() && event["reason"] == "NodeNotSchedulable"
-        })
-    });
+    node.wait_node_event("NodeNotSchedulable");
 }

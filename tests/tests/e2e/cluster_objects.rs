@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::bed::{
-    cluster::until,
+    docker::image,
     node::Node,
-    pods::{SLEEP, container, pod, restarts, waiting, with},
+    pods::{SLEEP, container, pod, restarts, status, waiting, with},
 };
 
 fn map(name: &str, data: Value) -> Value {
@@ -151,17 +151,49 @@ fn cluster_objects_are_watched_no_longer_than_needed() {
     node.bind(&pod("b", json!([app]), spec));
     node.wait_api_ready("b");
     prints(&node, "b", "cat /c/word", "two");
-    let refused = || {
-        let log = std::fs::read_to_string(node.cluster.folder.join("audit.log")).unwrap_or_default();
-        let user = format!("system:node:{}", node.name);
-        let ours = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let ours = ours.filter(|request| request["user"]["username"] == user.as_str());
-        // A token may be refused at first: the API server itself is a moment late to know where the pod is bound.
-        ours.filter(|request| request["responseStatus"]["code"] == 403)
-            .map(|request| request["requestURI"].to_string())
-            .filter(|path| !path.contains("/token"))
-            .collect::<Vec<_>>()
-    };
-    let refused = until("an audit log", || Some(refused()));
+    let asked = node.asked();
+    assert!(!asked.is_empty(), "an audit log");
+    // A token may be refused at first: the API server itself is a moment late to know where the pod is bound.
+    let refused = asked.into_iter().filter(|(_, path, code)| *code == 403 && !path.contains("/token"));
+    let refused: Vec<String> = refused.map(|(_, path, _)| path).collect();
     assert!(refused.is_empty(), "the node asked for what it may not have: {refused:?}");
+}
+
+#[test]
+fn cluster_objects_image_is_a_volume() {
+    let Some(node) = Node::start() else { return };
+    let mounts = json!([{"name": "i", "mountPath": "/v"}, {"name": "e", "mountPath": "/e"}]);
+    let app = with(container("app", SLEEP), json!({"volumeMounts": mounts}));
+    let image = json!({"reference": image(), "pullPolicy": "Never"});
+    let volumes = json!({"volumes": [{"name": "i", "image": image}, {"name": "e", "emptyDir": {}}]});
+    node.bind(&pod("a", json!([app]), volumes));
+    let a = node.wait_api_ready("a");
+    let (_, text) = node.sh("a", "ls /v/bin/busybox; echo x > /v/x");
+    assert!(text.contains("/v/bin/busybox\n") && text.contains("Read-only file system"), "{text}");
+    let mounts = status(&a, "app")["volumeMounts"].as_array().unwrap().clone();
+    let of = |path: &str| mounts.iter().find(|mount| mount["mountPath"] == path).unwrap()["volumeStatus"].clone();
+    assert_eq!(of("/e"), Value::Null);
+    let told = of("/v")["image"]["imageRef"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(told.starts_with("sha256:"), node.cluster.minor() >= 35, "{told:?}");
+}
+
+#[test]
+fn cluster_objects_file_gives_variables() {
+    let Some(node) = Node::start() else { return };
+    if node.cluster.minor() < 34 {
+        eprintln!("SKIPPED: Kubernetes {} knows no fileKeyRef", node.cluster.version);
+        return;
+    }
+    let mounts = json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+    let init = with(container("init", "echo \"WORD='two words'\" > /v/env"), mounts);
+    let of = |key: &str, optional| json!({"fileKeyRef": {"volumeName": "v", "path": "env", "key": key, "optional": optional}});
+    let env =
+        json!([{"name": "WORD", "valueFrom": of("WORD", false)}, {"name": "NONE", "valueFrom": of("NONE", true)}]);
+    let spec = json!({"initContainers": [init], "volumes": [{"name": "v", "emptyDir": {}}]});
+    node.bind(&pod("a", json!([with(container("app", SLEEP), json!({"env": env}))]), spec.clone()));
+    let env = json!([{"name": "GONE", "valueFrom": of("GONE", false)}]);
+    node.bind(&pod("b", json!([with(container("app", SLEEP), json!({"env": env}))]), spec));
+    node.wait_api_ready("a");
+    assert_eq!(node.sh("a", "echo $WORD,${NONE-unset}").1, "two words,unset\n");
+    node.wait_api("b", "refused", |pod| waiting(pod, "app") == "CreateContainerConfigError");
 }

@@ -5,8 +5,12 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::bed::{
-    node::Node,
-    pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, status, waiting, with},
+    cluster::until,
+    node::{MOMENT, Node},
+    pods::{
+        SLEEP, anew, assert_anew, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, status,
+        waiting, with,
+    },
 };
 
 #[test]
@@ -33,6 +37,76 @@ fn cluster_pod_runs_and_says_so() {
     assert_eq!(inspected["State"]["Running"], true);
     let (_, hosts) = node.sh("a", "cat /etc/hosts; hostname");
     assert!(hosts.contains(told["podIP"].as_str().unwrap()) && hosts.ends_with("a\n"), "{hosts}");
+}
+
+#[test]
+fn cluster_pod_that_stays_as_it_is_costs_no_requests() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    node.wait_api_ready("a");
+    let patches = || node.asked().iter().filter(|(verb, path, _)| verb == "patch" && path.contains("/pods/a/")).count();
+    // An API server that leaves out what it does not know of the status is not told of it again and again.
+    let told = node.told(|| {
+        until("no more of its status is sent", || {
+            let before = patches();
+            std::thread::sleep(MOMENT);
+            Some(before).filter(|before| patches() == *before)
+        })
+    });
+    assert!((1..=6).contains(&told), "{told} patches");
+}
+
+#[test]
+fn cluster_pod_is_ready_when_its_readiness_gates_are() {
+    let Some(node) = Node::start() else { return };
+    let gates = json!({"readinessGates": [{"conditionType": "example.com/served"}]});
+    node.bind(&pod("a", json!([container("app", SLEEP)]), gates));
+    let find = |pod: &Value, kind: &str| {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|one| one["type"] == kind).unwrap_or_default()
+    };
+    let waits = |pod: &Value| {
+        condition(pod, "ContainersReady") && find(pod, "Ready")["reason"] == "ReadinessGatesNotReady" && !is_ready(pod)
+    };
+    node.wait_api("a", "ready but for its gate", waits);
+    // As whoever owns that condition would, beside the node's own.
+    let say = |status: &str| {
+        let path = format!("{}/status", node.one("pods", "a"));
+        let patch = json!({"status": {"conditions": [{"type": "example.com/served", "status": status}]}});
+        let answer = node.cluster.call("PATCH", &path, "application/strategic-merge-patch+json", Some(&patch));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    say("True");
+    let ready = node.wait_api_ready("a");
+    assert_eq!(find(&ready, "example.com/served")["status"], "True", "it is not the node's to take away");
+    say("False");
+    let again = node.wait_api("a", "not ready again", waits);
+    assert_eq!(find(&again, "example.com/served")["status"], "False");
+    assert_eq!(restarts(&again, "app"), 0);
+}
+
+#[test]
+fn cluster_pods_end_for_a_drain_and_the_api_knows_before_it_is_over() {
+    let Some(node) = Node::start() else { return };
+    let script = "trap 'sleep 1; exit 0' TERM; while :; do sleep 0.1; done";
+    for name in ["a", "b"] {
+        node.bind(&pod(name, json!([container("app", script)]), json!({"terminationGracePeriodSeconds": 20})));
+    }
+    for name in ["a", "b"] {
+        node.wait_api_ready(name);
+    }
+    let output = node.cli(&["drain-node", "--local"]);
+    // At once: after this the machine may be gone.
+    let pods = ["a", "b"].map(|name| node.cluster.get(&node.one("pods", name)).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    for pod in pods {
+        assert_eq!((phase(&pod), &pod["status"]["reason"]), ("Failed", &json!("Terminated")), "{}", pod["status"]);
+        assert!(condition(&pod, "DisruptionTarget") && !is_ready(&pod), "{}", pod["status"]["conditions"]);
+    }
+    let shown = node.wait_node("not Ready", |node| !condition(node, "Ready"));
+    assert!(shown["status"]["conditions"].to_string().contains("node is shutting down"), "{}", shown["status"]);
+    assert!(node.say(&["drain-node", "--local", "--cancel"]).contains("may begin again"));
+    node.wait_node_ready();
 }
 
 #[test]
@@ -81,6 +155,10 @@ fn cluster_pod_ends_gracefully_and_whole() {
     node.wait_api("a", "gone", Value::is_null);
     assert!(began.elapsed().as_secs() >= 2, "its containers were not waited for");
     assert!(node.in_docker(&a).iter().all(|one| one["State"] != "running"), "gone, and still running");
+    let cgroup = a["metadata"]["uid"].as_str().unwrap();
+    let left = |path: std::path::PathBuf| path.to_string_lossy().replace('_', "-").contains(cgroup);
+    assert!(!crate::bed::cgroups().into_iter().any(left), "gone, and its cgroup is there");
+    assert!(!node.pod_folder(&a).join("volumes").exists(), "gone, and its volumes are there");
     node.wait_api_gone(&a);
     crate::bed::cluster::until("its folder is removed", || (!node.pod_folder(&a).exists()).then_some(()));
 }
@@ -189,6 +267,35 @@ fn cluster_pod_that_does_not_fit_fails() {
 }
 
 #[test]
+fn cluster_pod_gets_what_others_advertise_and_no_more() {
+    let Some(node) = Node::start() else { return };
+    let advertise = |amount: Value| {
+        let capacity = json!({"status": {"capacity": {"example.com/dongle": amount}}});
+        node.cluster.patch(&format!("{}/status", node.path()), &capacity);
+    };
+    let dongles = |node: &Value| node["status"]["allocatable"]["example.com/dongle"].clone();
+    advertise(json!("3"));
+    node.wait_node("allocatable as well", |node| dongles(node) == "3");
+    let wants = |name: &str| {
+        let two = json!({"example.com/dongle": "2"});
+        pod(name, json!([with(container("app", SLEEP), json!({"resources": {"limits": two}}))]), json!({}))
+    };
+    node.bind(&wants("a"));
+    let a = node.wait_api_ready("a");
+    node.bind(&wants("b"));
+    let b = node.wait_api("b", "refused", |pod| phase(pod) == "Failed");
+    assert_eq!(b["status"]["reason"], "OutOfexample.com/dongle", "{}", b["status"]);
+    node.cluster.delete(&node.one("pods", "a"), None);
+    node.wait_api_gone(&a);
+    // A third one, by the scheduler.
+    node.cluster.create(&node.all("pods"), &with(wants("c"), json!({"spec": node.selector()})));
+    node.wait_api_ready("c");
+    advertise(Value::Null);
+    node.wait_node("not allocatable any more", |node| dongles(node).is_null());
+    node.wait_api_ready("c");
+}
+
+#[test]
 fn cluster_pod_that_selects_another_node_fails() {
     let Some(node) = Node::start() else { return };
     let elsewhere = json!({"nodeSelector": {"kubernetes.io/hostname": "elsewhere"}});
@@ -241,4 +348,17 @@ fn cluster_pod_tells_who_it_runs_as_and_what_it_mounts() {
     assert!(groups.contains(&json!(4000)), "{told}");
     let read_only = json!({"name": "v", "mountPath": "/r", "readOnly": true, "recursiveReadOnly": "Disabled"});
     assert_eq!(told["volumeMounts"], json!([{"name": "v", "mountPath": "/v"}, read_only]));
+}
+
+#[test]
+fn cluster_pods_begin_anew_as_their_rules_say() {
+    let Some(node) = Node::start() else { return };
+    // From 1.36 on the API server keeps what nodes declare, and lets such rules through.
+    let Some(declared) = node.object()["status"]["declaredFeatures"].as_array().cloned() else { return };
+    assert!(declared.contains(&json!("RestartAllContainersOnContainerExits")), "{declared:?}");
+    node.bind(&anew("p"));
+    let before = node.wait_api_ready("p");
+    node.sh("p", "touch /v/go");
+    let seen = node.wait_api("p", "begun anew", |pod| is_ready(pod) && restarts(pod, "other") == 1);
+    assert_anew(&seen, &before, 1);
 }

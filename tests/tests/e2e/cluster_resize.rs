@@ -35,6 +35,16 @@ fn of_resize<'a>(pod: &'a Value, kind: &str) -> Option<&'a Value> {
     pod["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
+/// A generation as statuses tell it: API servers before 1.34 drop it.
+fn observed(node: &Node, generation: &Value) -> Value {
+    if node.cluster.minor() < 34 { Value::Null } else { generation.clone() }
+}
+
+/// Whether the API server lets memory limits be lowered without a restart: from 1.34 on.
+fn lowers_memory(node: &Node) -> bool {
+    node.cluster.minor() >= 34
+}
+
 /// Waits until a container has that size, as the API tells it, and no resize is left.
 fn wait_size(node: &Node, name: &str, container: &str, resources: &Value) -> Value {
     node.wait_api(name, "resized", |pod| {
@@ -78,11 +88,12 @@ fn cluster_resize_up_and_down_as_it_runs() {
     let app = id(&first, "app");
     assert_eq!(in_docker(&node, &app), (204, 20_000, 64 << 20));
     let mut generation = first["metadata"]["generation"].as_i64().unwrap();
-    for (cpu, memory, quota, bytes) in [
-        ("400m", "128Mi", 40_000, 128_i64 << 20),
-        ("100m", "128Mi", 10_000, 128 << 20),
-        ("100m", "32Mi", 10_000, 32 << 20),
-    ] {
+    let mut steps = vec![("400m", "128Mi", 40_000, 128_i64 << 20), ("100m", "128Mi", 10_000, 128 << 20)];
+    if lowers_memory(&node) {
+        steps.push(("100m", "32Mi", 10_000, 32 << 20));
+    }
+    let last = *steps.last().unwrap();
+    for (cpu, memory, quota, bytes) in steps {
         resize(&node, "a", "containers", "app", &size(cpu, memory));
         let now = wait_size(&node, "a", "app", &size(cpu, memory));
         assert_eq!((id(&now, "app"), restarts(&now, "app")), (app.clone(), 0));
@@ -90,7 +101,7 @@ fn cluster_resize_up_and_down_as_it_runs() {
         assert_eq!((has_quota, has_memory), (quota, bytes));
         assert_eq!(in_kernel(&node, &app), (bytes.to_string(), bytes.to_string()));
         generation += 1;
-        assert_eq!(now["status"]["observedGeneration"], generation);
+        assert_eq!(now["status"]["observedGeneration"], observed(&node, &json!(generation)));
         node.wait_api_event("a", "ResizeStarted", &format!("\\\"generation\\\":{generation}"));
         node.wait_api_event("a", "ResizeCompleted", &format!("\\\"generation\\\":{generation}"));
     }
@@ -98,7 +109,7 @@ fn cluster_resize_up_and_down_as_it_runs() {
     node.kill();
     node.begin();
     node.wait_node_ready();
-    let now = wait_size(&node, "a", "app", &size("100m", "32Mi"));
+    let now = wait_size(&node, "a", "app", &size(last.0, last.1));
     assert_eq!((id(&now, "app"), restarts(&now, "app")), (app, 0));
 }
 
@@ -163,7 +174,7 @@ fn cluster_resize_deferred_until_another_pod_goes() {
     let pending = node.wait_api("a", "deferred", deferred);
     let told = of_resize(&pending, "PodResizePending").unwrap();
     assert!(told["message"].as_str().unwrap().starts_with("Node didn't have enough resource: cpu"), "{told}");
-    assert_eq!(told["observedGeneration"], pending["metadata"]["generation"]);
+    assert_eq!(told["observedGeneration"], observed(&node, &pending["metadata"]["generation"]));
     assert_eq!(status(&pending, "app")["allocatedResources"]["cpu"], "200m");
     node.wait_api_event("a", "ResizeDeferred", "Pod resize Deferred");
     // The agent's end and new start neither gives nor forgets it.
@@ -213,6 +224,10 @@ fn cluster_resize_that_can_never_be_is_infeasible() {
 #[test]
 fn cluster_resize_leaves_memory_that_is_in_use() {
     let Some(node) = Node::start() else { return };
+    if !lowers_memory(&node) {
+        eprintln!("SKIPPED: Kubernetes {} refuses lower memory limits", node.cluster.version);
+        return;
+    }
     node.bind(&sized("a", "200m", "128Mi"));
     let first = node.wait_api_ready("a");
     let (code, text) = node.sh("a", "dd if=/dev/zero of=/dev/shm/x bs=1M count=40");
@@ -267,4 +282,39 @@ fn cluster_resize_of_an_init_container() {
     });
     assert_eq!((id(&now, "init"), restarts(&now, "init")), (id(&first, "init"), 0));
     assert_eq!(in_docker(&node, &id(&now, "init")).2, 128 << 20);
+}
+
+#[test]
+fn cluster_resize_of_the_pod_as_a_whole() {
+    let Some(mut node) = Node::start() else { return };
+    // From 1.36 on the API server keeps what nodes declare, and lets such a resize through.
+    let Some(declared) = node.object()["status"]["declaredFeatures"].as_array().cloned() else { return };
+    assert!(declared.contains(&json!("InPlacePodLevelResourcesVerticalScaling")), "{declared:?}");
+    let own = with(container("own", SLEEP), json!({"resources": size("50m", "32Mi")}));
+    node.bind(&pod("a", json!([container("app", SLEEP), own]), json!({"resources": size("200m", "128Mi")})));
+    let first = node.wait_api_ready("a");
+    let given = |pod: &Value| (pod["status"]["resources"].clone(), pod["status"]["allocatedResources"].clone());
+    assert_eq!(given(&first), (size("200m", "128Mi"), size("200m", "128Mi")["requests"].clone()));
+    let (app, limited) = (id(&first, "app"), id(&first, "own"));
+    for (cpu, memory, quota, bytes) in [("400m", "256Mi", 40_000, 256_i64 << 20), ("100m", "64Mi", 10_000, 64 << 20)] {
+        let patch = json!({"spec": {"resources": size(cpu, memory)}}).to_string();
+        node.cluster.kubectl(&["patch", "pod", "a", "-n", &node.name, "--subresource", "resize", "--patch", &patch]);
+        let now = node.wait_api("a", "resized", |pod| {
+            given(pod) == (size(cpu, memory), size(cpu, memory)["requests"].clone())
+                && of_resize(pod, "PodResizePending").is_none()
+                && of_resize(pod, "PodResizeInProgress").is_none()
+                && is_ready(pod)
+        });
+        assert_eq!((id(&now, "app"), restarts(&now, "app")), (app.clone(), 0));
+        let (_, has_quota, has_memory) = in_docker(&node, &app);
+        assert_eq!((has_quota, has_memory), (quota, bytes), "what has no limits of its own has the pod's");
+        assert_eq!(in_docker(&node, &limited), (51, 5_000, 32 << 20));
+        assert_eq!(in_kernel(&node, &app), (bytes.to_string(), bytes.to_string()));
+    }
+    // It is all remembered.
+    node.kill();
+    node.begin();
+    node.wait_node_ready();
+    let now = node.wait_api("a", "the same", |pod| is_ready(pod) && given(pod).0 == size("100m", "64Mi"));
+    assert_eq!((id(&now, "app"), restarts(&now, "app")), (app, 0));
 }

@@ -63,6 +63,24 @@ fn cluster_terminal_ctrl_c() {
 }
 
 #[test]
+fn cluster_terminal_that_is_closed() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    node.wait_api_ready("a");
+    for kubectl in [Some(Kubectl::new(&node)), Kubectl::old(&node)].into_iter().flatten() {
+        let mut terminal = kubectl.terminal(&["exec", "-it", "a", "--", "sh"], (24, 80));
+        terminal.wait("# ");
+        terminal.keys("echo $$ >/tmp/shell; sleep 4321\n");
+        let sleeps = || node.sh("a", "ps | grep 'sleep 432[1]'").0 == 0;
+        node.told(|| until("it sleeps", || sleeps().then_some(())));
+        drop(terminal);
+        node.told(|| until("it sleeps no more", || (!sleeps()).then_some(())));
+        let shell = || node.sh("a", "test -e /proc/$(cat /tmp/shell)").0 == 0;
+        node.told(|| until("the shell has ended", || (!shell()).then_some(())));
+    }
+}
+
+#[test]
 fn cluster_terminal_attach() {
     let Some(node) = Node::start() else { return };
     let script = "echo begun; while read line; do echo got $line; done; echo ended";

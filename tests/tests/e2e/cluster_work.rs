@@ -139,8 +139,8 @@ fn cluster_work_cordon_and_taint() {
     assert_eq!(uid(&now), uid(&stays));
     // One that is bound past the scheduler, and does not tolerate it, is refused by the node.
     node.bind(&crate::bed::pods::sleeper("late"));
-    let gone = |pod: &Value| pod.is_null() || pod["status"]["phase"] == "Failed";
-    node.wait_api("late", "refused or evicted", gone);
+    let refused = node.wait_api_event("late", "TaintToleration", "");
+    assert_eq!(refused["source"]["component"], "kubelet");
 }
 
 #[test]

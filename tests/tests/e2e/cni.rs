@@ -25,10 +25,10 @@ const NODE_ADDRESS: &str = "192.0.2.10";
 static COUNT: AtomicU8 = AtomicU8::new(1);
 
 /// A bed whose agent uses plugins, and their folders.
-struct Cni {
-    bed: Bed,
+pub(crate) struct Cni {
+    pub(crate) bed: Bed,
     /// The third number of the pods' addresses.
-    third: u8,
+    pub(crate) third: u8,
 }
 
 impl std::ops::Deref for Cni {
@@ -41,9 +41,14 @@ impl std::ops::Deref for Cni {
 
 impl Cni {
     /// `None`, and a line that says so, where there are no plugins, or no network that they may change.
-    fn new() -> Option<Cni> {
-        let Some(plugins) = std::env::var_os("LONGSHORE_TEST_CNI").map(PathBuf::from) else {
-            eprintln!("SKIPPED: LONGSHORE_TEST_CNI is not set: run in `cargo xtask world -- COMMAND`");
+    pub(crate) fn new() -> Option<Cni> {
+        Self::of("LONGSHORE_TEST_CNI")
+    }
+
+    /// The same with the plugins of the folder that this variable names.
+    pub(crate) fn of(variable: &str) -> Option<Cni> {
+        let Some(plugins) = std::env::var_os(variable).map(PathBuf::from) else {
+            eprintln!("SKIPPED: {variable} is not set: run in `cargo xtask world -- COMMAND`");
             return None;
         };
         let mut bed = Bed::new()?;
@@ -61,27 +66,32 @@ impl Cni {
     }
 
     /// One with a network, and its agent.
-    fn start() -> Option<Cni> {
+    pub(crate) fn start() -> Option<Cni> {
         let mut cni = Cni::new()?;
         cni.configure(&[]);
         cni.bed.begin();
         Some(cni)
     }
 
-    fn conf(&self) -> PathBuf {
+    pub(crate) fn conf(&self) -> PathBuf {
         self.folder.join("net.d/10-pods.conflist")
     }
 
-    fn addresses(&self) -> PathBuf {
+    pub(crate) fn addresses(&self) -> PathBuf {
         self.folder.join("ipam")
     }
 
     /// Writes a network of the bridge and portmap, with `more` plugins after them.
-    fn configure(&self, more: &[Value]) {
+    pub(crate) fn configure(&self, more: &[Value]) {
+        self.configure_as("0.4.0", "host-local", more);
+    }
+
+    /// The same, of a version, with a plugin for addresses that takes what host-local takes.
+    pub(crate) fn configure_as(&self, version: &str, addresses: &str, more: &[Value]) {
         let third = self.third;
         let mut plugins = vec![
             json!({"type": "bridge", "bridge": format!("lscni{third}"), "isGateway": true, "ipMasq": false,
-                   "ipam": {"type": "host-local", "dataDir": self.addresses(),
+                   "ipam": {"type": addresses, "dataDir": self.addresses(),
                             "ranges": [[{"subnet": format!("10.88.{third}.0/24")}]],
                             "routes": [{"dst": "0.0.0.0/0"}]}}),
             json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}),
@@ -89,14 +99,14 @@ impl Cni {
             json!({"type": "firewall"}),
         ];
         plugins.extend(more.iter().cloned());
-        let list = json!({"cniVersion": "0.4.0", "name": format!("pods{third}"), "plugins": plugins});
+        let list = json!({"cniVersion": version, "name": format!("pods{third}"), "plugins": plugins});
         let partial = self.conf().with_extension("partial");
         fs::write(&partial, list.to_string()).unwrap();
         fs::rename(partial, self.conf()).unwrap();
     }
 
     /// The addresses that are given out, as host-local keeps them.
-    fn given_out(&self) -> BTreeSet<String> {
+    pub(crate) fn given_out(&self) -> BTreeSet<String> {
         let folder = self.addresses().join(format!("pods{}", self.third));
         let names = fs::read_dir(folder).into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -108,33 +118,29 @@ impl Cni {
         fs::read_dir(self.folder.join("cache/results")).into_iter().flatten().count()
     }
 
-    fn wait_nothing_left(&self) {
+    pub(crate) fn wait_nothing_left(&self) {
         until("no address is given out, and nothing is kept", || {
             (self.given_out().is_empty() && self.kept() == 0).then_some(())
         });
     }
 
-    fn ip(&self, pod: &Value) -> String {
+    pub(crate) fn ip(&self, pod: &Value) -> String {
         let ip = pod["status"]["podIP"].as_str().unwrap().to_owned();
         assert!(ip.starts_with(&format!("10.88.{}.", self.third)), "{ip}");
         ip
     }
 
     /// A plugin of the test's own: a shell script.
-    fn script(&self, name: &str, text: &str) {
+    pub(crate) fn script(&self, name: &str, text: &str) {
         let path = self.folder.join("bin").join(name);
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    fn node_event(&self, reason: &str, part: &str) {
+    pub(crate) fn node_event(&self, reason: &str, part: &str) {
         until(&format!("a node event {reason} with {part:?}"), || {
-            let events = self.get("/v1/events");
-            let all = events.as_array().cloned().unwrap_or_default();
-            let fits = |event: &Value| {
-                event["pod"].is_null() && event["reason"] == reason && event["message"].to_string().contains(part)
-            };
-            all.iter().any(fits).then_some(())
+            let all = self.events_of_node(reason);
+            all.iter().any(|event| event["message"].to_string().contains(part)).then_some(())
         });
     }
 }
@@ -206,9 +212,7 @@ fn cni_a_sandbox_that_dies_gives_its_address_and_ports_back() {
     let port = free_port();
     cni.apply(&web("a", json!({"containerPort": 8080, "hostPort": port})));
     let first = cni.wait_ready("a");
-    let mut sandboxes = cni.containers("a").into_iter();
-    let sandbox = sandboxes.find(|one| one["Labels"]["io.kubernetes.docker.type"] == "podsandbox").unwrap();
-    cni.docker.kill(sandbox["Id"].as_str().unwrap(), "KILL");
+    cni.docker.kill(cni.sandbox("a")["Id"].as_str().unwrap(), "KILL");
     let second = cni.wait("a", "runs anew", |pod| is_ready(pod) && id(pod, "app") != id(&first, "app"));
     assert_ne!(cni.ip(&first), cni.ip(&second));
     until("the port leads to the new one", || fetch((NODE_ADDRESS, port)).filter(|text| text.contains("hello")));
@@ -227,11 +231,7 @@ fn cni_configurations_come_change_and_go() {
     cni.apply(&sleeper("a"));
     cni.wait_ready("host");
     let not_ready = "network plugin is not ready: cni config uninitialized";
-    until("a waits for a configuration", || {
-        let events = cni.events("a").into_iter();
-        let mut fitting = events.filter(|event| event["reason"] == "NetworkNotReady");
-        fitting.any(|event| event["message"].to_string().contains(not_ready)).then_some(())
-    });
+    cni.wait_event("a", "NetworkNotReady", not_ready);
     cni.node_event("NetworkNotReady", not_ready);
     // One that names a plugin that is not there cannot be used; the next one can.
     let broken = json!({"cniVersion": "0.4.0", "name": "broken", "plugins": [{"type": "nonexistent"}]});
@@ -251,9 +251,7 @@ fn cni_configurations_come_change_and_go() {
     // Without any, what runs runs on, and goes as it came.
     fs::remove_file(cni.conf()).unwrap();
     cni.apply(&sleeper("c"));
-    until("c waits for a configuration", || {
-        cni.events("c").iter().any(|event| event["reason"] == "NetworkNotReady").then_some(())
-    });
+    cni.wait_event("c", "NetworkNotReady", "");
     assert_eq!(restarts(&cni.wait_ready("b"), "app"), 0);
     cni.delete("b");
     cni.wait_gone("b");
@@ -276,7 +274,7 @@ echo "$CNI_COMMAND $pod" >> "$file"
 [ ! -e "$file.fails" ] || { echo '{"code": 11, "msg": "not now"}'; exit 1; }
 [ $CNI_COMMAND != ADD ] || echo "$conf" | sed 's/.*"prevResult":\(.*\)}/\1/'"#;
 
-fn lines(file: &Path) -> Vec<String> {
+pub(crate) fn lines(file: &Path) -> Vec<String> {
     fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
@@ -292,11 +290,7 @@ fn cni_a_plugin_that_fails_leaves_nothing_and_is_tried_again() {
     fs::write(&fails, "").unwrap();
     cni.bed.begin();
     cni.apply(&sleeper("a"));
-    until("it is told", || {
-        let events = cni.events("a").into_iter();
-        let mut fitting = events.filter(|event| event["reason"] == "FailedCreatePodSandBox");
-        fitting.any(|event| event["message"].to_string().contains("not now")).then_some(())
-    });
+    cni.wait_event("a", "FailedCreatePodSandBox", "not now");
     fs::remove_file(&fails).unwrap();
     let a = cni.wait_ready("a");
     until("one address is given out", || (cni.given_out() == BTreeSet::from([cni.ip(&a)])).then_some(()));

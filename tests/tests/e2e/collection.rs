@@ -8,7 +8,7 @@ use crate::bed::{
     Bed,
     daemon::Daemon,
     docker::image,
-    pods::{SLEEP, container, pod},
+    pods::{SLEEP, container, pod, with},
 };
 
 /// A small image, of one file.
@@ -32,13 +32,15 @@ fn collection_removes_images_that_nobody_uses() {
     let Some(mut bed) = Bed::new() else { return };
     let Some(daemon) = Daemon::run(&bed.folder.join("dk")) else { return };
     bed.docker = daemon.docker();
-    for name in ["one:1", "two:1", "kept:1"] {
+    for name in ["one:1", "two:1", "kept:1", "mounted:1"] {
         bed.docker.import(&format!("collect/{name}"), &tar(name.as_bytes()));
     }
     let has = |bed: &Bed, name: &str| bed.docker.call("GET", &format!("/images/{name}/json"), None).status == 200;
     let stranger = json!({"Image": "collect/kept:1", "Cmd": ["none"], "HostConfig": {"NetworkMode": "none"}});
     assert_eq!(bed.docker.call("POST", "/containers/create?name=kept", Some(&stranger)).status, 201);
-    bed.apply(&pod("a", json!([container("app", SLEEP)]), json!({"hostNetwork": true})));
+    let volume = json!([{"name": "v", "image": {"reference": "collect/mounted:1", "pullPolicy": "Never"}}]);
+    let app = with(container("app", SLEEP), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    bed.apply(&pod("a", json!([app]), json!({"hostNetwork": true, "volumes": volume})));
     // With room enough nothing goes.
     let own = ["--minimum-image-ttl-duration=0s", "--eviction-hard=memory.available<100Mi"].map(str::to_owned);
     bed.flags = own.to_vec();
@@ -61,7 +63,7 @@ fn collection_removes_images_that_nobody_uses() {
     crate::bed::until("the two are gone", || gone(&bed).then_some(()));
     bed.wait_ready("a");
     // What runs, what somebody else made a container of, and the sandbox's.
-    assert!(has(&bed, &image()) && has(&bed, "collect/kept:1"));
+    assert!(has(&bed, &image()) && has(&bed, "collect/kept:1") && has(&bed, "collect/mounted:1"));
     bed.delete("a");
     bed.wait_gone("a");
     bed.apply(&pod("b", json!([container("app", SLEEP)]), json!({"hostNetwork": true})));

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use crate::bed::{
     Bed,
-    pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, status, waiting, with},
+    pods::{
+        SLEEP, anew, assert_anew, condition, container, id, is_ready, job, phase, pod, restarts, status, waiting, with,
+    },
     until,
 };
 
@@ -157,6 +159,51 @@ fn lifecycle_sidecars_start_in_order_and_stop_in_reverse() {
 }
 
 #[test]
+fn lifecycle_hooks_of_sidecars_run_before_the_app_has_ended() {
+    let Some(bed) = Bed::start() else { return };
+    let (volumes, mounts) = notes(&bed);
+    let run = |name: &str, lasts: u32| {
+        let script = format!(
+            "trap 'sleep {lasts}; echo {name} ends >> /n/order; exit 0' TERM; echo {name} begins >> /n/order; \
+             sleep 1000000 & wait"
+        );
+        with(container(name, &script), json!({"volumeMounts": mounts}))
+    };
+    let sidecar = |name: &str| {
+        let hook = json!(["sh", "-c", format!("echo {name} told >> /n/order")]);
+        with(run(name, 0), json!({"restartPolicy": "Always", "lifecycle": {"preStop": {"exec": {"command": hook}}}}))
+    };
+    let spec = json!({"volumes": volumes, "terminationGracePeriodSeconds": 20,
+        "initContainers": [sidecar("first"), sidecar("second")]});
+    bed.apply(&pod("a", json!([run("app", 3)]), spec));
+    bed.wait_ready("a");
+    until("all three have begun", || (lines(&bed.folder.join("notes/order")).len() == 3).then_some(()));
+    bed.delete("a");
+    bed.wait_gone("a");
+    let mut order = lines(&bed.folder.join("notes/order"));
+    assert_eq!(order.len(), 8, "{order:?}");
+    order[3..5].sort();
+    assert_eq!(order[3..], ["first told", "second told", "app ends", "second ends", "first ends"]);
+}
+
+#[test]
+fn lifecycle_all_containers_share_one_grace_period() {
+    let Some(bed) = Bed::start() else { return };
+    let deaf = |name: &str| container(name, "trap '' TERM; while true; do sleep 1; done");
+    let sidecar = |name: &str| with(deaf(name), json!({"restartPolicy": "Always"}));
+    let spec = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 4,
+        "initContainers": [sidecar("first"), sidecar("second")]});
+    bed.apply(&pod("a", json!([container("app", "sleep 2")]), spec));
+    bed.wait_ready("a");
+    bed.wait("a", "the app has ended", |pod| status(pod, "app")["state"]["terminated"].is_object());
+    let before = Instant::now();
+    bed.wait("a", "Succeeded", |pod| phase(pod) == "Succeeded");
+    until("nothing of it runs", || bed.containers("a").iter().all(|one| one["State"] != "running").then_some(()));
+    let took = before.elapsed();
+    assert!((Duration::from_millis(3500)..Duration::from_secs(11)).contains(&took), "{took:?}");
+}
+
+#[test]
 fn lifecycle_sidecars_do_not_keep_a_job_from_succeeding() {
     let Some(bed) = Bed::start() else { return };
     let sidecar = with(container("side", SLEEP), json!({"restartPolicy": "Always"}));
@@ -282,4 +329,29 @@ fn lifecycle_per_container_restart_rules() {
     let a = bed.wait("a", "Failed", |pod| phase(pod) == "Failed");
     assert_eq!(restarts(&a, "app"), 1);
     assert_eq!(status(&a, "app")["state"]["terminated"]["exitCode"], 3);
+}
+
+#[test]
+fn lifecycle_all_containers_begin_anew_in_their_sandbox() {
+    let Some(mut bed) = Bed::start() else { return };
+    bed.apply(&anew("p"));
+    let mut before = bed.wait_ready("p");
+    let sandbox = bed.sandbox("p")["Id"].clone();
+    for times in [1, 2] {
+        bed.exec("p", "other", "touch /v/go");
+        if times == 2 {
+            // In the midst of it, or before or after.
+            bed.kill();
+            bed.begin();
+        }
+        let now = bed.wait("p", "begun anew", |pod| is_ready(pod) && restarts(pod, "other") == times);
+        assert_anew(&now, &before, times);
+        assert_eq!(bed.sandbox("p")["Id"], sandbox);
+        assert_eq!(bed.exec("p", "other", "cat /v/inits").lines().count() as i64, times + 1);
+        before = now;
+    }
+    let conditions = before["status"]["conditions"].as_array().unwrap();
+    let restarting = conditions.iter().find(|condition| condition["type"] == "AllContainersRestarting").unwrap();
+    assert_eq!(restarting["status"], "False");
+    assert_eq!(bed.containers("p").len(), 5, "the sandbox, and nothing is left of those before");
 }

@@ -17,9 +17,8 @@ fn limited(script: &str) -> Value {
 
 /// The node's events of that reason whose message is as `good` has it.
 fn told(bed: &Bed, good: impl Fn(&str) -> bool) -> Vec<Value> {
-    let all = bed.get("/v1/events").as_array().cloned().unwrap_or_default();
-    let of_node = |event: &Value| event["pod"].is_null() && event["reason"] == "SystemOOM";
-    all.into_iter().filter(|event| of_node(event) && event["message"].as_str().is_some_and(&good)).collect()
+    let all = bed.events_of_node("SystemOOM").into_iter();
+    all.filter(|event| event["message"].as_str().is_some_and(&good)).collect()
 }
 
 #[test]
@@ -57,6 +56,7 @@ fn oom_of_the_machine_is_an_event_of_the_node() {
     for line in said {
         if let Err(error) = std::fs::write("/dev/kmsg", format!("<7>{line}\n")) {
             assert_ne!(error.kind(), std::io::ErrorKind::InvalidInput, "{line}");
+            eprintln!("SKIPPED: /dev/kmsg cannot be written ({error}): the kernel's part cannot be played");
             return;
         }
     }

@@ -156,9 +156,12 @@ fn probes_of_an_unknown_plugin_keep_the_pod_pending() {
 #[test]
 fn probes_that_time_out_leave_no_process() {
     let Some(bed) = Bed::start() else { return };
-    // A name that no other process has, and that a child of the command carries as well.
+    // A name that no other process has, and that children of the command carry as well: one of its session, one in a session of its
+    // own, and an orphan.
     let mark = format!("7{:07}", std::process::id());
-    let command = format!("test -e /tmp/enough && exit 0; sleep {mark} & sleep {mark}");
+    let command = format!(
+        "test -e /tmp/enough && exit 0; sleep {mark} & setsid sleep {mark} & (setsid sleep {mark} > /dev/null 2>&1 &) ; sleep {mark}"
+    );
     let probe = json!({"exec": {"command": ["sh", "-c", command]}, "periodSeconds": 1, "timeoutSeconds": 1,
         "failureThreshold": 1});
     let name = |at: usize| format!("c{at}");
@@ -179,7 +182,7 @@ fn probes_that_time_out_leave_no_process() {
         bed.exec("a", &name(at), "touch /tmp/enough");
     }
     let a = bed.wait_ready("a");
-    // `docker exec` would have left two for each; the containers themselves were not touched.
+    // `docker exec` would have left four for each; the containers themselves were not touched.
     until("none of their processes is left", || (processes(&mark) == 0).then_some(()));
     assert!((0..4).all(|at| restarts(&a, &name(at)) == 0));
 }

@@ -173,20 +173,73 @@ fn pulls_with_credentials_of_a_provider() {
     registry::remove(&bed, &image);
 }
 
+/// With `config.json` of the root folder, whose keys are as in a pull secret.
+#[test]
+fn pulls_with_the_nodes_own_credentials_its_pause_image_too() {
+    let Some(address) = registry::address() else { return };
+    let Some(mut bed) = Bed::start() else { return };
+    bed.apply(&sleeper("old"));
+    let old = bed.wait_ready("old");
+    let ours = bed.sandbox("old")["Config"]["Image"].as_str().unwrap().to_owned();
+    let (app, pause) = (unique(&bed, "team/app"), unique(&bed, "team/pause"));
+    registry::push(&bed, &address, &app);
+    registry::push_as(&bed, &ours, &address, &pause);
+    let door = registry::guarded(&address, "captain", "s3cr3t");
+    let image = format!("{door}/{app}:1");
+    bed.apply(&pulled("early", &image, "Always", json!({})));
+    bed.wait("early", "ErrImagePull", |pod| waiting(pod, "app") == "ErrImagePull");
+    let key = format!("{door}/team");
+    let auths = json!({"auths": {key: {"username": "captain", "password": "s3cr3t"}}});
+    fs::write(bed.root().join("config.json"), auths.to_string()).unwrap();
+    assert_eq!(bed.stop(), Some(0));
+    bed.flags = vec![format!("--pod-infra-container-image={door}/{pause}:1")];
+    bed.begin();
+    bed.apply(&pulled("new", &image, "Always", json!({})));
+    bed.wait_ready("new");
+    assert_eq!(bed.sandbox("new")["Config"]["Image"], format!("{door}/{pause}:1").as_str());
+    bed.wait_for("early", "ready", std::time::Duration::from_secs(60), crate::bed::pods::is_ready);
+    let adopted = bed.wait_ready("old");
+    assert_eq!(status(&adopted, "app")["containerID"], status(&old, "app")["containerID"]);
+    assert_eq!(bed.sandbox("old")["Config"]["Image"], ours.as_str(), "what runs keeps its sandbox");
+    assert!(!(bed.log() + &bed.get("/v1/events").to_string()).contains("s3cr3t"), "passwords are told to nobody");
+    for name in ["old", "early", "new"] {
+        bed.delete(name);
+        bed.wait_gone(name);
+    }
+    registry::remove(&bed, &image);
+    registry::remove(&bed, &format!("{door}/{pause}:1"));
+}
+
+/// Four pulls may go on at a time here. One that hangs is given up after a minute, and with it its turn.
 #[test]
 fn pulls_that_hang_hold_up_nobody() {
-    let Some(bed) = Bed::start() else { return };
+    let Some(address) = registry::address() else { return };
+    let Some(bed) = Bed::start_with(&["--max-parallel-image-pulls=4", "--serialize-image-pulls=false"]) else { return };
     let silent = registry::silent();
-    for at in 0..3 {
+    let hang = |at: usize| {
         bed.apply(&pulled(&format!("hangs{at}"), &format!("{silent}/none{at}:1"), "IfNotPresent", json!({})));
+        bed.wait_event(&format!("hangs{at}"), "Pulling", "");
+    };
+    let names = [unique(&bed, "good"), unique(&bed, "late")];
+    for name in &names {
+        registry::push(&bed, &address, name);
     }
-    bed.wait_event("hangs0", "Pulling", "none0");
-    bed.apply(&sleeper("good"));
+    let images = names.map(|name| format!("{address}/{name}:1"));
+    (0..3).for_each(hang);
+    bed.apply(&pulled("good", &images[0], "IfNotPresent", json!({})));
     bed.wait_ready("good");
     let text =
         until("why tells of the pull", || Some(bed.say(&["why", "hangs0"])).filter(|text| text.contains("pull")));
     assert!(text.contains(&silent), "{text}");
+    (3..6).for_each(hang);
+    bed.apply(&pulled("late", &images[1], "IfNotPresent", json!({})));
+    bed.wait_for("late", "ready after a turn", std::time::Duration::from_secs(150), crate::bed::pods::is_ready);
     // A pod whose pull hangs can be removed.
     bed.delete("hangs0");
     bed.wait_gone("hangs0");
+    for (name, image) in ["good", "late"].iter().zip(&images) {
+        bed.delete(name);
+        bed.wait_gone(name);
+        registry::remove(&bed, image);
+    }
 }

@@ -19,6 +19,8 @@ fn start_a_pod_becomes_ready_and_goes() {
     assert_eq!(pod["metadata"]["namespace"], "default");
     assert_eq!(uid(&pod).len(), 32);
     assert_eq!(pod["metadata"]["annotations"]["kubernetes.io/config.source"], "file");
+    let seen = pod["metadata"]["annotations"]["kubernetes.io/config.seen"].as_str().unwrap();
+    assert!(seen.parse::<jiff::Timestamp>().is_ok_and(|seen| seen <= jiff::Timestamp::now()), "{seen}");
     for kind in ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] {
         assert!(condition(&pod, kind), "{kind}");
     }
@@ -95,6 +97,46 @@ fn start_hosts_resolver_and_hostname() {
     assert_eq!(bed.exec("b", "app", "hostname").trim(), "other");
     let hosts = bed.exec("b", "app", "cat /etc/hosts");
     assert!(hosts.contains("\tother.sub.default.svc.cluster.local\tother"), "{hosts}");
+}
+
+#[test]
+fn start_takes_the_nodes_names_as_they_are_then() {
+    let Some(mut bed) = Bed::new() else { return };
+    let names = bed.folder.join("resolv.conf");
+    fs::write(&names, "nameserver 10.1.0.1\nsearch one.example\n").unwrap();
+    bed.flags = vec![format!("--resolv-conf={}", names.display())];
+    bed.begin();
+    let named = |name: &str| {
+        let file = bed.exec(name, "app", "cat /etc/resolv.conf");
+        file.lines().next().unwrap_or_default().to_owned()
+    };
+    bed.apply(&sleeper("a"));
+    let a = bed.wait_ready("a");
+    assert_eq!(named("a"), "nameserver 10.1.0.1");
+    fs::write(&names, "nameserver 10.2.0.1\n").unwrap();
+    bed.apply(&sleeper("b"));
+    bed.wait_ready("b");
+    assert_eq!(named("b"), "nameserver 10.2.0.1");
+    // What runs keeps what it has, over restarts of its container, too.
+    bed.docker.kill(&id(&a, "app"), "KILL");
+    bed.wait("a", "ready again", |pod| is_ready(pod) && restarts(pod, "app") == 1);
+    assert_eq!(named("a"), "nameserver 10.1.0.1");
+}
+
+#[test]
+fn start_logs_in_json() {
+    let Some(bed) = Bed::start_with(&["--logging-format=json"]) else { return };
+    bed.apply(&sleeper("a"));
+    bed.wait_ready("a");
+    let log = until("it tells of the start", || {
+        let log = fs::read_to_string(bed.folder.join("log")).unwrap();
+        (log.contains("\"Started\"") && log.ends_with('\n')).then_some(log)
+    });
+    let lines: Vec<Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect();
+    let started = lines.iter().find(|line| line["reason"] == "Started").unwrap();
+    assert_eq!((&started["pod"], &started["container"]), (&json!(format!("default/a-{NODE}")), &json!("app")));
+    assert!(started["level"] == "INFO" && started["message"].as_str().unwrap().contains("Started container"));
 }
 
 #[test]

@@ -211,6 +211,76 @@ fn volumes_sub_paths() {
 }
 
 #[test]
+fn volumes_mounts_of_later_on_are_seen_as_the_container_asks() {
+    let Some(bed) = Bed::start() else { return };
+    let shared = bed.folder.join("shared");
+    fs::create_dir(&shared).unwrap();
+    let mount = |arguments: &[&str], at: &std::path::Path| {
+        assert!(
+            std::process::Command::new("mount").args(arguments).arg(at).status().unwrap().success(),
+            "{arguments:?}"
+        );
+    };
+    // Taken away with the bed's folder.
+    mount(&["-t", "tmpfs", "none"], &shared);
+    mount(&["--make-shared"], &shared);
+    for name in ["later", "inside"] {
+        fs::create_dir(shared.join(name)).unwrap();
+    }
+    let volumes = json!({"volumes": [{"name": "h", "hostPath": {"path": shared}}]});
+    let may_mount = json!({"capabilities": {"add": ["SYS_ADMIN"]}, "appArmorProfile": {"type": "Unconfined"}});
+    for (name, propagation, security) in [
+        ("none", "None", may_mount.clone()),
+        ("slave", "HostToContainer", may_mount),
+        ("shared", "Bidirectional", json!({"privileged": true})),
+    ] {
+        let mounts = json!([{"name": "h", "mountPath": "/h", "mountPropagation": propagation}]);
+        let app = with(container("app", SLEEP), json!({"volumeMounts": mounts, "securityContext": security}));
+        bed.apply(&pod(name, json!([app]), volumes.clone()));
+    }
+    bed.wait_ready("none");
+    bed.wait_ready("slave");
+    let pod = bed.wait("shared", "ready, or cannot start", |pod| {
+        is_ready(pod) || crate::bed::pods::waiting(pod, "app") == "CrashLoopBackOff"
+    });
+    let mut pods = vec!["none", "slave"];
+    if is_ready(&pod) {
+        pods.push("shared");
+    } else {
+        // An old runc cannot give all capabilities on a machine that has not got them itself.
+        let last = &crate::bed::pods::status(&pod, "app")["lastState"]["terminated"]["message"];
+        assert!(last.to_string().contains("caps"), "{pod}");
+    }
+    mount(&["-t", "tmpfs", "none"], &shared.join("later"));
+    fs::write(shared.join("later/file"), "later").unwrap();
+    let seen = |name: &str, path: &str| bed.exec(name, "app", &format!("cat {path} 2>/dev/null || true"));
+    for name in &pods {
+        assert_eq!(seen(name, "/h/later/file"), if *name == "none" { "" } else { "later" }, "{name}");
+    }
+    // And the other way.
+    for name in pods {
+        bed.exec(name, "app", &format!("mount -t tmpfs none /h/inside && echo -n {name} > /h/inside/file"));
+        let of_host = fs::read_to_string(shared.join("inside/file")).unwrap_or_default();
+        assert_eq!(of_host, if name == "shared" { "shared" } else { "" });
+        assert_eq!(seen(name, "/h/inside/file"), name);
+    }
+}
+
+/// What most charts do: a folder of an empty volume, for somebody who is not root.
+#[test]
+fn volumes_sub_paths_are_for_whom_the_volume_is() {
+    let Some(bed) = Bed::start() else { return };
+    let volumes = json!([{"name": "e", "emptyDir": {}}]);
+    let mounts = json!([{"name": "e", "mountPath": "/data", "subPath": "a/b"}]);
+    for (name, security) in [("a", json!({"runAsUser": 1000})), ("b", json!({"runAsUser": 1000, "fsGroup": 2000}))] {
+        bed.apply(&mounted(name, volumes.clone(), mounts.clone(), json!({"securityContext": security})));
+        bed.wait_ready(name);
+        bed.exec(name, "app", "echo x > /data/f");
+    }
+    assert_eq!(bed.exec("b", "app", "stat -c '%g %a' /data; stat -c %g /data/f"), "2000 2777\n2000\n");
+}
+
+#[test]
 fn volumes_belong_to_the_group() {
     let Some(bed) = Bed::start() else { return };
     bed.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}}));
@@ -238,4 +308,29 @@ fn volumes_a_full_empty_dir_evicts_the_pod() {
     let a = bed.wait_for("a", "evicted", limit, |pod| crate::bed::pods::phase(pod) == "Failed");
     assert_eq!(a["status"]["reason"], "Evicted");
     assert!(a["status"]["message"].to_string().contains("exceeds the limit"), "{}", a["status"]);
+}
+
+#[test]
+fn volumes_are_mounted_below_others_that_are_read_only() {
+    let Some(bed) = Bed::start() else { return };
+    bed.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"one": "1"}}));
+    bed.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"two": "2"}}));
+    let volumes = json!([
+        {"name": "m", "configMap": {"name": "m"}},
+        {"name": "s", "secret": {"secretName": "s"}},
+        {"name": "p", "projected": {"sources": [{"configMap": {"name": "m"}}]}},
+        {"name": "e", "emptyDir": {}},
+    ]);
+    let mounts = json!([
+        {"name": "m", "mountPath": "/m"}, {"name": "e", "mountPath": "/m/e"},
+        {"name": "s", "mountPath": "/s"}, {"name": "m", "mountPath": "/s/in/m"},
+        {"name": "p", "mountPath": "/p"}, {"name": "s", "mountPath": "/p/s"},
+    ]);
+    bed.apply(&mounted("a", volumes, mounts, json!({})));
+    bed.wait_ready("a");
+    let told = bed.exec("a", "app", "echo x > /m/e/f; cat /m/one /m/e/f /s/two /s/in/m/one /p/one /p/s/two");
+    assert_eq!(told, "1x\n2112");
+    bed.delete("a");
+    bed.wait_gone("a");
+    until("nothing is mounted", || bed.mounts().is_empty().then_some(()));
 }

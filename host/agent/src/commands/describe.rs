@@ -257,8 +257,10 @@ mod tests {
                 took_ms: 1.25,
                 outcome: "success".into(),
                 message: "HTTP 200".into(),
+                attrs: [("body".to_owned(), "two\nlines".to_owned()), ("version".to_owned(), "7.2".to_owned())].into(),
             }),
             in_a_row: 12,
+            tally: Default::default(),
         }];
         let event = Event {
             pod: Some(view.id.clone()),
@@ -269,6 +271,7 @@ mod tests {
             at: "2026-01-01T11:58:01Z".parse().unwrap(),
             first_at: "2026-01-01T11:58:01Z".parse().unwrap(),
             count: 1,
+            annotations: Default::default(),
         };
         insta::assert_snapshot!(text(&view, &[event], now()));
     }

@@ -115,7 +115,14 @@ pub(super) fn probe_lines(page: &mut Page, container: &str, specs: &[ProbeSpec],
                 let message = if message.is_empty() { String::new() } else { format!(": {message}") };
                 let times = if in_a_row > 1 { format!(", {in_a_row} in a row") } else { String::new() };
                 let ago = age::human(now.duration_since(check.at));
-                format!("last {ago} ago: {} in {:.1}ms{times}{message}", check.outcome, check.took_ms)
+                let mut last = format!("last {ago} ago: {} in {:.1}ms{times}{message}", check.outcome, check.took_ms);
+                if !check.attrs.is_empty() {
+                    // Quoted: they are a plugin's words, on a line with others.
+                    let attrs: Vec<String> =
+                        check.attrs.iter().map(|(name, value)| format!("{}={value:?}", name.escape_debug())).collect();
+                    last.push_str(&format!("\n{}", attrs.join(" ")));
+                }
+                last
             }
         };
         page.field(2, spec.kind.title(), &format!("{set_up}\n{last}"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use longshore_core::duration;
-use longshore_core::shutdown::CRITICAL;
+use longshore_core::priority::CRITICAL;
 use longshore_reconcile::shutdown::Told;
 
 use super::out;

@@ -9,6 +9,7 @@ use super::out;
 use crate::cli::{GetArgs, Output};
 use crate::client::Client;
 use crate::names::{PodName, nearest};
+use crate::print::escape;
 use crate::print::pod_row::pod_row;
 use crate::print::table::Table;
 use crate::socket::api::{ProblemList, WatchEvent};
@@ -152,7 +153,7 @@ fn print_list(query: &Query, selected: &[&PodView], table: &mut Table) -> anyhow
 /// JSON or YAML text, ended.
 fn document(value: &serde_json::Value, format: Output) -> anyhow::Result<String> {
     Ok(match format {
-        Output::Json => serde_json::to_string_pretty(value)? + "\n",
+        Output::Json => escape::json(&serde_json::to_string_pretty(value)?) + "\n",
         _ => {
             let text = serde_saphyr::to_string(value).context("the pods cannot be written as YAML")?;
             text.trim_end().to_owned() + "\n"
@@ -260,5 +261,16 @@ mod tests {
     fn documents() {
         let value = serde_json::to_value(&view("default", "web").object).unwrap();
         insta::assert_snapshot!(document(&value, Output::Yaml).unwrap());
+    }
+    #[test]
+    fn documents_hold_no_control_characters_and_mean_the_same() {
+        let value = serde_json::json!({"message": "a\u{9b}2J\u{1b}[2J\u{7f}\r\nb\n", "other": "\u{9b}"});
+        let json = document(&value, Output::Json).unwrap();
+        let yaml = document(&value, Output::Yaml).unwrap();
+        for text in [&json, &yaml] {
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        }
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
+        assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&yaml).unwrap(), value);
     }
 }

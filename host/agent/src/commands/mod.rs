@@ -17,11 +17,11 @@ mod why;
 
 pub(crate) use check::check;
 pub(crate) use describe::describe;
-pub(crate) use doctor::{configuration, doctor};
+pub(crate) use doctor::doctor;
 pub(crate) use drain_node::drain_node;
 pub(crate) use get::get;
 pub(crate) use logs::logs;
-pub(crate) use out::is_broken_pipe;
+pub(crate) use out::{complain, is_broken_pipe};
 pub(crate) use plan::{crash_loop, plan};
 pub(crate) use takeover::takeover;
 pub(crate) use version::version;

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +15,7 @@ use longshore_core::node::NodeFacts;
 use longshore_core::observed::by_pod;
 use longshore_core::observed::{Observation, ObservedPod};
 use longshore_core::plan::{self as core_plan, Busy, Plan, Situation};
-use longshore_core::pod::{Deletion, Pod, PodId, Source};
+use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::runtime::ContainerRuntime;
 use longshore_core::ports::sources::SourceProblem;
@@ -25,6 +24,7 @@ use longshore_core::support;
 use longshore_docker::{Docker, DockerOptions};
 use longshore_filesystem::{CgroupOptions, Files, read_once};
 use longshore_reconcile::network::complete_all;
+use longshore_reconcile::orphan::{from_observed, from_stored};
 
 use super::out;
 use crate::cli::PlanArgs;
@@ -60,7 +60,11 @@ pub(crate) async fn plan(config: &Config, arguments: &PlanArgs) -> anyhow::Resul
     };
     let endpoint = agents(flags.docker_endpoint.is_some())
         .map_or_else(|| config.docker_endpoint.clone(), |agent| agent.docker.endpoint.clone());
-    let (world, warnings) = look(config, folder, node, &endpoint).await?;
+    let mut config = config.clone();
+    if let Some(cache) = agents(flags.network.cni_cache_dir.is_some()).and_then(|agent| agent.cni_cache_dir.clone()) {
+        config.network.cni_cache_dir = cache;
+    }
+    let (world, warnings) = look(&config, folder, node, &endpoint).await?;
     for warning in warnings {
         out::complain(&warning);
     }
@@ -97,7 +101,7 @@ async fn look(config: &Config, folder: PathBuf, node: String, endpoint: &str) ->
         let docker = Docker::connect(endpoint, id.clone(), DockerOptions::default())?;
         let mut list: Vec<Observation> =
             docker.list().await.context("what runs cannot be told, so neither what to do")?;
-        complete_all(&pod_network::plugins(config, &id), &mut list);
+        complete_all(&pod_network::plugins(config, &id)?, &mut list);
         observed = by_pod(list);
     }
     let crash_loop = crash_loop(config);
@@ -146,7 +150,7 @@ fn pods(world: &World) -> Vec<Pod> {
     }
     for (uid, observed) in &world.observed {
         if !pods.contains_key(uid)
-            && let Some(pod) = lost(observed, world.now)
+            && let Some(pod) = from_observed(observed, world.now)
         {
             pods.insert(uid.clone(), pod);
         }
@@ -158,36 +162,6 @@ fn pods(world: &World) -> Vec<Pod> {
         key(a).cmp(&key(b)).then_with(|| a.id.uid.cmp(&b.id.uid))
     });
     pods
-}
-
-/// The pod of a record. `None` when the record names none.
-fn from_stored(stored: &StoredPod) -> Option<Pod> {
-    let metadata = stored.object.metadata.clone();
-    Some(Pod {
-        id: PodId { namespace: metadata.namespace?, name: metadata.name?, uid: metadata.uid? },
-        source: stored.source.clone(),
-        object: Arc::new(stored.object.clone()),
-        hashes: stored.hashes.clone(),
-        sandbox_hash: stored.sandbox_hash.clone(),
-        deletion: stored.record.deletion,
-        ephemeral: longshore_core::pod::ephemeral(&stored.object),
-    })
-}
-
-/// A pod of ours that no source and no record knows: it ends. Its spec is lost, but for what labels tell.
-fn lost(observed: &ObservedPod, now: Timestamp) -> Option<Pod> {
-    let sandbox = observed.sandboxes.first().map(|sandbox| &sandbox.pod);
-    let id = sandbox.or_else(|| observed.containers.first().map(|container| &container.pod))?.clone();
-    let grace = observed.containers.iter().filter_map(|seen| seen.grace_seconds).max().unwrap_or(30);
-    Some(Pod {
-        id,
-        source: Source::File,
-        object: Arc::default(),
-        hashes: BTreeMap::new(),
-        sandbox_hash: String::new(),
-        deletion: Some(Deletion { requested_at: now, grace_seconds: grace }),
-        ephemeral: Vec::new(),
-    })
 }
 
 /// What would be done for one pod; empty when it is as it should be.
@@ -214,7 +188,7 @@ fn pod_text(world: &World, pod: &Pod, actions: &mut usize) -> String {
     if is_new && pod.deletion.is_none() {
         let active: Vec<&Pod> =
             world.desired.pods.values().filter(|other| world.stored.contains_key(&other.id.uid)).collect();
-        if let Err(rejection) = admit::admit(pod, &active, &world.facts) {
+        if let Err(rejection) = admit::admit(pod, &active, &world.facts, None) {
             return format!("{title}  reject: the pod would be Failed ({rejection})\n");
         }
     }

@@ -54,7 +54,8 @@ fn text(view: &PodView, events: &[Event], now: Timestamp) -> String {
         for event in warnings.iter().rev().take(EVENTS).rev() {
             let ago = age::human(now.duration_since(event.at));
             let times = if event.count > 1 { format!(" (x{})", event.count) } else { String::new() };
-            text.push_str(&format!("  {ago} ago{times}  {}: {}\n", event.reason, event.message));
+            let message = event.message.trim().replace('\n', "\n    ");
+            text.push_str(&format!("  {ago} ago{times}  {}: {message}\n", event.reason));
         }
     }
     text
@@ -107,7 +108,26 @@ mod tests {
             at: "2026-01-01T11:59:00Z".parse().unwrap(),
             first_at: "2026-01-01T11:58:00Z".parse().unwrap(),
             count: 3,
+            annotations: Default::default(),
         };
         insta::assert_snapshot!(text(&view, &[event], now()));
+    }
+    #[test]
+    fn a_message_of_several_lines_passes_for_no_other() {
+        let mut view = view("default", "web-node1");
+        view.steps = vec![Step { name: "ready".into(), state: StepState::Waiting, since: None, detail: String::new() }];
+        let event = Event {
+            pod: Some(view.id.clone()),
+            container: None,
+            kind: EventType::Warning,
+            reason: "Unhealthy".into(),
+            message: "no\n  1s ago  Forged: line\n".into(),
+            at: now(),
+            first_at: now(),
+            count: 1,
+            annotations: Default::default(),
+        };
+        let text = text(&view, &[event], now());
+        assert!(text.ends_with("\n  0s ago  Unhealthy: no\n      1s ago  Forged: line\n"), "{text}");
     }
 }

@@ -125,6 +125,16 @@ impl EvictionLayer {
         let soft = self.soft.map(|table| table.entries).unwrap_or_default();
         let periods = self.grace_periods.map(|table| table.entries).unwrap_or_default();
         let reclaims = self.minimum_reclaim.map(|table| table.entries).unwrap_or_default();
+        let apart = |table: &BTreeMap<Signal, Option<Amount>>| {
+            [Signal::ContainerFsAvailable, Signal::ContainerFsInodesFree]
+                .iter()
+                .any(|signal| table.get(signal).is_some_and(Option::is_some))
+        };
+        if apart(&hard) || apart(&soft) {
+            let message = "thresholds of containerfs have no effect: Docker keeps writable layers where its images are, so set \
+                           those of imagefs";
+            findings.warnings.push(message.to_owned());
+        }
         let mut thresholds = Vec::new();
         for (signal, amount) in hard.into_iter().filter_map(|(signal, amount)| Some((signal, amount?))) {
             let minimum_reclaim = reclaims.get(&signal).copied();

@@ -137,6 +137,74 @@ const KNOWN: &[&str] = &[
     "WindowsHostNetwork",
 ];
 
+/// Those of [`KNOWN`] whose feature is not here.
+const ABSENT: &[&str] = &[
+    "CPUManager",
+    "CPUManagerPolicyAlphaOptions",
+    "CPUManagerPolicyBetaOptions",
+    "CSIMigrationPortworx",
+    "CSIVolumeFSGroupPolicy",
+    "CSIVolumeHealth",
+    "ChangeContainerStatusOnKubeletRestart",
+    "ContainerCheckpoint",
+    "DRAConsumableCapacity",
+    "DRAExtendedResource",
+    "DRAWorkloadResourceClaims",
+    "DevicePluginCDIDevices",
+    "DisableCPUQuotaWithExclusiveCPUs",
+    "DynamicKubeletConfig",
+    "DynamicResourceAllocation",
+    "GitRepoVolumeDriver",
+    "InPlacePodVerticalScalingExclusiveCPUs",
+    "InPlacePodVerticalScalingExclusiveMemory",
+    "KubeletEnsureSecretPulledImages",
+    "KubeletInUserNamespace",
+    "KubeletPSI",
+    "KubeletPodResources",
+    "KubeletPodResourcesDynamicResources",
+    "KubeletPodResourcesGet",
+    "KubeletPodResourcesListUseActivePods",
+    "KubeletTracing",
+    "LocalStorageCapacityIsolationFSQuotaMonitoring",
+    "MemoryManager",
+    "MemoryQoS",
+    "NodeSwap",
+    "PodLevelResourceManagers",
+    "PodsAPI",
+    "QOSReserved",
+    "RecursiveReadOnlyMounts",
+    "ReduceDefaultCrashLoopBackOffDecay",
+    "ResourceHealthStatus",
+    "SELinuxMount",
+    "TopologyManager",
+    "TopologyManagerPolicyAlphaOptions",
+    "TopologyManagerPolicyBetaOptions",
+    "TopologyManagerPolicyOptions",
+    "UserNamespacesHostNetwork",
+    "UserNamespacesSupport",
+];
+
+/// Those of [`KNOWN`] whose feature is here and cannot be turned off.
+const ALWAYS: &[&str] = &[
+    "ClusterTrustBundleProjection",
+    "ContainerRestartRules",
+    "EnvFiles",
+    "EphemeralContainers",
+    "ExtendWebSocketsToKubelet",
+    "GRPCContainerProbe",
+    "ImageVolume",
+    "InPlacePodVerticalScaling",
+    "KubeletFineGrainedAuthz",
+    "LocalStorageCapacityIsolation",
+    "PodCertificateRequest",
+    "PodLevelResources",
+    "PodLifecycleSleepAction",
+    "PodOverhead",
+    "PreventStaticPodAPIReferences",
+    "RestartAllContainersOnContainerExits",
+    "SidecarContainers",
+];
+
 /// A gate as it is written: a name, and true or false.
 pub(super) fn gate(name: &str, value: &str) -> Result<(String, bool), String> {
     let value = super::values::boolean(value).map_err(|problem| format!("{name}: {problem}"))?;
@@ -146,7 +214,7 @@ pub(super) fn gate(name: &str, value: &str) -> Result<(String, bool), String> {
     }
 }
 
-/// Warns of gates that no kubelet has.
+/// Warns of gates that no kubelet has, and of those that ask for what longshore does not do.
 pub(super) fn check(gates: &BTreeMap<String, bool>, findings: &mut Findings) {
     let unknown: Vec<String> = gates
         .keys()
@@ -159,6 +227,13 @@ pub(super) fn check(gates: &BTreeMap<String, bool>, findings: &mut Findings) {
     if !unknown.is_empty() {
         findings.warnings.push(format!("featureGates: not known, so without effect: {}", unknown.join(", ")));
     }
+    for (list, value, why) in [(ABSENT, true, "longshore does not have it"), (ALWAYS, false, "it is always on")] {
+        let named = gates.iter().filter(|(name, set)| **set == value && list.binary_search(&name.as_str()).is_ok());
+        let named: Vec<String> = named.map(|(name, value)| format!("{name}={value}")).collect();
+        if !named.is_empty() {
+            findings.warnings.push(format!("featureGates: without effect, {why}: {}", named.join(", ")));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -166,8 +241,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_sorted() {
-        assert!(KNOWN.is_sorted());
+    fn the_lists_are_sorted_and_name_what_is_known() {
+        for list in [KNOWN, ABSENT, ALWAYS] {
+            assert!(list.is_sorted());
+            assert!(list.iter().all(|name| KNOWN.contains(name)));
+        }
+    }
+
+    #[test]
+    fn gates_without_effect_are_named() {
+        let set = [
+            ("NodeSwap", true),
+            ("MemoryQoS", false),
+            ("EnvFiles", true),
+            ("PodOverhead", false),
+            ("CPUManager", true),
+        ];
+        let gates = set.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut findings = Findings::default();
+        check(&gates, &mut findings);
+        let wanted = [
+            "featureGates: without effect, longshore does not have it: CPUManager=true, NodeSwap=true",
+            "featureGates: without effect, it is always on: PodOverhead=false",
+        ];
+        assert_eq!(findings.warnings, wanted);
     }
 
     #[test]

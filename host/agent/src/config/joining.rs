@@ -64,7 +64,7 @@ pub(crate) struct JoiningFlags {
     /// Requests to the API server in a burst [default: 100]
     #[arg(long, value_name = "N")]
     pub(crate) kube_api_burst: Option<String>,
-    /// Events a second; 0 for no limit [default: 50]
+    /// Events a second; 0 for 5 [default: 50]
     #[arg(long, value_name = "N")]
     pub(crate) event_qps: Option<String>,
     /// Events in a burst [default: 100]
@@ -150,7 +150,7 @@ pub(crate) struct Joining {
     pub(crate) api_qps: u32,
     /// Requests in a burst.
     pub(crate) api_burst: u32,
-    /// Events a second; 0 for no limit.
+    /// Events a second.
     pub(crate) event_qps: u32,
     /// Events in a burst.
     pub(crate) event_burst: u32,
@@ -228,6 +228,12 @@ impl JoiningLayer {
         true
     }
 
+    /// Completes what all files together say. As the kubelet: a file that says how often the status is looked at, and nothing
+    /// else, means how often it is posted, too (`pkg/kubelet/apis/config/v1beta1/defaults.go`). A flag does not.
+    pub(super) fn complete_files(&mut self) {
+        self.status_report_frequency = self.status_report_frequency.or(self.status_update_frequency);
+    }
+
     /// The group, complete, with the kubelet's defaults (`pkg/kubelet/apis/config/v1beta1/defaults.go`).
     pub(super) fn finish(self, root: &Path, register_node: Option<bool>, findings: &mut Findings) -> Joining {
         let provider = match (self.credential_provider_config, self.credential_provider_bin_dir) {
@@ -239,8 +245,6 @@ impl JoiningLayer {
                 (None, None)
             }
         };
-        // As the kubelet: who sets how often the status is looked at, and nothing else, means how often it is posted, too.
-        let report = self.status_report_frequency.or(self.status_update_frequency);
         let rotate_certificates = self.rotate_certificates.unwrap_or(self.bootstrap_kubeconfig.is_some());
         let non_zero = |value: Option<u32>, default| value.filter(|value| *value > 0).unwrap_or(default);
         let mut joining = Joining {
@@ -256,20 +260,33 @@ impl JoiningLayer {
             provider_id: self.provider_id.filter(|id| !id.is_empty()),
             external_cloud: self.external_cloud.unwrap_or(false),
             status_update_frequency: self.status_update_frequency.unwrap_or(Duration::from_secs(10)),
-            status_report_frequency: report.unwrap_or(Duration::from_secs(300)),
+            status_report_frequency: self.status_report_frequency.unwrap_or(Duration::from_secs(300)),
             lease_seconds: non_zero(self.lease_seconds, 40),
             status_max_images: usize::try_from(self.status_max_images.unwrap_or(50)).ok(),
             kubelet_version: self.kubelet_version,
             api_qps: non_zero(self.api_qps, 50),
             api_burst: non_zero(self.api_burst, 100),
-            event_qps: self.event_qps.unwrap_or(50),
+            event_qps: event_qps(self.event_qps),
             event_burst: non_zero(self.event_burst, 100),
             state_key_file: self.state_key_file,
             credential_provider_config: provider.0,
             credential_provider_bin_dir: provider.1,
         };
         joining.register_node &= joining.in_cluster();
+        if joining.state_key_file.is_some() && !joining.in_cluster() {
+            let message =
+                "--state-key-file has no effect on a node that runs alone: it seals what is kept of an API server";
+            findings.warnings.push(message.to_owned());
+        }
         joining
+    }
+}
+
+/// The kubelet hands 0 to its client, which then has its own default.
+fn event_qps(value: Option<u32>) -> u32 {
+    match value {
+        Some(0) => 5,
+        other => other.unwrap_or(50),
     }
 }
 

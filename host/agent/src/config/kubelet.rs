@@ -54,6 +54,7 @@ pub(super) const SUPPORTED: &[&str] = &[
     "kubeAPIBurst",
     "kubeAPIQPS",
     "kubeReserved",
+    "localStorageCapacityIsolation",
     "logging",
     "maxParallelImagePulls",
     "maxPods",

@@ -46,7 +46,6 @@ pub(crate) fn load(flags: &DaemonFlags, around: Surroundings) -> Result<(Config,
     config.make_absolute();
     let mut warnings = around.warnings;
     warnings.append(&mut findings.warnings);
-    warnings.extend(config.without_effect());
     Ok((config, warnings))
 }
 
@@ -179,7 +178,9 @@ impl Config {
                 findings.problem("--config", format!("{}: {message}", path.display()));
             }
         }
-        let draft = said.or(lay_over(files, drop_ins, &mut findings));
+        let mut files = lay_over(files, drop_ins, &mut findings);
+        files.joining.complete_files();
+        let draft = said.or(files);
         let root = around.root_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT));
         let docker_host = around.docker_host.clone();
         let mut config = Config::from_draft(draft, root, docker_host, Whole::Everything, &mut findings);

@@ -9,7 +9,6 @@ mod eviction;
 mod flags;
 mod gates;
 mod identity;
-mod inert;
 mod joining;
 mod known;
 mod kubelet;
@@ -185,7 +184,7 @@ pub(crate) enum LogFormat {
 
 impl Config {
     /// Docker mounts absolute paths only, and a derived UID covers its file's path: neither may depend on the folder that
-    /// the agent was started in.
+    /// the agent was started in, nor what others read of its flags on the folder that they are in.
     fn make_absolute(&mut self) {
         let paths = [
             &mut self.manifests,
@@ -193,8 +192,20 @@ impl Config {
             &mut self.pod_logs_dir,
             &mut self.container_logs_dir,
             &mut self.joining.cert_dir,
+            &mut self.network.cni_conf_dir,
+            &mut self.network.cni_cache_dir,
         ];
-        for path in paths {
+        let optional = [
+            &mut self.resolv_conf,
+            &mut self.joining.kubeconfig,
+            &mut self.joining.bootstrap_kubeconfig,
+            &mut self.joining.state_key_file,
+            &mut self.joining.credential_provider_bin_dir,
+            &mut self.server.client_ca_file,
+        ];
+        let optional = optional.into_iter().flatten().chain(&mut self.network.cni_bin_dirs);
+        for path in paths.into_iter().chain(optional) {
+            // An empty one says that there is none.
             if let Ok(absolute) = std::path::absolute(&*path) {
                 *path = absolute;
             }
@@ -229,7 +240,15 @@ impl Config {
         gates::check(&feature_gates, findings);
         let joining = draft.joining.finish(&root_dir, draft.register_node, findings);
         // A file alone does not tell whether its node is one of a cluster.
-        let server = draft.server.finish(joining.in_cluster() || whole == Whole::FileAlone, findings);
+        let in_cluster = joining.in_cluster();
+        let node_ips = draft.node_ips.unwrap_or_default();
+        // As the kubelet (`validateNodeIP`), which starts and never tells an address.
+        let unusable = node_ips.iter().find(|ip| !ip.is_unspecified() && !crate::network::usable(ip));
+        if let Some(ip) = unusable.filter(|_| in_cluster) {
+            findings
+                .problem("--node-ip", format!("no other machine of the cluster can reach {ip}: name another address"));
+        }
+        let server = draft.server.finish(in_cluster || whole == Whole::FileAlone, findings);
         Config {
             manifests: draft.manifests.unwrap_or_else(|| PathBuf::from(DEFAULT_MANIFESTS)),
             root_dir,
@@ -240,7 +259,7 @@ impl Config {
             cluster_dns: draft.cluster_dns.unwrap_or_default(),
             cluster_domain: draft.cluster_domain.unwrap_or_default(),
             resolv_conf: draft.resolv_conf,
-            node_ips: draft.node_ips.unwrap_or_default(),
+            node_ips,
             seccomp_default: draft.seccomp_default.unwrap_or(false),
             allowed_unsafe_sysctls: draft.allowed_unsafe_sysctls.unwrap_or_default(),
             max_parallel_pulls,
@@ -260,7 +279,7 @@ impl Config {
             joining,
             server,
             manifest_url: draft.manifest_url.finish(findings),
-            network: draft.network.finish(findings),
+            network: draft.network.finish(in_cluster, findings),
             resources: draft.resources.finish(findings),
             eviction: draft.eviction.finish(findings),
             credential_providers: Vec::new(),

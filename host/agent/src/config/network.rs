@@ -104,12 +104,16 @@ impl NetworkLayer {
     }
 
     /// The group, complete, with dockershim's defaults (`pkg/kubelet/config/flags.go` of 1.20).
-    pub(super) fn finish(self, findings: &mut Findings) -> Network {
+    pub(super) fn finish(self, in_cluster: bool, findings: &mut Findings) -> Network {
         let plugin = self.plugin.unwrap_or_default();
         let names_cni = self.cni_conf_dir.is_some() || self.cni_bin_dirs.is_some() || self.cni_cache_dir.is_some();
         if plugin == NetworkPlugin::Bridge && names_cni {
             let message =
                 "--cni-conf-dir, --cni-bin-dir and --cni-cache-dir have no effect without --network-plugin=cni";
+            findings.warnings.push(message.to_owned());
+        }
+        if in_cluster && self.pod_cidrs.as_ref().is_some_and(|cidrs| !cidrs.is_empty()) {
+            let message = "--pod-cidr (podCIDR) has no effect in a cluster: pods get addresses of the Node's podCIDRs";
             findings.warnings.push(message.to_owned());
         }
         Network {

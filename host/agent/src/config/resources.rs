@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use longshore_core::document::Node;
+use longshore_core::priority::CRITICAL;
 use longshore_core::quantity;
-use longshore_core::shutdown::{CRITICAL, Step};
+use longshore_core::shutdown::Step;
 use serde::Serialize;
 
 use super::draft::{Findings, FlagNotes};
@@ -41,6 +42,9 @@ pub(crate) struct ResourceFlags {
     /// Period of the CPU quota, 1ms to 1s [default: 100ms]
     #[arg(long, value_name = "DURATION")]
     pub(crate) cpu_cfs_quota_period: Option<String>,
+    /// Account the disk that pods may use, and hold them to its limits [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) local_storage_capacity_isolation: Option<String>,
     /// Size at which a container's log is rotated [default: 10Mi]
     #[arg(long, value_name = "SIZE")]
     pub(crate) container_log_max_size: Option<String>,
@@ -61,6 +65,7 @@ layer! {
         pods_per_core: u32,
         cpu_cfs_quota: bool,
         cpu_cfs_quota_period: Duration,
+        local_storage: bool,
         log_max_size: i64,
         log_max_files: u32,
         shutdown: Duration,
@@ -93,6 +98,8 @@ pub(crate) struct Resources {
     pub(crate) cpu_cfs_quota: bool,
     /// Period of the CPU quota.
     pub(crate) cpu_cfs_quota_period: Duration,
+    /// Whether the disk that pods may use is accounted, and they are held to its limits.
+    pub(crate) local_storage: bool,
     /// Size in bytes at which a container's log is rotated.
     pub(crate) log_max_size: i64,
     /// How many files of a container's log are kept, the newest included; at least 2.
@@ -126,6 +133,11 @@ impl ResourceLayer {
             cpu_cfs_quota_period: note.read("--cpu-cfs-quota-period", &flags.cpu_cfs_quota_period, |text| {
                 quota_period(duration::parse(text)?)
             }),
+            local_storage: note.read(
+                "--local-storage-capacity-isolation",
+                &flags.local_storage_capacity_isolation,
+                values::boolean,
+            ),
             log_max_size: note.read("--container-log-max-size", &flags.container_log_max_size, log_size),
             log_max_files: note.read("--container-log-max-files", &flags.container_log_max_files, |text| {
                 log_files(values::whole(text)?)
@@ -146,6 +158,7 @@ impl ResourceLayer {
             "imageGCLowThresholdPercent" => self.image_gc_low = reader.whole(key, node, percent),
             "imageMaximumGCAge" => self.image_maximum_age = reader.duration(key, node, Ok),
             "imageMinimumGCAge" => self.image_minimum_age = reader.duration(key, node, Ok),
+            "localStorageCapacityIsolation" => self.local_storage = reader.boolean(key, node),
             "podPidsLimit" => self.pod_pids_limit = reader.whole(key, node, Ok),
             "podsPerCore" => self.pods_per_core = reader.whole(key, node, values::count),
             "shutdownGracePeriod" => self.shutdown = reader.duration(key, node, shutdown_period),
@@ -213,6 +226,7 @@ impl ResourceLayer {
             pods_per_core: self.pods_per_core.unwrap_or(0),
             cpu_cfs_quota: self.cpu_cfs_quota.unwrap_or(true),
             cpu_cfs_quota_period: self.cpu_cfs_quota_period.unwrap_or(Duration::from_millis(100)),
+            local_storage: self.local_storage.unwrap_or(true),
             log_max_size: self.log_max_size.unwrap_or(10 << 20),
             log_max_files: self.log_max_files.unwrap_or(5),
             shutdown: steps,

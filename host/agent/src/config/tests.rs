@@ -33,6 +33,22 @@ fn nothing_said_is_the_kubelets_defaults() {
 }
 
 #[test]
+fn what_has_no_effect_is_named() {
+    let says = |arguments: &[&str], file: Option<&str>| report(&build(arguments, file).1);
+    let cluster = "--kubeconfig=/etc/kubernetes/kubelet.conf";
+    assert!(says(&["--state-key-file=/key"], None).contains("warning: --state-key-file has no effect"));
+    assert!(!says(&["--state-key-file=/key", cluster], None).contains("--state-key-file"));
+    assert!(says(&["--pod-cidr=10.1.0.0/16", cluster], None).contains("warning: --pod-cidr (podCIDR) has no effect"));
+    assert_eq!(says(&["--pod-cidr=10.1.0.0/16"], None), "");
+    let soft = "--eviction-soft=containerfs.available<10%";
+    let soft = [soft, "--eviction-soft-grace-period=containerfs.available=1m"];
+    assert!(says(&soft, None).contains("warning: thresholds of containerfs have no effect"));
+    let hard = format!("{HEAD}evictionHard: {{containerfs.inodesFree: '5%'}}");
+    assert!(says(&[], Some(&hard)).contains("warning: thresholds of containerfs have no effect"));
+    assert_eq!(says(&["--eviction-hard=containerfs.available<0%"], None), "");
+}
+
+#[test]
 fn what_kubeadm_writes_works_and_says_little() {
     let kubeadm = "
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -97,6 +113,7 @@ crashLoopBackOff: {{maxContainerRestartPeriod: 30s}}
 logging: {{format: json, verbosity: 4}}
 failSwapOn: false
 failCgroupV1: false
+localStorageCapacityIsolation: false
 podLogsDir: /logs
 systemReserved: {{cpu: 500m, memory: 1Gi, pid: 100}}
 kubeReserved: {{cpu: 1, ephemeral-storage: 1G}}
@@ -187,6 +204,36 @@ fn alone_there_is_no_server_but_for_who_names_its_port() {
     assert_eq!(server(&["--healthz-port=0"]).healthz_port, None);
     assert!(report(&build(&["--port=1250"], None).1).contains("refuses everybody"));
     assert!(report(&build(&["--port=0"], None).1).contains("--enable-server=false"));
+}
+
+#[test]
+fn how_often_a_status_is_posted_follows_a_file_and_no_flag() {
+    let file = format!("{HEAD}\nnodeStatusUpdateFrequency: 20s\n");
+    let seconds = |flags: &[&str], file: Option<&str>| {
+        let joining = build(flags, file).0.joining;
+        (joining.status_update_frequency.as_secs(), joining.status_report_frequency.as_secs())
+    };
+    let flag = ["--node-status-update-frequency=10s"];
+    assert_eq!(seconds(&flag, None), (10, 300));
+    assert_eq!(seconds(&[], Some(&file)), (20, 20));
+    assert_eq!(seconds(&flag, Some(&file)), (10, 20));
+}
+
+#[test]
+fn a_nodes_address_is_one_that_others_reach_or_left_to_the_machine() {
+    let says = |ip: &str, cluster: bool| {
+        let api = cluster.then_some("--api-servers=https://10.0.0.1");
+        let flags: Vec<String> = [format!("--node-ip={ip}")].into_iter().chain(api.map(str::to_owned)).collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        report(&build(&flags, None).1)
+    };
+    for ip in ["0.0.0.0", "::", "10.0.0.2"] {
+        assert_eq!(says(ip, true), "", "{ip}");
+    }
+    assert!(says("127.0.0.1", true).contains("no other machine"));
+    assert!(says("fe80::1", true).contains("no other machine"));
+    assert_eq!(says("127.0.0.1", false), "");
+    assert!(says("0.0.0.0,::", false).contains("cannot include"));
 }
 
 #[test]

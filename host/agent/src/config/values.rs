@@ -65,9 +65,13 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("expected an IP address, got {text:?}"))
 }
 
-/// What `--node-ip` says: one address, or one of IPv4 and one of IPv6.
+/// What `--node-ip` says: one address, or one of IPv4 and one of IPv6; `0.0.0.0` or `::` alone leave the choice to the
+/// machine (`ParseNodeIPArgument` in `component-helpers/node/util`).
 pub(super) fn node_ips(text: &str) -> Result<Vec<IpAddr>, String> {
     let ips = addresses(text)?;
+    if ips.len() == 2 && ips.iter().any(IpAddr::is_unspecified) {
+        return Err(format!("two addresses cannot include 0.0.0.0 or ::, got {text:?}"));
+    }
     match ips.len() > 2 || (ips.len() == 2 && ips[0].is_ipv4() == ips[1].is_ipv4()) {
         true => Err(format!("expected one IP address, or one of IPv4 and one of IPv6, got {text:?}")),
         false => Ok(ips),

@@ -73,6 +73,9 @@ pub(crate) struct Info {
     pub(crate) manifests: PathBuf,
     /// Name of the node, once it is known.
     pub(crate) node: Option<String>,
+    /// Where CNI plugins' results are kept; older agents do not say.
+    #[serde(default)]
+    pub(crate) cni_cache_dir: Option<PathBuf>,
     /// The container runtime.
     pub(crate) docker: DockerInfo,
 }

@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status};
 use longshore_core::ports::runtime::LogOptions;
 use longshore_core::ports::sources::SourceProblem;
+use longshore_core::status;
 use longshore_core::view::PodView;
 use longshore_reconcile::shutdown::Busy;
 use serde::Serialize;
@@ -166,13 +167,12 @@ async fn logs(
     };
     let chunks = (api.logs)(&id, options);
     let mut chunks = chunks.map(|chunk| chunk.map(|chunk| chunk.data).map_err(std::io::Error::other)).peekable();
-    // A log that cannot be read at all gets a proper answer; one that breaks later breaks the connection. One that
-    // is followed may stay silent for long, and must not hold the answer up.
-    if !query.is_set("follow")
-        && let Some(Err(error)) = std::pin::Pin::new(&mut chunks).peek().await
-    {
+    // A log that cannot be opened gets a proper answer; one that breaks later breaks the connection. The first piece says
+    // that it is open: one that is followed may stay silent for long, and must not hold the answer up.
+    if let Some(Err(error)) = std::pin::Pin::new(&mut chunks).peek().await {
         return Err(Refusal::BadRequest(format!("the log of container {container:?} cannot be read: {error}")));
     }
+    let chunks = chunks.filter(|chunk| std::future::ready(!matches!(chunk, Ok(data) if data.is_empty())));
     Ok(stream("text/plain; charset=utf-8", chunks))
 }
 
@@ -184,9 +184,7 @@ fn since(text: &str) -> Option<Timestamp> {
 /// The container whose log is wanted, in the kubelet's words where there is none.
 fn container_id(view: &PodView, container: &str, previous: bool) -> Result<String, String> {
     let status = view.object.status.clone().unwrap_or_default();
-    let lists = [status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses];
-    let statuses: Vec<v1::ContainerStatus> = lists.into_iter().flatten().flatten().collect();
-    let found = statuses.iter().find(|status| status.name == container);
+    let found = status::of_containers(&status).find(|status| status.name == container);
     let Some(found) = found else {
         let spec = view.object.spec.as_ref();
         let inits = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();

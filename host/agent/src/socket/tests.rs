@@ -42,6 +42,7 @@ impl Fixture {
             root_dir: root.path().to_owned(),
             manifests: "/manifests".into(),
             node: None,
+            cni_cache_dir: None,
             docker: DockerInfo {
                 endpoint: "unix:///d.sock".into(),
                 error: Some("absent".into()),

@@ -4,13 +4,12 @@ use async_trait::async_trait;
 use http::Method;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1;
-use kube::Client;
 use longshore_core::pod::PodId;
 use longshore_core::ports::cluster::{ApiError, ClusterApi};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::requests::{JSON, Requests, STRATEGIC, encoded};
+use crate::requests::{JSON, Requests, STRATEGIC, Way, encoded};
 
 /// Namespace of nodes' leases.
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -26,8 +25,8 @@ pub struct NodeApi {
 
 impl NodeApi {
     /// For the node of that name.
-    pub fn new(client: Client, node: &str) -> Self {
-        Self { requests: Requests::new(client), node: node.to_owned() }
+    pub fn new(way: impl Into<Way>, node: &str) -> Self {
+        Self { requests: Requests::new(way), node: node.to_owned() }
     }
 
     fn own_node(&self) -> String {
@@ -77,14 +76,19 @@ impl Version {
     }
 }
 
+/// As [`ClusterApi::server_version`].
+pub(crate) async fn server_version(requests: &Requests) -> Result<(u32, u32), ApiError> {
+    let version: Version = requests.get("/version").await?;
+    version.parts().ok_or_else(|| ApiError::Refused {
+        code: 502,
+        message: format!("version {}.{} ({}) is none", version.major, version.minor, version.git),
+    })
+}
+
 #[async_trait]
 impl ClusterApi for NodeApi {
     async fn server_version(&self) -> Result<(u32, u32), ApiError> {
-        let version: Version = self.requests.get("/version").await?;
-        version.parts().ok_or_else(|| ApiError::Refused {
-            code: 502,
-            message: format!("version {}.{} ({}) is none", version.major, version.minor, version.git),
-        })
+        server_version(&self.requests).await
     }
 
     async fn node(&self) -> Result<Option<v1::Node>, ApiError> {

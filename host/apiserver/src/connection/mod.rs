@@ -26,8 +26,8 @@ pub(crate) use switch::Switch;
 use crate::bootstrap::{self, BootstrapError};
 use crate::certificates::{Care, ServingNames, Store};
 use crate::credentials::{CredentialsError, Sources};
-use crate::requests::Requests;
-use crate::{ApiObjects, NodeApi, NodePods, NodeReviews, WatchedNode};
+use crate::requests::{Requests, Way};
+use crate::{ApiObjects, NodeApi, NodePods, NodeReviews, Pace, WatchedNode};
 
 /// The version is asked for anew after this, as servers are upgraded.
 const VERSION_AGE: Duration = Duration::from_secs(600);
@@ -54,6 +54,8 @@ pub struct Settings {
     pub rotate_server_certificates: bool,
     /// Spreads the times of renewal.
     pub random: Random,
+    /// How fast the API server is asked, certificates and its version aside.
+    pub pace: Pace,
 }
 
 impl fmt::Debug for Settings {
@@ -154,29 +156,34 @@ impl Connection {
         self.parts.client.clone()
     }
 
+    /// The client at our pace.
+    fn way(&self) -> Way {
+        Way::new(self.client(), self.parts.settings.pace.clone())
+    }
+
     /// The node's side of the API.
     pub fn node_api(&self, node: &str) -> NodeApi {
-        NodeApi::new(self.client(), node)
+        NodeApi::new(self.way(), node)
     }
 
     /// The pods of the node; begins to watch them.
     pub fn pods(&self, node: &str) -> NodePods {
-        NodePods::start(self.client(), node)
+        NodePods::start(self.way(), node)
     }
 
     /// The Node itself; begins to watch it.
     pub fn own_node(&self, node: &str) -> WatchedNode {
-        WatchedNode::start(self.client(), node)
+        WatchedNode::start(self.way(), node)
     }
 
     /// What pods refer to; begins to watch what is held.
     pub fn objects(&self, archive: Option<Arc<dyn ObjectArchive>>) -> ApiObjects {
-        ApiObjects::start(self.client(), archive)
+        ApiObjects::start(self.way(), archive)
     }
 
     /// Asks who callers of our server are and what they may do.
     pub fn reviews(&self, node: &str) -> NodeReviews {
-        NodeReviews::new(self.client(), node)
+        NodeReviews::new(self.way(), node)
     }
 
     /// How it stands with the API server, and every change of that.

@@ -2,32 +2,28 @@
 //! was found last serves while the API server is away.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use longshore_core::ports::archive::ArchiveKey;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::objects::{BoundClaim, ObjectError, TrustBundleQuery};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OnceCell, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
+use super::whole::{Listed, Whole};
 use crate::kept::{Kept, key};
-use crate::reflector::{Change, Followed, Follower, follow};
+use crate::pem;
+use crate::refusal::unless_repeated;
 use crate::requests::{Requests, encoded};
-use crate::tokens::AGAIN;
 
-/// How long a first list may take before "not known yet" is the answer.
-const FIRST_LIST: Duration = Duration::from_secs(5);
 /// How long a runtime class is believed.
 const CLASS_AGE: Duration = Duration::from_secs(30);
 /// Runtime classes that are remembered.
@@ -43,87 +39,21 @@ pub(super) struct Lookups {
     classes: Mutex<BTreeMap<String, (Instant, Option<String>)>>,
 }
 
-/// Objects by namespace and name.
-type Listed<T> = BTreeMap<(String, String), Arc<T>>;
-
-/// What is known of a whole list.
-struct Known<T> {
-    /// `None` before the first one.
-    listed: Option<Listed<T>>,
-    /// Whether the API server could not be reached for the first one.
-    fails: bool,
-}
-
-/// A whole list that is followed.
-struct Whole<T> {
-    known: watch::Receiver<Known<T>>,
-    task: JoinHandle<()>,
-}
-
-impl<T> Drop for Whole<T> {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl<T: DeserializeOwned + Metadata<Ty = ObjectMeta> + Send + Sync + 'static> Whole<T> {
-    fn start(requests: Requests, path: String, changed: watch::Sender<u64>) -> Self {
-        let (known, receiver) = watch::channel(Known { listed: None, fails: false });
-        let followed =
-            Followed { path, fields: String::new(), watch_list: false, first_delay: Duration::from_millis(800) };
-        let task = tokio::spawn(follow(requests, followed, Teller { known, changed }));
-        Self { known: receiver, task }
-    }
-
-    /// Waits a while for the first list.
-    async fn look<R>(&self, look: impl FnOnce(&Listed<T>) -> R) -> Option<R> {
-        let mut known = self.known.clone();
-        drop(timeout(FIRST_LIST, known.wait_for(|known| known.listed.is_some())).await);
-        known.borrow().listed.as_ref().map(look)
-    }
-
-    /// Whether there is no list, and will be none soon.
-    async fn is_out_of_reach(&self) -> bool {
-        let mut known = self.known.clone();
-        drop(timeout(FIRST_LIST, known.wait_for(|known| known.listed.is_some() || known.fails)).await);
-        known.borrow().listed.is_none()
-    }
-}
-
-struct Teller<T> {
-    known: watch::Sender<Known<T>>,
-    changed: watch::Sender<u64>,
-}
-
-impl<T: Metadata<Ty = ObjectMeta> + Send + Sync> Follower<T> for Teller<T> {
-    fn change(&mut self, change: Change<T>) -> ControlFlow<()> {
-        let key = |object: &T| {
-            let metadata = object.metadata();
-            (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
-        };
-        self.known.send_modify(|known| {
-            let listed = known.listed.get_or_insert_default();
-            match change {
-                Change::Reset(items) => {
-                    *listed = items.into_iter().map(|object| (key(&object), Arc::new(object))).collect();
-                }
-                Change::Put(object) => drop(listed.insert(key(&object), Arc::new(object))),
-                Change::Gone(object) => drop(listed.remove(&key(&object))),
-            }
-        });
-        self.changed.send_modify(|count| *count += 1);
-        ControlFlow::Continue(())
-    }
-
-    fn failed(&mut self, error: &ApiError, times: u32) {
-        tracing::debug!(%error, times, "a list cannot be read from the API server");
-        let passing = error.is_passing();
-        self.known.send_if_modified(|known| passing && !std::mem::replace(&mut known.fails, true));
-    }
-}
-
 fn failure(kind: &'static str, namespace: &str, name: &str, message: impl ToString) -> ObjectError {
     ObjectError { kind, namespace: namespace.to_owned(), name: name.to_owned(), message: message.to_string() }
+}
+
+/// Why there is no answer of the API server's.
+struct Unanswered {
+    /// Whether it may have one later.
+    passing: bool,
+    told: ObjectError,
+}
+
+impl Unanswered {
+    fn new(kind: &'static str, namespace: &str, name: &str, error: &ApiError) -> Unanswered {
+        Unanswered { passing: error.is_passing(), told: failure(kind, namespace, name, error) }
+    }
 }
 
 impl Lookups {
@@ -141,8 +71,10 @@ impl Lookups {
     /// As [`longshore_core::ports::objects::ObjectStore::services`]. Changes of services wake nobody: variables are
     /// those of a container's start.
     pub(super) async fn services(&self, namespace: &str) -> Option<Vec<Arc<v1::Service>>> {
-        let start =
-            || async { Whole::start(self.requests.clone(), "/api/v1/services".to_owned(), watch::Sender::new(0)) };
+        let start = || async {
+            let path = "/api/v1/services".to_owned();
+            Whole::start(self.requests.clone(), path, String::new(), watch::Sender::new(0))
+        };
         let whole = self.services.get_or_init(start).await;
         let key = key::services(namespace);
         if whole.is_out_of_reach().await
@@ -168,47 +100,47 @@ impl Lookups {
         found
     }
 
-    /// A refusal is the answer only when it is repeated: see [`AGAIN`].
+    /// A refusal is the answer only when it is repeated.
     pub(super) async fn service_account(
         &self,
         namespace: &str,
         name: &str,
     ) -> Result<Option<v1::ServiceAccount>, ObjectError> {
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}", encoded(namespace), encoded(name));
-        let mut answer = self.requests.find(&path).await;
-        for wait in AGAIN {
-            if !matches!(answer, Err(ApiError::Forbidden { .. })) {
-                break;
-            }
-            sleep(wait).await;
-            answer = self.requests.find(&path).await;
-        }
+        let refused = |error: &ApiError| matches!(error, ApiError::Forbidden { .. });
+        let answer = unless_repeated(refused, || self.requests.find(&path)).await;
         answer.map_err(|error| failure("ServiceAccount", namespace, name, error))
     }
 
     pub(super) async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {
-        let key = key::claim(namespace, name);
-        match self.ask_for_claim(namespace, name).await {
-            Ok(Some(bound)) => {
-                self.kept.put(&key, &bound, false);
-                Ok(Some(bound))
+        let answer = self.ask_for_claim(namespace, name).await;
+        self.or_kept(&key::claim(namespace, name), answer).await
+    }
+
+    /// An answer of the API server's, which is kept; or what was kept of an earlier one, while there is none.
+    async fn or_kept<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &ArchiveKey,
+        answer: Result<Option<T>, Unanswered>,
+    ) -> Result<Option<T>, ObjectError> {
+        match answer {
+            Ok(Some(found)) => {
+                self.kept.put(key, &found, false);
+                Ok(Some(found))
             }
             Ok(None) => {
-                self.kept.remove(&key);
+                self.kept.remove(key);
                 Ok(None)
             }
-            Err((error, told)) => match self.kept.get(&key).await {
-                Some(kept) if error.is_passing() => Ok(Some(kept)),
+            Err(Unanswered { passing, told }) => match self.kept.get(key).await {
+                Some(kept) if passing => Ok(Some(kept)),
                 _ => Err(told),
             },
         }
     }
 
-    async fn ask_for_claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, (ApiError, ObjectError)> {
-        let failed = |error: ApiError| {
-            let told = failure("PersistentVolumeClaim", namespace, name, &error);
-            (error, told)
-        };
+    async fn ask_for_claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, Unanswered> {
+        let failed = |error: ApiError| Unanswered::new("PersistentVolumeClaim", namespace, name, &error);
         let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims/{}", encoded(namespace), encoded(name));
         let Some(claim) = self.requests.find::<v1::PersistentVolumeClaim>(&path).await.map_err(failed)? else {
             return Ok(None);
@@ -218,10 +150,7 @@ impl Lookups {
         let volume = match volume.filter(|_| bound) {
             Some(volume) => {
                 let path = format!("/api/v1/persistentvolumes/{}", encoded(&volume));
-                let failed = |error: ApiError| {
-                    let told = failure("PersistentVolume", "", &volume, &error);
-                    (error, told)
-                };
+                let failed = |error: ApiError| Unanswered::new("PersistentVolume", "", &volume, &error);
                 self.requests.find::<v1::PersistentVolume>(&path).await.map_err(failed)?
             }
             None => None,
@@ -239,7 +168,7 @@ impl Lookups {
             return Ok(handler.clone());
         }
         let path = format!("/apis/node.k8s.io/v1/runtimeclasses/{}", encoded(class));
-        match self.requests.find::<RuntimeClass>(&path).await {
+        let answer = match self.requests.find::<RuntimeClass>(&path).await {
             Ok(found) => {
                 let handler = found.map(|found| found.handler);
                 let mut classes = self.classes.lock().await;
@@ -247,20 +176,14 @@ impl Lookups {
                     classes.clear();
                 }
                 classes.insert(class.to_owned(), (Instant::now(), handler.clone()));
-                match &handler {
-                    Some(handler) => self.kept.put(&key::class(class), handler, false),
-                    None => self.kept.remove(&key::class(class)),
-                }
                 Ok(handler)
             }
             Err(error) => match known {
-                Some((_, handler @ Some(_))) if error.is_passing() => Ok(handler),
-                _ => match self.kept.get(&key::class(class)).await {
-                    Some(handler) if error.is_passing() => Ok(Some(handler)),
-                    _ => Err(failure("RuntimeClass", "", class, error)),
-                },
+                Some((_, handler @ Some(_))) if error.is_passing() => return Ok(handler),
+                _ => Err(Unanswered::new("RuntimeClass", "", class, &error)),
             },
-        }
+        };
+        self.or_kept(&key::class(class), answer).await
     }
 
     pub(super) async fn trust_bundles(&self, query: &TrustBundleQuery) -> Result<Option<String>, ObjectError> {
@@ -294,21 +217,17 @@ impl Lookups {
         }
     }
 
-    /// The list of bundles, of the newest version that the server has.
+    /// The list of bundles, of the newest version that the server has: after an upgrade it may be another one.
     async fn bundles(&self) -> Result<Arc<Whole<Bundle>>, ApiError> {
         let mut bundles = self.bundles.lock().await;
-        if let Some(known) = &*bundles {
+        if let Some(known) = bundles.as_ref().filter(|known| !known.is_absent()) {
             return Ok(Arc::clone(known));
         }
-        for version in ["v1", "v1beta1", "v1alpha1"] {
-            let group = format!("/apis/certificates.k8s.io/{version}");
-            let resources: Option<Resources> = self.requests.find(&group).await?;
-            if resources.is_some_and(|known| known.resources.iter().any(|one| one.name == "clustertrustbundles")) {
-                let path = format!("{group}/clustertrustbundles");
-                let whole = Arc::new(Whole::start(self.requests.clone(), path, self.changed.clone()));
-                *bundles = Some(Arc::clone(&whole));
-                return Ok(whole);
-            }
+        if let Some(version) = self.requests.certificates_version("clustertrustbundles").await? {
+            let path = format!("/apis/certificates.k8s.io/{version}/clustertrustbundles");
+            let whole = Arc::new(Whole::start(self.requests.clone(), path, String::new(), self.changed.clone()));
+            *bundles = Some(Arc::clone(&whole));
+            return Ok(whole);
         }
         let message = "the API server does not serve ClusterTrustBundles".to_owned();
         Err(ApiError::Refused { code: 404, message })
@@ -328,17 +247,6 @@ fn bare(service: &v1::Service) -> v1::Service {
         ..v1::ServiceSpec::default()
     });
     v1::Service { metadata, spec, status: None }
-}
-
-#[derive(Deserialize)]
-struct Resources {
-    #[serde(default)]
-    resources: Vec<ResourceName>,
-}
-
-#[derive(Deserialize)]
-struct ResourceName {
-    name: String,
 }
 
 /// A ClusterTrustBundle of any version: they differ in nothing that matters here.
@@ -409,32 +317,9 @@ fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
 /// The certificates of all bundles, each once, without headers and words between; ordered by their digests, so that
 /// nobody comes to rely on an order and no change of the volume comes from one.
 fn joined<'a>(bundles: impl Iterator<Item = &'a str>) -> String {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    const END: &str = "-----END CERTIFICATE-----";
-    let mut certificates: BTreeMap<[u8; 32], Vec<u8>> = BTreeMap::new();
-    for bundle in bundles {
-        for part in bundle.split(BEGIN).skip(1) {
-            let Some((body, _)) = part.split_once(END) else { continue };
-            // Headers of a block hold a colon, base64 never does.
-            let text: String = body.lines().filter(|line| !line.contains(':')).map(str::trim).collect();
-            if let Ok(der) = STANDARD.decode(text) {
-                certificates.insert(Sha256::digest(&der).into(), der);
-            }
-        }
-    }
-    let mut pem = String::new();
-    for der in certificates.values() {
-        pem.push_str(BEGIN);
-        pem.push('\n');
-        let text = STANDARD.encode(der);
-        for line in text.as_bytes().chunks(64) {
-            pem.extend(line.iter().map(|byte| char::from(*byte)));
-            pem.push('\n');
-        }
-        pem.push_str(END);
-        pem.push('\n');
-    }
-    pem
+    let ders = bundles.flat_map(|bundle| pem::decode(bundle, Some("CERTIFICATE")));
+    let certificates: BTreeMap<[u8; 32], Vec<u8>> = ders.map(|der| (Sha256::digest(&der).into(), der)).collect();
+    certificates.values().map(|der| pem::encode("CERTIFICATE", der)).collect()
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 mod lookups;
 mod single;
+mod whole;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,21 +16,22 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
-use kube::Client;
 use longshore_core::pod::{Pod, PodId};
 use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::objects::{
-    BoundClaim, CertificateQuery, ObjectError, ObjectStore, PodCertificate, Token, TokenQuery, TrustBundleQuery,
+    BoundClaim, CertificateQuery, CertificateWord, ObjectError, ObjectStore, Token, TokenQuery, TrustBundleQuery,
 };
 use longshore_core::volume::ObjectKind;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use self::lookups::Lookups;
 use self::single::{Single, Singles};
+pub(crate) use self::whole::Whole;
 use crate::kept::{Kept, key};
-use crate::requests::Requests;
+use crate::podcertificates::PodCertificates;
+use crate::requests::{Requests, Way};
 use crate::tokens::{SWEEP, Tokens};
 
 impl Single for v1::ConfigMap {
@@ -60,6 +62,7 @@ struct Inner {
     config_maps: Singles<v1::ConfigMap>,
     secrets: Singles<v1::Secret>,
     tokens: Tokens,
+    certificates: PodCertificates,
     lookups: Lookups,
     kept: Kept,
     changed: watch::Sender<u64>,
@@ -68,14 +71,15 @@ struct Inner {
 impl ApiObjects {
     /// Begins with nothing; to be called within a tokio runtime. The archive serves when the API server cannot be
     /// reached and nothing was read yet.
-    pub fn start(client: Client, archive: Option<Arc<dyn ObjectArchive>>) -> Self {
-        let requests = Requests::new(client);
+    pub fn start(way: impl Into<Way>, archive: Option<Arc<dyn ObjectArchive>>) -> Self {
+        let requests = Requests::new(way);
         let changed = watch::Sender::new(0);
         let kept = Kept(archive);
         let inner = Arc::new(Inner {
             config_maps: Singles::new(requests.clone(), kept.clone(), changed.clone()),
             secrets: Singles::new(requests.clone(), kept.clone(), changed.clone()),
             tokens: Tokens::new(requests.clone(), kept.clone()),
+            certificates: PodCertificates::new(requests.clone(), kept.clone(), changed.clone()),
             lookups: Lookups::new(requests, kept.clone(), changed.clone()),
             kept,
             changed,
@@ -84,9 +88,11 @@ impl ApiObjects {
         let sweeper = tokio::spawn(async move {
             loop {
                 sleep(SWEEP).await;
-                swept.config_maps.sweep();
-                swept.secrets.sweep();
-                if swept.tokens.sweep(Timestamp::now()) {
+                swept.config_maps.sweep(Instant::now());
+                swept.secrets.sweep(Instant::now());
+                let now = Timestamp::now();
+                // Both are looked at.
+                if swept.tokens.sweep(now) | swept.certificates.sweep(now) {
                     swept.changed.send_modify(|count| *count += 1);
                 }
             }
@@ -130,6 +136,7 @@ impl ObjectStore for ApiObjects {
 
     fn forget(&self, pod: &Pod) {
         self.inner.tokens.forget(&pod.id.uid);
+        self.inner.certificates.forget(&pod.id.uid);
         self.inner.kept.forget(pod);
         let namespace = &pod.id.namespace;
         if !self.inner.config_maps.are_held_in(namespace) && !self.inner.secrets.are_held_in(namespace) {
@@ -153,13 +160,8 @@ impl ObjectStore for ApiObjects {
         self.inner.lookups.trust_bundles(query).await
     }
 
-    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
-        Err(ObjectError {
-            kind: "PodCertificateRequest",
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            name: format!("of volume {:?}", query.volume),
-            message: "longshore does not ask for certificates of pods; remove the podCertificate source".to_owned(),
-        })
+    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> CertificateWord {
+        self.inner.certificates.get(pod, query).await
     }
 
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {

@@ -31,7 +31,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Refusals in a row before they are the answer: after about two seconds.
 const REFUSALS: u32 = 5;
 /// How long an object that no pod holds is followed after somebody asked.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 /// A kind that is followed one by one.
 pub(super) trait Single:
@@ -120,9 +120,9 @@ impl<T: Single> Singles<T> {
     }
 
     /// Ends what no pod holds and nobody has asked for lately; the archive need not keep it either.
-    pub(super) fn sweep(&self) {
+    pub(super) fn sweep(&self, now: Instant) {
         self.entries().retain(|(namespace, name), entry| {
-            let needed = !entry.holders.is_empty() || entry.used.elapsed() < IDLE;
+            let needed = !entry.holders.is_empty() || now.saturating_duration_since(entry.used) < IDLE;
             if !needed {
                 self.kept.remove(&key::object(T::KIND, namespace, name));
             }

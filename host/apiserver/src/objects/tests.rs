@@ -8,13 +8,15 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use longshore_core::pod::PodId;
 use longshore_core::ports::archive::{ArchiveKey, ObjectArchive};
-use longshore_core::ports::objects::{ObjectStore, TokenQuery};
+use longshore_core::ports::objects::{ObjectStore, TokenQuery, TrustBundleQuery};
 use longshore_core::volume::ObjectKind;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::ApiObjects;
+use super::single::IDLE;
 use crate::ArchivedObjects;
 use crate::fake::Fake;
+use crate::pem;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -38,7 +40,7 @@ fn pod() -> PodId {
 
 /// Keeps the last thing put.
 #[derive(Default)]
-struct Archive(Mutex<Vec<(ArchiveKey, Vec<u8>)>>);
+pub(crate) struct Archive(Mutex<Vec<(ArchiveKey, Vec<u8>)>>);
 
 #[async_trait]
 impl ObjectArchive for Archive {
@@ -79,9 +81,20 @@ async fn an_object_is_followed_from_its_absence_on() {
     let asked = fake.asked("configmaps", 3).await;
     assert_eq!(asked.len(), 3, "{asked:?}");
     assert!(asked.iter().all(|one| one.contains("fieldSelector=metadata.name%3Dc")), "{asked:?}");
-    // Nobody holds it: the watch ends, and with it the connection's stream.
+    // Nobody holds it: some time later the watch ends, and with it the connection's stream.
+    let sweep = |after: Duration| store.inner.config_maps.sweep(Instant::now() + after);
+    sweep(2 * IDLE);
     store.hold(&pod(), &BTreeSet::new());
-    assert!(!events.is_closed());
+    sweep(IDLE / 2);
+    events.unbounded_send(event("MODIFIED", &map(8, "3", ""))).unwrap();
+    timeout(LIMIT, changes.next()).await.unwrap();
+    sweep(2 * IDLE);
+    let closed = async {
+        while !events.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LIMIT, closed).await.unwrap();
 }
 
 #[tokio::test]
@@ -122,6 +135,7 @@ async fn a_token_is_asked_for_once_while_fresh_and_served_while_the_server_is_aw
         service_account: "default".into(),
         audience: audience.into(),
         expiration_seconds: 3600,
+        kept: true,
     };
     fake.whole("POST", 201, &answer("t1", "2999-01-01T00:00:00Z"));
     for _ in 0..2 {
@@ -140,7 +154,8 @@ async fn a_token_is_asked_for_once_while_fresh_and_served_while_the_server_is_aw
 async fn a_first_token_may_be_refused_for_a_moment() {
     let fake = Fake::start().await;
     let store = ApiObjects::start(fake.client.clone(), None);
-    let query = TokenQuery { service_account: "default".into(), audience: String::new(), expiration_seconds: 3600 };
+    let query =
+        TokenQuery { service_account: "default".into(), audience: String::new(), expiration_seconds: 3600, kept: true };
     let unknown = r#"{"message":"no relationship found between node \"n\" and this object"}"#;
     fake.whole("POST", 403, unknown);
     fake.whole("POST", 404, r#"{"message":"pods \"p\" not found"}"#);
@@ -181,7 +196,8 @@ async fn what_was_had_once_serves_without_the_api_server() {
     let fake = Fake::start().await;
     let archive = Arc::new(Archive::default());
     let store = ApiObjects::start(fake.client.clone(), Some(archive.clone()));
-    let query = TokenQuery { service_account: "default".into(), audience: String::new(), expiration_seconds: 600 };
+    let query =
+        TokenQuery { service_account: "default".into(), audience: String::new(), expiration_seconds: 600, kept: true };
     let service = r#"{"metadata":{"name":"db","namespace":"n"},"spec":{"clusterIP":"10.0.0.9","ports":[{"port":1}]}}"#;
     fake.whole("POST", 201, r#"{"spec":{},"status":{"token":"t","expirationTimestamp":"2001-01-01T00:00:00Z"}}"#);
     fake.whole("configmaps", 200, &list(&map(5, "1", "")));
@@ -204,6 +220,13 @@ async fn what_was_had_once_serves_without_the_api_server() {
         assert_eq!(claim.volume.unwrap().metadata.name.as_deref(), Some("v"));
     };
     all(&store).await;
+    // What the node asked for itself is not kept, whatever else the two have in common.
+    let own = TokenQuery { kept: false, ..query.clone() };
+    fake.whole("POST", 201, r#"{"spec":{},"status":{"token":"own","expirationTimestamp":"2001-01-01T00:00:00Z"}}"#);
+    assert_eq!(store.token(&pod(), &own).await.unwrap().token, "own");
+    let tokens = archive.0.lock().unwrap().iter().filter(|(key, _)| key.kind == "Token").count();
+    assert_eq!(tokens, 1);
+    assert!(ArchivedObjects::new(Some(archive.clone())).token(&pod(), &own).await.is_err());
     // Another agent, at a server that fails; and one that has no connection at all.
     all(&ApiObjects::start(fake.client.clone(), Some(archive.clone()))).await;
     let archived = ArchivedObjects::new(Some(archive.clone()));
@@ -226,4 +249,39 @@ async fn what_was_had_once_serves_without_the_api_server() {
     kinds.dedup();
     assert_eq!(kinds, ["ConfigMap", "RuntimeClass"]);
     assert!(archived.token(&pod(), &query).await.is_err());
+}
+
+#[tokio::test]
+async fn trust_bundles_are_found_again_in_the_version_that_an_upgraded_server_has() {
+    let fake = Fake::start().await;
+    let store = ApiObjects::start(fake.client.clone(), None);
+    let known = r#"{"resources":[{"name":"clustertrustbundles"}]}"#;
+    let text = |word: &str| pem::encode("CERTIFICATE", word.as_bytes());
+    let bundle = |word: &str| {
+        let spec = serde_json::json!({"trustBundle": text(word)});
+        list(&format!(r#"{{"metadata":{{"name":"b","resourceVersion":"5"}},"spec":{spec}}}"#))
+    };
+    let query = TrustBundleQuery::Name("b".to_owned());
+    fake.whole("v1alpha1/clustertrustbundles?limit", 200, &bundle("old"));
+    let watch = fake.open("v1alpha1/clustertrustbundles?watch", 200);
+    fake.whole("io/v1alpha1", 200, known);
+    fake.whole("io/v1beta1", 404, "{}");
+    fake.whole("io/v1", 404, "{}");
+    assert_eq!(store.trust_bundles(&query).await.unwrap(), Some(text("old")));
+
+    for _ in 0..10 {
+        fake.whole("v1alpha1/clustertrustbundles", 404, "{}");
+    }
+    fake.whole("v1beta1/clustertrustbundles?limit", 200, &bundle("new"));
+    let _watch = fake.open("v1beta1/clustertrustbundles?watch", 200);
+    fake.whole("io/v1beta1", 200, known);
+    fake.whole("io/v1", 404, "{}");
+    let mut changes = store.changes();
+    drop(watch);
+    let found = async {
+        while store.trust_bundles(&query).await.unwrap() != Some(text("new")) {
+            changes.next().await.unwrap();
+        }
+    };
+    timeout(LIMIT, found).await.unwrap();
 }

@@ -15,7 +15,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use k8s_openapi::api::core::v1;
-use kube::Client;
 use longshore_core::manifest;
 use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::cluster::{ApiError, ApiPods};
@@ -24,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::reflector::{Change, Followed, Follower, follow};
-use crate::requests::Requests;
+use crate::requests::{Requests, Way};
 
 /// Annotation on the image of a pod that another source wants.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -63,7 +62,7 @@ struct Entry {
 
 impl NodePods {
     /// Begins to follow the pods of the node of that name; to be called within a tokio runtime.
-    pub fn start(client: Client, node: &str) -> Self {
+    pub fn start(way: impl Into<Way>, node: &str) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
@@ -76,7 +75,7 @@ impl NodePods {
             watch_list: true,
             first_delay: FIRST_DELAY,
         };
-        let work = follow(Requests::new(client), followed, Arc::clone(&shared));
+        let work = follow(Requests::new(way), followed, Arc::clone(&shared));
         Self { shared, task: tokio::spawn(work) }
     }
 

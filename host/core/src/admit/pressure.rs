@@ -3,14 +3,14 @@
 use super::{Rejection, reject, tolerates};
 use crate::cgroup::{Qos, qos};
 use crate::cluster::node_status::Pressure;
-use crate::evict;
 use crate::pod::Pod;
+use crate::{evict, priority};
 
 /// Whether the pod may come. Critical ones may always; short of memory alone only those that promise nothing of it may
 /// not, unless they tolerate it.
 pub fn under_pressure(pod: &Pod, pressure: Pressure) -> Result<(), Rejection> {
     let Pressure { memory, disk, pid } = pressure;
-    if pressure == Pressure::default() || evict::is_critical(pod) {
+    if pressure == Pressure::default() || priority::is_critical(pod) {
         return Ok(());
     }
     if !disk && !pid && (qos(pod.spec()) != Qos::BestEffort || tolerates_memory_pressure(pod)) {

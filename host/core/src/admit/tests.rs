@@ -6,7 +6,7 @@ use super::testing::{node, pod};
 use super::*;
 
 fn outcome(wanted: &Pod, active: &[&Pod]) -> String {
-    match admit(wanted, active, &node()) {
+    match admit(wanted, active, &node(), None) {
         Ok(()) => "admitted".to_owned(),
         Err(rejection) => rejection.to_string(),
     }
@@ -32,6 +32,10 @@ fn requests_must_fit_beside_those_of_the_others() {
     );
     assert!(alone(&with("resources: {requests: {memory: 5Gi}}")).starts_with("OutOfmemory: "));
     assert!(alone(&with("resources: {requests: {ephemeral-storage: 1Ti}}")).starts_with("OutOfephemeral-storage: "));
+    let careless = NodeFacts { allocatable_ephemeral_storage: None, ..node() };
+    let least = pod(&with("resources: {requests: {ephemeral-storage: 1}}"));
+    let refused = admit(&least, &[], &careless, None).unwrap_err().to_string();
+    assert!(refused.starts_with("OutOfephemeral-storage: "), "{refused}");
     // What requests nothing fits on a full node, and a pod does not stand in its own way.
     let full = pod(&with("resources: {requests: {cpu: '2'}}"));
     assert_eq!(outcome(&pod(&with("")), &[&full]), "admitted");
@@ -42,6 +46,38 @@ fn requests_must_fit_beside_those_of_the_others() {
         outcome(&a, &[&b, &c, &full]),
         "OutOfpods: Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"
     );
+}
+
+#[test]
+fn what_others_advertise_is_fitted_where_the_node_has_it() {
+    let wants = |list: &str| pod(&with(&format!("resources: {{requests: {{{list}}}}}")));
+    let dongles: v1::Node = serde_saphyr::from_str("{status: {allocatable: {example.com/dongle: '3'}}}").unwrap();
+    let of = |pod: &Pod, active: &[&Pod], node: Option<&v1::Node>| match admit(pod, active, &node_of_two(), node) {
+        Ok(()) => "admitted".to_owned(),
+        Err(rejection) => rejection.to_string(),
+    };
+    let (two, other) = (wants("example.com/dongle: 2"), wants("example.com/dongle: 2"));
+    assert_eq!(of(&two, &[], Some(&dongles)), "admitted");
+    assert_eq!(
+        of(&two, &[&other], Some(&dongles)),
+        "OutOfexample.com/dongle: Node didn't have enough resource: example.com/dongle, requested: 2, used: 2, capacity: 3"
+    );
+    let lacking = needs(&two, &[&other], &node_of_two(), Some(&dongles));
+    assert_eq!(lacking, [Need { resource: "example.com/dongle".to_owned(), amount: 1 }]);
+    // What the Node does not have is nobody's here to refuse, but for Kubernetes' own names.
+    assert_eq!(of(&two, &[&other], None), "admitted");
+    assert_eq!(of(&wants("nvidia.com/gpu: 1"), &[], Some(&dongles)), "admitted");
+    assert!(
+        of(&wants("kubernetes.io/batteries: 1"), &[], Some(&dongles)).starts_with("OutOfkubernetes.io/batteries: ")
+    );
+    assert_eq!(of(&wants("hugepages-2Mi: 4Mi"), &[], None), "admitted");
+    assert!(of(&wants("hugepages-2Mi: 6Mi"), &[], None).starts_with("OutOfhugepages-2Mi: "));
+    assert!(of(&wants("hugepages-1Gi: 1Gi"), &[], None).starts_with("OutOfhugepages-1Gi: "));
+}
+
+/// One with two huge pages of 2 MiB.
+fn node_of_two() -> NodeFacts {
+    NodeFacts { huge_pages: [("hugepages-2Mi", 4 << 20)].into(), ..node() }
 }
 
 #[test]
@@ -127,6 +163,11 @@ fn what_linux_and_docker_lack_is_rejected_as_the_kubelet_does() {
         spec("securityContext: {supplementalGroupsPolicy: Strict}")
             .starts_with("SupplementalGroupsPolicyNotSupported: ")
     );
+    let lacking = "PodFeatureUnsupported: Pod requires node features that are not available: ";
+    assert_eq!(spec("hostNetwork: true, hostUsers: false"), format!("{lacking}UserNamespacesHostNetworkSupport"));
+    let mount = with("volumeMounts: [{name: v, mountPath: /v, bindMountOptions: [noexec]}]");
+    assert_eq!(alone(&mount), format!("{lacking}VolumeBindMountOptions"));
+    assert_eq!(spec("hostUsers: false"), "admitted");
     assert!(spec("securityContext: {appArmorProfile: {type: RuntimeDefault}}").starts_with("AppArmor: "));
     assert_eq!(spec("securityContext: {appArmorProfile: {type: Unconfined}}"), "admitted");
     assert!(alone(&with("securityContext: {appArmorProfile: {type: RuntimeDefault}}")).starts_with("AppArmor: "));
@@ -139,9 +180,9 @@ fn the_node_as_the_api_server_has_it_decides_for_its_pods() {
     };
     let of = |source: Source, spec: &str, node: Option<&v1::Node>| {
         let pod = Pod { source, ..pod(spec) };
-        match admit_in_cluster(&pod, &[], &super::testing::node(), node) {
+        match admit(&pod, &[], &super::testing::node(), node) {
             Ok(()) => "admitted".to_owned(),
-            Err(rejection) => rejection.reason.to_owned(),
+            Err(rejection) => rejection.reason.into_owned(),
         }
     };
     let outcome = |spec: &str, node: Option<&v1::Node>| of(Source::Api, spec, node);

@@ -54,6 +54,28 @@ fn limits_of_the_pod() {
 }
 
 #[test]
+fn what_the_node_is_configured_to() {
+    let pod = pod_from("containers: [{name: a, resources: {limits: {cpu: 500m, memory: 1Gi}}}]");
+    let set = |period, pids| {
+        let cgroup = pod_cgroup(&pod, &NodeFacts { cpu_quota_period: period, pod_pids_limit: pids, ..node() });
+        (cgroup.cpu_quota, cgroup.cpu_period, cgroup.pids)
+    };
+    assert_eq!(set(Some(100_000), None), (Some(50_000), 100_000, None));
+    assert_eq!(set(Some(20_000), Some(64)), (Some(10_000), 20_000, Some(64)));
+    assert_eq!(set(None, Some(64)), (None, 100_000, Some(64)));
+}
+
+#[test]
+fn huge_pages_are_held_to_what_is_requested() {
+    let pod = pod_from(
+        "containers: [{name: a, resources: {limits: {hugepages-2Mi: 4Mi}}},
+                                     {name: b, resources: {limits: {hugepages-2Mi: 2Mi}}}]",
+    );
+    let node = NodeFacts { huge_pages: [("hugepages-1Gi", 0), ("hugepages-2Mi", 64 << 20)].into(), ..node() };
+    assert_eq!(pod_cgroup(&pod, &node).huge_pages, [("1GB", 0), ("2MB", 6 << 20)]);
+}
+
+#[test]
 fn parents_by_driver() {
     let mut pod = pod_from("containers: [{name: a, resources: {requests: {cpu: 1m}}}]");
     pod.id.uid = "12-34".to_owned();
@@ -62,7 +84,7 @@ fn parents_by_driver() {
     node.cgroup_driver = CgroupDriver::Systemd;
     assert_eq!(parent(&pod, &node), "kubepods-burstable-pod12_34.slice");
     assert_eq!(
-        pod_cgroup(&pod, &node).systemd_path(),
+        pod_cgroup(&pod, &node).path(CgroupDriver::Systemd),
         "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod12_34.slice"
     );
 }

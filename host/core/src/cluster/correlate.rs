@@ -131,11 +131,16 @@ impl Correlator {
             similar.messages.clear();
         }
         similar.last = now;
-        if similar.messages.len() < SIMILAR {
-            similar.messages.insert(message.to_owned());
-            return similar.messages.len() == SIMILAR;
+        if similar.messages.contains(message) {
+            return false;
         }
-        true
+        // Like client-go, one less than the limit is remembered, so that known messages go on being counted singly; it
+        // forgets any of them at each new one, and we the new one.
+        let may = similar.messages.len() + 1 < SIMILAR;
+        if may {
+            similar.messages.insert(message.to_owned());
+        }
+        !may
     }
 }
 
@@ -156,6 +161,7 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             first_at: Timestamp::UNIX_EPOCH,
             count: 1,
+            annotations: Default::default(),
         }
     }
 
@@ -193,6 +199,9 @@ mod tests {
             }
         }
         assert_eq!(joined, 6);
+        // A message that was told by itself is counted by itself.
+        let Some(Sending::Patch { message, count, .. }) = correlator.take(&event("3"), at(20)) else { panic!() };
+        assert_eq!((message.as_str(), count), ("3", 2));
     }
 
     proptest! {

@@ -1,9 +1,10 @@
 //! Mirror pods: the API server's image of a pod that another source wants (`pkg/kubelet/pod/mirror_client.go`).
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::pod::{Pod, Source};
+use crate::pod::{CONFIG_SEEN, Pod, Source};
 use crate::volume;
 
 /// On a mirror: the hash of the pod that it is the image of.
@@ -35,11 +36,12 @@ pub fn why_not(pod: &Pod) -> Option<String> {
     ))
 }
 
-/// The mirror of a pod. `node_uid` is the Node's, which owns it.
-pub fn of(pod: &Pod, node: &str, node_uid: &str) -> v1::Pod {
+/// The mirror of a pod that was first seen at that time. `node_uid` is the Node's, which owns it.
+pub fn of(pod: &Pod, seen: Timestamp, node: &str, node_uid: &str) -> v1::Pod {
     let mut annotations = pod.annotations().clone();
     let hash = annotations.get(HASH).cloned().unwrap_or_else(|| pod.id.uid.clone());
     annotations.insert(MIRROR.to_owned(), hash);
+    annotations.insert(CONFIG_SEEN.to_owned(), seen.to_string());
     v1::Pod {
         metadata: ObjectMeta {
             name: Some(pod.id.name.clone()),
@@ -97,12 +99,14 @@ mod tests {
     fn a_mirror_fits_until_the_pod_changes_or_it_ends() {
         let pod = pod(json!({"containers": [{"name": "c"}]}));
         assert!(wants_mirror(&pod));
-        let mut mirror = of(&pod, "n1", "u");
+        let seen = "2026-11-27T06:00:00.5Z".parse().unwrap();
+        let mut mirror = of(&pod, seen, "n1", "u");
         assert!(is_mirror(&mirror) && fits(&mirror, &pod));
+        assert_eq!(mirror.metadata.annotations.as_ref().unwrap()[CONFIG_SEEN], "2026-11-27T06:00:00.5Z");
         mirror.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
         assert!(!fits(&mirror, &pod));
-        let mut other = of(&pod, "n1", "u");
+        let mut other = of(&pod, seen, "n1", "u");
         other.metadata.annotations.as_mut().unwrap().insert(MIRROR.to_owned(), "other".to_owned());
         assert!(!fits(&other, &pod));
     }

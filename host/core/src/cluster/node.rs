@@ -34,7 +34,7 @@ pub struct NodeDescription {
     pub external_cloud: bool,
     /// `--node-ip`, where given.
     pub given_ips: Vec<IpAddr>,
-    /// The node's addresses, the primary one first.
+    /// The node's addresses, the primary one first; empty while they are not the machine's yet.
     pub ips: Vec<IpAddr>,
     /// What the machine has, by resource, as quantities.
     pub capacity: BTreeMap<String, String>,

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::node::{NodeDescription, kubelet_version};
+use crate::resources::is_extended;
 
 /// Names of an image that a Node shows at most (`MaxNamesPerImageInNodeStatus`).
 const MAX_NAMES: usize = 5;
@@ -63,7 +64,7 @@ pub fn compute(input: &NodeStatusInput<'_>) -> v1::NodeStatus {
     v1::NodeStatus {
         addresses: addresses(input),
         capacity: Some(quantities(&description.capacity)),
-        allocatable: Some(quantities(&description.allocatable)),
+        allocatable: Some(allocatable(input)),
         conditions: Some(conditions(input)),
         daemon_endpoints: Some(v1::NodeDaemonEndpoints {
             kubelet_endpoint: Some(v1::DaemonEndpoint { port: description.port }),
@@ -94,11 +95,24 @@ fn quantities(of: &BTreeMap<String, String>) -> BTreeMap<String, Quantity> {
     of.iter().map(|(name, value)| (name.clone(), Quantity(value.clone()))).collect()
 }
 
+/// What pods may use: ours, and all that others say that there is, like extended resources
+/// (<https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/>).
+fn allocatable(input: &NodeStatusInput<'_>) -> BTreeMap<String, Quantity> {
+    let found = input.existing.and_then(|node| node.status.as_ref()).and_then(|status| status.capacity.as_ref());
+    let others = found.into_iter().flatten().filter(|(name, _)| name.contains('/'));
+    let others = others.map(|(name, quantity)| (name.clone(), quantity.clone()));
+    others.chain(quantities(&input.description.allocatable)).collect()
+}
+
 /// With an external cloud the addresses are its controller's to set: what is there stays, and before that only an
 /// address that `--node-ip` named is given.
 fn addresses(input: &NodeStatusInput<'_>) -> Option<Vec<v1::NodeAddress>> {
     let description = input.description;
     let found = input.existing.and_then(|node| node.status.as_ref()).and_then(|status| status.addresses.clone());
+    // Not known, or not the machine's yet (`validateNodeIPFunc`): what is there stays.
+    if description.ips.is_empty() {
+        return found;
+    }
     let ips = match description.external_cloud {
         true => match found.filter(|found| !found.is_empty()) {
             Some(found) => return Some(found),
@@ -228,7 +242,7 @@ pub fn differs(posted: &v1::NodeStatus, now: &v1::NodeStatus) -> bool {
 }
 
 /// Whether somebody else changed a status that was posted: `answer` is what the API server made of it then, `found` what it
-/// has now. Heartbeats and what others write (their conditions, attached volumes, extended resources) do not count.
+/// has now. Heartbeats and what others write (their conditions, attached volumes, capacity of theirs) do not count.
 pub fn overwritten(answer: &v1::NodeStatus, found: &v1::NodeStatus) -> bool {
     let ours = |status: &v1::NodeStatus| {
         let mut status = status.clone();
@@ -239,8 +253,8 @@ pub fn overwritten(answer: &v1::NodeStatus, found: &v1::NodeStatus) -> bool {
         let conditions = status.conditions.get_or_insert_default();
         conditions.retain(|condition| OURS.contains(&condition.type_.as_str()));
         conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
-        for resources in [&mut status.capacity, &mut status.allocatable].into_iter().flatten() {
-            resources.retain(|name, _| !name.contains('/'));
+        if let Some(capacity) = &mut status.capacity {
+            capacity.retain(|name, _| !name.contains('/'));
         }
         v1::NodeStatus { volumes_attached: None, volumes_in_use: None, phase: None, config: None, ..status }
     };
@@ -269,8 +283,9 @@ pub fn patch(previous: Option<&v1::NodeStatus>, status: &v1::NodeStatus) -> Valu
     ] {
         for name in before.into_iter().flatten().map(|(name, _)| name) {
             if !now.as_ref().is_some_and(|now| now.contains_key(name)) {
-                // Extended resources are others' to set and to take away (device plugins are not supported here).
-                if !name.contains('/') {
+                // Extended capacity is others' to set and to take away; what is allocatable of it follows.
+                let is_ours = !name.contains('/') || (field == "allocatable" && is_extended(name));
+                if is_ours {
                     patch[field][name] = Value::Null;
                 }
             }
@@ -372,6 +387,13 @@ mod tests {
         assert!(compute(&input(&external, &[], None, 1)).addresses.is_none());
         let node = v1::Node { status: Some(status.clone()), ..Default::default() };
         assert_eq!(compute(&input(&external, &[], Some(&node), 1)).addresses, status.addresses);
+
+        // Before the machine has the ones that were named nothing is said, and nothing that was is taken back.
+        let pending = NodeDescription { ips: Vec::new(), given_ips: description.ips.clone(), ..description };
+        assert!(compute(&input(&pending, &[], None, 1)).addresses.is_none());
+        assert_eq!(compute(&input(&pending, &[], Some(&node), 1)).addresses, status.addresses);
+        let external = NodeDescription { external_cloud: true, ..pending };
+        assert!(compute(&input(&external, &[], None, 1)).addresses.is_none());
     }
 
     #[test]
@@ -380,11 +402,18 @@ mod tests {
         let capacity = old.capacity.as_mut().unwrap();
         capacity.insert("hugepages-2Mi".to_owned(), Quantity("0".to_owned()));
         capacity.insert("example.com/dongle".to_owned(), Quantity("4".to_owned()));
-        let new = compute(&input(&description(), &[], None, 2));
+        old.allocatable.as_mut().unwrap().insert("example.com/gone".to_owned(), Quantity("1".to_owned()));
+        let node = v1::Node { status: Some(old.clone()), ..Default::default() };
+        let new = compute(&input(&description(), &[], Some(&node), 2));
+        // What others have is for pods to use, as the kubelet has it.
+        assert!(differs(&old, &new) && overwritten(&new, &old));
         let patch = patch(Some(&old), &new);
         let capacity = patch["status"]["capacity"].as_object().unwrap();
         assert!(capacity["hugepages-2Mi"].is_null());
         assert!(!capacity.contains_key("example.com/dongle"));
+        let allocatable = &patch["status"]["allocatable"];
+        assert_eq!(allocatable["example.com/dongle"], "4");
+        assert!(allocatable.as_object().unwrap()["example.com/gone"].is_null());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn patch(known: &v1::Pod, status: &v1::PodStatus) -> Option<Value> {
             continue;
         }
         let (was, is) = (&old[key], &new[key]);
-        if bare(was) == bare(is) {
+        if agree(was, is) {
             continue;
         }
         let change = match key.as_str() {
@@ -59,21 +59,27 @@ pub fn patch(known: &v1::Pod, status: &v1::PodStatus) -> Option<Value> {
     (!fields.is_empty()).then(|| json!({"metadata": {"uid": known.metadata.uid}, "status": fields}))
 }
 
-/// A value without what says nothing. The API server gives back `lastState: {}` where nothing was sent: taken for a
+/// Whether two values say the same. The API server gives back `lastState: {}` where nothing was sent: taken for a
 /// difference, that would be patched for ever.
-fn bare(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let fields: Map<String, Value> = fields
-                .iter()
-                .map(|(key, value)| (key.clone(), bare(value)))
-                .filter(|(_, value)| !value.is_null())
-                .collect();
-            if fields.is_empty() { Value::Null } else { Value::Object(fields) }
+fn agree(was: &Value, is: &Value) -> bool {
+    match (was, is) {
+        (Value::Object(was), Value::Object(is)) => {
+            let mut keys = was.keys().chain(is.keys());
+            keys.all(|key| agree(was.get(key).unwrap_or(&Value::Null), is.get(key).unwrap_or(&Value::Null)))
         }
-        Value::Array(items) if items.is_empty() => Value::Null,
-        Value::Array(items) => Value::Array(items.iter().map(bare).collect()),
-        other => other.clone(),
+        (Value::Array(was), Value::Array(is)) => {
+            was.len() == is.len() && was.iter().zip(is).all(|(was, is)| agree(was, is))
+        }
+        _ => was == is || (says_nothing(was) && says_nothing(is)),
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.values().all(says_nothing),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
     }
 }
 

@@ -17,7 +17,8 @@ fn built_of(pod: &Pod, name: &str, image_user: &str, node: &NodeFacts) -> Result
     let container = pod.container(name).unwrap();
     let files = files(pod);
     let env = [("A".to_owned(), "1".to_owned()), ("EMPTY".to_owned(), String::new())];
-    let wanted = sub_paths(pod, container, node, &env, &files).map_err(|error| error.to_string())?;
+    let images = images(pod);
+    let wanted = sub_paths(pod, container, &images, &env, &files).map_err(|error| error.to_string())?;
     let opened = |sub_path: &SubPath| (sub_path.index, PathBuf::from(format!("/opened/{}", sub_path.path)));
     build(&ContainerInput {
         pod,
@@ -28,6 +29,7 @@ fn built_of(pod: &Pod, name: &str, image_user: &str, node: &NodeFacts) -> Result
         image: &image(image_user),
         env: &env,
         files: &files,
+        image_volumes: &images,
         sub_paths: &wanted.iter().map(opened).collect(),
         seccomp_profiles: &BTreeMap::new(),
         termination_file: Some(Path::new("/pods/uid/app/message")),
@@ -37,12 +39,21 @@ fn built_of(pod: &Pod, name: &str, image_user: &str, node: &NodeFacts) -> Result
 }
 
 fn files(pod: &Pod) -> PodFiles {
-    let names = pod.spec().volumes.iter().flatten().map(|volume| volume.name.clone());
+    let on_disk = |volume: &&v1::Volume| volume.image.as_ref().is_none_or(|image| image.pull_policy.is_some());
+    let names = pod.spec().volumes.iter().flatten().filter(on_disk).map(|volume| volume.name.clone());
     PodFiles {
         volumes: names.map(|name| (name.clone(), PathBuf::from(format!("/volumes/{name}")))).collect(),
         resolv_conf: PathBuf::from("/pods/uid/resolv.conf"),
         hosts: PathBuf::from("/pods/uid/etc-hosts"),
     }
+}
+
+/// The images of a pod's image volumes; those with a pull policy are taken to be unpacked.
+fn images(pod: &Pod) -> BTreeMap<String, String> {
+    let volumes = pod.spec().volumes.iter().flatten();
+    let with_image =
+        volumes.filter_map(|volume| Some((volume.name.clone(), volume.image.as_ref()?.reference.clone()?)));
+    with_image.collect()
 }
 
 fn image(user: &str) -> Image {
@@ -58,7 +69,11 @@ fn mounts_of(spec: &str) -> Result<Vec<String>, String> {
             Propagation::HostToContainer => " rslave",
             Propagation::Bidirectional => " rshared",
         };
-        format!("{} {}{read_only}{propagation}", mount.source.display(), mount.target)
+        let source = match &mount.source {
+            MountSource::Path(path) => path.display().to_string(),
+            MountSource::Image { id, sub_path } => format!("image:{id}:{}", sub_path.as_deref().unwrap_or_default()),
+        };
+        format!("{source} {}{read_only}{propagation}", mount.target)
     };
     Ok(built(spec)?.mounts.iter().map(show).collect())
 }
@@ -180,7 +195,7 @@ fn sub_paths_say_all_that_opening_them_needs() {
         "{volumes: [{name: e, emptyDir: {}}], containers: [{name: app, volumeMounts: [
            {name: e, mountPath: /a}, {name: e, mountPath: /b, subPath: x}]}]}",
     );
-    let wanted = sub_paths(&pod, pod.container("app").unwrap(), &node(), &[], &files(&pod)).unwrap();
+    let wanted = sub_paths(&pod, pod.container("app").unwrap(), &BTreeMap::new(), &[], &files(&pod)).unwrap();
     let expected = SubPath {
         volume: "e".to_owned(),
         root: PathBuf::from("/volumes/e"),
@@ -206,12 +221,29 @@ fn a_sub_path_that_was_not_opened_is_never_the_whole_volume() {
         image: &image(""),
         env: &[],
         files: &files(&pod),
+        image_volumes: &BTreeMap::new(),
         sub_paths: &BTreeMap::new(),
         seccomp_profiles: &BTreeMap::new(),
         termination_file: None,
         log_path: Path::new("/l"),
     });
     assert!(built.unwrap_err().to_string().starts_with("failed to prepare subPath"));
+}
+
+#[test]
+fn image_volumes_are_mounted_by_the_runtime_or_bound_where_they_are_unpacked() {
+    let spec = "{volumes: [{name: i, image: {reference: x}}, {name: u, image: {reference: y, pullPolicy: Never}}],
+       containers: [{name: app, volumeMounts: [
+         {name: i, mountPath: /a}, {name: i, mountPath: /b, subPath: deep/er}, {name: i, mountPath: /e, subPathExpr: $(A)},
+         {name: u, mountPath: /c}, {name: u, mountPath: /d, subPath: s, readOnly: true}]}]}";
+    let mounts = mounts_of(spec).unwrap();
+    let expected = ["image:x: /a ro", "image:x:deep/er /b ro", "image:x:1 /e ro", "/volumes/u /c", "/opened/s /d"];
+    assert_eq!(mounts[..5], expected);
+    let labels = built(spec).unwrap().labels;
+    assert_eq!(labels[labels::IMAGES], "x,y");
+    let out = spec.replace("deep/er", "../x");
+    assert!(mounts_of(&out).unwrap_err().contains("must not contain '..'"));
+    assert!(!built("{containers: [{name: app}]}").unwrap().labels.contains_key(labels::IMAGES));
 }
 
 #[test]

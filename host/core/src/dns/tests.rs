@@ -34,9 +34,23 @@ fn without_cluster_dns_the_nodes_own_serves() {
     let mut node = node();
     node.cluster_dns.clear();
     assert_eq!(resolv_conf(&pod(""), &node), "nameserver 192.168.1.1\nsearch example.com\n");
-    assert!(falls_back_to_default(&pod(""), &node));
-    assert!(!falls_back_to_default(&pod("dnsPolicy: Default"), &node));
-    assert!(!falls_back_to_default(&pod("hostNetwork: true"), &node));
+    let told = falls_back_to_default(&pod(""), &node).unwrap();
+    assert!(told.ends_with("using \"ClusterFirst\" policy. Falling back to \"Default\" policy."), "{told}");
+    assert_eq!(falls_back_to_default(&pod("dnsPolicy: Default"), &node), None);
+    assert_eq!(falls_back_to_default(&pod("hostNetwork: true"), &node), None);
+}
+
+#[test]
+fn what_is_left_out_is_told_in_the_kubelets_words() {
+    assert_eq!(left_out(&pod(""), &node()), Vec::<String>::new());
+    let servers = pod("dnsPolicy: None, dnsConfig: {nameservers: [1.1.1.1, 1.1.1.2, 1.1.1.3, 1.1.1.4]}");
+    let told = left_out(&servers, &node());
+    assert_eq!(told.len(), 1);
+    assert!(told[0].starts_with("Nameserver limits were exceeded, ") && told[0].ends_with(": 1.1.1.1 1.1.1.2 1.1.1.3"));
+    let searches =
+        format!("dnsPolicy: None, dnsConfig: {{nameservers: [1.1.1.1], searches: [a, {}]}}", "b".repeat(254));
+    let told = left_out(&pod(&searches), &node());
+    assert!(told.len() == 1 && told[0].starts_with("Search Line limits were exceeded, ") && told[0].ends_with(": a"));
 }
 
 #[test]
@@ -54,20 +68,26 @@ fn dns_config_is_merged() {
 #[test]
 fn loopback_resolvers_are_of_no_use_on_the_bridge() {
     let mut node = node();
-    node.resolv_conf =
+    let said = |text: &str| Some(text.to_owned());
+    node.resolv_conf = said(
         "# by systemd\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 9.9.9.9\noptions edns0 trust-ad\n\
-                        search a. b\nsearch .\n"
-            .to_owned();
+                        search a. b\nsearch .\n",
+    );
     let bridged = resolv_conf(&pod("dnsPolicy: Default"), &node);
     assert_eq!(bridged, "nameserver 9.9.9.9\nsearch .\noptions edns0 trust-ad\n");
     let hosted = resolv_conf(&pod("dnsPolicy: Default, hostNetwork: true"), &node);
     assert!(hosted.starts_with("nameserver 127.0.0.53\nnameserver ::1\nnameserver 9.9.9.9\n"));
-    node.resolv_conf = "nameserver 127.0.0.11\n".to_owned();
-    let fallback = resolv_conf(&pod("dnsPolicy: Default"), &node);
-    assert_eq!(fallback, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+    for of_no_use in [said("nameserver 127.0.0.11\n"), said("# none yet\n"), None] {
+        node.resolv_conf = of_no_use;
+        let fallback = resolv_conf(&pod("dnsPolicy: Default"), &node);
+        assert_eq!(fallback, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+    }
+    assert_eq!(resolv_conf(&pod("dnsPolicy: Default, hostNetwork: true"), &node), "");
+    assert!(resolv_conf(&pod(""), &node).starts_with("nameserver 10.96.0.10\nsearch ns.svc.cluster.local"));
     let own = resolv_conf(&pod("dnsPolicy: None, dnsConfig: {nameservers: [127.0.0.1]}"), &node);
     assert_eq!(own, "nameserver 127.0.0.1\n");
-    node.resolv_conf = String::new();
+    // Names are switched off.
+    node.resolv_conf = said("");
     assert_eq!(resolv_conf(&pod("dnsPolicy: Default"), &node), "nameserver 127.0.0.1\nsearch .\n");
 }
 
@@ -124,7 +144,7 @@ proptest! {
         host in "(nameserver|search|options|#|junk)?[ \t.a-z0-9:\n]{0,60}",
     ) {
         let mut node = node();
-        node.resolv_conf = host;
+        node.resolv_conf = Some(host);
         let spec = format!("dnsConfig: {{nameservers: [{}], searches: [{}]}}", servers.join(","),
             searches.iter().map(|s| format!("'{s}'")).collect::<Vec<_>>().join(","));
         let text = resolv_conf(&pod(&spec), &node);

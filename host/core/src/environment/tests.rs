@@ -27,18 +27,52 @@ fn objects() -> Objects {
 fn environment(container: &str, services: &[(&str, &str)]) -> Result<Vec<(String, String)>, String> {
     let pod = pod_from(&format!("containers: [{container}]"));
     let services = services.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let of = |volume: &str, path: &str| (volume.to_owned(), path.to_owned());
+    let files = EnvFiles::from([
+        (of("v", "env"), Ok(b"A='from file'\nEMPTY=''\nB=bad".to_vec())),
+        (of("v", "gone"), Err("no such file".to_owned())),
+    ]);
     let ctx = EnvironmentContext {
         node: &node(),
         objects: &objects(),
         pod_ips: &["10.0.0.5".parse().unwrap()],
         host_ips: &node().ips,
         services: &services,
+        files: &files,
     };
     build(&pod, pod.container("app").unwrap(), &ctx).map_err(|error| error.to_string())
 }
 
 fn pairs(expected: &[(&str, &str)]) -> Result<Vec<(String, String)>, String> {
     Ok(expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+}
+
+#[test]
+fn variables_from_files_of_volumes() {
+    let of = |volume: &str, path: &str, key: &str, optional: bool| {
+        environment(
+            &format!(
+                "{{name: app, env: [{{name: X, valueFrom: {{fileKeyRef: {{volumeName: {volume}, path: {path}, key: {key}, optional: \
+                 {optional}}}}}}}]}}"
+            ),
+            &[],
+        )
+    };
+    assert_eq!(of("v", "env", "A", false), pairs(&[("X", "from file")]));
+    assert_eq!(of("v", "env", "EMPTY", true), pairs(&[]));
+    let error = |found: Result<Vec<(String, String)>, String>| found.unwrap_err();
+    assert!(
+        error(of("v", "env", "EMPTY", false))
+            .starts_with("environment variable key \"EMPTY\" not found in file \"v/env\"")
+    );
+    assert!(error(of("v", "env", "C", true)).contains("at line 3: value must be enclosed in single quotes"));
+    assert!(
+        error(of("v", "gone", "A", true)).starts_with("couldn't parse env file: no such file"),
+        "also an optional one"
+    );
+    assert!(
+        error(of("none", "env", "A", false)).starts_with("cannot find the volume \"none\" referenced by FileKeyRef")
+    );
 }
 
 #[test]
@@ -150,7 +184,7 @@ fn problems_are_the_kubelets_with_their_place() {
         ),
         (
             "{name: app, env: [{name: X, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}}}]}",
-            "valueFrom.fileKeyRef is not supported (env \"X\" of container \"app\")",
+            "cannot find the volume \"v\" referenced by FileKeyRef (env \"X\" of container \"app\")",
         ),
         (
             "{name: app, env: [{name: X, valueFrom: {fieldRef: {fieldPath: spec.x}}}]}",

@@ -1,16 +1,19 @@
 //! Why a pod is evicted, in the kubelet's words (`evictionMessage`).
 
+use std::collections::BTreeMap;
+
 use super::{PodUse, Resource, Starved};
 use crate::pod::Pod;
 use crate::quantity;
 
 /// The message of a pod that is evicted because something is starved: what was short, by how much, and which of its
-/// containers had more of it than they asked for.
-pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> String {
+/// containers had more of it than they asked for. With it the event's annotations, which say the same to programs:
+/// autoscalers give such a container more memory. None where nothing is known of the pod's use.
+pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> (String, BTreeMap<String, String>) {
     let resource = starved.resource();
     let written = |amount: i64| match resource {
-        Resource::Memory | Resource::EphemeralStorage => binary(amount),
-        Resource::Inodes | Resource::Pids => decimal(amount),
+        Resource::Memory | Resource::EphemeralStorage => quantity::binary_si(amount),
+        Resource::Inodes | Resource::Pids => quantity::decimal_si(amount),
     };
     let mut text = format!(
         "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
@@ -18,15 +21,15 @@ pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> String {
         written(starved.quantity),
         written(starved.available)
     );
-    let Some(usage) = usage else { return text };
-    let lists = |request: Option<&std::collections::BTreeMap<String, _>>| {
+    let Some(usage) = usage else { return (text, BTreeMap::new()) };
+    let lists = |request: Option<&BTreeMap<String, _>>| {
         let found: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> = request?.get(resource.name());
         found.map(|found| (found.0.clone(), quantity::value(found).unwrap_or(0)))
     };
     let blame = |text: &mut String, what: &str, name: &str, used: i64, request: &str| {
         text.push_str(&format!(
             "{what} {name} was using {}, request is {request}, has larger consumption of {}. ",
-            binary(used),
+            quantity::binary_si(used),
             resource.name()
         ));
     };
@@ -35,6 +38,7 @@ pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> String {
     if let (Resource::Memory, Some((request, _)), Some(used)) = (resource, of_pod, usage.memory) {
         blame(&mut text, "Pod", &pod.id.name, whole(used), &request);
     }
+    let mut offending: Vec<(&str, String)> = Vec::new();
     for container in pod.containers() {
         let name = container.spec.name.as_str();
         let Some(of) = usage.containers.get(name) else { continue };
@@ -49,46 +53,14 @@ pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> String {
         let (request, asked) = requests.unwrap_or_else(|| ("0".to_owned(), 0));
         if let Some(used) = used.map(whole).filter(|used| *used > asked) {
             blame(&mut text, "Container", name, used, &request);
+            offending.push((name, quantity::binary_si(used)));
         }
     }
-    text
-}
-
-/// Bytes as the apimachinery writes a number of them (`BinarySI`): `100Mi`, `1500`, `1536Mi`.
-fn binary(amount: i64) -> String {
-    written(amount, 1024, &["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"])
-}
-
-/// Another number (`DecimalSI`): `5k`, `1500`, `2M`.
-fn decimal(amount: i64) -> String {
-    written(amount, 1000, &["", "k", "M", "G", "T", "P", "E"])
-}
-
-/// With the largest unit that leaves a whole number.
-fn written(mut amount: i64, step: i64, units: &[&str]) -> String {
-    let mut unit = 0;
-    while amount != 0 && amount % step == 0 && unit + 1 < units.len() {
-        amount /= step;
-        unit += 1;
-    }
-    format!("{amount}{}", units.get(unit).copied().unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_apimachinery_writes_them() {
-        let cases =
-            [(0, "0"), (100 << 20, "100Mi"), (1500, "1500"), (3 << 29, "1536Mi"), (1023, "1023"), (-2048, "-2Ki")];
-        for (amount, text) in cases {
-            assert_eq!(binary(amount), text);
-        }
-        for (amount, text) in
-            [(5_000, "5k"), (1_500, "1500"), (2_000_000, "2M"), (0, "0"), (i64::MIN, "-9223372036854775808")]
-        {
-            assert_eq!(decimal(amount), text);
-        }
-    }
+    let (names, used): (Vec<&str>, Vec<String>) = offending.into_iter().unzip();
+    let annotations = [
+        ("starved_resource", resource.name().to_owned()),
+        ("offending_containers", names.join(",")),
+        ("offending_containers_usage", used.join(",")),
+    ];
+    (text, annotations.map(|(name, value)| (name.to_owned(), value)).into())
 }

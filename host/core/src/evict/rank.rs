@@ -5,10 +5,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::{Resource, Signal, priority};
+use super::{Resource, Signal};
 use crate::pod::{Pod, PodId};
 use crate::ports::files::DiskUsage;
-use crate::resources;
+use crate::{priority, resources};
 
 /// What a container uses. What is not known is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ fn key(candidate: &Candidate<'_>, signal: Signal, dedicated: bool) -> Key {
         // Nobody asks for process IDs: priority alone goes before numbers (`rankPIDPressure`).
         Resource::Pids => {
             let used = Reverse(i128::from(usage.processes.unwrap_or(0)));
-            return (priority(pod), known, false, 0, used, pod.id.clone());
+            return (priority::of(pod), known, false, 0, used, pod.id.clone());
         }
         Resource::EphemeralStorage => {
             (disk(usage, signal, dedicated).bytes, request(pod, resources::EPHEMERAL_STORAGE))
@@ -69,7 +69,7 @@ fn key(candidate: &Candidate<'_>, signal: Signal, dedicated: bool) -> Key {
         Resource::Inodes => (disk(usage, signal, dedicated).inodes, 0),
     };
     let above = i128::from(used) - i128::from(asked);
-    (0, known, above <= 0, priority(pod), Reverse(above), pod.id.clone())
+    (0, known, above <= 0, priority::of(pod), Reverse(above), pod.id.clone())
 }
 
 /// What a pod requests of something. Overhead alone is no request (`GetResourceRequestQuantity`).

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::node_status::Pressure;
+use crate::pod::{Pod, Source};
 use crate::ports::files::DiskUsage;
+use crate::priority::is_critical;
 use crate::testing;
 
 const SIGNALS: [Signal; 6] = [
@@ -196,21 +198,32 @@ fn messages_are_the_kubelets() {
     usage.containers.insert("d".to_owned(), ContainerUse { memory: Some(0), ..ContainerUse::default() });
     let memory = starved(Signal::MemoryAvailable, 100 << 20, (90 << 20) + 1024);
     assert_eq!(
-        message(&memory, &pod, Some(&usage)),
+        message(&memory, &pod, Some(&usage)).0,
         "The node was low on resource: memory. Threshold quantity: 100Mi, available: 92161Ki. \
          Pod p was using 100Mi, request is 80Mi, has larger consumption of memory. \
          Container c was using 100Mi, request is 64Mi, has larger consumption of memory. "
     );
     let disk = Some(DiskUsage { bytes: 1025, inodes: 7 });
     usage.containers.insert("d".to_owned(), ContainerUse { memory: None, rootfs: disk, logs: disk });
+    let (text, annotations) = message(&starved(Signal::NodeFsAvailable, 5000, 2048), &pod, Some(&usage));
     assert_eq!(
-        message(&starved(Signal::NodeFsAvailable, 5000, 2048), &pod, Some(&usage)),
+        text,
         "The node was low on resource: ephemeral-storage. Threshold quantity: 5000, available: 2Ki. \
          Container d was using 2050, request is 0, has larger consumption of ephemeral-storage. "
     );
+    let annotations: Vec<(&str, &str)> =
+        annotations.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(
+        annotations,
+        [
+            ("offending_containers", "d"),
+            ("offending_containers_usage", "2050"),
+            ("starved_resource", "ephemeral-storage"),
+        ]
+    );
     assert_eq!(
         message(&starved(Signal::PidAvailable, 5000, 20), &pod, None),
-        "The node was low on resource: pids. Threshold quantity: 5k, available: 20. "
+        ("The node was low on resource: pids. Threshold quantity: 5k, available: 20. ".to_owned(), BTreeMap::new())
     );
 }
 
@@ -340,7 +353,7 @@ proptest! {
         let usage = PodUse { memory: Some(memory), processes: Some(bytes), containers, volumes };
         for signal in Signal::ALL {
             let starved = Starved { threshold: hard(signal, i64::MAX), quantity: i64::MAX, available: i64::MIN };
-            let text = message(&starved, &pod, Some(&usage));
+            let (text, _) = message(&starved, &pod, Some(&usage));
             prop_assert!(text.starts_with("The node was low on resource: "));
             order(vec![(&pod, Some(usage.clone()))], signal, false);
         }

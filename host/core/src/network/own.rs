@@ -18,6 +18,8 @@ pub struct BridgeNetwork {
     pub ours: bool,
     /// Whether it is the one that containers are on when nothing is said (docker0).
     pub is_default: bool,
+    /// Whether the runtime masquerades all that leaves it.
+    pub masquerades: bool,
     /// The largest packet, where it is set.
     pub mtu: Option<String>,
 }

@@ -6,6 +6,17 @@
 
 use crate::cidr::Cidr;
 
+/// What there is to be filtered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PacketFilter {
+    /// The subnets of our own network; none where there is no such network.
+    pub subnets: Vec<Cidr>,
+    /// Where pods' addresses are kept, if that was said.
+    pub unmasqueraded: Vec<Cidr>,
+    /// Whether the runtime masquerades all that leaves the network: it was made when the packet filter could not be told.
+    pub runtime_masquerades: bool,
+}
+
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -19,6 +30,8 @@ pub struct Rule {
     pub first: bool,
     /// What it matches and does, as iptables' arguments.
     pub arguments: Vec<String>,
+    /// The same as nft has it; none for what only a chain of Docker's own needs, which there is not where nft is used.
+    pub nft: Option<String>,
     /// Its comment, without spaces.
     pub comment: String,
 }
@@ -43,33 +56,52 @@ pub fn unmasqueraded(subnet: &Cidr, given: &[Cidr]) -> Cidr {
     of_family.copied().unwrap_or_else(guess)
 }
 
-/// The rules for the subnets of our own network.
-pub fn rules(root_id: &str, subnets: &[Cidr], unmasqueraded_given: &[Cidr]) -> Vec<Rule> {
+/// kube-proxy marks what it wants masqueraded, also from pod to pod: that is not ours to keep from it.
+const MARKED: &str = "0x4000";
+
+/// The rules for our own network.
+pub fn rules(root_id: &str, filter: &PacketFilter) -> Vec<Rule> {
     let mark = mark(root_id);
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     let of = |subnet: &Cidr| {
         let subnet = &subnet.network();
-        let cluster = unmasqueraded(subnet, unmasqueraded_given).network();
+        let cluster = unmasqueraded(subnet, &filter.unmasqueraded).network();
+        let (ipv4, ip) = (subnet.is_ipv4(), if subnet.is_ipv4() { "ip" } else { "ip6" });
+        // Before the runtime's own rule: what is decided is not decided again. nft has no such word, but an address that is
+        // translated to itself is.
+        let keep = Rule {
+            ipv4,
+            table: "nat",
+            chain: "POSTROUTING",
+            first: true,
+            arguments: words(&format!("-s {subnet} -d {cluster} -m mark ! --mark {MARKED}/{MARKED} -j ACCEPT")),
+            nft: Some(format!("{ip} saddr {subnet} {ip} daddr {cluster} meta mark & {MARKED} == 0 snat to {ip} saddr")),
+            comment: format!("{mark}{subnet}={cluster}"),
+        };
         let masquerade = Rule {
-            ipv4: subnet.is_ipv4(),
+            ipv4,
             table: "nat",
             chain: "POSTROUTING",
             first: false,
             arguments: words(&format!("-s {subnet} ! -d {cluster} -m addrtype ! --dst-type LOCAL -j MASQUERADE")),
+            nft: Some(format!("{ip} saddr {subnet} {ip} daddr != {cluster} fib daddr type != local masquerade")),
             comment: format!("{mark}{subnet}!{cluster}"),
         };
         let accept = Rule {
-            ipv4: subnet.is_ipv4(),
+            ipv4,
             table: "filter",
             chain: "DOCKER-USER",
             first: true,
             arguments: words(&format!("-d {subnet} -j ACCEPT")),
+            nft: None,
             comment: format!("{mark}{subnet}"),
         };
         // Never masqueraded: what is everywhere is inside.
-        if cluster.prefix == 0 { vec![accept] } else { vec![masquerade, accept] }
+        let leaves = (cluster.prefix != 0).then_some(masquerade);
+        let kept = filter.runtime_masquerades.then_some(keep);
+        kept.into_iter().chain(leaves).chain([accept])
     };
-    subnets.iter().flat_map(of).collect()
+    filter.subnets.iter().flat_map(of).collect()
 }
 
 /// What is to be done in one chain.
@@ -119,6 +151,11 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn filter(subnets: &[&str], unmasqueraded: &[Cidr]) -> PacketFilter {
+        let subnets = subnets.iter().map(|&text| of(text)).collect();
+        PacketFilter { subnets, unmasqueraded: unmasqueraded.to_vec(), runtime_masquerades: false }
+    }
+
     /// As `iptables -S` prints a rule.
     fn printed(rule: &Rule) -> String {
         format!("-A {} {} -m comment --comment {:?}", rule.chain, rule.arguments.join(" "), rule.comment)
@@ -131,13 +168,27 @@ mod tests {
         let given = [of("10.0.0.0/8")];
         assert_eq!(unmasqueraded(&of("10.244.3.0/24"), &given), of("10.0.0.0/8"));
         assert_eq!(unmasqueraded(&of("fd00:1:2:3::/64"), &given), of("fd00:1:2::/48"));
-        let rules = rules(ROOT, &[of("10.244.3.0/24")], &given);
+        let rules = rules(ROOT, &filter(&["10.244.3.0/24"], &given));
         let masquerade = "-s 10.244.3.0/24 ! -d 10.0.0.0/8 -m addrtype ! --dst-type LOCAL -j MASQUERADE";
         assert_eq!(rules[0].arguments.join(" "), masquerade);
         assert_eq!(rules[0].comment, "longshore:01234567:10.244.3.0/24!10.0.0.0/8");
         assert_eq!(rules[1].arguments.join(" "), "-d 10.244.3.0/24 -j ACCEPT");
-        let never = super::rules(ROOT, &[of("10.244.3.0/24")], &[of("0.0.0.0/0")]);
+        let never = super::rules(ROOT, &filter(&["10.244.3.0/24"], &[of("0.0.0.0/0")]));
         assert_eq!(never.len(), 1);
+    }
+
+    #[test]
+    fn where_the_runtime_masquerades_it_is_kept_from_it() {
+        let filter = PacketFilter { runtime_masquerades: true, ..filter(&["10.244.3.0/24", "fd00:1:2:3::/64"], &[]) };
+        let rules = rules(ROOT, &filter);
+        let [keep, .., keep6, _, _] = rules.as_slice() else { panic!("{rules:?}") };
+        assert!(keep.first && keep.table == "nat");
+        let expected = "-s 10.244.3.0/24 -d 10.244.0.0/16 -m mark ! --mark 0x4000/0x4000 -j ACCEPT";
+        assert_eq!(keep.arguments.join(" "), expected);
+        let expected = "ip6 saddr fd00:1:2:3::/64 ip6 daddr fd00:1:2::/48 meta mark & 0x4000 == 0 snat to ip6 saddr";
+        assert_eq!(keep6.nft.as_deref(), Some(expected));
+        let comments: std::collections::BTreeSet<&str> = rules.iter().map(|rule| rule.comment.as_str()).collect();
+        assert_eq!(comments.len(), 6, "each is known by its own");
     }
 
     #[test]
@@ -158,7 +209,7 @@ mod tests {
         fn it_settles(before in prop::collection::vec(0u8..5, 0..5), now in prop::collection::vec(0u8..5, 0..2)) {
             let all = |list: &[u8]| -> Vec<Rule> {
                 let subnets: Vec<Cidr> = list.iter().map(|third| of(&format!("10.244.{third}.0/24"))).collect();
-                rules(ROOT, &subnets, &[]).into_iter().filter(|rule| rule.chain == "POSTROUTING").collect()
+                rules(ROOT, &PacketFilter { subnets, ..Default::default() }).into_iter().filter(|rule| rule.chain == "POSTROUTING").collect()
             };
             let (there, wanted) = (all(&before), all(&now));
             let mut lines: Vec<String> = there.iter().map(printed).collect();

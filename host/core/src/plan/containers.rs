@@ -6,10 +6,10 @@ use super::standing::{Ended, Standing, begun_in, standing};
 use super::{Plan, Situation, keeps_pod_going, planned, resize};
 use crate::action::{Action, Planned, Track};
 use crate::backoff::{Backoff, Policy};
-use crate::observed::{Container, ContainerState, Exit, SandboxState};
+use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::{ContainerKind, ContainerOf};
 use crate::resize::Gap;
-use crate::restart;
+use crate::{restart, volume};
 
 /// Why something that was made is not used.
 const MADE_FOR_OTHER: &str = "it was made for another sandbox or configuration";
@@ -108,8 +108,7 @@ pub(super) fn next(situation: &Situation<'_>, sandbox: Option<&str>, plan: &mut 
 }
 
 fn runs(situation: &Situation<'_>, sandbox: &str) -> bool {
-    let mut up = situation.observed.sandboxes.iter().filter(|seen| seen.state == SandboxState::Running);
-    up.any(|seen| seen.id == sandbox)
+    situation.observed.sandboxes.iter().any(|seen| seen.is_running() && seen.id == sandbox)
 }
 
 /// An ephemeral container is started once, whatever the init containers do, and never again, also not in another sandbox.
@@ -155,7 +154,7 @@ fn apps_go_on(situation: &Situation<'_>, sandbox: Option<&str>) -> bool {
     pod.containers().filter(|container| keeps_pod_going(container.kind)).any(|container| {
         match standing(situation, sandbox, container) {
             Standing::Ended(ended) => ended.again,
-            Standing::New | Standing::Made(_) | Standing::Running(_) | Standing::Stale(_) => true,
+            Standing::New | Standing::Made(_) | Standing::Running(_) | Standing::Stale(_) | Standing::Anew(_) => true,
         }
     })
 }
@@ -218,8 +217,8 @@ fn init(
             }
             Progress::Passed
         }
-        Standing::Running(seen) => {
-            resize::must_restart(situation, container, seen, needs);
+        Standing::Running(_) => {
+            resize::must_restart(situation, container, needs);
             Progress::Holds
         }
         Standing::Stale(seen) => {
@@ -235,6 +234,10 @@ fn init(
         }
         Standing::New => {
             start(situation, container, 0, false, "it has not run yet", needs, plan);
+            Progress::Holds
+        }
+        Standing::Anew(exit) => {
+            restart_after(situation, container, &Ended::anew(exit), needs, plan);
             Progress::Holds
         }
         Standing::Ended(ended) if ended.exit.code != 0 && !ended.again => Progress::Failed,
@@ -280,22 +283,24 @@ fn app(
             }
         }
         Standing::Ended(_) => {}
-        Standing::Made(_) | Standing::New if *held => {
+        Standing::Made(_) | Standing::New | Standing::Anew(_) if *held => {
             plan.wait(name, "ContainerCreating", "waits for the postStart hook of the one before".to_owned(), None);
         }
         Standing::Made(seen) => {
             start(situation, container, seen.attempt, true, "it was made and not started", needs, plan);
         }
         Standing::New => start(situation, container, 0, false, "it has not run yet", needs, plan),
+        Standing::Anew(exit) => restart_after(situation, container, &Ended::anew(exit), needs, plan),
     }
 }
 
-/// One more than what the pod had of the name. One that vanished is counted already ([`crate::status::remember`]).
+/// One more than what the pod had of the name. One that vanished, or begins anew with all others, is counted already
+/// ([`crate::status::remember`]).
 fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
     let seen = situation.observed.container(name).map(|seen| seen.attempt.saturating_add(1));
-    let known = situation.record.containers.get(name).filter(|known| known.id.is_some()).map(|known| {
-        let vanished = known.exit.as_ref().is_some_and(Exit::is_unknown);
-        if vanished { known.restarts } else { known.restarts.saturating_add(1) }
+    let known = situation.record.containers.get(name).map(|known| {
+        let counted = known.id.is_none() || known.exit.as_ref().is_some_and(Exit::is_unknown);
+        if counted { known.restarts } else { known.restarts.saturating_add(1) }
     });
     seen.max(known).unwrap_or(0)
 }
@@ -355,13 +360,16 @@ fn start(
         let until = backoff.until(policy, now);
         (until > now).then_some((backoff, until))
     };
-    if !made && situation.busy.pulling.contains(name) {
+    if !made && let Some(image) = situation.busy.pulling.get(name) {
         plan.wait(name, waiting_reason(situation), format!("pulling image {image:?}"), None);
         return;
     }
-    if let Some((backoff, until)) = (!made).then(|| waiting(format!("image/{image}"), Policy::IMAGE_PULL)).flatten() {
-        wait_for_pull(name, image, backoff, until, now, plan);
-        return;
+    let mounted = volume::mounted_images(situation.pod, container.spec);
+    for image in mounted.iter().map(|mounted| mounted.reference).chain([image]).filter(|_| !made) {
+        if let Some((backoff, until)) = waiting(format!("image/{image}"), Policy::IMAGE_PULL) {
+            wait_for_pull(name, image, backoff, until, now, plan);
+            return;
+        }
     }
     if let Some((backoff, until)) = waiting(format!("create/{name}"), Policy::SYNC) {
         plan.wait(name, &backoff.reason, backoff.message.clone(), Some(until));
@@ -420,7 +428,7 @@ fn stop_to_resize(
     needs: &mut Needs,
     plan: &mut Plan,
 ) -> bool {
-    let must = resize::must_restart(situation, container, seen, needs);
+    let must = resize::must_restart(situation, container, needs);
     if must {
         plan.restarting.insert(seen.name.clone());
         let why = format!("Container {} resize requires restart", seen.name);
@@ -441,7 +449,7 @@ fn stop_or_remove_stale(situation: &Situation<'_>, seen: &Container, needs: &mut
 }
 
 fn stop(situation: &Situation<'_>, seen: &Container, grace: i64, why: String, needs: &mut Needs, plan: &mut Plan) {
-    if let Some(action) = super::ending::stop_action(situation, seen, grace, plan) {
+    if let Some(action) = super::ending::stop_action(situation, seen, grace, Vec::new(), plan) {
         needs.stops.push(planned(action, why));
     }
 }

@@ -1,13 +1,20 @@
 //! Ending a pod: stop what runs in the right order, then remove what is dead, then release what it had.
 
 use super::{Plan, Situation, planned};
-use crate::action::{Action, Planned, Stage};
-use crate::observed::{Container, SandboxState};
-use crate::pod::ContainerKind;
+use crate::action::{Action, Stage};
+use crate::observed::Container;
+use crate::pod::{ContainerKind, MOST_GRACE_SECONDS, Pod};
 
-/// The action that stops a container, or `None` when it is being stopped soon enough already.
-pub(super) fn stop_action(situation: &Situation<'_>, seen: &Container, grace: i64, plan: &mut Plan) -> Option<Action> {
-    let now = situation.now;
+/// The action that stops a container, or `None` when it is being stopped soon enough already. `after`: IDs of those
+/// that end first.
+pub(super) fn stop_action(
+    situation: &Situation<'_>,
+    seen: &Container,
+    grace: i64,
+    after: Vec<String>,
+    plan: &mut Plan,
+) -> Option<Action> {
+    let (now, grace) = (situation.now, grace.clamp(0, MOST_GRACE_SECONDS));
     if let Some(deadline) = situation.busy.stopping.get(&seen.id) {
         let wanted = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);
         // A second's slack: the same grace period, reckoned again a moment later, is not a new wish.
@@ -18,7 +25,7 @@ pub(super) fn stop_action(situation: &Situation<'_>, seen: &Container, grace: i6
             return None;
         }
     }
-    Some(Action::StopContainer { id: seen.id.clone(), container: seen.name.clone(), grace_seconds: grace.max(0) })
+    Some(Action::StopContainer { id: seen.id.clone(), container: seen.name.clone(), grace_seconds: grace, after })
 }
 
 /// Seconds that are left of the pod's grace period; no more than an eviction leaves.
@@ -40,28 +47,36 @@ fn left_of_own(situation: &Situation<'_>) -> i64 {
     }
 }
 
-/// Stops everything that runs: apps and init containers first, then sidecars from last to first, then the
-/// sandbox. Empty when nothing runs.
+/// IDs of what ends before a container of a pod that ends: for a sidecar the app containers and the sidecars after it;
+/// nothing else waits (`newTerminationOrdering` of pkg/kubelet/kuberuntime/kuberuntime_termination_order.go).
+fn before(pod: &Pod, running: &[&Container], seen: &Container) -> Vec<String> {
+    if seen.kind != ContainerKind::Sidecar {
+        return Vec::new();
+    }
+    let inits = pod.spec().init_containers.as_deref().unwrap_or_default();
+    let place = |name: &str| inits.iter().position(|init| init.name == name);
+    let first = running.iter().filter(|other| match other.kind {
+        ContainerKind::App => true,
+        ContainerKind::Sidecar => place(&other.name) > place(&seen.name),
+        ContainerKind::Init | ContainerKind::Ephemeral => false,
+    });
+    first.map(|other| other.id.clone()).collect()
+}
+
+/// Stops everything that runs: all at once and within one grace period, hooks first, each in its turn ([`before`]);
+/// then the sandbox. `None` when nothing runs.
 fn stops(situation: &Situation<'_>, why: &str, plan: &mut Plan) -> Option<Stage> {
     let Situation { pod, observed, .. } = *situation;
     let grace = remaining_grace(situation);
     let running: Vec<&Container> = observed.containers.iter().filter(|seen| seen.is_running()).collect();
-    let stop = |seen: &Container, plan: &mut Plan| -> Option<Planned> {
-        stop_action(situation, seen, grace, plan).map(|action| planned(action, why))
-    };
-    let first: Vec<&Container> =
-        running.iter().copied().filter(|seen| seen.kind != ContainerKind::Sidecar || grace == 0).collect();
-    if !first.is_empty() {
-        return Some(first.into_iter().filter_map(|seen| stop(seen, plan)).map(|stop| vec![stop]).collect());
+    if !running.is_empty() {
+        let mut stop = |seen: &Container| {
+            let after = if grace > 0 { before(pod, &running, seen) } else { Vec::new() };
+            stop_action(situation, seen, grace, after, plan).map(|action| vec![planned(action, why)])
+        };
+        return Some(running.iter().filter_map(|seen| stop(seen)).collect());
     }
-    let order = |seen: &&Container| {
-        let inits = pod.spec().init_containers.as_deref().unwrap_or_default();
-        inits.iter().position(|init| init.name == seen.name)
-    };
-    if let Some(last) = running.iter().copied().max_by_key(order) {
-        return Some(stop(last, plan).into_iter().map(|stop| vec![stop]).collect());
-    }
-    let sandboxes = observed.sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Running);
+    let sandboxes = observed.sandboxes.iter().filter(|sandbox| sandbox.is_running());
     let stage: Stage =
         sandboxes.map(|sandbox| vec![planned(Action::StopSandbox { id: sandbox.id.clone() }, why)]).collect();
     (!stage.is_empty()).then_some(stage)

@@ -12,6 +12,7 @@ pub(crate) mod model;
 mod resize;
 #[cfg(test)]
 mod resizes;
+pub(crate) mod restart_all;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -25,8 +26,9 @@ use jiff::Timestamp;
 use crate::action::{Action, Planned, Stage};
 use crate::backoff::Policy;
 use crate::cgroup::PodCgroup;
+use crate::hash;
 use crate::node::NodeFacts;
-use crate::observed::{ContainerState, ObservedPod, SandboxState};
+use crate::observed::{ContainerState, ObservedPod, Sandbox, SandboxState};
 use crate::pod::{ContainerKind, Pod};
 use crate::record::PodRecord;
 
@@ -71,8 +73,8 @@ pub struct Busy {
     pub stopping: BTreeMap<String, Timestamp>,
     /// Containers whose postStart hook runs, by ID.
     pub post_start: BTreeSet<String>,
-    /// Containers whose image is being pulled, by name.
-    pub pulling: BTreeSet<String>,
+    /// Containers for which an image is being fetched, by name, and the image: their own, or a volume's.
+    pub pulling: BTreeMap<String, String>,
 }
 
 /// What to do, and what is waited for.
@@ -153,20 +155,24 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
         return plan;
     }
 
+    if let Some(plan) = restart_all::clear(situation) {
+        return plan;
+    }
+
     let sandbox = observed.sandbox();
-    let usable = sandbox.filter(|sandbox| sandbox.hash == pod.sandbox_hash && sandbox.state != SandboxState::Exited);
+    let changed = sandbox.is_some_and(|sandbox| !hash::fits(&sandbox.hash, &pod.sandbox_hash));
+    let usable = sandbox.filter(|sandbox| !changed && sandbox.state != SandboxState::Exited);
     let in_sandbox = usable.map(|sandbox| sandbox.id.as_str());
     let mut plan = Plan::default();
 
     // With no sandbox up, whatever still runs belongs to a broken pod: stop it all and begin again.
-    let up = usable.is_some_and(|sandbox| sandbox.state == SandboxState::Running);
+    let up = usable.is_some_and(Sandbox::is_running);
     if !up && observed.is_running() {
         let why = match sandbox {
             None => "the sandbox is gone",
-            Some(sandbox) if sandbox.hash != pod.sandbox_hash => "the pod's sandbox has changed",
+            Some(_) if changed => "the pod's sandbox has changed",
             Some(_) => "the sandbox does not run",
         };
-        let changed = sandbox.is_some_and(|sandbox| sandbox.hash != pod.sandbox_hash);
         return ending::stop_all(situation, why, changed);
     }
 
@@ -193,7 +199,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
 /// The stages that bring up a sandbox, if need be, and then one container after the other.
 fn starts(situation: &Situation<'_>, starts: Vec<containers::Start>, plan: &mut Plan) {
     let Situation { pod, observed, .. } = *situation;
-    let sandbox = observed.sandbox().filter(|sandbox| sandbox.hash == pod.sandbox_hash);
+    let sandbox = observed.sandbox().filter(|sandbox| hash::fits(&sandbox.hash, &pod.sandbox_hash));
     let attempt = match sandbox {
         Some(sandbox) if sandbox.is_up() => None,
         // One that runs and was not attached to its network to the end is started again, too.
@@ -210,7 +216,7 @@ fn starts(situation: &Situation<'_>, starts: Vec<containers::Start>, plan: &mut 
             let why = if attempt == 0 { "the pod has no sandbox" } else { "the pod needs a new sandbox" };
             plan.stage(vec![vec![planned(Action::CreateSandbox { attempt }, why)]]);
         }
-        let runs = sandbox.is_some_and(|sandbox| sandbox.state == SandboxState::Running);
+        let runs = sandbox.is_some_and(Sandbox::is_running);
         let why = if runs {
             "the sandbox is not attached to the pods' network"
         } else {
@@ -270,14 +276,14 @@ fn collect(situation: &Situation<'_>, plan: &mut Plan) {
             tracks.push(vec![planned(action, "a newer one of the name is kept")]);
         }
     }
-    for sandbox in observed.sandboxes.iter().skip(1).filter(|sandbox| sandbox.state != SandboxState::Running) {
+    for sandbox in observed.sandboxes.iter().skip(1).filter(|sandbox| !sandbox.is_running()) {
         let used =
             observed.containers.iter().any(|container| container.sandbox_id == sandbox.id && container.is_running());
         if !used {
             tracks.push(vec![planned(Action::RemoveSandbox { id: sandbox.id.clone() }, "a newer sandbox is there")]);
         }
     }
-    for sandbox in observed.sandboxes.iter().skip(1).filter(|sandbox| sandbox.state == SandboxState::Running) {
+    for sandbox in observed.sandboxes.iter().skip(1).filter(|sandbox| sandbox.is_running()) {
         tracks.push(vec![planned(Action::StopSandbox { id: sandbox.id.clone() }, "a newer sandbox is there")]);
     }
     plan.stage(tracks);

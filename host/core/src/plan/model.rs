@@ -1,11 +1,10 @@
 //! A model of the runtime, for the properties of plans: it does what actions say, or fails, or the agent dies.
 
+mod upset;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::ResourceRequirements;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
 
 use super::{Busy, Plan, Situation, Unhealthy, plan};
@@ -20,6 +19,8 @@ use crate::record::PodRecord;
 use crate::resize::Progress;
 use crate::status;
 use crate::testing;
+
+pub(super) use self::upset::{Upset, any_upset};
 
 /// What goes wrong at an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub(super) struct Model {
     pub(super) init_exit: i32,
     /// Exit code of what is stopped.
     pub(super) stop_exit: i32,
+    /// What ends before a container that is being stopped, by ID.
+    turns: BTreeMap<String, Vec<String>>,
     /// Sandboxes in which an app container was started.
     begun: BTreeSet<String>,
     serial: u32,
@@ -63,89 +66,7 @@ pub(super) struct Model {
     pub(super) log: Vec<String>,
 }
 
-/// What happens to a pod from outside. Numbers choose among `side`, `a` and `b`.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Upset {
-    /// Its liveness probe fails.
-    Unhealthy(usize),
-    /// Its definition changes.
-    Changed(usize),
-    /// It ends.
-    Ends(usize, i32),
-    /// Everything dead is removed.
-    Pruned,
-    /// It is removed by force.
-    Removed(usize),
-    /// The sandbox dies, alone.
-    SandboxDies,
-    /// The clock steps back, by seconds.
-    ClockBack(i64),
-    /// It is given other limits: hundredths of a core, and MiB.
-    Resized(usize, i64, i64),
-}
-
-pub(super) fn any_upset() -> impl Strategy<Value = Upset> {
-    prop_oneof![
-        (0usize..3).prop_map(Upset::Unhealthy),
-        (0usize..3).prop_map(Upset::Changed),
-        (0usize..3, 0i32..2).prop_map(|(which, code)| Upset::Ends(which, code)),
-        Just(Upset::Pruned),
-        (0usize..3).prop_map(Upset::Removed),
-        Just(Upset::SandboxDies),
-        (1i64..200_000).prop_map(Upset::ClockBack),
-    ]
-}
-
 impl Model {
-    /// Lets something happen, and the agent see it.
-    pub(super) fn upset(&mut self, upset: Upset) {
-        self.log.push(format!("{upset:?}"));
-        self.serial += 1;
-        let name = |which: usize| ["side", "a", "b", "debug"][which];
-        match upset {
-            Upset::Unhealthy(which) => {
-                let running = self.known.container(name(which)).filter(|seen| seen.is_running());
-                let unhealthy = Unhealthy { probe: "Liveness", grace_seconds: None };
-                self.unhealthy.extend(running.map(|seen| (seen.id.clone(), unhealthy)));
-            }
-            Upset::Changed(which) => {
-                self.pod.hashes.insert(name(which).to_owned(), format!("new-{}", self.serial));
-            }
-            Upset::Ends(which, code) => {
-                let now = self.now;
-                for seen in self.world.containers.iter_mut().filter(|seen| seen.name == name(which)) {
-                    if seen.is_running() {
-                        seen.state = ContainerState::Exited(ended(code, now));
-                    }
-                }
-            }
-            Upset::Pruned => {
-                self.world.containers.retain(Container::is_running);
-                self.world.sandboxes.retain(|sandbox| sandbox.state == SandboxState::Running);
-            }
-            Upset::Removed(which) => self.world.containers.retain(|seen| seen.name != name(which)),
-            Upset::SandboxDies => {
-                self.world.sandboxes.iter_mut().for_each(|sandbox| sandbox.state = SandboxState::Exited);
-            }
-            Upset::ClockBack(seconds) => self.now -= SignedDuration::from_secs(seconds),
-            Upset::Resized(which, cpu, memory) => self.resize(name(which), cpu, memory),
-        }
-        self.look();
-    }
-
-    fn resize(&mut self, name: &str, cpu: i64, memory: i64) {
-        let list = |part: i64| {
-            let cpu = ("cpu".to_owned(), Quantity(format!("{}m", cpu * 10 / part)));
-            Some(BTreeMap::from([cpu, ("memory".to_owned(), Quantity(format!("{memory}Mi")))]))
-        };
-        let resources = ResourceRequirements { limits: list(1), requests: list(2), ..Default::default() };
-        let spec = Arc::make_mut(&mut self.pod.object).spec.as_mut().expect("a spec");
-        let mut all = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
-        let container = all.find(|container| container.name == name);
-        container.expect("a container of the pod").resources = Some(resources);
-        self.record.resize.progress = Some(Progress { error: None, generation: 1, since: self.now });
-    }
-
     /// Limits of what runs never exceed the pod's.
     fn assert_within(&self) {
         let Some(cgroup) = &self.real_cgroup else { return };
@@ -169,6 +90,7 @@ impl Model {
             released: false,
             init_exit: 0,
             stop_exit: 137,
+            turns: BTreeMap::new(),
             begun: BTreeSet::new(),
             serial: 0,
             node: testing::node(),
@@ -184,6 +106,10 @@ impl Model {
     /// The agent looks at everything again, and remembers.
     pub(super) fn look(&mut self) {
         self.known = self.world.clone();
+        let begins_anew = |seen: &Container| seen.kind == ContainerKind::Ephemeral;
+        if self.record.restarting_all && self.world.containers.iter().all(begins_anew) {
+            self.begun.clear();
+        }
         status::remember(&mut self.record, &self.pod, &self.known, &BTreeMap::new(), self.now);
         for known in self.record.containers.values_mut() {
             let runs =
@@ -212,6 +138,7 @@ impl Model {
     pub(super) fn round(&mut self, mut fault: impl FnMut() -> Fault) -> bool {
         let gaps = crate::resize::gaps(&self.pod, &self.known, &self.record);
         if !gaps.is_empty() && self.record.resize.progress.is_none() {
+            self.record.resize.begins_from(self.pod.spec().resources.as_ref());
             self.record.resize.progress = Some(Progress { error: None, generation: 1, since: self.now });
         }
         let plan = self.plan();
@@ -294,14 +221,23 @@ impl Model {
     fn settle(&mut self) {
         let now = self.now;
         let (init_exit, stop_exit) = (self.init_exit, self.stop_exit);
+        let running = self.world.containers.iter().filter(|seen| seen.is_running());
+        let running: BTreeSet<String> = running.map(|seen| seen.id.clone()).collect();
         for seen in &mut self.world.containers {
-            let stopping = self.busy.stopping.contains_key(&seen.id);
-            if seen.is_running() && (stopping || seen.kind == ContainerKind::Init) {
-                let code = if stopping { stop_exit } else { init_exit };
+            let deadline = self.busy.stopping.get(&seen.id).copied();
+            let mut turn = self.turns.get(&seen.id).into_iter().flatten();
+            if deadline.is_some_and(|deadline| deadline > now) && turn.any(|other| running.contains(other)) {
+                continue;
+            }
+            self.busy.stopping.remove(&seen.id);
+            if seen.is_running() && (deadline.is_some() || seen.kind == ContainerKind::Init) {
+                let code = if deadline.is_some() { stop_exit } else { init_exit };
                 seen.state = ContainerState::Exited(ended(code, now));
+                self.log.push(format!("ended {}", seen.name));
             }
         }
-        self.busy.stopping.clear();
+        let world = &self.world;
+        self.busy.stopping.retain(|id, _| world.containers.iter().any(|seen| seen.id == *id && seen.is_running()));
         self.look();
     }
 
@@ -319,6 +255,8 @@ impl Model {
                 let seen = self.world.containers.iter_mut().find(|seen| seen.id == *id);
                 // It may have ended meanwhile, unnoticed.
                 if let Some(seen) = seen.filter(|seen| seen.is_running()) {
+                    let had = seen.resources.map_or(0, |had| had.memory);
+                    assert!(had == 0 || resources.memory > 0, "Docker takes no memory limit back: {:#?}", self.log);
                     seen.resources = Some(*resources);
                     let known = self.record.containers.get_mut(container);
                     known.expect("what is resized is known").actuated = Some(*to);
@@ -331,7 +269,7 @@ impl Model {
             }
             Action::StartSandbox { .. } => {
                 let mut older = self.world.sandboxes.iter().skip(1);
-                assert!(!older.any(|other| other.state == SandboxState::Running), "two sandboxes run");
+                assert!(!older.any(Sandbox::is_running), "two sandboxes run");
                 if let Some(sandbox) = self.world.sandboxes.first_mut() {
                     sandbox.state = SandboxState::Running;
                     sandbox.ips = testing::sandbox(0, SandboxState::Running).ips;
@@ -344,7 +282,7 @@ impl Model {
                 assert!(!again, "an init container runs again beside or after app containers");
                 let made = testing::container(of, *attempt, ContainerState::Created);
                 let hash = self.pod.hashes.get(container).cloned().unwrap_or_default();
-                let resources = Some(crate::resources::of_container(&self.pod, of.spec));
+                let resources = Some(crate::resources::of_container(&self.pod, of.spec, &self.node));
                 self.world.containers.push(Container {
                     id,
                     sandbox_id: sandbox,
@@ -369,8 +307,9 @@ impl Model {
                     known.delayed_restarts += 1;
                 }
             }
-            Action::StopContainer { id, grace_seconds, .. } => {
+            Action::StopContainer { id, grace_seconds, after, .. } => {
                 assert!(self.world.containers.iter().any(|seen| seen.id == *id), "only what is ours is stopped");
+                self.turns.insert(id.clone(), after.clone());
                 self.busy.stopping.insert(id.clone(), self.now + SignedDuration::from_secs(*grace_seconds));
             }
             Action::StopSandbox { id } => {
@@ -385,10 +324,7 @@ impl Model {
             }
             Action::RemoveSandbox { id } => {
                 let seen = self.world.sandboxes.iter().find(|sandbox| sandbox.id == *id);
-                assert!(
-                    seen.is_none_or(|sandbox| sandbox.state != SandboxState::Running),
-                    "only what is dead is removed"
-                );
+                assert!(seen.is_none_or(|sandbox| !sandbox.is_running()), "only what is dead is removed");
                 self.world.forget(id);
             }
             Action::ReleaseFiles => {
@@ -442,7 +378,7 @@ pub(crate) fn any_world() -> impl Strategy<Value = ObservedPod> {
         let mut world = ObservedPod::default();
         for (index, (attempt, state, stale)) in sandboxes.into_iter().enumerate() {
             // At most one runs: the runtime never started two.
-            let runs = world.sandboxes.iter().any(|other| other.state == SandboxState::Running);
+            let runs = world.sandboxes.iter().any(Sandbox::is_running);
             // One that runs may be one that plugins did not attach to the end.
             let detached = state == 3;
             let state = match state {

@@ -8,23 +8,18 @@ use super::{Plan, Situation, planned};
 use crate::action::{Action, Track};
 use crate::backoff::Policy;
 use crate::cgroup;
-use crate::observed::{Container, SandboxState};
+use crate::observed::Sandbox;
 use crate::pod::{ContainerKind, ContainerOf};
 use crate::resize::{self, Gap};
 use crate::resources;
 
 /// Whether a running container is to be stopped for its new size. If it only needs an update, that is noted.
-pub(super) fn must_restart(
-    situation: &Situation<'_>,
-    container: ContainerOf<'_>,
-    seen: &Container,
-    needs: &mut Needs,
-) -> bool {
+pub(super) fn must_restart(situation: &Situation<'_>, container: ContainerOf<'_>, needs: &mut Needs) -> bool {
     let Situation { pod, observed, record, .. } = *situation;
     if record.resize.progress.is_none() {
         return false;
     }
-    let Some(gap) = resize::gap(pod, container, observed, record).filter(|gap| gap.id == seen.id) else { return false };
+    let Some(gap) = resize::gap(pod, container, observed, record) else { return false };
     let restarts = gap.from.is_some_and(|from| from.needs_restart(&gap.to, container.spec));
     if restarts {
         return container.kind != ContainerKind::Init;
@@ -36,7 +31,7 @@ pub(super) fn must_restart(
 /// The last stage of a plan: what changes without a restart.
 pub(super) fn stage(situation: &Situation<'_>, updates: Vec<Gap>, plan: &mut Plan) {
     let Situation { pod, observed, record, node, now, .. } = *situation;
-    let up = observed.sandbox().is_some_and(|sandbox| sandbox.state == SandboxState::Running);
+    let up = observed.sandbox().is_some_and(Sandbox::is_running);
     if record.resize.progress.is_none() || !up {
         return;
     }
@@ -65,7 +60,7 @@ pub(super) fn stage(situation: &Situation<'_>, updates: Vec<Gap>, plan: &mut Pla
     updates.sort_by_key(|gap| gap.from.is_some_and(|from| gap.to.cpu_limit > from.cpu_limit));
     for gap in updates {
         let Some(container) = pod.container(&gap.container) else { continue };
-        let resources = resources::of_container(pod, container.spec);
+        let resources = resources::of_container(pod, container.spec, node);
         let Gap { id, container, to, .. } = gap;
         track.push(planned(Action::UpdateContainer { id, container, to, resources }, "it is resized"));
     }

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::model::{Fault, Model, Upset, any_upset};
-use super::tests::{any_fault, converge};
+use super::tests::{any_fault, converge, disturb};
 use super::*;
 use crate::resize::Amounts;
 use crate::testing::pod_from;
@@ -28,6 +28,11 @@ fn any_size() -> impl Strategy<Value = Upset> {
     (0usize..3, 1i64..40, 1i64..40).prop_map(|(which, cpu, memory)| Upset::Resized(which, cpu, memory * 16))
 }
 
+/// The same, and no limit of memory at all.
+fn any_size_or_none() -> impl Strategy<Value = Upset> {
+    (0usize..3, 1i64..40, 0i64..4).prop_map(|(which, cpu, memory)| Upset::Resized(which, cpu, memory * 64))
+}
+
 fn done(model: &Model) -> Vec<&str> {
     model.log.iter().map(String::as_str).filter(|line| !line.starts_with("Resized")).collect()
 }
@@ -37,7 +42,7 @@ fn as_given(model: &Model) -> Result<(), TestCaseError> {
     prop_assert!(model.record.resize.progress.is_none(), "it is done: {:#?}", model.log);
     for container in model.pod.containers() {
         let seen = model.world.container(&container.spec.name).unwrap();
-        let wanted = crate::resources::of_container(&model.pod, container.spec);
+        let wanted = crate::resources::of_container(&model.pod, container.spec, &model.node);
         prop_assert_eq!(seen.resources, Some(wanted), "{}", &container.spec.name);
         let given = Amounts::of(model.pod.spec(), container.spec);
         prop_assert_eq!(model.record.containers[&container.spec.name].actuated, Some(given));
@@ -58,17 +63,20 @@ proptest! {
         let mut model = sized();
         let ids = |model: &Model| ["a", "side"].map(|name| model.world.container(name).unwrap().id.clone());
         let before = ids(&model);
-        let mut faults = faults.into_iter();
-        for (rounds, size) in sizes {
-            for _ in 0..rounds {
-                model.round(|| faults.next().unwrap_or(Fault::None));
-            }
-            model.upset(size);
-        }
-        converge(&mut model, faults.collect());
+        disturb(&mut model, sizes, faults);
         prop_assert!(model.plan().is_empty(), "{:?}", model.plan());
         as_given(&model)?;
         prop_assert_eq!(ids(&model), before, "{:#?}", model.log);
+    }
+
+    #[test]
+    fn limits_come_and_go(sizes in prop::collection::vec(any_size_or_none(), 1..6)) {
+        let mut model = sized();
+        for size in sizes {
+            model.upset(size);
+            converge(&mut model, Vec::new());
+            as_given(&model)?;
+        }
     }
 
     #[test]
@@ -77,17 +85,65 @@ proptest! {
         faults in prop::collection::vec(any_fault(), 0..20),
     ) {
         let mut model = sized();
-        let mut faults = faults.into_iter();
-        for (rounds, upset) in upsets {
-            for _ in 0..rounds {
-                model.round(|| faults.next().unwrap_or(Fault::None));
-            }
-            model.upset(upset);
-        }
-        converge(&mut model, faults.collect());
+        disturb(&mut model, upsets, faults);
         prop_assert!(model.plan().is_empty(), "{:?}", model.plan());
         as_given(&model)?;
     }
+}
+
+/// A pod that is limited as a whole: `a` has no limits of its own, `b` has.
+const AS_A_WHOLE: &str = "{restartPolicy: Always, \
+    resources: {limits: {cpu: 400m, memory: 256Mi}, requests: {cpu: 200m, memory: 128Mi}}, \
+    containers: [{name: a, image: i}, \
+    {name: b, image: i, resources: {limits: {cpu: 10m, memory: 4Mi}, requests: {cpu: 5m, memory: 4Mi}}}], \
+    initContainers: [{name: side, image: i, restartPolicy: Always}]}";
+
+fn whole() -> Model {
+    let mut model = Model::new(pod_from(AS_A_WHOLE), ObservedPod::default());
+    converge(&mut model, Vec::new());
+    model.log.clear();
+    model
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_pod_resized_as_a_whole_holds_its_containers_at_every_step(
+        sizes in prop::collection::vec((0usize..3, 10i64..80, 20i64..80), 1..6),
+        faults in prop::collection::vec(any_fault(), 0..30),
+    ) {
+        let mut model = whole();
+        let ids = |model: &Model| ["a", "b", "side"].map(|name| model.world.container(name).unwrap().id.clone());
+        let before = ids(&model);
+        let resized = sizes.into_iter().map(|(rounds, cpu, memory)| (rounds, Upset::PodResized(cpu, memory)));
+        disturb(&mut model, resized, faults);
+        prop_assert!(model.plan().is_empty(), "{:?}", model.plan());
+        as_given(&model)?;
+        prop_assert_eq!(ids(&model), before, "{:#?}", model.log);
+    }
+}
+
+#[test]
+fn the_limits_of_a_pod_as_a_whole_grow_first_and_shrink_last() {
+    let mut model = whole();
+    model.upset(Upset::PodResized(80, 512));
+    let set = |line: &&str| line.starts_with("set the pod's limits");
+    converge(&mut model, Vec::new());
+    let lines: Vec<&str> =
+        model.log.iter().map(String::as_str).filter(|line| !line.starts_with("PodResized")).collect();
+    assert!(set(&lines[0]) && lines[1..].iter().all(|line| line.starts_with("resize container")), "{lines:?}");
+    assert_eq!(lines.len(), 3, "b has limits of its own: {lines:?}");
+    model.log.clear();
+    model.upset(Upset::PodResized(20, 128));
+    // What it gives up is its own until then.
+    let held = crate::resize::held(&model.pod, &model.known, &model.record);
+    let requests = crate::admit::pod_requests(held.spec());
+    assert_eq!((requests["cpu"], requests["memory"]), (400, 512 << 20));
+    converge(&mut model, Vec::new());
+    let last = model.log.iter().rfind(|line| !line.starts_with("PodResized")).unwrap();
+    assert!(set(&last.as_str()), "{:#?}", model.log);
+    assert_eq!(crate::resize::held(&model.pod, &model.known, &model.record).object, model.pod.object);
 }
 
 #[test]
@@ -129,6 +185,32 @@ fn its_policy_restarts_that_container_alone() {
 }
 
 #[test]
+fn a_memory_limit_that_goes_restarts_that_container_alone() {
+    let mut model = sized();
+    let before = model.world.container("b").unwrap().id.clone();
+    model.upset(Upset::Resized(1, 10, 0));
+    let plan = model.plan();
+    let stop = plan.actions().find(|planned| matches!(planned.action, Action::StopContainer { .. })).unwrap();
+    assert_eq!(stop.why, "Container a resize requires restart");
+    converge(&mut model, Vec::new());
+    assert_eq!(model.world.container("a").unwrap().resources.map(|has| has.memory), Some(0));
+    assert_eq!((model.record.containers["a"].restarts, model.record.containers["b"].restarts), (1, 0));
+    assert_eq!(model.world.container("b").unwrap().id, before);
+    // So does one that was made with a limit and of which nothing more is known.
+    model.record.containers.get_mut("a").unwrap().actuated = None;
+    let seen = model.world.containers.iter_mut().find(|seen| seen.name == "a" && seen.is_running()).unwrap();
+    seen.resources.as_mut().unwrap().memory = 64 << 20;
+    model.look();
+    converge(&mut model, Vec::new());
+    assert_eq!(model.world.container("a").unwrap().resources.map(|has| has.memory), Some(0));
+    assert_eq!(model.record.containers["a"].restarts, 2);
+    // A limit that comes needs none.
+    model.upset(Upset::Resized(1, 10, 64));
+    converge(&mut model, Vec::new());
+    assert_eq!(model.record.containers["a"].restarts, 2);
+}
+
+#[test]
 fn a_record_of_before_resizes_takes_what_runs_for_given() {
     let mut model = sized();
     model.record.containers.values_mut().for_each(|known| known.actuated = None);
@@ -140,8 +222,8 @@ fn a_record_of_before_resizes_takes_what_runs_for_given() {
     // Where the runtime has something else, it is changed as it runs.
     model.record.containers.values_mut().for_each(|known| known.actuated = None);
     let of = model.pod.container("a").unwrap();
-    let resources =
-        crate::container::Resources { memory: 1 << 20, ..crate::resources::of_container(&model.pod, of.spec) };
+    let wanted = crate::resources::of_container(&model.pod, of.spec, &model.node);
+    let resources = crate::container::Resources { memory: 1 << 20, ..wanted };
     model.world.containers.iter_mut().find(|seen| seen.name == "a").unwrap().resources = Some(resources);
     model.look();
     converge(&mut model, Vec::new());

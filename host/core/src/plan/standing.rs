@@ -3,7 +3,7 @@
 use super::Situation;
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::ContainerOf;
-use crate::{resize, restart};
+use crate::{hash, resize, restart};
 
 /// Where a container stands.
 pub(super) enum Standing<'a> {
@@ -17,6 +17,8 @@ pub(super) enum Standing<'a> {
     Stale(&'a Container),
     /// Ended.
     Ended(Ended),
+    /// Ended and was removed, to begin anew with all others.
+    Anew(Exit),
 }
 
 /// How one ended, and what that means.
@@ -29,6 +31,13 @@ pub(super) struct Ended {
     pub(super) changed: bool,
 }
 
+impl Ended {
+    /// Of one that ended like this, and begins anew with all others.
+    pub(super) fn anew(exit: Exit) -> Ended {
+        Ended { exit, in_this_sandbox: false, again: true, changed: false }
+    }
+}
+
 /// Where a container stands. `sandbox` is the ID of the sandbox that it belongs in, if there is a usable one.
 pub(super) fn standing<'a>(
     situation: &Situation<'a>,
@@ -38,7 +47,7 @@ pub(super) fn standing<'a>(
     let Situation { pod, observed, record, now, .. } = *situation;
     let name = container.spec.name.as_str();
     let known = record.containers.get(name);
-    let changed = |seen: &Container| pod.hashes.get(name).is_some_and(|hash| *hash != seen.hash);
+    let changed = |seen: &Container| pod.hashes.get(name).is_some_and(|hash| !hash::fits(&seen.hash, hash));
     // What was made for another size and never started.
     let drifted = |seen: &Container| {
         seen.resources.as_ref().is_some_and(|resources| resize::drifted(pod, container.spec, resources))
@@ -55,7 +64,7 @@ pub(super) fn standing<'a>(
                 in_this_sandbox: sandbox.is_some() && known.and_then(|known| known.sandbox.as_deref()) == sandbox,
                 changed: false,
             }),
-            None => Standing::New,
+            None => known.and_then(|known| known.followed(now)).map_or(Standing::New, Standing::Anew),
         };
     };
     let in_this_sandbox = Some(seen.sandbox_id.as_str()) == sandbox;

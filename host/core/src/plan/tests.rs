@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 
-use super::model::{Fault, Model, any_world, ended, web};
+use super::model::{Fault, Model, Upset, any_world, ended, web};
 use super::*;
 use crate::observed::ContainerState;
 use crate::pod::Deletion;
@@ -31,6 +31,18 @@ pub(super) fn converge(model: &mut Model, faults: Vec<Fault>) {
         }
     }
     panic!("no end to it: {:#?}\n{:#?}", model.log, model.world);
+}
+
+/// Upsets, each after that many rounds with faults; then [`converge`].
+pub(super) fn disturb(model: &mut Model, upsets: impl IntoIterator<Item = (usize, Upset)>, faults: Vec<Fault>) {
+    let mut faults = faults.into_iter();
+    for (rounds, upset) in upsets {
+        for _ in 0..rounds {
+            model.round(|| faults.next().unwrap_or(Fault::None));
+        }
+        model.upset(upset);
+    }
+    converge(model, faults.collect());
 }
 
 proptest! {
@@ -149,18 +161,66 @@ fn a_changed_hash_replaces_that_container_alone() {
     assert!(plan.actions().next().unwrap().why.contains("definition changed"));
 }
 
+const SIDECARS: &str = "{terminationGracePeriodSeconds: 20, containers: [{name: a, image: i}], initContainers: \
+     [{name: s1, image: i, restartPolicy: Always}, {name: s2, image: i, restartPolicy: Always}]}";
+
 #[test]
-fn sidecars_stop_last_and_in_reverse() {
-    let spec = "{containers: [{name: a, image: i}], initContainers: [{name: s1, image: i, restartPolicy: Always}, {name: s2, image: i, restartPolicy: Always}]}";
-    let mut model = settled(spec);
+fn all_are_told_at_once_and_sidecars_end_last_and_in_reverse() {
+    let mut model = settled(SIDECARS);
     model.pod.deletion = Some(Deletion { requested_at: model.now, grace_seconds: 30 });
+    assert_eq!(stops(&model), [("a", 30, vec![]), ("s1", 30, vec!["a", "s2"]), ("s2", 30, vec!["a"])]);
     model.log.clear();
     while !model.released {
         model.round(|| Fault::None);
     }
-    let stops: Vec<&str> =
-        model.log.iter().filter(|line| line.starts_with("stop container")).map(|line| &line[15..17]).collect();
-    assert_eq!(stops, ["a ", "s2", "s1"]);
+    let ended: Vec<&str> = model.log.iter().filter_map(|line| line.strip_prefix("ended ")).collect();
+    assert_eq!(ended, ["a", "s2", "s1"]);
+    assert_eq!(model.log.iter().filter(|line| line.starts_with("stop container")).count(), 3, "{:#?}", model.log);
+}
+
+#[test]
+fn all_that_ends_has_one_grace_period() {
+    let mut model = settled(SIDECARS);
+    evict(&mut model, 7);
+    assert_eq!(stops(&model), [("a", 7, vec![]), ("s1", 7, vec!["a", "s2"]), ("s2", 7, vec!["a"])]);
+    for seen in model.known.containers.clone() {
+        model.busy.stopping.insert(seen.id, model.now + jiff::SignedDuration::from_secs(7));
+    }
+    model.world.containers.iter_mut().find(|seen| seen.name == "a").unwrap().state =
+        ContainerState::Exited(ended(0, model.now));
+    model.now += jiff::SignedDuration::from_secs(6);
+    model.look();
+    assert!(stops(&model).is_empty(), "no new time for the sidecars");
+    model.busy.stopping.clear();
+    model.record.evicted = Some(Evicted { grace_seconds: 0, disruption: true });
+    assert_eq!(stops(&model), [("s1", 0, vec![]), ("s2", 0, vec![])], "nobody waits when they are killed at once");
+}
+
+#[test]
+fn a_sidecar_that_is_restarted_for_itself_waits_for_nobody() {
+    let mut model = settled(SIDECARS);
+    let id = model.known.container("s1").unwrap().id.clone();
+    model.unhealthy.insert(id, Unhealthy { probe: "Liveness", grace_seconds: None });
+    assert_eq!(stops(&model), [("s1", 20, vec![])]);
+}
+
+/// The stops of the plan by name: seconds, and the names of those that end before.
+fn stops(model: &Model) -> Vec<(&str, i64, Vec<&str>)> {
+    let name = |id: &String| model.known.containers.iter().find(|seen| seen.id == *id).unwrap().name.as_str();
+    let mut stops: Vec<_> = model
+        .plan()
+        .actions()
+        .filter_map(|planned| match &planned.action {
+            Action::StopContainer { id, grace_seconds, after, .. } => {
+                let mut after: Vec<&str> = after.iter().map(name).collect();
+                after.sort_unstable();
+                Some((name(id), *grace_seconds, after))
+            }
+            _ => None,
+        })
+        .collect();
+    stops.sort_unstable();
+    stops
 }
 
 #[test]
@@ -257,11 +317,11 @@ fn an_ephemeral_container_is_started_once_and_counts_for_nothing() {
     let seen = model.world.container("debug").cloned().unwrap();
     assert!(seen.is_running() && seen.kind == ContainerKind::Ephemeral);
     assert_eq!(model.pod.target_of("debug"), Some("a"));
-    model.upset(super::model::Upset::Ends(3, 1));
+    model.upset(Upset::Ends(3, 1));
     converge(&mut model, Vec::new());
     assert_eq!(model.world.containers.iter().filter(|seen| seen.name == "debug").count(), 1, "it does not run again");
     assert!(model.world.container("a").unwrap().is_running());
-    model.upset(super::model::Upset::SandboxDies);
+    model.upset(Upset::SandboxDies);
     converge(&mut model, Vec::new());
     assert!(model.world.container("a").unwrap().is_running());
     assert!(model.world.container("debug").is_none_or(|seen| !seen.is_running()));

@@ -106,6 +106,40 @@ fn what_a_probe_ends_runs_again_also_when_it_ends_well() {
 }
 
 #[test]
+fn a_probes_own_grace_period_takes_the_place_of_the_pods() {
+    for (own, wanted) in [(Some(3), 3), (Some(60), 60), (None, 30)] {
+        let mut model = two("Always");
+        model.upset(Upset::Unhealthy(1));
+        model.unhealthy.values_mut().for_each(|unhealthy| unhealthy.grace_seconds = own);
+        let plan = model.plan();
+        let mut graces = plan.actions().filter_map(|planned| match &planned.action {
+            Action::StopContainer { container, grace_seconds, .. } => Some((container.clone(), *grace_seconds)),
+            _ => None,
+        });
+        assert_eq!((graces.next(), graces.next()), (Some(("a".to_owned(), wanted)), None));
+    }
+}
+
+/// A day when the hash rules are others, as the upgraded agent finds its containers ([`crate::labels::parse`]).
+#[test]
+fn what_other_hash_rules_made_goes_on_and_follows_changes_from_its_next_start() {
+    let mut model = two("Always");
+    for seen in &mut model.world.containers {
+        seen.hash.clear();
+    }
+    model.world.sandboxes[0].hash.clear();
+    model.look();
+    assert!(model.plan().is_empty(), "{:?}", model.plan());
+    model.upset(Upset::Changed(1));
+    assert!(model.plan().is_empty(), "{:?}", model.plan());
+    model.upset(Upset::Ends(1, 1));
+    run(&mut model);
+    let a = model.world.container("a").unwrap();
+    assert!(a.is_running() && a.hash == model.pod.hashes["a"]);
+    assert_eq!((count(&model, "start container a"), count(&model, "start container b")), (2, 1));
+}
+
+#[test]
 fn what_a_probe_ends_in_a_pod_that_never_restarts_stays_ended() {
     let mut model = two("Never");
     model.upset(Upset::Unhealthy(1));
@@ -331,7 +365,7 @@ fn a_deadline_that_passes_during_a_pull_ends_the_pod() {
     let mut model =
         Model::new(pod_from("{activeDeadlineSeconds: 5, containers: [{name: a, image: x}]}"), ObservedPod::default());
     model.record.start_time = Some(model.now);
-    model.busy.pulling.insert("a".to_owned());
+    model.busy.pulling.insert("a".to_owned(), "x".to_owned());
     run(&mut model);
     assert!(model.record.terminal.is_none());
     model.now += jiff::SignedDuration::from_secs(6);

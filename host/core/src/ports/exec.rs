@@ -11,10 +11,21 @@ pub struct ExecRequest {
     pub container_id: String,
     /// The command and its arguments; never a shell line.
     pub command: Vec<String>,
-    /// How long the command may run. When it is over, the command and every process of its session are killed.
+    /// How long the command may run. When it is over, the command and every process that it started are killed.
     pub timeout: Duration,
     /// Bytes of output (stdout and stderr together) that are kept; the rest is read and dropped.
     pub output_limit: usize,
+    /// Who asks.
+    pub purpose: Purpose,
+}
+
+/// What a command is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A probe: one of many that come again and again, so many at a time as the runtime allows.
+    Probe,
+    /// A lifecycle hook: once in a container's life, as long as it takes, and it waits for no other's end.
+    Hook,
 }
 
 /// How a command ended.
@@ -46,6 +57,7 @@ pub enum ExecError {
 /// Runs commands in containers.
 #[async_trait]
 pub trait ContainerExec: Send + Sync {
-    /// Runs a command and waits for its end or its timeout, whichever comes first.
+    /// Runs a command and waits for its end or its timeout, whichever comes first. What cannot be killed within a second or
+    /// so after the timeout (it may wait for a disk) is killed later: the answer does not wait for that.
     async fn exec(&self, request: ExecRequest) -> Result<ExecOutput, ExecError>;
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use crate::cgroup::PodCgroup;
+use crate::cgroup::{PodCgroup, PodsLimits};
 use crate::pod::PodId;
+use crate::ports::runtime::ImageFiles;
 use crate::record::StoredPod;
 use crate::volume::{FsGroup, VolumeSpec};
 
@@ -29,6 +30,9 @@ pub enum FilesError {
         /// What went wrong.
         message: String,
     },
+    /// This node does not let it be done, today or later; the text says what and why.
+    #[error("{0}")]
+    NotAllowed(String),
 }
 
 /// What a pod needs on the disk before its sandbox starts.
@@ -42,6 +46,8 @@ pub struct PodFilesSpec {
     pub fs_group: Option<FsGroup>,
     /// Content of its /etc/resolv.conf.
     pub resolv_conf: String,
+    /// Whether its resolv.conf is made anew, for a new sandbox; else one that is there stays as it is.
+    pub new_resolv_conf: bool,
 }
 
 /// Where things of a pod are.
@@ -96,9 +102,20 @@ pub trait FileStore: Send + Sync {
     /// Writes the pod's hosts file, when its content differs.
     async fn write_hosts(&self, pod: &PodId, content: &str) -> Result<(), FilesError>;
 
+    /// Mounts an image's files, read-only, as a volume of the pod; says where. `None` when they have not been unpacked. From
+    /// now on until [`FileStore::release`] they are the pod's, too.
+    async fn image_volume(&self, pod: &PodId, volume: &str, image: &str) -> Result<Option<PathBuf>, FilesError>;
+
+    /// Unpacks an image's files, for all pods that mount it. They go when no pod has them any more. Takes as long as their
+    /// size and the runtime make it, and stops before the disk is full. One at a time is asked for.
+    async fn unpack_image(&self, image: &str, files: ImageFiles) -> Result<(), FilesError>;
+
     /// A path on the node that is the sub-path of a volume and cannot be led out of it by a link, now or later
     /// (as `pkg/volume/util/subpath`). A missing one is made as a folder.
     async fn sub_path(&self, pod: &PodId, sub_path: &SubPath) -> Result<PathBuf, FilesError>;
+
+    /// What is in a file of a volume, at most `limit` bytes: more is an error. No link leads out of the volume.
+    async fn read_volume(&self, pod: &PodId, root: &Path, path: &str, limit: usize) -> Result<Vec<u8>, FilesError>;
 
     /// An empty file for a container's termination message.
     async fn termination_file(&self, pod: &PodId, container: &str, attempt: u32) -> Result<PathBuf, FilesError>;
@@ -125,6 +142,10 @@ pub trait FileStore: Send + Sync {
 
     /// Makes the pod's cgroup and those above it, with these limits; nothing where cgroups may not be written.
     async fn prepare_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError>;
+
+    /// Limits all pods together, from now on; where nothing is limited and no pod has run yet there is nothing to do.
+    /// [`FilesError::NotAllowed`] where cgroups may not be written.
+    async fn limit_pods(&self, limits: &PodsLimits) -> Result<(), FilesError>;
 
     /// Takes the pod's cgroup away, when nothing is in it.
     async fn remove_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError>;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 
 use super::runtime::RuntimeError;
-use crate::cidr::Cidr;
 use crate::network::attachment::Attachment;
+use crate::network::rules::PacketFilter;
 use crate::network::{BridgeNetwork, OwnNetwork};
 
 /// The container runtime's own networks. Every call ends within a time limit of its own.
@@ -22,9 +22,9 @@ pub trait BridgeNetworks: Send + Sync {
     /// Removes a network of ours; one that is gone is fine, one in use is an error.
     async fn remove_network(&self, id: &str) -> Result<(), RuntimeError>;
 
-    /// Brings the rules of the node's packet filter up to date for our networks' subnets: none but these have any
-    /// afterwards. `unmasqueraded` is where pods' addresses are kept, if that was said. The error is for people.
-    async fn filter_packets(&self, subnets: &[Cidr], unmasqueraded: &[Cidr]) -> Result<(), String>;
+    /// Brings the rules of the node's packet filter up to date for our own network: no others of ours are there afterwards.
+    /// What fails keeps nothing else from being done. The error is for people.
+    async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String>;
 }
 
 /// Why a CNI plugin, or what it needs, failed. All are worth another try, after a while.
@@ -46,10 +46,10 @@ pub enum PluginError {
         /// What it said.
         message: String,
     },
-    /// What is kept on the disk of attachments cannot be written.
+    /// What is kept on the disk of attachments cannot be read or written.
     #[error("{path}: {message}")]
     Disk {
-        /// The file.
+        /// The file or folder.
         path: String,
         /// What went wrong.
         message: String,

@@ -35,6 +35,9 @@ pub struct TokenQuery {
     pub audience: String,
     /// How long it is to be good, in seconds.
     pub expiration_seconds: i64,
+    /// Whether it may be kept on disk, sealed, for times without the API server: so for what pods' volumes hold, and
+    /// never for what the node itself asks for and uses at once, which nothing would take from there again.
+    pub kept: bool,
 }
 
 /// A token, until when it is good.
@@ -92,6 +95,24 @@ impl std::fmt::Debug for PodCertificate {
     }
 }
 
+/// What is known of a pod's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateWord {
+    /// The certificate in use, or why there is none (yet), in the kubelet's words.
+    pub certificate: Result<PodCertificate, ObjectError>,
+    /// What the pod's owner is to be told of, each once.
+    pub warnings: Vec<CertificateWarning>,
+}
+
+/// An event of a pod's certificate (`pkg/kubelet/podcertificate`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateWarning {
+    /// `Denied`, `Failed`, `CertificateOverdueForRefresh` or `CertificateExpired`.
+    pub reason: &'static str,
+    /// The event's message.
+    pub message: String,
+}
+
 /// A claim with the volume that it is bound to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BoundClaim {
@@ -147,10 +168,12 @@ pub trait ObjectStore: Send + Sync {
         Err(absent("ClusterTrustBundle", "", name))
     }
 
-    /// The pod's certificate: asked for at the first call and refreshed in time.
-    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> Result<PodCertificate, ObjectError> {
+    /// The pod's certificate: asked for from the first call on, and refreshed in time; [`ObjectStore::changes`] tells of
+    /// a new one.
+    async fn certificate(&self, pod: &v1::Pod, query: &CertificateQuery) -> CertificateWord {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        Err(absent("PodCertificateRequest", namespace, &query.volume))
+        let certificate = Err(absent("PodCertificateRequest", namespace, &query.volume));
+        CertificateWord { certificate, warnings: Vec::new() }
     }
 
     /// A claim and its volume; `None` when there is no such claim.

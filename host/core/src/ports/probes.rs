@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+/// Of which Kubernetes the probes and hooks behave, and say that they are.
+pub const KUBERNETES_VERSION: &str = "1.37";
+
 /// What a probe looks at. The host fixes it; a plugin can neither choose nor change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeTarget {
@@ -68,6 +71,23 @@ pub enum ProbeOutcome {
     },
 }
 
+/// What a plugin answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// What the call ended with.
+    pub outcome: ProbeOutcome,
+    /// More about the check by name, for people and dashboards: at most 16, 64 bytes of a name and 1 KiB of a value.
+    pub attrs: Vec<(String, String)>,
+    /// After an [`ProbeOutcome::Error`]: the plugin asks not to be called again before. Otherwise trying again at once may help.
+    pub again: Option<Duration>,
+}
+
+impl From<ProbeOutcome> for ProbeAnswer {
+    fn from(outcome: ProbeOutcome) -> Self {
+        ProbeAnswer { outcome, attrs: Vec::new(), again: None }
+    }
+}
+
 /// Why a probe may not be used as it is configured: the user's to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeConfigError {
@@ -104,5 +124,5 @@ pub trait ProbePlugins: Send + Sync {
     async fn validate(&self, plugin: &str, config: &str) -> Result<(), ProbeConfigError>;
 
     /// Makes one check. Ends within the budget and a little more, whatever the plugin does.
-    async fn check(&self, call: ProbeCall) -> ProbeOutcome;
+    async fn check(&self, call: ProbeCall) -> ProbeAnswer;
 }

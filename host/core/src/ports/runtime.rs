@@ -124,6 +124,15 @@ pub struct StoredImage {
     pub pinned: bool,
 }
 
+/// All files of an image, without what says how to run it.
+pub struct ImageFiles {
+    /// A tar archive of them, in pieces. It ends with an error when it breaks off, or when nothing comes for long.
+    pub archive: BoxStream<'static, Result<Bytes, RuntimeError>>,
+    /// Paths of empty files, empty folders and links in it that the runtime puts into every container, children before
+    /// their parents.
+    pub added: &'static [&'static str],
+}
+
 /// How far a pull is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PullProgress {
@@ -269,9 +278,9 @@ pub trait ContainerRuntime: ContainerExec {
     /// Removes an image, all its names included. One that a container uses stays, and this fails; what is gone is fine.
     async fn remove_image(&self, image: &StoredImage) -> Result<(), RuntimeError>;
 
-    /// Bytes that the writable layers of our containers take, by container ID. The runtime may have to look through all
-    /// of them: not to be asked often.
-    async fn writable_layers(&self) -> Result<BTreeMap<String, u64>, RuntimeError>;
+    /// Bytes that the writable layers of our containers take, or of one pod's by its UID, by container ID. The runtime may
+    /// have to look through all of them: not to be asked often.
+    async fn writable_layers(&self, uid: Option<&str>) -> Result<BTreeMap<String, u64>, RuntimeError>;
 
     /// Fetches an image. Without credentials the daemon's anonymous access is used.
     async fn pull(
@@ -281,10 +290,17 @@ pub trait ContainerRuntime: ContainerExec {
         progress: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<Image, PullError>;
 
+    /// Whether it mounts images into containers itself ([`crate::container::MountSource::Image`]).
+    async fn mounts_images(&self) -> Result<bool, RuntimeError>;
+
+    /// The files of an image by its ID, for a runtime that cannot mount it. One at a time is asked for.
+    async fn image_files(&self, id: &str) -> Result<ImageFiles, RuntimeError>;
+
     /// What happens to things of ours, from now on. Never ends; reconnects by itself and says [`RuntimeEvent::Resync`].
     fn events(&self) -> BoxStream<'static, RuntimeEvent>;
 
-    /// A container's log. With `follow` it ends when the container does.
+    /// A container's log. Once it is open there is an empty piece, before anything was written; with `follow` it ends when
+    /// the container does.
     fn logs(&self, id: &str, options: LogOptions) -> BoxStream<'static, Result<LogChunk, RuntimeError>>;
 
     /// Containers of other agents.

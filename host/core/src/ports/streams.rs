@@ -34,7 +34,8 @@ pub struct Wants {
     pub tty: bool,
 }
 
-/// The streams of a process. Dropping them lets go of the process; its stdin ends.
+/// The streams of a process. Dropping them lets go of the process: its stdin ends, and the terminal of an exec that runs is
+/// hung up. The outputs have to be read at once: what comes for one may wait for what came before for the other.
 pub struct Attached {
     /// Its stdin, where wanted.
     pub stdin: Option<Write>,

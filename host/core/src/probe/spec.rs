@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1;
 use serde::Deserialize;
 
 use super::{ProbeKind, ProbeSpec};
-use crate::pod::Pod;
+use crate::pod::{ContainerKind, Pod};
 
 /// Before `<container>.<kind>` in the key of an annotation that holds a probe; `probes` after it holds a list.
 pub const ANNOTATION_PREFIX: &str = "probe.longshore.dev/";
@@ -143,7 +143,14 @@ fn first_line(text: &str) -> String {
 
 fn one(pod: &Pod, place: Option<(&str, &str)>, written: Written) -> Result<ProbeSpec, String> {
     let (container, kind) = match place {
-        Some((container, kind)) => (container.to_owned(), kind.to_owned()),
+        Some((container, kind)) => {
+            for (field, value, said) in [("container", &written.container, container), ("kind", &written.kind, kind)] {
+                if value.as_ref().is_some_and(|value| value != said) {
+                    return Err(format!("{field}: the key says {said:?}: leave it out here, or write both the same"));
+                }
+            }
+            (container.to_owned(), kind.to_owned())
+        }
         None => (
             written.container.ok_or("container: required: the name of the container that is probed")?,
             written.kind.ok_or("kind: required: liveness, readiness or startup")?,
@@ -155,9 +162,27 @@ fn one(pod: &Pod, place: Option<(&str, &str)>, written: Written) -> Result<Probe
         "startup" => ProbeKind::Startup,
         other => return Err(format!("{other:?} is not a kind of probe; there are liveness, readiness and startup")),
     };
-    if pod.container(&container).is_none() {
-        let names: Vec<&str> = pod.containers().map(|container| container.spec.name.as_str()).collect();
-        return Err(format!("the pod has no container {container:?}; it has {}", names.join(", ")));
+    match pod.container(&container).map(|found| found.kind) {
+        None => {
+            let names: Vec<&str> = pod.containers().map(|container| container.spec.name.as_str()).collect();
+            return Err(format!("the pod has no container {container:?}; it has {}", names.join(", ")));
+        }
+        Some(ContainerKind::Init) => {
+            return Err(format!(
+                "container {container:?} is an init container that runs to its end: only those with restartPolicy: Always are probed"
+            ));
+        }
+        Some(ContainerKind::Ephemeral) => {
+            return Err(format!("container {container:?} is an ephemeral container: these are not probed"));
+        }
+        Some(ContainerKind::App | ContainerKind::Sidecar) => {}
+    }
+    let grace_seconds = written.termination_grace_period_seconds;
+    if kind == ProbeKind::Readiness && grace_seconds.is_some() {
+        return Err("terminationGracePeriodSeconds: a readiness probe ends no container: leave it out".to_owned());
+    }
+    if let Some(seconds) = grace_seconds.filter(|seconds| *seconds < 1) {
+        return Err(format!("terminationGracePeriodSeconds: must be at least 1, found {seconds}"));
     }
     let success_threshold = written.success_threshold.unwrap_or(1);
     let failure_threshold = written.failure_threshold.unwrap_or(3);
@@ -177,7 +202,7 @@ fn one(pod: &Pod, place: Option<(&str, &str)>, written: Written) -> Result<Probe
         timeout: time("timeout", written.timeout, written.timeout_seconds, 1, false)?,
         success_threshold,
         failure_threshold,
-        grace_seconds: written.termination_grace_period_seconds,
+        grace_seconds,
     })
 }
 

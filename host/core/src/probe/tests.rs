@@ -25,7 +25,9 @@ fn spec(kind: ProbeKind, success: u32, failure: u32) -> ProbeSpec {
 }
 
 fn annotated(annotations: &[(&str, &str)]) -> Result<Vec<ProbeSpec>, ProbeSpecError> {
-    let mut pod = pod_from("{containers: [{name: web, image: i, readinessProbe: {tcpSocket: {port: 80}}}]}");
+    let mut pod = pod_from(
+        "{containers: [{name: web, image: i, readinessProbe: {tcpSocket: {port: 80}}}], initContainers: [{name: setup, image: i}]}",
+    );
     let mut object = (*pod.object).clone();
     object.metadata.annotations = Some(annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
     pod.object = Arc::new(object);
@@ -82,7 +84,7 @@ fn an_adopted_ready_container_does_not_flap() {
 fn annotations_take_the_place_of_v1() {
     let found = annotated(&[(
         "probe.longshore.dev/web.readiness",
-        "{plugin: http, config: {port: 8080}, period: 200ms, timeoutSeconds: 2}",
+        "{plugin: http, config: {port: 8080}, period: 200ms, timeoutSeconds: 2, container: web}",
     )])
     .unwrap();
     assert_eq!(found.len(), 1);
@@ -108,9 +110,18 @@ fn the_list_form_serves_long_names() {
 fn what_is_wrong_is_said() {
     let say = |key: &str, text: &str| annotated(&[(key, text)]).unwrap_err().to_string();
     assert!(say("probe.longshore.dev/web.readyness", "{plugin: tcp}").contains("readyness"));
-    assert!(say("probe.longshore.dev/wob.readiness", "{plugin: tcp}").contains("it has web"));
+    assert!(say("probe.longshore.dev/wob.readiness", "{plugin: tcp}").contains("it has setup, web"));
     assert!(say("probe.longshore.dev/web.readiness", "{plugin: tcp, periodd: 1s}").contains("periodd"));
     assert!(say("probe.longshore.dev/web.readiness", "{plugin: tcp, period: soon}").contains("soon"));
     assert!(say("probe.longshore.dev/web.readiness", "{plugin: tcp, period: 1ms}").contains("shortest"));
     assert!(say("probe.longshore.dev/web.liveness", "{plugin: tcp, successThreshold: 2}").contains("must be 1"));
+    // What would be dropped in silence.
+    assert!(say("probe.longshore.dev/web.liveness", "{plugin: tcp, container: wob}").contains("the key says \"web\""));
+    assert!(
+        say("probe.longshore.dev/web.liveness", "{plugin: tcp, kind: startup}").contains("the key says \"liveness\"")
+    );
+    assert!(say("probe.longshore.dev/setup.liveness", "{plugin: tcp}").contains("init container"));
+    let grace = |seconds: i64| format!("{{plugin: tcp, terminationGracePeriodSeconds: {seconds}}}");
+    assert!(say("probe.longshore.dev/web.liveness", &grace(0)).contains("at least 1, found 0"));
+    assert!(say("probe.longshore.dev/web.readiness", &grace(5)).contains("ends no container"));
 }

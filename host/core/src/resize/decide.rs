@@ -99,7 +99,7 @@ fn verdict(wish: &Wish, others: &[&Pod], facts: &NodeFacts, node: Option<&v1::No
             return Verdict::Infeasible(message);
         }
     }
-    match admit::admit_in_cluster(wanted, others, facts, node) {
+    match admit::admit(wanted, others, facts, node) {
         Ok(()) => Verdict::Granted,
         Err(rejection) => Verdict::Deferred(rejection.message),
     }

@@ -72,7 +72,8 @@ impl Amounts {
         }
     }
 
-    /// Whether a change from these to `wanted` needs the container to be restarted, by its resize policy.
+    /// Whether a change from these to `wanted` needs the container to be restarted: by its resize policy, or because it
+    /// takes a memory limit away, which Docker does not do to what runs (it has no word for "no limit any more").
     pub fn needs_restart(&self, wanted: &Amounts, container: &v1::Container) -> bool {
         let cpu = (self.cpu_request, self.cpu_limit) != (wanted.cpu_request, wanted.cpu_limit);
         let memory = (self.memory_request, self.memory_limit) != (wanted.memory_request, wanted.memory_limit);
@@ -80,7 +81,8 @@ impl Amounts {
             let mut policies = container.resize_policy.iter().flatten();
             policies.find(|policy| policy.resource_name == name).is_some_and(|p| p.restart_policy == "RestartContainer")
         };
-        (cpu && restarts("cpu")) || (memory && restarts("memory"))
+        let unlimited = self.memory_limit > 0 && wanted.memory_limit == 0;
+        unlimited || (cpu && restarts("cpu")) || (memory && restarts("memory"))
     }
 }
 
@@ -177,9 +179,35 @@ pub struct ResizeRecord {
     /// Condition `PodResizeInProgress`: what is given is not actuated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// `spec.resources` as last actuated.
+    /// `spec.resources` as last actuated, while the pod is resized; later than that it means nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<v1::ResourceRequirements>,
+}
+
+impl ResizeRecord {
+    /// Notes what the pod has for itself (`given`) before it is given something else. While another resize goes on that is
+    /// the larger of both: nobody knows how far it came.
+    pub fn begins_from(&mut self, given: Option<&v1::ResourceRequirements>) {
+        self.pod = match (&self.progress, &self.pod, given) {
+            (Some(_), Some(before), Some(given)) => Some(larger(before, given)),
+            (_, _, given) => given.cloned(),
+        };
+    }
+}
+
+/// The larger of what is requested and of the limits, where both have one.
+fn larger(a: &v1::ResourceRequirements, b: &v1::ResourceRequirements) -> v1::ResourceRequirements {
+    let value = |quantity: &Quantity| quantity::milli(quantity).unwrap_or(i64::MAX);
+    let most = |a: &Quantity, b: &Quantity| if value(a) < value(b) { b.clone() } else { a.clone() };
+    let mut requests = a.requests.clone().unwrap_or_default();
+    for (name, other) in b.requests.iter().flatten() {
+        let more = requests.get(name).map_or_else(|| other.clone(), |own| most(own, other));
+        requests.insert(name.clone(), more);
+    }
+    let others = b.limits.clone().unwrap_or_default();
+    let limits = a.limits.iter().flatten();
+    let limits = limits.filter_map(|(name, own)| Some((name.clone(), most(own, others.get(name)?)))).collect();
+    v1::ResourceRequirements { requests: Some(requests), limits: Some(limits), ..a.clone() }
 }
 
 /// A resize that is not granted.
@@ -238,29 +266,37 @@ pub fn gap(pod: &Pod, container: ContainerOf<'_>, observed: &ObservedPod, record
 }
 
 /// What a container that is newly known of was actuated with: what it is given, unless the runtime says otherwise and
-/// it may be changed without a restart; then `None`, and it is brought up to it.
+/// it may be changed without a restart; then `None`, and it is brought up to it. A memory limit where none is given is
+/// told, for only a restart takes it away.
 ///
 /// Where the runtime says nothing (it left out what its kernel has no controller for) it is believed.
 pub fn actuated(pod: &Pod, container: &v1::Container, seen: Option<&Resources>) -> Option<Amounts> {
     let given = Amounts::of(pod.spec(), container);
+    if let Some(seen) = seen.filter(|seen| seen.memory > 0 && given.memory_limit == 0) {
+        return Some(Amounts { memory_limit: seen.memory, ..given });
+    }
     let drifted = seen.is_some_and(|seen| drifted(pod, container, seen));
     let restarts = container.resize_policy.iter().flatten().any(|policy| policy.restart_policy == "RestartContainer");
     (!drifted || restarts).then_some(given)
 }
 
-/// Whether the runtime has something else for a container than it is given.
+/// Whether the runtime has something else for a container than it is given. Another period of the quota, or a quota that is
+/// not enforced any more, is not: a node that is configured anew leaves alone what runs.
 pub fn drifted(pod: &Pod, container: &v1::Container, seen: &Resources) -> bool {
-    let wanted = resources::of_container(pod, container);
+    let wanted = Amounts::of(pod.spec(), container);
+    let period = if seen.cpu_period > 0 { seen.cpu_period } else { resources::QUOTA_PERIOD };
     let other = |seen: i64, wanted: i64| seen > 0 && wanted > 0 && seen != wanted;
-    other(seen.cpu_shares, wanted.cpu_shares)
-        || other(seen.cpu_quota, wanted.cpu_quota)
-        || other(seen.memory, wanted.memory)
+    other(seen.cpu_shares, resources::milli_cpu_to_shares(wanted.cpu_request))
+        || other(seen.cpu_quota, resources::milli_cpu_to_quota(wanted.cpu_limit, period))
+        || other(seen.memory, wanted.memory_limit)
+        || (seen.cpu_quota > 0 && wanted.cpu_limit == 0)
+        || (seen.memory > 0 && wanted.memory_limit == 0)
 }
 
 /// The pod as it runs while its containers have those gaps.
 fn before(pod: &Pod, record: &PodRecord, gaps: &[Gap]) -> Pod {
     let mut allocation = Allocation::of(&pod.object);
-    allocation.pod.clone_from(&record.resize.pod);
+    allocation.pod = pod_level(pod, record).cloned();
     for gap in gaps {
         if let Some(from) = gap.from {
             allocation.containers.insert(gap.container.clone(), from.requirements());
@@ -290,7 +326,14 @@ pub fn pod_cgroup(pod: &Pod, observed: &ObservedPod, record: &PodRecord, node: &
 /// The pod as it counts against the node: what it is given, and no less than what its containers still run with.
 pub fn held(pod: &Pod, observed: &ObservedPod, record: &PodRecord) -> Pod {
     let gaps = gaps(pod, observed, record);
-    if gaps.is_empty() { pod.clone() } else { most(pod, &before(pod, record, &gaps)) }
+    let settled = gaps.is_empty() && same(pod_level(pod, record), pod.spec().resources.as_ref());
+    if settled { pod.clone() } else { most(pod, &before(pod, record, &gaps)) }
+}
+
+/// `spec.resources` as actuated.
+pub fn pod_level<'a>(pod: &'a Pod, record: &'a PodRecord) -> Option<&'a v1::ResourceRequirements> {
+    let resizes = record.resize.progress.is_some();
+    if resizes { record.resize.pod.as_ref() } else { pod.spec().resources.as_ref() }
 }
 
 /// The pod with the larger of both requests for CPU and for memory, container by container.

@@ -96,6 +96,21 @@ fn a_lost_record_takes_what_the_api_server_was_told() {
 }
 
 #[test]
+fn a_node_configured_anew_leaves_alone_what_runs() {
+    let pod = pod("a", 1000, 64);
+    let container = &pod.spec().containers[0];
+    let at = |period: Option<i64>| {
+        let node = NodeFacts { cpu_quota_period: period, ..node() };
+        crate::resources::of_container(&pod, container, &node)
+    };
+    for period in [Some(100_000), Some(7_000), None] {
+        assert!(!drifted(&pod, container, &at(period)), "{period:?}");
+    }
+    let other = Resources { cpu_shares: 7, ..at(None) };
+    assert!(drifted(&pod, container, &other));
+}
+
+#[test]
 fn events_say_it_as_the_kubelet() {
     let object: v1::Pod = serde_json::from_value(json!({
         "spec": {"containers": [{"name": "c1", "resources": {"requests": {"memory": "4500Mi", "cpu": "5"}}}]}}))

@@ -12,8 +12,9 @@ fn shares_and_quotas() {
         assert_eq!(milli_cpu_to_shares(milli), expected, "{milli}");
     }
     for (milli, expected) in [(0, 0), (-5, 0), (1, 1000), (10, 1000), (20, 2000), (1000, 100_000), (2500, 250_000)] {
-        assert_eq!(milli_cpu_to_quota(milli), expected, "{milli}");
+        assert_eq!(milli_cpu_to_quota(milli, QUOTA_PERIOD), expected, "{milli}");
     }
+    assert_eq!([500, 50, 0].map(|milli| milli_cpu_to_quota(milli, 10_000)), [5000, 1000, 0]);
 }
 
 #[test]
@@ -24,17 +25,23 @@ fn a_containers_resources() {
         - {name: limit, resources: {limits: {cpu: '1'}}}
         - {name: bare}",
     );
-    let of = |name: &str| of_container(&pod, pod.container(name).unwrap().spec);
+    let of = |name: &str| of_container(&pod, pod.container(name).unwrap().spec, &node());
     let both = Resources { cpu_shares: 102, cpu_quota: 50_000, cpu_period: 100_000, memory: 64 << 20 };
     assert_eq!(of("both"), both);
     assert_eq!(of("limit"), Resources { cpu_shares: 1024, cpu_quota: 100_000, cpu_period: 100_000, memory: 0 });
     assert_eq!(of("bare"), Resources { cpu_shares: 2, ..Resources::default() });
+
+    let unlimited = NodeFacts { cpu_quota_period: None, ..node() };
+    let of = |node: &NodeFacts| of_container(&pod, pod.container("both").unwrap().spec, node);
+    assert_eq!(of(&unlimited), Resources { cpu_quota: 0, cpu_period: 0, ..both });
+    let often = NodeFacts { cpu_quota_period: Some(10_000), ..node() };
+    assert_eq!(of(&often), Resources { cpu_quota: 5_000, cpu_period: 10_000, ..both });
 }
 
 #[test]
 fn the_pods_limits_stand_in_for_a_containers() {
     let pod = pod_from("{resources: {limits: {cpu: '2', memory: 1Gi}}, containers: [{name: bare}]}");
-    let resources = of_container(&pod, &pod.spec().containers[0]);
+    let resources = of_container(&pod, &pod.spec().containers[0], &node());
     assert_eq!((resources.cpu_quota, resources.memory), (200_000, 1 << 30));
 }
 
@@ -95,10 +102,10 @@ fn oom_scores() {
 fn only_the_systems_classes_make_a_pod_of_the_api_critical() {
     let mut pod = pod_from("{priorityClassName: system-node-critical, containers: [{name: a}]}");
     pod.source = crate::pod::Source::Api;
-    assert!(!is_node_critical(&pod));
+    assert!(!priority::is_node_critical(&pod));
     let mut pod = pod_from("{priorityClassName: system-node-critical, priority: 2000001000, containers: [{name: a}]}");
     pod.source = crate::pod::Source::Api;
-    assert!(is_node_critical(&pod));
+    assert!(priority::is_node_critical(&pod));
 }
 
 #[test]
@@ -108,8 +115,13 @@ fn scores_are_clamped_where_they_may_not_be_lowered() {
     let pod = pod_from("containers: [{name: a, resources: {limits: {cpu: '1', memory: 1Gi}}}]");
     assert_eq!(oom_score_adj(&pod, pod.container("a").unwrap(), &node), 0);
     assert_eq!(sandbox_oom_score_adj(&node), 0);
-    node.min_oom_score_adj = -1000;
-    assert_eq!(sandbox_oom_score_adj(&node), -998);
+    let told = limited_oom_scores(&node).unwrap();
+    assert!(told.contains("below 0 here") && told.contains("get 0 in place of -997") && told.contains("of -998"));
+    for lowest in [-1000, -998] {
+        node.min_oom_score_adj = lowest;
+        assert_eq!(sandbox_oom_score_adj(&node), -998);
+        assert_eq!(limited_oom_scores(&node), None);
+    }
 }
 
 proptest! {
@@ -118,8 +130,9 @@ proptest! {
         let (low, high) = (a.min(b), a.max(b));
         prop_assert!(milli_cpu_to_shares(low) <= milli_cpu_to_shares(high));
         prop_assert!((2..=262_144).contains(&milli_cpu_to_shares(a)));
-        prop_assert!(milli_cpu_to_quota(low) <= milli_cpu_to_quota(high));
-        prop_assert!(milli_cpu_to_quota(a) == 0 || milli_cpu_to_quota(a) >= 1000);
+        let quota = |milli| milli_cpu_to_quota(milli, QUOTA_PERIOD);
+        prop_assert!(quota(low) <= quota(high));
+        prop_assert!(quota(a) == 0 || quota(a) >= 1000);
     }
 
     #[test]

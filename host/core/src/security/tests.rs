@@ -154,9 +154,11 @@ fn profiles_to_read() {
           containers: [{name: a}, {name: b, securityContext: {seccompProfile: {type: RuntimeDefault}}},
                        {name: c, securityContext: {seccompProfile: {type: Localhost, localhostProfile: c.json}}}],
           initContainers: [{name: i, securityContext:
-                             {seccompProfile: {type: Localhost, localhostProfile: ../../etc/shadow}}}]}",
+                             {seccompProfile: {type: Localhost, localhostProfile: ../../etc/shadow}}}],
+          ephemeralContainers: [{name: debug, securityContext:
+                                  {seccompProfile: {type: Localhost, localhostProfile: debug.json}}}]}",
     );
-    assert_eq!(localhost_profiles(&pod), ["pods.json", "c.json"]);
+    assert_eq!(localhost_profiles(&pod), ["pods.json", "c.json", "debug.json"]);
 }
 
 #[test]

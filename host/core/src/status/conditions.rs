@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::StatusInput;
-use crate::observed::SandboxState;
 use crate::pod::ContainerKind;
 use crate::preempt;
-use crate::record::ConditionRecord;
+use crate::record::{ConditionRecord, RESTARTING_ALL};
+use crate::restart;
 
 /// One condition before its transition time is known.
 struct Condition {
@@ -34,9 +34,10 @@ pub(super) fn conditions(
     let containers_ready = containers_ready(input, phase, inits, apps);
     let foreign = foreign(input);
     let ready = ready(input, &containers_ready, &foreign);
-    let sandbox_up = input.observed.sandbox().is_some_and(|sandbox| {
-        sandbox.state == SandboxState::Running && (pod.host_network() || !sandbox.ips.is_empty())
-    });
+    let sandbox_up = input
+        .observed
+        .sandbox()
+        .is_some_and(|sandbox| sandbox.is_running() && (pod.host_network() || !sandbox.ips.is_empty()));
     let ours = [
         condition("PodReadyToStartContainers", sandbox_up),
         initialized(input, phase, inits, apps),
@@ -44,10 +45,11 @@ pub(super) fn conditions(
         containers_ready,
         condition("PodScheduled", true),
     ];
+    let restarting = restarting_all(input, phase);
     let disruption = disruption(input);
     let foreign = foreign.into_iter().filter(|other| disruption.is_none() || other.type_ != DISRUPTION);
     let foreign: Vec<v1::PodCondition> = foreign.collect();
-    let own = ours.into_iter().chain(disruption).map(|ours| {
+    let own = ours.into_iter().chain(restarting).chain(disruption).map(|ours| {
         let status = if ours.status { "True" } else { "False" };
         let known = input.record.conditions.get(ours.name).filter(|known| known.status == status);
         v1::PodCondition {
@@ -77,7 +79,8 @@ pub fn remember_conditions(records: &mut BTreeMap<String, ConditionRecord>, stat
 /// Of a pod that is ended before its time.
 const DISRUPTION: &str = "DisruptionTarget";
 
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
+    RESTARTING_ALL,
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -104,6 +107,27 @@ fn disruption(input: &StatusInput<'_>) -> Option<Condition> {
     by_the_node.then(|| Condition { reason: Some("TerminationByKubelet"), message, ..condition(DISRUPTION, true) })
 }
 
+/// Whether all containers are removed to begin anew, of a pod in which that can happen
+/// (`GenerateAllContainersRestartingCondition`).
+fn restarting_all(input: &StatusInput<'_>, phase: &str) -> Option<Condition> {
+    if !restart::could_restart_all(input.pod.spec()) {
+        return None;
+    }
+    let reason = match phase {
+        "Succeeded" => Some("PodCompleted"),
+        "Failed" => Some("PodFailed"),
+        _ if input.record.restarting_all => {
+            return Some(Condition {
+                reason: Some("RestartAllContainersStarted"),
+                message: Some("container exited with restart policy rule".to_owned()),
+                ..condition(RESTARTING_ALL, true)
+            });
+        }
+        _ => None,
+    };
+    Some(Condition { reason, ..condition(RESTARTING_ALL, false) })
+}
+
 fn initialized(
     input: &StatusInput<'_>,
     phase: &str,
@@ -113,7 +137,10 @@ fn initialized(
     if phase == "Succeeded" {
         return Condition { reason: Some("PodCompleted"), ..condition("Initialized", true) };
     }
-    if apps.iter().any(super::containers::has_begun) {
+    // When all containers begin anew, a pod that was initialized stays so.
+    let stays = restart::could_restart_all(input.pod.spec())
+        && input.record.conditions.get("Initialized").is_some_and(|known| known.status == "True");
+    if stays || apps.iter().any(super::containers::has_begun) {
         return condition("Initialized", true);
     }
     let waiting: Vec<&str> = inits

@@ -5,9 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::StatusInput;
 use crate::observed::{Container, ContainerState, Exit};
-use crate::pod::{ContainerKind, ContainerOf};
+use crate::pod::{ContainerKind, ContainerOf, Pod};
 use crate::record::ContainerRecord;
-use crate::restart;
+use crate::{restart, volume};
 
 /// Waiting reasons that only say that a start is about to be made: an ended container is then still shown ended.
 const ABOUT_TO_START: [&str; 2] = ["ContainerCreating", "PodInitializing"];
@@ -91,7 +91,8 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
         ..Default::default()
     };
     super::resources::fill(container, seen, known, &mut status);
-    status.volume_mounts = volume_mounts(container);
+    let images = seen.map_or(&known.volume_images, |seen| &seen.volume_images);
+    status.volume_mounts = volume_mounts(input.pod, container, images);
     status.user = known.user.as_ref().filter(|_| seen.is_some()).map(|user| v1::ContainerUser {
         linux: Some(v1::LinuxContainerUser {
             uid: user.uid,
@@ -102,16 +103,22 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
     status
 }
 
-/// How volumes are mounted. What is mounted below a read-only one is not made read-only with it here.
-fn volume_mounts(container: ContainerOf<'_>) -> Option<Vec<v1::VolumeMountStatus>> {
+/// How volumes are mounted, and which images (`ImageVolumeWithDigest`: an API server that has not this gate on drops them).
+/// What is mounted below a read-only one is not made read-only with it here.
+fn volume_mounts(pod: &Pod, container: ContainerOf<'_>, images: &[String]) -> Option<Vec<v1::VolumeMountStatus>> {
+    let mut volumes: Vec<&str> =
+        volume::mounted_images(pod, container.spec).into_iter().map(|image| image.volume).collect();
+    volumes.sort_unstable();
     let mounts = container.spec.volume_mounts.iter().flatten().map(|mount| {
         let read_only = mount.read_only.filter(|read_only| *read_only);
+        let image = volumes.iter().zip(images).find(|(volume, _)| **volume == mount.name);
         v1::VolumeMountStatus {
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only,
             recursive_read_only: read_only.map(|_| "Disabled".to_owned()),
-            ..Default::default()
+            volume_status: image
+                .map(|(_, id)| v1::VolumeStatus { image: Some(v1::ImageVolumeStatus { image_ref: id.clone() }) }),
         }
     });
     Some(mounts.collect()).filter(|mounts: &Vec<_>| !mounts.is_empty())

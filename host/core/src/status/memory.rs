@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::observed::{Container, ContainerState, Exit, ObservedPod};
-use crate::plan::Plan;
-use crate::pod::Pod;
+use crate::plan::{self, Plan};
+use crate::pod::{ContainerOf, Pod};
 use crate::record::{ContainerRecord, EndedContainer, PodRecord};
 use crate::{resize, restart};
 
@@ -28,15 +28,26 @@ pub fn remember(
         let Some(seen) = observed.containers_named(name).find(started) else { continue };
         let known = record.containers.entry(name.to_owned()).or_default();
         if !known.outlives(seen) {
+            let went_on = known.exit.is_none();
             take_in(known, seen, observed, messages);
+            // Stopped for the others' sake.
+            if let Some(exit) = known.exit.as_mut().filter(|_| record.restarting_all && went_on) {
+                restarting_all(exit);
+            }
             if let Some(of) = pod.container(name).filter(|_| known.actuated.is_none()) {
                 known.actuated = resize::actuated(pod, of.spec, seen.resources.as_ref());
             }
         }
     }
     let goes_on = pod.deletion.is_none() && record.terminal.is_none();
+    begin_anew(record, pod, observed, goes_on, now);
+    let anew = record.restarting_all;
     for (name, known) in &mut record.containers {
-        vanish(known, name, pod, observed, goes_on, now);
+        let went_on = known.exit.is_none();
+        vanish(known, name, pod, observed, goes_on && !anew, now);
+        if let Some(exit) = known.exit.as_mut().filter(|_| anew && went_on) {
+            restarting_all(exit);
+        }
     }
     record.containers.retain(|name, _| pod.container(name).is_some() || observed.container(name).is_some());
     record.backoffs.retain(|key, _| is_about(pod, key));
@@ -54,12 +65,17 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.id = Some(seen.id.clone());
         known.sandbox = Some(seen.sandbox_id.clone());
         known.image_id.clone_from(&seen.image_id);
+        known.volume_images.clone_from(&seen.volume_images);
         known.exit = None;
         known.started = false;
         known.ready = false;
         known.restarting = false;
         known.actuated = None;
         known.user = None;
+    }
+    // A record of before image IDs were kept has none.
+    if known.image_id.is_empty() {
+        known.image_id.clone_from(&seen.image_id);
     }
     // The first look counts: a process may change who it is.
     if known.user.is_none() {
@@ -79,6 +95,45 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.started = false;
         known.ready = false;
     }
+}
+
+/// Notes that all containers are to begin anew when one ended that asks for it, and, once none of them is left, forgets what
+/// was of the ones before but how they ended (`ShouldAllContainersRestart`, `AllContainersRestartCleanedUp`).
+fn begin_anew(record: &mut PodRecord, pod: &Pod, observed: &ObservedPod, goes_on: bool, now: Timestamp) {
+    let asks = |of: ContainerOf<'_>| {
+        let exit = record.newest(observed, &of.spec.name).and_then(Container::exit);
+        exit.is_some_and(|exit| restart::restarts_all(of.spec, exit.code))
+    };
+    record.restarting_all = goes_on && (record.restarting_all || pod.containers().any(asks));
+    if !record.restarting_all || pod.containers().any(|of| observed.container(&of.spec.name).is_some()) {
+        return;
+    }
+    record.restarting_all = false;
+    for of in pod.containers() {
+        let Some(known) = record.containers.get_mut(&of.spec.name) else { continue };
+        let Some(id) = known.id.take() else { continue };
+        let counted = known.exit.as_ref().is_some_and(Exit::is_unknown);
+        let exit = known.exit.take().filter(|exit| !exit.is_unknown()).unwrap_or_else(|| {
+            let mut exit = Exit { started_at: known.started_at, ..Exit::unknown(now) };
+            restarting_all(&mut exit);
+            exit
+        });
+        *known = ContainerRecord {
+            restarts: known.restarts.saturating_add(u32::from(!counted)),
+            delayed_restarts: known.delayed_restarts,
+            started_at: exit.started_at,
+            last_exit: Some(EndedContainer { id, exit }),
+            image_id: std::mem::take(&mut known.image_id),
+            restarting: true,
+            ..ContainerRecord::default()
+        };
+    }
+}
+
+/// Says of an end that it was for all containers to begin anew.
+fn restarting_all(exit: &mut Exit) {
+    plan::restart_all::REASON.clone_into(&mut exit.reason);
+    plan::restart_all::MESSAGE.clone_into(&mut exit.message);
 }
 
 /// A container that ran and is gone ended unknown, and is counted as restarted when it will be
@@ -101,7 +156,10 @@ fn vanish(known: &mut ContainerRecord, name: &str, pod: &Pod, observed: &Observe
 /// Whether a back-off's key is still about something in the pod.
 fn is_about(pod: &Pod, key: &str) -> bool {
     if let Some(image) = key.strip_prefix("image/") {
-        return pod.containers().any(|container| container.spec.image.as_deref() == Some(image));
+        let mut containers = pod.containers().chain(pod.ephemeral_containers());
+        let mut volumes = pod.spec().volumes.iter().flatten().filter_map(|volume| volume.image.as_ref());
+        return containers.any(|container| container.spec.image.as_deref() == Some(image))
+            || volumes.any(|volume| volume.reference.as_deref() == Some(image));
     }
     key.strip_prefix("create/").is_none_or(|name| pod.container(name).is_some())
 }
@@ -113,5 +171,24 @@ pub fn remember_restarts(record: &mut PodRecord, plan: &Plan) {
         if let Some(known) = record.containers.get_mut(name) {
             known.restarting = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pod_from;
+
+    #[test]
+    fn back_offs_last_as_long_as_what_they_are_about() {
+        let pod = pod_from("{containers: [{name: a, image: own}], volumes: [{name: v, image: {reference: volume}}]}");
+        let known = ["image/own", "image/volume", "create/a", "pod"];
+        assert!(known.iter().all(|key| is_about(&pod, key)));
+        assert!(!is_about(&pod, "image/other") && !is_about(&pod, "create/b"));
+        let object: k8s_openapi::api::core::v1::Pod = serde_json::from_value(serde_json::json!({"spec": {
+            "containers": [], "ephemeralContainers": [{"name": "debug", "image": "tools"}]}}))
+        .expect("a pod");
+        let pod = Pod { ephemeral: crate::pod::ephemeral(&object), object: object.into(), ..pod };
+        assert!(is_about(&pod, "image/tools") && is_about(&pod, "create/debug"));
     }
 }

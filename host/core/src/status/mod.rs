@@ -11,6 +11,8 @@ mod resources;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -18,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::cgroup;
 use crate::network::by_family;
 use crate::node::NodeFacts;
-use crate::observed::{ObservedPod, SandboxState};
+use crate::observed::ObservedPod;
 use crate::plan::{Busy, Plan};
 use crate::pod::Pod;
 use crate::record::{PodRecord, Terminal};
@@ -73,7 +75,8 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
             return status;
         }
     }
-    let (inits, apps) = containers::all(input);
+    resources::fill_pod(input, &mut status);
+    let (inits, mut apps) = containers::all(input);
     if ended.is_none() {
         let phase = match phase::phase(input, &inits, &apps) {
             "Succeeded" | "Failed" if apps.iter().any(containers::has_begun) => "Running",
@@ -82,16 +85,39 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
         };
         status.phase = Some(phase.to_owned());
     }
-    let ips = pod_ips(input);
+    let ips: Vec<String> = pod_ips(pod, observed, node).iter().map(ToString::to_string).collect();
     status.pod_ip = ips.first().cloned();
     status.pod_ips = (!ips.is_empty()).then(|| ips.into_iter().map(|ip| v1::PodIP { ip }).collect());
     let shown = status.phase.clone().unwrap_or_default();
     status.conditions = Some(conditions::conditions(input, &shown, &inits, &apps));
     status.init_container_statuses = (!inits.is_empty()).then_some(inits);
-    let ephemeral = containers::ephemeral(input);
+    // By name, as the kubelet has them; the init containers are in their order.
+    let mut ephemeral = containers::ephemeral(input);
+    for list in [&mut apps, &mut ephemeral] {
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+    }
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
     status.container_statuses = (!apps.is_empty()).then_some(apps);
+    share_messages(pod, &mut status);
     status
+}
+
+/// Bytes of termination messages that all containers of a pod may leave together (`MaxPodTerminationMessageLogLength`).
+const MESSAGES: usize = 12 << 10;
+
+/// Cuts each message to the container's share of what the pod may say (`normalizeStatus`).
+fn share_messages(pod: &Pod, status: &mut v1::PodStatus) {
+    let count = pod.containers().count() + pod.ephemeral_containers().count();
+    let share = MESSAGES / count.max(1);
+    let lists =
+        [&mut status.container_statuses, &mut status.init_container_statuses, &mut status.ephemeral_container_statuses];
+    for container in lists.into_iter().flatten().flatten() {
+        for state in [&mut container.state, &mut container.last_state].into_iter().flatten() {
+            if let Some(message) = state.terminated.as_mut().and_then(|terminated| terminated.message.as_mut()) {
+                message.truncate(message.floor_char_boundary(share));
+            }
+        }
+    }
 }
 
 /// The status that the API server has of a pod that ended before this agent knew it, as long as nothing of it is here to
@@ -118,12 +144,19 @@ fn runs(observed: &ObservedPod) -> bool {
 }
 
 /// Addresses of the pod: its sandbox's, or the node's on the node's network.
-fn pod_ips(input: &StatusInput<'_>) -> Vec<String> {
-    let Some(sandbox) = input.observed.sandbox().filter(|sandbox| sandbox.state == SandboxState::Running) else {
-        return Vec::new();
-    };
-    let ips = if input.pod.host_network() { input.node.ips.clone() } else { by_family(&sandbox.ips, &input.node.ips) };
-    ips.iter().map(ToString::to_string).collect()
+/// None before that runs. The primary one first, which is of the family of the node's first.
+pub fn pod_ips(pod: &Pod, observed: &ObservedPod, node: &NodeFacts) -> Vec<IpAddr> {
+    match observed.sandbox().filter(|sandbox| sandbox.is_running()) {
+        Some(_) if pod.host_network() => node.ips.clone(),
+        Some(sandbox) => by_family(&sandbox.ips, &node.ips),
+        None => Vec::new(),
+    }
+}
+
+/// The statuses of all containers: app containers, then init and ephemeral ones.
+pub fn of_containers(status: &v1::PodStatus) -> impl Iterator<Item = &v1::ContainerStatus> {
+    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten()
 }
 
 /// The end of the pod, once it has one: its deadline passed, an init container failed for good, or all

@@ -1,4 +1,4 @@
-//! CPU and memory in a container's status, and the conditions of a resize.
+//! CPU and memory in the statuses of containers and of the pod as a whole, and the conditions of a resize.
 //!
 //! As `convertContainerStatusResources` of `pkg/kubelet/kubelet_pods.go` and `toKubeContainerResources` of
 //! `pkg/kubelet/kuberuntime/kuberuntime_container_linux.go`.
@@ -13,8 +13,8 @@ use super::StatusInput;
 use crate::container::Resources;
 use crate::observed::Container;
 use crate::pod::ContainerOf;
-use crate::quantity;
 use crate::record::ContainerRecord;
+use crate::{quantity, resize, resources};
 
 /// The least CPU limit, in thousandths, that has an effect of its own (`MinMilliCPULimit`).
 const LEAST_CPU_LIMIT: i64 = 10;
@@ -42,6 +42,28 @@ pub(super) fn fill(
         overlay(&mut given, seen.resources.as_ref(), known);
     }
     status.resources = Some(given);
+}
+
+/// Says what the pod as a whole was given and what it has, where its spec says anything of that
+/// (`convertToAPIPodLevelResourcesStatus`): what it does not say is what its containers have together.
+pub(super) fn fill_pod(input: &StatusInput<'_>, status: &mut v1::PodStatus) {
+    let spec = input.pod.spec();
+    if spec.resources.is_none() {
+        return;
+    }
+    let list = |amount: &dyn Fn(&str) -> Option<i64>| {
+        let cpu = amount("cpu").filter(|cpu| *cpu > 0).map(|cpu| ("cpu".to_owned(), quantity::of_milli(cpu)));
+        let memory = amount("memory").filter(|memory| *memory > 0);
+        let memory = memory.map(|memory| ("memory".to_owned(), quantity::of_bytes(memory)));
+        Some(cpu.into_iter().chain(memory).collect::<List>()).filter(|list| !list.is_empty())
+    };
+    status.allocated_resources = list(&|name| Some(resources::pod_request(spec, name)));
+    let has = v1::PodSpec { resources: resize::pod_level(input.pod, input.record).cloned(), ..spec.clone() };
+    status.resources = Some(v1::ResourceRequirements {
+        requests: list(&|name| Some(resources::pod_request(&has, name))),
+        limits: list(&|name| resources::pod_limit(&has, name)),
+        claims: None,
+    });
 }
 
 /// Puts what the runtime has in place of what was given.

@@ -59,7 +59,7 @@ fn check_container(place: &Place<'_>, spec: &v1::PodSpec, volumes: &Volumes<'_>,
     errors.one_of(format!("{path}.imagePullPolicy"), policy, &["Always", "IfNotPresent", "Never"]);
     let policy = container.termination_message_policy.as_deref().unwrap_or_default();
     errors.one_of(format!("{path}.terminationMessagePolicy"), policy, &["FallbackToLogsOnError", "File"]);
-    check_env(container, path, errors);
+    check_env(container, path, volumes, errors);
     check_mounts(container, path, volumes, errors);
     if let Some(resources) = &container.resources {
         resources::check(resources, &format!("{path}.resources"), errors);
@@ -192,7 +192,7 @@ fn check_ports(place: &Place<'_>, spec: &v1::PodSpec, host_ports: &mut Vec<HostP
     }
 }
 
-fn check_env(container: &v1::Container, path: &str, errors: &mut Errors) {
+fn check_env(container: &v1::Container, path: &str, pod_volumes: &Volumes<'_>, errors: &mut Errors) {
     for (index, env) in container.env.iter().flatten().enumerate() {
         let path = format!("{path}.env[{index}]");
         errors.required_form(format!("{path}.name"), &env.name, names::env_name);
@@ -222,7 +222,15 @@ fn check_env(container: &v1::Container, path: &str, errors: &mut Errors) {
         }
         if let Some(file) = &from.file_key_ref {
             given += 1;
-            errors.required_form(format!("{path}.fileKeyRef.volumeName"), &file.volume_name, names::dns_label);
+            let place = format!("{path}.fileKeyRef.volumeName");
+            errors.required_form(place.clone(), &file.volume_name, names::dns_label);
+            match pod_volumes.get(file.volume_name.as_str()) {
+                None => errors.not_found(place, &file.volume_name),
+                Some(volume) if volume.empty_dir.is_none() => {
+                    errors.invalid(place, &file.volume_name, "referenced volume must be of type emptyDir");
+                }
+                Some(_) => {}
+            }
             errors.required_form(format!("{path}.fileKeyRef.path"), &file.path, names::local_path);
             errors.required_form(format!("{path}.fileKeyRef.key"), &file.key, names::env_name);
         }

@@ -104,10 +104,22 @@ fn check_sources(volume: &v1::Volume, path: &str, errors: &mut Errors) {
     if let Some(source) = &volume.projected {
         check_projected(source, &format!("{path}.projected"), errors);
     }
-    if let Some(source) = &volume.image
-        && source.reference.as_deref().unwrap_or_default().is_empty()
-    {
-        errors.required(format!("{path}.image.reference"), "");
+    if let Some(source) = &volume.nfs {
+        for (field, value) in [("server", &source.server), ("path", &source.path)] {
+            if value.is_empty() {
+                errors.required(format!("{path}.nfs.{field}"), "");
+            }
+        }
+        if !source.path.is_empty() && !source.path.starts_with('/') {
+            errors.invalid(format!("{path}.nfs.path"), &source.path, "must be an absolute path");
+        }
+    }
+    if let Some(source) = &volume.image {
+        if source.reference.as_deref().unwrap_or_default().is_empty() {
+            errors.required(format!("{path}.image.reference"), "");
+        }
+        let policy = source.pull_policy.as_deref().unwrap_or_default();
+        errors.one_of(format!("{path}.image.pullPolicy"), policy, &["", "Always", "IfNotPresent", "Never"]);
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! [`VolumeSpec`] says what a volume holds, completely; making it so is the filesystem's work.
 
+mod image;
+mod nested;
 mod payload;
 mod references;
 mod resolve;
@@ -17,12 +19,13 @@ use k8s_openapi::api::core::v1;
 
 use crate::ports::objects::{BoundClaim, PodCertificate, Token};
 
+pub use self::image::{ImageVolume, mounted_images};
 pub(crate) use self::payload::secret_data;
 pub use self::references::{
     IssuedKind, IssuedReference, ObjectKind, ObjectReference, claim_of, issued_references, pull_secrets, references,
     service_account,
 };
-pub use self::resolve::{VolumeProblem, is_read_only, on_disk, resolve, size_limits};
+pub use self::resolve::{VolumeProblem, groups, is_read_only, on_disk, resolve, size_limits};
 
 /// A volume that a pod needs on the node.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +34,8 @@ pub struct VolumeSpec {
     pub name: String,
     /// What it holds.
     pub kind: VolumeKind,
+    /// Folders in it that containers mount something else on and cannot make themselves, relative.
+    pub mount_points: Vec<String>,
 }
 
 /// What a volume holds.
@@ -43,12 +48,33 @@ pub enum VolumeKind {
         /// `sizeLimit` in bytes: the tmpfs's size; on disk it is watched, not enforced.
         size_limit: Option<u64>,
     },
+    /// `emptyDir` of huge pages (`medium: HugePages[-<size>]`).
+    HugePages {
+        /// Size of its pages in bytes.
+        page: u64,
+    },
     /// `hostPath`.
     HostPath {
         /// Path on the node.
         path: PathBuf,
         /// What must be, or is made, there.
         kind: HostPathKind,
+    },
+    /// A `local` PersistentVolume: a folder of the node that is the pod's while it has the claim.
+    Local {
+        /// Path on the node.
+        path: PathBuf,
+        /// Whether its claim is only read: its owner stays then.
+        read_only: bool,
+    },
+    /// `nfs`.
+    Nfs {
+        /// Name or address of the server.
+        server: String,
+        /// The folder on it, absolute.
+        path: String,
+        /// Options of the mount, `ro` among them.
+        options: Vec<String>,
     },
     /// `configMap`, `secret`, `downwardAPI`, `projected`: files, replaced together when they change.
     Payload {

@@ -33,10 +33,8 @@ pub struct ObjectReference {
     pub name: String,
     /// Whether the pod does without it.
     pub optional: bool,
-    /// What uses it: `volume "x"` or `container "c" env`.
-    pub by: String,
-    /// Whether a volume uses it; what variables refer to is read anew only when a container is made.
-    pub for_volume: bool,
+    /// The volume that uses it; `None` for a variable.
+    pub volume: Option<String>,
 }
 
 /// The objects that a pod's volumes and variables refer to, in order of the spec. One object may come several times.
@@ -98,6 +96,7 @@ pub fn issued_references(pod: &Pod) -> Vec<IssuedReference> {
                     service_account: service_account(pod),
                     audience: token.audience.clone().unwrap_or_default(),
                     expiration_seconds: token.expiration_seconds.unwrap_or(3600),
+                    kept: true,
                 })
             } else if let Some(bundle) = &source.cluster_trust_bundle {
                 IssuedKind::TrustBundles(match (&bundle.name, &bundle.signer_name) {
@@ -134,8 +133,7 @@ fn of_volume(volume: &v1::Volume, found: &mut Vec<ObjectReference>) {
             kind,
             name: name.to_owned(),
             optional: optional.unwrap_or(false),
-            by: format!("volume {:?}", volume.name),
-            for_volume: true,
+            volume: Some(volume.name.clone()),
         });
     };
     if let Some(source) = &volume.config_map {
@@ -156,13 +154,7 @@ fn of_volume(volume: &v1::Volume, found: &mut Vec<ObjectReference>) {
 
 fn of_container(container: &v1::Container, found: &mut Vec<ObjectReference>) {
     let mut add = |kind, name: &str, optional: Option<bool>| {
-        found.push(ObjectReference {
-            kind,
-            name: name.to_owned(),
-            optional: optional.unwrap_or(false),
-            by: format!("container {:?} env", container.name),
-            for_volume: false,
-        });
+        found.push(ObjectReference { kind, name: name.to_owned(), optional: optional.unwrap_or(false), volume: None });
     };
     for source in container.env_from.iter().flatten() {
         if let Some(reference) = &source.config_map_ref {

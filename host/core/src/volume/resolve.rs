@@ -1,19 +1,22 @@
 //! From a pod's volumes and the objects that they refer to, to what must be on the node's disk.
 //!
-//! As `pkg/volume/{emptydir,hostpath,projected}`. Never partly: a volume that cannot be made is a problem with the
+//! As `pkg/volume/{emptydir,hostpath,nfs,projected}`. Never partly: a volume that cannot be made is a problem with the
 //! kubelet's words, and the pod waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1;
 
 use super::payload::{self, Files, Wanted};
-use super::{HostPathKind, Objects, VolumeKind, VolumeSpec, claim_of};
+use super::{HostPathKind, Objects, VolumeKind, VolumeSpec, claim_of, nested};
 use crate::node::NodeFacts;
 use crate::pod::Pod;
-use crate::{quantity, resources};
+use crate::{huge_pages, quantity, resources};
+
+/// Annotation of a PersistentVolume with the group that may use it.
+const GROUP: &str = "pv.beta.kubernetes.io/gid";
 
 /// Why a volume cannot be had; the event is `FailedMount`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,21 +28,29 @@ pub struct VolumeProblem {
     pub message: String,
 }
 
-/// Everything that a pod's volumes hold, in order of the spec. `pod_ips` are empty before the sandbox runs; then
-/// the downward API's addresses are too.
+/// Everything that a pod's volumes hold, in order of the spec, but for image volumes ([`super::mounted_images`]). `pod_ips`
+/// are empty before the sandbox runs; then the downward API's addresses are too.
 pub fn resolve(
     pod: &Pod,
     node: &NodeFacts,
     objects: &Objects,
     pod_ips: &[IpAddr],
 ) -> Result<Vec<VolumeSpec>, VolumeProblem> {
-    let volumes = pod.spec().volumes.iter().flatten();
+    let volumes = pod.spec().volumes.iter().flatten().filter(|volume| volume.image.is_none());
     let resolve = |volume: &v1::Volume| {
         let kind = kind(pod, node, objects, pod_ips, volume);
-        kind.map(|kind| VolumeSpec { name: volume.name.clone(), kind })
+        kind.map(|kind| with_mount_points(pod, volume, kind))
             .map_err(|message| VolumeProblem { volume: volume.name.clone(), message })
     };
     volumes.map(resolve).collect()
+}
+
+fn with_mount_points(pod: &Pod, volume: &v1::Volume, kind: VolumeKind) -> VolumeSpec {
+    let mount_points = match &kind {
+        VolumeKind::Payload { .. } => nested::mount_points(pod, &volume.name),
+        _ => Vec::new(),
+    };
+    VolumeSpec { name: volume.name.clone(), kind, mount_points }
 }
 
 /// Volumes on disk that have a size limit: name, limit in bytes, and the limit as it is written.
@@ -64,12 +75,14 @@ pub fn on_disk(pod: &Pod) -> Vec<String> {
 }
 
 /// Whether containers may only read a volume: it is written by us alone, or its claim says so
-/// (`GetAttributes` in `pkg/volume/{configmap,secret,downwardapi,projected}`).
+/// (`GetAttributes` in `pkg/volume/{configmap,secret,downwardapi,projected,image}`).
 pub fn is_read_only(volume: &v1::Volume) -> bool {
     volume.config_map.is_some()
         || volume.secret.is_some()
         || volume.downward_api.is_some()
         || volume.projected.is_some()
+        || volume.image.is_some()
+        || volume.nfs.as_ref().is_some_and(|nfs| nfs.read_only == Some(true))
         || volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only == Some(true))
 }
 
@@ -85,6 +98,9 @@ fn kind(
     }
     if let Some(source) = &volume.host_path {
         return host_path(source);
+    }
+    if let Some(source) = &volume.nfs {
+        return Ok(nfs(source, None));
     }
     if let Some(source) = &volume.config_map {
         let wanted = Wanted {
@@ -113,7 +129,7 @@ fn kind(
         return projected(pod, node, objects, pod_ips, &volume.name, source);
     }
     if let Some(claim) = claim_of(pod, volume) {
-        return claimed(pod, node, objects, &claim);
+        return claimed(pod, node, objects, volume, &claim);
     }
     Err(format!("volume kind {} is not supported", unsupported_kind(volume)))
 }
@@ -165,17 +181,38 @@ fn projected(
     }
 }
 
+/// Groups that the volumes behind a pod's claims are for: its containers get them besides its own
+/// (`GetExtraSupplementalGroupsForPod` in `pkg/kubelet/volumemanager`).
+pub fn groups(objects: &Objects) -> Vec<i64> {
+    let volumes = objects.claims.values().filter_map(|claim| claim.as_ref().ok()?.volume.as_ref());
+    let annotated = volumes.filter_map(|volume| volume.metadata.annotations.as_ref()?.get(GROUP));
+    annotated.filter_map(|group| group.parse().ok().filter(|group| *group >= 0)).collect()
+}
+
 /// The volume behind a claim: one that is a folder of this node (`pkg/volume/{local,hostpath}`).
-fn claimed(pod: &Pod, node: &NodeFacts, objects: &Objects, name: &str) -> Result<VolumeKind, String> {
+fn claimed(
+    pod: &Pod,
+    node: &NodeFacts,
+    objects: &Objects,
+    volume: &v1::Volume,
+    name: &str,
+) -> Result<VolumeKind, String> {
     let place = format!("error processing PVC {}/{name}", pod.id.namespace);
     let bound = match objects.claims.get(name) {
         None => return Err(format!("{place}: there is no API server to ask for it")),
         Some(Err(message)) => return Err(format!("{place}: {message}")),
         Some(Ok(bound)) => bound,
     };
+    // Who may make pods must not get at any claim that is named like one of a pod's own (`VolumeIsForPod` in
+    // `component-helpers/storage/ephemeral`).
+    if volume.ephemeral.is_some() && !is_of_pod(&bound.claim, pod) {
+        let (namespace, pod) = (&pod.id.namespace, &pod.id.name);
+        return Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"));
+    }
     if bound.claim.metadata.deletion_timestamp.is_some() {
         return Err(format!("{place}: PVC is being deleted"));
     }
+    let read_only = is_read_only(volume);
     let Some(volume) = &bound.volume else { return Err(format!("{place}: PVC is not bound")) };
     let pv = volume.metadata.name.as_deref().unwrap_or_default();
     let spec = volume.spec.clone().unwrap_or_default();
@@ -189,12 +226,28 @@ fn claimed(pod: &Pod, node: &NodeFacts, objects: &Objects, name: &str) -> Result
     if let Some(source) = &spec.host_path {
         return host_path(source);
     }
+    if let Some(source) = &spec.nfs {
+        return Ok(nfs(source, spec.mount_options.as_deref()));
+    }
     match &spec.local {
-        Some(local) => Ok(VolumeKind::HostPath { path: PathBuf::from(&local.path), kind: HostPathKind::Directory }),
+        Some(local) => Ok(VolumeKind::Local { path: PathBuf::from(&local.path), read_only }),
         None => Err(format!(
-            "{place}: volume {pv} needs a driver that this node does not have; local and hostPath volumes work here"
+            "{place}: volume {pv} needs a driver that this node does not have; local, hostPath and nfs volumes work here"
         )),
     }
+}
+
+/// Whether a claim was made for the pod's ephemeral volume.
+fn is_of_pod(claim: &v1::PersistentVolumeClaim, pod: &Pod) -> bool {
+    let mut owners = claim.metadata.owner_references.iter().flatten();
+    owners.any(|owner| owner.controller == Some(true) && owner.uid == pod.id.uid)
+}
+
+/// `pkg/volume/nfs`: read-only first, then what the PersistentVolume says.
+fn nfs(source: &v1::NFSVolumeSource, options: Option<&[String]>) -> VolumeKind {
+    let read_only = source.read_only.filter(|read_only| *read_only).map(|_| "ro".to_owned());
+    let options = read_only.into_iter().chain(options.unwrap_or_default().iter().cloned()).collect();
+    VolumeKind::Nfs { server: source.server.clone(), path: source.path.clone(), options }
 }
 
 fn empty_dir(pod: &Pod, node: &NodeFacts, source: &v1::EmptyDirVolumeSource) -> Result<VolumeKind, String> {
@@ -215,8 +268,43 @@ fn empty_dir(pod: &Pod, node: &NodeFacts, source: &v1::EmptyDirVolumeSource) -> 
             let least = bounds.filter(|bytes| *bytes > 0).chain(size_limit).min();
             Ok(VolumeKind::EmptyDir { memory: true, size_limit: least })
         }
-        other => Err(format!("emptyDir medium {other:?} is not supported: expected \"\" or \"Memory\"")),
+        "HugePages" => of_huge_pages(pod, None),
+        other => match other.strip_prefix("HugePages-") {
+            Some(size) => of_huge_pages(pod, Some(size)),
+            None => {
+                Err(format!("emptyDir medium {other:?} is not supported: expected \"\", \"Memory\" or \"HugePages\""))
+            }
+        },
     }
+}
+
+/// Pages of that size, or of the one that the pod requests (`getPageSizeMountOption` in `pkg/volume/emptydir`).
+fn of_huge_pages(pod: &Pod, size: Option<&str>) -> Result<VolumeKind, String> {
+    let spec = pod.spec();
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let of_containers = containers.filter_map(|container| container.resources.as_ref());
+    let lists =
+        spec.resources.iter().chain(of_containers).flat_map(|resources| [&resources.requests, &resources.limits]);
+    let names: BTreeSet<&str> = lists.flatten().flat_map(BTreeMap::keys).map(String::as_str).collect();
+    let mut requested = names.into_iter().filter(|name| name.starts_with("hugepages-"));
+    let medium = size.map_or_else(|| "HugePages".to_owned(), |size| format!("HugePages-{size}"));
+    let name = match size {
+        Some(size) => requested.find(|name| name.strip_prefix("hugepages-") == Some(size)),
+        None => {
+            let first = requested.next();
+            if requested.next().is_some() {
+                return Err(format!("medium: {medium} can't be used if container requests multiple huge page sizes"));
+            }
+            first
+        }
+    };
+    let Some(name) = name else {
+        return Err(format!(
+            "medium {medium}: hugePages storage requested, but there is no resource request for huge pages"
+        ));
+    };
+    let size = huge_pages::of_resource(name).ok_or_else(|| format!("{name} is no size of huge pages"))?;
+    Ok(VolumeKind::HugePages { page: size.bytes })
 }
 
 fn host_path(source: &v1::HostPathVolumeSource) -> Result<VolumeKind, String> {

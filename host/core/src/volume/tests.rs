@@ -143,6 +143,31 @@ fn empty_dirs() {
 }
 
 #[test]
+fn huge_pages_have_the_size_that_is_requested() {
+    let kinds = |limits: &str| {
+        let pod = pod_from(&format!(
+            "{{containers: [{{name: app, resources: {{limits: {limits}}}}}], \
+              volumes: [{{name: v, emptyDir: {{medium: HugePages}}}}, {{name: w, emptyDir: {{medium: HugePages-1Gi}}}}]}}"
+        ));
+        let of = |volume: usize| {
+            let mut one = pod.clone();
+            let spec = std::sync::Arc::make_mut(&mut one.object).spec.as_mut().unwrap();
+            spec.volumes = spec.volumes.take().map(|all| vec![all[volume].clone()]);
+            resolve(&one, &node(), &Objects::default(), &[])
+                .map(|mut specs| specs.remove(0).kind)
+                .map_err(|e| e.message)
+        };
+        (of(0), of(1))
+    };
+    let (any, large) = kinds("{hugepages-2Mi: 4Mi}");
+    assert_eq!(any, Ok(VolumeKind::HugePages { page: 2 << 20 }));
+    assert!(large.unwrap_err().contains("no resource request"));
+    let (any, large) = kinds("{hugepages-2Mi: 4Mi, hugepages-1Gi: 1Gi}");
+    assert!(any.unwrap_err().contains("multiple huge page sizes"));
+    assert_eq!(large, Ok(VolumeKind::HugePages { page: 1 << 30 }));
+}
+
+#[test]
 fn tmpfs_is_no_larger_than_the_pods_memory() {
     let pod = pod_from(
         "{containers: [{name: app, resources: {limits: {memory: 64Mi}}}],
@@ -165,6 +190,16 @@ fn host_paths() {
 }
 
 #[test]
+fn nfs() {
+    let volume = |options: &[&str]| {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Ok(VolumeKind::Nfs { server: "s".to_owned(), path: "/p".to_owned(), options })
+    };
+    assert_eq!(resolved("nfs: {server: s, path: /p}"), volume(&[]));
+    assert_eq!(resolved("nfs: {server: s, path: /p, readOnly: true}"), volume(&["ro"]));
+}
+
+#[test]
 fn other_kinds_are_named() {
     let message = |kind: &str| Err(format!("volume kind \"{kind}\" is not supported"));
     assert_eq!(
@@ -172,7 +207,7 @@ fn other_kinds_are_named() {
         Err("error processing PVC ns/x: there is no API server to ask for it".to_owned())
     );
     assert_eq!(resolved("csi: {driver: x}"), message("csi"));
-    assert_eq!(resolved("nfs: {server: x, path: /}"), message("nfs"));
+    assert_eq!(resolved("iscsi: {targetPortal: x, iqn: y, lun: 0}"), message("iscsi"));
     let nothing = pod_from("{containers: [{name: a}], volumes: [{name: v}]}");
     let problem = resolve(&nothing, &node(), &Objects::default(), &[]).unwrap_err();
     assert_eq!(problem.to_string(), "volume \"v\": volume kind (none) is not supported");
@@ -191,19 +226,19 @@ fn every_reference_is_found() {
     );
     let found: Vec<String> = references(&pod)
         .iter()
-        .map(|it| format!("{} {} {} {} {}", it.kind.as_str(), it.name, it.optional, it.by, it.for_volume))
+        .map(|it| format!("{} {} {} {:?}", it.kind.as_str(), it.name, it.optional, it.volume))
         .collect();
     assert_eq!(
         found,
         [
-            "configmap vc false volume \"c\" true",
-            "secret vs true volume \"s\" true",
-            "configmap pc false volume \"p\" true",
-            "secret ps false volume \"p\" true",
-            "secret ks false container \"init\" env false",
-            "configmap ec false container \"app\" env false",
-            "secret es true container \"app\" env false",
-            "configmap kc false container \"app\" env false",
+            "configmap vc false Some(\"c\")",
+            "secret vs true Some(\"s\")",
+            "configmap pc false Some(\"p\")",
+            "secret ps false Some(\"p\")",
+            "secret ks false None",
+            "configmap ec false None",
+            "secret es true None",
+            "configmap kc false None",
         ]
     );
     assert_eq!(pull_secrets(&pod), ["pull"]);
@@ -281,8 +316,34 @@ fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
         resolve(&pod, &node(), &objects, &[]).map(|mut all| all.remove(0).kind).map_err(|problem| problem.message)
     };
     assert_eq!(with(None), Err("error processing PVC ns/c: PVC is not bound".to_owned()));
-    let local = VolumeKind::HostPath { path: "/disk".into(), kind: HostPathKind::Directory };
+    // The claim of an ephemeral volume is the pod's own, or none of its business.
+    let own = pod_from("{containers: [{name: a}], volumes: [{name: v, ephemeral: {}}]}");
+    let name = claim_of(&own, &own.spec().volumes.as_ref().unwrap()[0]).unwrap();
+    let owned_by = |uid: &str| {
+        let mut claim = k8s_openapi::api::core::v1::PersistentVolumeClaim::default();
+        claim.metadata.owner_references = serde_json::from_value(serde_json::json!([
+            {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true}
+        ]))
+        .unwrap();
+        let claim = crate::ports::objects::BoundClaim { claim, volume: None };
+        let objects = Objects { claims: BTreeMap::from([(name.clone(), Ok(claim))]), ..Objects::default() };
+        resolve(&own, &node(), &objects, &[]).unwrap_err().message
+    };
+    assert!(owned_by(&own.id.uid).ends_with("PVC is not bound"));
+    assert!(owned_by("other").ends_with("(pod is not owner)"));
+    let grouped = |group: &str| {
+        let annotations = BTreeMap::from([("pv.beta.kubernetes.io/gid".to_owned(), group.to_owned())]);
+        let mut volume = k8s_openapi::api::core::v1::PersistentVolume::default();
+        volume.metadata.annotations = Some(annotations);
+        let claim = crate::ports::objects::BoundClaim { claim: Default::default(), volume: Some(volume) };
+        groups(&Objects { claims: BTreeMap::from([("c".to_owned(), Ok(claim))]), ..Objects::default() })
+    };
+    assert_eq!((grouped("5000"), grouped("-1"), grouped("x")), (vec![5000], vec![], vec![]));
+    let local = VolumeKind::Local { path: "/disk".into(), read_only: false };
     assert_eq!(with(Some("{local: {path: /disk}}")), Ok(local));
+    let options = vec!["ro".to_owned(), "nfsvers=4".to_owned()];
+    let nfs = VolumeKind::Nfs { server: "s".to_owned(), path: "/p".to_owned(), options };
+    assert_eq!(with(Some("{nfs: {server: s, path: /p, readOnly: true}, mountOptions: [nfsvers=4]}")), Ok(nfs));
     let elsewhere = "{local: {path: /disk}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: x, operator: Exists}]}]}}}";
     assert!(with(Some(elsewhere)).unwrap_err().starts_with("no matching NodeSelectorTerms"));
     assert!(with(Some("{csi: {driver: d, volumeHandle: h}}")).unwrap_err().contains("needs a driver"));

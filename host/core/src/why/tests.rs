@@ -21,7 +21,7 @@ struct Way {
     record: PodRecord,
     blocked: Option<&'static str>,
     probes: Vec<ProbeView>,
-    pulls: BTreeMap<String, (PullProgress, Duration)>,
+    pulls: BTreeMap<String, (String, PullProgress, Duration)>,
     prepared: bool,
 }
 
@@ -112,11 +112,14 @@ fn a_pod_that_cannot_be_carried_out_here() {
 
 #[test]
 fn what_the_pod_as_a_whole_waits_for() {
-    let mut volumes = way(ONE).backoff("pod", 3, "ContainerCreating", "MountVolume.SetUp failed for volume \"c\": no");
+    let mut volumes = way(ONE).backoff("pod", 3, "ContainerCreating", "MountVolume.SetUp failed for volume \"c\" : no");
     volumes.observed = ObservedPod::default();
     volumes.prepared = false;
     let line = volumes.line("volumes");
-    assert!(line.starts_with("volumes: Waiting MountVolume.SetUp failed for volume \"c\": no; next try at "), "{line}");
+    assert!(
+        line.starts_with("volumes: Waiting MountVolume.SetUp failed for volume \"c\" : no; next try at "),
+        "{line}"
+    );
     volumes.prepared = true;
     assert!(volumes.line("sandbox").starts_with("sandbox: Waiting MountVolume"), "{:?}", volumes.told());
 }
@@ -125,9 +128,9 @@ fn what_the_pod_as_a_whole_waits_for() {
 fn a_pull_with_what_came_so_far() {
     let mut way = way(ONE);
     let took = Duration::from_secs(7);
-    way.pulls.insert("web".to_owned(), (PullProgress { current: 3 << 20, total: 12 << 20 }, took));
+    way.pulls.insert("web".to_owned(), ("nginx".to_owned(), PullProgress { current: 3 << 20, total: 12 << 20 }, took));
     assert_eq!(way.line("container web"), "container web: Waiting pulling image nginx: 3.0 MiB of 12.0 MiB, for 7 s");
-    way.pulls.insert("web".to_owned(), (PullProgress { current: 1 << 19, total: 0 }, took));
+    way.pulls.insert("web".to_owned(), ("nginx".to_owned(), PullProgress { current: 1 << 19, total: 0 }, took));
     assert_eq!(way.line("container web"), "container web: Waiting pulling image nginx: 0.5 MiB so far, for 7 s");
 }
 
@@ -175,8 +178,10 @@ fn a_probe_that_is_waited_for() {
             took_ms: 1.0,
             outcome: "failure".to_owned(),
             message: "statuscode: 503\n".to_owned(),
+            attrs: BTreeMap::new(),
         }),
         in_a_row: 2,
+        tally: Default::default(),
     });
     assert_eq!(
         way.line("container web"),

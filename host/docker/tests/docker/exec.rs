@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
+use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest, Purpose};
 use longshore_core::ports::runtime::ContainerRuntime;
+use longshore_docker::DockerOptions;
 
 use crate::world::World;
 
@@ -14,11 +15,16 @@ fn request(id: &str, command: &[&str], timeout: Duration) -> ExecRequest {
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         timeout,
         output_limit: 1000,
+        purpose: Purpose::Probe,
     }
 }
 
 async fn run(world: &World, id: &str, command: &[&str]) -> ExecOutput {
-    world.docker.exec(request(id, command, Duration::from_secs(20))).await.unwrap()
+    run_for(world, id, command, Duration::from_secs(20)).await
+}
+
+async fn run_for(world: &World, id: &str, command: &[&str], time: Duration) -> ExecOutput {
+    world.docker.exec(request(id, command, time)).await.unwrap()
 }
 
 /// Runs a command again and again until it ends well.
@@ -40,6 +46,15 @@ fn processes(id: &str, dead: bool) -> usize {
             dead || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| !text.contains(") Z "))
         })
         .count()
+}
+
+/// Waits until so many processes are in a container: what was asked last has gone, and all has begun.
+async fn until_there_are(id: &str, count: usize, dead: bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while processes(id, dead) != count {
+        assert!(Instant::now() < end, "{} processes, not {count}", processes(id, dead));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
@@ -66,9 +81,13 @@ async fn results() {
 }
 
 /// Times a command out a hundred times: it has children in the background, ignores signals, and has a grandchild in a
-/// process group of its own.
+/// process group of its own, a child in a session of its own, one with children there, an orphan that has closed its output, and one
+/// that has cleared its environment.
 async fn hundred(world: &World, id: &str) {
-    let command = ["sh", "-c", "trap '' TERM INT HUP; echo begun; sleep 1000 & (set -m; sleep 1000 &) ; sleep 1000"];
+    let script = "trap '' TERM INT HUP; echo begun; sleep 1000 & (set -m; sleep 1000 &)
+        setsid sleep 1000 & setsid sh -c 'sleep 1000 & setsid sleep 1000 & sleep 1000' &
+        (setsid sleep 1000 < /dev/null > /dev/null 2>&1 &) ; (env -i setsid sleep 1000 &) ; sleep 1000";
+    let command = ["sh", "-c", script];
     let results: Vec<_> = futures::stream::iter(0..100)
         .map(|_| world.docker.exec(request(id, &command, Duration::from_millis(300))))
         .buffer_unordered(8)
@@ -89,15 +108,68 @@ async fn a_hundred_timeouts_leave_nothing() {
     world.docker.start(&sandbox).await.unwrap();
     // PID 1 of the second is our pause program, which reaps: there not even zombies are left.
     for shared in [false, true] {
-        let mut config = world.container(&sandbox, if shared { "a" } else { "b" }, &["sleep", "1000"]);
+        // What the container itself started is spared, in whatever session it is and whoever has adopted it.
+        let own = "setsid sleep 1000 & (setsid sleep 1000 &) ; touch /tmp/begun; sleep 1000";
+        let mut config = world.container(&sandbox, if shared { "a" } else { "b" }, &["sh", "-c", own]);
         config.share_process_namespace = shared;
         let id = world.docker.create_container(&config).await.unwrap();
         world.docker.start(&id).await.unwrap();
-        let before = processes(&id, shared);
+        until(&world, &id, &["test", "-e", "/tmp/begun"]).await;
+        // Three times `sleep`: the shell becomes the last.
+        until_there_are(&id, 3, shared).await;
         hundred(&world, &id).await;
-        assert_eq!(processes(&id, shared), before, "processes were left in the container");
+        // On a busy machine the last of them are killed after the answer.
+        until_there_are(&id, 3, shared).await;
         assert_eq!(run(&world, &id, &["true"]).await.exit_code, Some(0));
     }
+}
+
+#[tokio::test]
+async fn one_that_forks_while_it_is_killed_leaves_nothing() {
+    let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
+    let id = world.run(&sandbox, "app", &["sleep", "1000"]).await;
+    let before = processes(&id, false);
+    // Nothing tells what these are of but their parent, while it lives.
+    let script = "trap '' TERM; while :; do env -i setsid sleep 1000 < /dev/null > /dev/null 2>&1 & usleep 2000; done";
+    for _ in 0..3 {
+        let output = run_for(&world, &id, &["sh", "-c", script], Duration::from_millis(300)).await;
+        assert_eq!(output.exit_code, None);
+        until_there_are(&id, before, false).await;
+    }
+}
+
+#[tokio::test]
+async fn hooks_hold_up_no_probe() {
+    let options = DockerOptions { execs: 1, ..DockerOptions::default() };
+    let Some(world) = World::with(options).await else { return };
+    let sandbox = world.running_sandbox().await;
+    let id = world.run(&sandbox, "app", &["sleep", "1000"]).await;
+    let hooks: Vec<_> = (0..3)
+        .map(|_| {
+            let hook = request(&id, &["sleep", "1000"], Duration::from_secs(1000));
+            let (docker, hook) = (world.docker.clone(), ExecRequest { purpose: Purpose::Hook, ..hook });
+            tokio::spawn(async move { docker.exec(hook).await })
+        })
+        .collect();
+    until_there_are(&id, 4, false).await;
+    assert_eq!(run(&world, &id, &["true"]).await.exit_code, Some(0));
+    assert!(hooks.iter().all(|hook| !hook.is_finished()));
+}
+
+#[tokio::test]
+async fn what_the_container_starts_meanwhile_is_spared_though_it_writes_where_the_command_does() {
+    let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
+    let own = "while :; do sleep 0.1 || touch /tmp/killed; touch /tmp/begun; done";
+    let id = world.run(&sandbox, "app", &["sh", "-c", own]).await;
+    until(&world, &id, &["test", "-e", "/tmp/begun"]).await;
+    let script = "exec > /proc/1/fd/1 2>&1; (env -i setsid sleep 1000 &) ; sleep 1000";
+    for _ in 0..3 {
+        let output = run_for(&world, &id, &["sh", "-c", script], Duration::from_millis(300)).await;
+        assert_eq!(output.exit_code, None);
+    }
+    assert_eq!(run(&world, &id, &["test", "!", "-e", "/tmp/killed"]).await.exit_code, Some(0));
 }
 
 #[tokio::test]
@@ -136,7 +208,7 @@ async fn a_child_that_keeps_the_output_open_is_ended() {
     assert!(matches!(output.unwrap().exit_code, None | Some(0)));
     assert!(begin.elapsed() < Duration::from_secs(10));
     if begin.elapsed() > Duration::from_secs(1) {
-        assert_eq!(processes(&id, false), before);
+        until_there_are(&id, before, false).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use longshore_core::ports::exec::{ContainerExec, ExecError, ExecRequest};
+use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest, Purpose};
 use longshore_core::ports::runtime::{ContainerRuntime, LogOptions, RuntimeChange, RuntimeError, RuntimeEvent};
 use longshore_docker::{Docker, DockerOptions};
 
@@ -149,26 +149,47 @@ async fn events_go_on_after_a_break() {
     assert!(seen.iter().filter(|event| **event == RuntimeEvent::Resync).count() >= 2, "{seen:?}");
 }
 
-#[tokio::test]
-async fn a_failing_daemon_is_not_a_failing_command() {
-    let inspect = r#"{"Id":"abc","Config":{"Labels":{"dev.longshore.root":"r","dev.longshore.attempt":"0",
-        "io.kubernetes.docker.type":"container","io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n",
-        "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"c"}}}"#;
-    let request = ExecRequest {
+/// An inspect of a container of ours with the ID `abc`.
+const OURS: &str = r#"{"Id":"abc","Config":{"Labels":{"dev.longshore.root":"r","dev.longshore.attempt":"0",
+    "io.kubernetes.docker.type":"container","io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n",
+    "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"c"}}}"#;
+
+fn probe() -> ExecRequest {
+    ExecRequest {
         container_id: "abc".to_owned(),
         command: vec!["true".to_owned()],
         timeout: Duration::from_secs(1),
         output_limit: 10,
-    };
-    let fake = Fake::new(move |request, _| match request {
-        it if it.starts_with("GET") && it.contains("/containers/abc/json") => ok(inspect),
+        purpose: Purpose::Probe,
+    }
+}
+
+#[tokio::test]
+async fn a_command_whose_kill_takes_long_has_failed_all_the_same() {
+    let fake = Fake::new(|request, _| match request {
+        it if it.starts_with("GET") && it.contains("/containers/abc/json") => ok(OURS),
+        it if it.contains("/containers/abc/exec") => Reply::Json(201, r#"{"Id":"e1"}"#.to_owned()),
+        it if it.contains("/exec/e1/") => Reply::Stall(Vec::new()),
+        _ => ok("{}"),
+    });
+    let request = ExecRequest { timeout: Duration::from_millis(100), ..probe() };
+    let result = tokio::time::timeout(Duration::from_secs(60), fake.docker.exec(request)).await;
+    assert_eq!(result.unwrap(), Ok(ExecOutput { exit_code: None, output: Vec::new() }));
+    assert_eq!(fake.count("/exec/e1/json"), 1);
+}
+
+#[tokio::test]
+async fn a_failing_daemon_is_not_a_failing_command() {
+    let request = probe();
+    let fake = Fake::new(|request, _| match request {
+        it if it.starts_with("GET") && it.contains("/containers/abc/json") => ok(OURS),
         it if it.contains("/containers/abc/exec") => Reply::Json(500, r#"{"message":"runc is broken"}"#.to_owned()),
         _ => ok("{}"),
     });
     let result = fake.docker.exec(request.clone()).await;
     assert_eq!(result, Err(ExecError::Runtime { message: "runc is broken".to_owned() }));
-    let fake = Fake::new(move |request, _| match request {
-        it if it.starts_with("GET") && it.contains("/containers/abc/json") => ok(inspect),
+    let fake = Fake::new(|request, _| match request {
+        it if it.starts_with("GET") && it.contains("/containers/abc/json") => ok(OURS),
         it if it.contains("/containers/abc/exec") => Reply::Json(201, r#"{"Id":"e1"}"#.to_owned()),
         it if it.contains("/exec/e1/start") => Reply::Raw(Vec::new()),
         _ => ok("{}"),

@@ -110,6 +110,8 @@ async fn ends_have_reasons() {
     let bad = world.run(&sandbox, "bad", &["sh", "-c", "exit 3"]).await;
     assert_eq!(world.end(&good).await, (0, "Completed".to_owned()));
     assert_eq!(world.end(&bad).await, (3, "Error".to_owned()));
+    // Docker 20.10 may tell of the kill by an event alone.
+    let _events = world.docker.events();
     let mut hungry = world.container(&sandbox, "hungry", &["tail", "/dev/zero"]);
     hungry.resources.memory = 16 << 20;
     let hungry = world.docker.create_container(&hungry).await.unwrap();
@@ -140,9 +142,10 @@ async fn sizes_change_while_a_container_runs() {
         let raw = world.raw.inspect_container(&app, None).await.unwrap().host_config.unwrap();
         assert_eq!(raw.memory_swap, Some(size.memory), "no swap comes with it");
     }
-    // What is zero stays.
+    // What is zero stays, but for the quota, which is then none.
     world.docker.update(&app, &Resources { cpu_shares: 512, ..Resources::default() }).await.unwrap();
-    assert_eq!(world.see(&app).await.resources, Some(Resources { cpu_shares: 512, ..size(1, 16) }));
+    let now = Resources { cpu_shares: 512, cpu_quota: -1, ..size(1, 16) };
+    assert_eq!(world.see(&app).await.resources, Some(now));
     let absent = world.docker.update(&"0".repeat(64), &size(1, 16)).await;
     assert!(matches!(absent, Err(RuntimeError::NotFound { .. })), "{absent:?}");
 }
@@ -154,7 +157,7 @@ async fn a_missing_source_is_told_and_not_made() {
     let sandbox = world.running_sandbox().await;
     let mut config = world.container(&sandbox, "app", &["ls", "/data"]);
     let mount = |source: std::path::PathBuf| Mount {
-        source,
+        source: source.into(),
         target: "/data".to_owned(),
         read_only: true,
         propagation: Propagation::Private,

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use longshore_core::container::{PortMapping, SandboxNetwork};
 use longshore_core::network::OwnNetwork;
+use longshore_core::network::rules::PacketFilter;
 use longshore_core::ports::network::BridgeNetworks;
 use longshore_core::ports::runtime::ContainerRuntime;
 
@@ -122,17 +123,25 @@ async fn the_packet_filter_has_what_the_network_needs() {
         return;
     }
     let Some(world) = World::new().await else { return };
-    let subnet = ["10.213.3.0/24".parse().unwrap()];
+    let filter = PacketFilter { subnets: vec!["10.213.3.0/24".parse().unwrap()], ..Default::default() };
     for _ in 0..2 {
-        world.docker.filter_packets(&subnet, &[]).await.unwrap();
+        world.docker.filter_packets(&filter).await.unwrap();
         let nat = lines(&world, "nat", "POSTROUTING");
         assert_eq!(nat.len(), 1, "{nat:?}");
         assert!(nat[0].contains("! -d 10.213.0.0/16") && nat[0].contains("MASQUERADE"), "{nat:?}");
         assert_eq!(lines(&world, "filter", "DOCKER-USER").len(), 1);
     }
-    world.docker.filter_packets(&subnet, &["10.0.0.0/8".parse().unwrap()]).await.unwrap();
+    let masquerading = PacketFilter { runtime_masquerades: true, ..filter.clone() };
+    world.docker.filter_packets(&masquerading).await.unwrap();
+    let nat = lines(&world, "nat", "POSTROUTING");
+    assert!(nat.len() == 2 && nat[0].contains("ACCEPT") && nat[1].contains("MASQUERADE"), "{nat:?}");
+    let said = PacketFilter { unmasqueraded: vec!["10.0.0.0/8".parse().unwrap()], ..filter };
+    world.docker.filter_packets(&said).await.unwrap();
     let nat = lines(&world, "nat", "POSTROUTING");
     assert!(nat.len() == 1 && nat[0].contains("! -d 10.0.0.0/8"), "{nat:?}");
-    world.docker.filter_packets(&[], &[]).await.unwrap();
+    // A family that Docker itself keeps no rules of.
+    let both = PacketFilter { subnets: vec!["fd00:213:3::/64".parse().unwrap()], ..Default::default() };
+    world.docker.filter_packets(&both).await.unwrap();
+    world.docker.filter_packets(&PacketFilter::default()).await.unwrap();
     assert!(lines(&world, "nat", "POSTROUTING").is_empty() && lines(&world, "filter", "DOCKER-USER").is_empty());
 }

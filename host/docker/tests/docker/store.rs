@@ -46,10 +46,13 @@ async fn writable_layers_are_measured() {
     let sandbox = world.running_sandbox().await;
     let app = world.run(&sandbox, "app", &["sh", "-c", "dd if=/dev/zero of=/big bs=1024 count=4096"]).await;
     world.end(&app).await;
-    let sizes = world.docker.writable_layers().await.unwrap();
+    let sizes = world.docker.writable_layers(None).await.unwrap();
     assert!((4 << 20..6 << 20).contains(&sizes[&app]), "{sizes:?}");
     assert!(sizes[&sandbox] < 1 << 20, "{sizes:?}");
     assert_eq!(sizes.len(), 2, "only ours");
+    let uid = world.container(&sandbox, "app", &[]).pod.uid;
+    assert_eq!(world.docker.writable_layers(Some(&uid)).await.unwrap(), sizes, "all of one pod");
+    assert!(world.docker.writable_layers(Some("other")).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -68,6 +68,15 @@ async fn streams_are_apart_and_codes_come_through() {
     drop(it);
     crate::exec::until(&world, &id, &["test", "-e", "/tmp/ended"]).await;
 
+    // With a terminal that is the shell's own end, and that of what runs in its foreground.
+    let wants = Wants { stdin: true, stdout: true, stderr: false, tty: true };
+    let mut it = start(&world, &id, wants, &["sh", "-i"]).await;
+    it.stdin.as_mut().unwrap().write_all(b"echo $$ >/tmp/shell; sleep 4321\n").await.unwrap();
+    crate::exec::until(&world, &id, &["sh", "-c", "grep -q '43[2]1' /proc/[0-9]*/cmdline"]).await;
+    drop(it);
+    let over = "test ! -e /proc/$(cat /tmp/shell) && ! grep -q '43[2]1' /proc/[0-9]*/cmdline";
+    crate::exec::until(&world, &id, &["sh", "-c", over]).await;
+
     assert!(world.docker.process_id(&id).await.unwrap() > 1);
     world.docker.stop(&id, Duration::ZERO).await.unwrap();
     let wants = own;

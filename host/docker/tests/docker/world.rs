@@ -71,6 +71,7 @@ impl World {
             (labels::TYPE, kind),
             (labels::ATTEMPT, &attempt.to_string()),
             (labels::HASH, "h"),
+            (labels::HASH_VERSION, labels::CURRENT_HASH_VERSION),
             (labels::POD_NAME, &self.pod.name),
             (labels::POD_NAMESPACE, &self.pod.namespace),
             (labels::POD_UID, &self.pod.uid),

@@ -11,7 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use longshore_core::ports::archive::{ArchiveKey, ObjectArchive};
@@ -31,6 +31,8 @@ const TOTAL_LIMIT: u64 = 256 << 20;
 const COUNT_LIMIT: usize = 20_000;
 /// Bytes that wait to be written; what comes beyond is left out, and kept when it changes next.
 const WAITING_LIMIT: usize = 64 << 20;
+/// What could not be written (a full disk) is tried again after this, then after twice as long, up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Where the archive lies.
 #[derive(Debug)]
@@ -65,6 +67,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     changes: BTreeMap<ArchiveKey, Change>,
+    /// What could not be written; never of a key that is in `changes`.
+    failed: BTreeMap<ArchiveKey, Change>,
+    /// Bytes of both.
     bytes: usize,
     /// What the writer has in hand: readers must not see the file from before.
     busy: Option<(ArchiveKey, Change)>,
@@ -82,6 +87,22 @@ impl Change {
         match self {
             Change::Put { bytes, .. } => bytes.len(),
             Change::Remove => 0,
+        }
+    }
+}
+
+impl Waiting {
+    /// What waits under that key, which does so no longer.
+    fn take(&mut self, key: &ArchiveKey) {
+        let before = self.changes.remove(key).or_else(|| self.failed.remove(key));
+        self.bytes -= before.map_or(0, |change| change.size());
+    }
+
+    /// Keeps a change that could not be made for another try, unless a newer one has come.
+    fn put_back(&mut self, key: ArchiveKey, change: Change) {
+        if !self.changes.contains_key(&key) && self.bytes + change.size() <= WAITING_LIMIT {
+            self.bytes += change.size();
+            self.failed.insert(key, change);
         }
     }
 }
@@ -159,8 +180,7 @@ impl ObjectArchive for StateArchive {
 impl Shared {
     fn hand_over(&self, key: &ArchiveKey, change: Change) {
         let mut waiting = lock(&self.waiting);
-        let before = waiting.changes.remove(key).map_or(0, |change| change.size());
-        waiting.bytes -= before;
+        waiting.take(key);
         if waiting.bytes + change.size() > WAITING_LIMIT {
             drop(waiting);
             self.report(&self.state, format_args!("the disk is too slow; some objects are not kept"));
@@ -178,24 +198,58 @@ impl Shared {
         for folder in self.volatile.iter().chain([&self.state]) {
             indexes.insert(folder.clone(), Index::of(folder));
         }
-        loop {
-            let mut waiting = lock(&self.waiting);
-            waiting.busy = None;
-            let (key, change) = loop {
-                if let Some((key, change)) = waiting.changes.pop_first() {
-                    waiting.bytes -= change.size();
-                    waiting.busy = Some((key.clone(), change.clone()));
-                    break (key, change);
+        let (mut pause, mut again) = (AGAIN.0, None);
+        while let Some((key, change)) = self.next(&mut again) {
+            match self.apply(&key, &change, &mut indexes) {
+                Ok(()) if pause != AGAIN.0 && lock(&self.waiting).failed.is_empty() => {
+                    pause = AGAIN.0;
+                    // The next time is worth a word as well.
+                    lock(&self.reported).remove(&self.state);
+                    tracing::info!("state archive: what could not be kept before is kept now");
                 }
-                if waiting.closed {
-                    return;
+                Ok(()) => {}
+                Err(error) => {
+                    self.report(&self.state, format_args!("{error}; it is tried again"));
+                    lock(&self.waiting).put_back(key, change);
+                    if again.is_none() {
+                        again = Some(Instant::now() + pause);
+                        pause = (pause * 2).min(AGAIN.1);
+                    }
                 }
-                waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-            };
-            drop(waiting);
-            if let Err(error) = self.apply(&key, &change, &mut indexes) {
-                self.report(&self.state, format_args!("{error}"));
             }
+        }
+    }
+
+    /// The next change to make; `None` when the archive is closed and all that can be has been done. What failed before
+    /// comes `again` at that time.
+    fn next(&self, again: &mut Option<Instant>) -> Option<(ArchiveKey, Change)> {
+        let mut waiting = lock(&self.waiting);
+        waiting.busy = None;
+        loop {
+            if waiting.failed.is_empty() {
+                *again = None;
+            }
+            if again.is_some_and(|at| Instant::now() >= at) {
+                *again = None;
+                let failed = std::mem::take(&mut waiting.failed);
+                waiting.changes.extend(failed);
+            }
+            if let Some((key, change)) = waiting.changes.pop_first() {
+                waiting.bytes -= change.size();
+                waiting.busy = Some((key.clone(), change.clone()));
+                return Some((key, change));
+            }
+            if waiting.closed {
+                return None;
+            }
+            waiting = match *again {
+                Some(at) => {
+                    let left = at.saturating_duration_since(Instant::now());
+                    let woken = self.wake.wait_timeout(waiting, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
@@ -236,7 +290,7 @@ impl Shared {
     fn read(&self, key: &ArchiveKey) -> Option<Vec<u8>> {
         let waiting = lock(&self.waiting);
         let busy = waiting.busy.as_ref().filter(|(busy, _)| busy == key).map(|(_, change)| change);
-        match waiting.changes.get(key).or(busy) {
+        match waiting.changes.get(key).or(busy).or_else(|| waiting.failed.get(key)) {
             Some(Change::Put { bytes, .. }) => return Some(bytes.to_vec()),
             Some(Change::Remove) => return None,
             None => {}

@@ -88,6 +88,42 @@ async fn without_a_key_secrets_stay_off_the_disk() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_written_is_tried_again_and_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (map, other) = (key("ConfigMap", "c"), key("ConfigMap", "d"));
+    let archive = archive(dir.path(), &dir.path().join("none"), None);
+    let state = dir.path().join("state");
+    // No file can take the place of a folder.
+    let taken = state.join(seal::file_name(&map));
+    std::fs::create_dir(&taken).unwrap();
+    let wait = async |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    archive.put(&map, b"one".to_vec(), false);
+    archive.put(&other, b"other".to_vec(), false);
+    wait("the other one is written", &|| state.join(seal::file_name(&other)).is_file()).await;
+    wait("it is complained about", &|| lock(&archive.shared.reported).contains(&state)).await;
+    assert_eq!(archive.get(&map).await.unwrap(), b"one");
+    // What is newer takes its place, and waits as well.
+    archive.put(&map, b"two".to_vec(), false);
+    let waits = |bytes: &[u8]| {
+        let waiting = lock(&archive.shared.waiting);
+        matches!(waiting.failed.get(&map), Some(Change::Put { bytes: known, .. }) if **known == bytes)
+    };
+    wait("the newer one waits", &|| waits(b"two")).await;
+    assert_eq!(archive.get(&map).await.unwrap(), b"two");
+    std::fs::remove_dir(&taken).unwrap();
+    wait("it is written", &|| taken.is_file()).await;
+    wait("the next time is told, too", &|| !lock(&archive.shared.reported).contains(&state)).await;
+    assert_eq!(archive.get(&map).await.unwrap(), b"two");
+    assert_eq!(lock(&archive.shared.waiting).bytes, 0);
+}
+
+#[tokio::test]
 async fn what_is_too_large_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(dir.path(), &dir.path().join("none"), None);

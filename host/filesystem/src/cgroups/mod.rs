@@ -13,16 +13,18 @@ mod v2;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use longshore_core::cgroup::{PodCgroup, Qos};
+use longshore_core::cgroup::{PodCgroup, PodsLimits, Qos};
 use longshore_core::node::CgroupDriver;
 use longshore_core::ports::files::FilesError;
+use longshore_core::resources::milli_cpu_to_shares;
 
 use crate::layout::{part, refuse};
 use crate::mounts;
 
-/// Period of CFS quotas in µs (`QuotaPeriod` in `pkg/kubelet/cm/helpers_linux.go`).
-const PERIOD: i64 = 100_000;
+/// Name of the cgroup of all pods.
+const PODS: &str = "kubepods";
 
 /// How cgroups are kept on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +77,13 @@ impl CgroupError {
 pub(crate) struct Cgroups {
     options: CgroupOptions,
     warned: AtomicBool,
+    /// Those of all pods together, once they are known.
+    limits: Mutex<Option<PodsLimits>>,
 }
 
 impl Cgroups {
     pub(crate) fn new(options: CgroupOptions) -> Cgroups {
-        Cgroups { options, warned: AtomicBool::new(false) }
+        Cgroups { options, warned: AtomicBool::new(false), limits: Mutex::default() }
     }
 
     /// Makes a pod's cgroup and those above it, and sets its limits. Blocks.
@@ -88,24 +92,50 @@ impl Cgroups {
         if !self.options.enabled {
             return Ok(());
         }
+        let all = self.limits.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(unlimited);
         let made = match (self.options.driver, self.options.v2) {
-            (CgroupDriver::Systemd, v2) => systemd::prepare(&self.cpu_folder(cgroup)?, cgroup, v2),
-            (CgroupDriver::Cgroupfs, true) => v2::prepare(&self.options.root, cgroup),
-            (CgroupDriver::Cgroupfs, false) => v1::prepare(&v1::hierarchies()?, cgroup),
+            (CgroupDriver::Systemd, v2) => {
+                let path = cgroup.path(self.options.driver);
+                let folder = self.folder_of("cpu", &path)?;
+                let made = systemd::prepare(&folder, cgroup, &all, v2);
+                // Not systemd's to keep: it has no such property.
+                let huge_pages = self.folder_of("hugetlb", &path)?;
+                made.and_then(|()| set_huge_pages(&huge_pages, &cgroup.huge_pages, v2))
+            }
+            (CgroupDriver::Cgroupfs, true) => v2::prepare(&self.options.root, cgroup, &all),
+            (CgroupDriver::Cgroupfs, false) => v1::prepare(&v1::hierarchies()?, cgroup, &all),
         };
         self.forgive(made)
     }
 
-    /// Where the CPU controller keeps a slice of systemd's.
-    fn cpu_folder(&self, cgroup: &PodCgroup) -> Result<PathBuf, FilesError> {
-        let path = cgroup.systemd_path();
+    /// Limits all pods together. Blocks.
+    pub(crate) fn limit_pods(&self, limits: &PodsLimits) -> Result<(), FilesError> {
+        if !self.options.enabled {
+            return Ok(());
+        }
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(*limits);
+        let set = match (self.options.driver, self.options.v2) {
+            (CgroupDriver::Systemd, v2) => {
+                systemd::limit_pods(&self.folder_of("cpu", &format!("{PODS}.slice"))?, limits, v2)
+            }
+            (CgroupDriver::Cgroupfs, true) => v2::limit_pods(&self.options.root, limits),
+            (CgroupDriver::Cgroupfs, false) => v1::limit_pods(&v1::hierarchies()?, limits),
+        };
+        set.map_err(|error| match error {
+            CgroupError::NotAllowed(reason) => FilesError::NotAllowed(reason),
+            CgroupError::Failed(error) => error,
+        })
+    }
+
+    /// Where a controller keeps a slice of systemd's.
+    fn folder_of(&self, controller: &str, path: &str) -> Result<PathBuf, FilesError> {
         let path = path.trim_start_matches('/');
         if self.options.v2 {
             return Ok(self.options.root.join(path));
         }
         let hierarchies = v1::hierarchies()?;
-        let cpu = hierarchies.iter().find(|hierarchy| hierarchy.has("cpu"));
-        Ok(cpu.map_or_else(|| self.options.root.clone(), |cpu| cpu.root.clone()).join(path))
+        let found = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
+        Ok(found.map_or_else(|| self.options.root.clone(), |found| found.root.clone()).join(path))
     }
 
     /// Removes a pod's cgroup. Blocks. One in which something still runs is an error, to be tried again.
@@ -114,10 +144,7 @@ impl Cgroups {
         if !self.options.enabled {
             return Ok(());
         }
-        let path = match self.options.driver {
-            CgroupDriver::Cgroupfs => cgroup.cgroupfs_path(),
-            CgroupDriver::Systemd => cgroup.systemd_path(),
-        };
+        let path = cgroup.path(self.options.driver);
         let path = path.trim_start_matches('/');
         let folders: Vec<PathBuf> = if self.options.v2 {
             vec![self.options.root.join(path)]
@@ -204,10 +231,11 @@ fn weight(shares: i64) -> i64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
-/// Shares of `kubepods`: the node's CPUs, so that pods as a whole weigh more than one service of the system.
-fn node_shares() -> i64 {
+/// What all pods have where nothing was said: the node's CPUs, so that they as a whole weigh more than one service of the system.
+fn unlimited() -> PodsLimits {
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
-    i64::try_from(cpus).unwrap_or(1).saturating_mul(1024).clamp(2, 262_144)
+    let milli = i64::try_from(cpus).unwrap_or(1).saturating_mul(1000);
+    PodsLimits { cpu_shares: milli_cpu_to_shares(milli), memory: None, pids: None }
 }
 
 /// Shares of a class of pods, `None` where pods lie in `kubepods` itself: the least for BestEffort; for Burstable what
@@ -230,6 +258,17 @@ fn class_shares(class: &Path, qos: Qos, v2: bool) -> Option<i64> {
 /// Cgroup file systems that are mounted, as mountinfo has them.
 fn mounted(kind: &str) -> Result<Vec<mounts::Mount>, FilesError> {
     Ok(mounts::all()?.into_iter().filter(|mount| mount.kind == kind).collect())
+}
+
+/// Limits of huge pages, where the controller is there.
+fn set_huge_pages(folder: &Path, limits: &[(&str, i64)], v2: bool) -> Result<(), CgroupError> {
+    let file = if v2 { "max" } else { "limit_in_bytes" };
+    limits.iter().try_for_each(|(size, limit)| set(&folder.join(format!("hugetlb.{size}.{file}")), &limit.to_string()))
+}
+
+/// A limit as the kernel takes it.
+fn or_max(limit: Option<i64>) -> String {
+    limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string())
 }
 
 #[cfg(test)]

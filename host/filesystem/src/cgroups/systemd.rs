@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use longshore_core::cgroup::PodCgroup;
+use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::ports::files::FilesError;
+use longshore_core::resources::QUOTA_PERIOD;
 
-use super::{CgroupError, class_shares, node_shares, weight};
+use super::{CgroupError, PODS, class_shares, weight};
 
 /// How long systemd may take for one request.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -20,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 const DROP_INS: &str = "/run/systemd/system.control";
 
 /// `folder` is where the CPU controller will keep the pod's slice.
-pub(super) fn prepare(folder: &Path, cgroup: &PodCgroup, v2: bool) -> Result<(), CgroupError> {
+pub(super) fn prepare(folder: &Path, cgroup: &PodCgroup, all: &PodsLimits, v2: bool) -> Result<(), CgroupError> {
     let slice = cgroup.systemd_slice();
     set_property(&slice, properties(cgroup, v2))?;
     systemctl(&["start".to_owned(), slice])?;
@@ -28,7 +29,30 @@ pub(super) fn prepare(folder: &Path, cgroup: &PodCgroup, v2: bool) -> Result<(),
     let Some(class) = folder.parent() else { return Ok(()) };
     set_shares(class, class_shares(class, cgroup.qos, v2), v2)?;
     let node = class.ancestors().find(|above| above.ends_with("kubepods.slice"));
-    node.map_or(Ok(()), |node| set_shares(node, Some(node_shares()), v2))
+    node.map_or(Ok(()), |node| set_shares(node, Some(all.cpu_shares), v2))
+}
+
+/// `folder` is where the CPU controller keeps the slice of all pods.
+pub(super) fn limit_pods(folder: &Path, limits: &PodsLimits, v2: bool) -> Result<(), CgroupError> {
+    if !limits.are_enforced() && !folder.exists() {
+        return Ok(());
+    }
+    let slice = format!("{PODS}.slice");
+    let memory = if v2 { "MemoryMax" } else { "MemoryLimit" };
+    let properties = vec![
+        share(limits.cpu_shares, v2),
+        format!("{memory}={}", or_infinity(limits.memory)),
+        format!("TasksMax={}", or_infinity(limits.pids)),
+    ];
+    set_property(&slice, properties)?;
+    match limits.are_enforced() {
+        true => systemctl(&["start".to_owned(), slice]),
+        false => Ok(()),
+    }
+}
+
+fn or_infinity(limit: Option<i64>) -> String {
+    limit.map_or_else(|| "infinity".to_owned(), |limit| limit.to_string())
 }
 
 fn set_shares(folder: &Path, shares: Option<i64>, v2: bool) -> Result<(), CgroupError> {
@@ -52,16 +76,25 @@ fn share(shares: i64, v2: bool) -> String {
 
 /// Limits in systemd's words (systemd.resource-control(5)).
 pub(super) fn properties(cgroup: &PodCgroup, v2: bool) -> Vec<String> {
-    let limit = |value: Option<i64>| value.map_or_else(|| "infinity".to_owned(), |value| value.to_string());
     let memory = if v2 { "MemoryMax" } else { "MemoryLimit" };
     // Whole per cent, rounded up: older versions take no fractions, and containers have their own exact quotas.
-    let quota = cgroup.cpu_quota.map_or_else(String::new, |quota| format!("{}%", (quota.max(1) + 999) / 1000));
-    vec![
+    let percent =
+        |quota: i64| quota.max(1).saturating_mul(100).saturating_add(cgroup.cpu_period - 1) / cgroup.cpu_period;
+    let quota = cgroup.cpu_quota.map_or_else(String::new, |quota| format!("{}%", percent(quota)));
+    let mut properties = vec![
         share(cgroup.cpu_shares, v2),
         format!("CPUQuota={quota}"),
-        format!("{memory}={}", limit(cgroup.memory)),
-        format!("TasksMax={}", limit(cgroup.pids)),
-    ]
+        format!("{memory}={}", or_infinity(cgroup.memory)),
+        format!("TasksMax={}", or_infinity(cgroup.pids)),
+    ];
+    if v2 {
+        properties.push("MemorySwapMax=0".to_owned());
+    }
+    // Older versions than 242 do not know it.
+    if cgroup.cpu_quota.is_some() && cgroup.cpu_period != QUOTA_PERIOD {
+        properties.push(format!("CPUQuotaPeriodSec={}us", cgroup.cpu_period));
+    }
+    properties
 }
 
 pub(super) fn remove(cgroup: &PodCgroup, folders: &[PathBuf]) -> Result<(), CgroupError> {

@@ -12,8 +12,10 @@ fn cgroup(uid: &str, qos: Qos) -> PodCgroup {
         qos,
         cpu_shares: 512,
         cpu_quota: Some(50_000),
+        cpu_period: 100_000,
         memory: Some(64 << 20),
         pids: Some(100),
+        huge_pages: vec![("2MB", 4 << 20)],
     }
 }
 
@@ -26,12 +28,15 @@ fn weights_are_the_kubelets() {
 fn systemd_gets_its_own_words() {
     let mut cgroup = cgroup("u", Qos::Burstable);
     let words = |cgroup: &PodCgroup, v2| systemd::properties(cgroup, v2).join(" ");
-    assert_eq!(words(&cgroup, true), "CPUWeight=20 CPUQuota=50% MemoryMax=67108864 TasksMax=100");
+    assert_eq!(words(&cgroup, true), "CPUWeight=20 CPUQuota=50% MemoryMax=67108864 TasksMax=100 MemorySwapMax=0");
     assert_eq!(words(&cgroup, false), "CPUShares=512 CPUQuota=50% MemoryLimit=67108864 TasksMax=100");
     (cgroup.cpu_quota, cgroup.memory, cgroup.pids) = (Some(1100), None, None);
-    assert_eq!(words(&cgroup, true), "CPUWeight=20 CPUQuota=2% MemoryMax=infinity TasksMax=infinity");
+    let unlimited = "MemoryMax=infinity TasksMax=infinity MemorySwapMax=0";
+    assert_eq!(words(&cgroup, true), format!("CPUWeight=20 CPUQuota=2% {unlimited}"));
     cgroup.cpu_quota = None;
     assert!(words(&cgroup, true).contains("CPUQuota= "));
+    (cgroup.cpu_quota, cgroup.cpu_period) = (Some(5_000), 10_000);
+    assert_eq!(words(&cgroup, true), format!("CPUWeight=20 CPUQuota=50% {unlimited} CPUQuotaPeriodSec=10000us"));
 }
 
 /// Ordinary files stand in for the kernel's: what is written where is what this shows.
@@ -45,7 +50,9 @@ fn a_unified_hierarchy_is_enabled_from_the_top() {
         folder.push(name);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
-        for file in ["cgroup.subtree_control", "cpu.weight", "cpu.max", "memory.max", "pids.max"] {
+        let memory = ["memory.max", "memory.swap.max"];
+        let others = ["cgroup.subtree_control", "cpu.weight", "cpu.max", "pids.max", "hugetlb.2MB.max"];
+        for file in memory.into_iter().chain(others) {
             std::fs::write(folder.join(file), "").unwrap();
         }
     }
@@ -60,8 +67,25 @@ fn a_unified_hierarchy_is_enabled_from_the_top() {
     assert_eq!(read("kubepods/burstable/podu1/cpu.weight"), "20");
     assert_eq!(read("kubepods/burstable/podu1/cpu.max"), "50000 100000");
     assert_eq!(read("kubepods/burstable/podu1/memory.max"), "67108864");
+    assert_eq!(read("kubepods/burstable/podu1/memory.swap.max"), "0");
     assert_eq!(read("kubepods/burstable/podu1/pids.max"), "100");
+    assert_eq!(read("kubepods/burstable/podu1/hugetlb.2MB.max"), "4194304");
     assert_eq!(read("kubepods/burstable/cpu.weight"), "20");
+
+    // All pods together: set at once, kept up with each pod, and taken away.
+    let of_all = || ["cpu.weight", "memory.max", "pids.max"].map(|file| read(&format!("kubepods/{file}")));
+    let limits = PodsLimits { cpu_shares: 512, memory: Some((1 << 30) + 5), pids: Some(1000) };
+    cgroups.limit_pods(&limits).unwrap();
+    assert_eq!(of_all(), ["20", "1073741824", "1000"]);
+    std::fs::write(root.join("kubepods/pids.max"), "7").unwrap();
+    cgroups.prepare(&pod).unwrap();
+    assert_eq!(of_all(), ["20", "1073741824", "1000"]);
+    for file in ["memory.max", "pids.max"] {
+        // Unlike the kernel's, an ordinary file keeps what is behind a shorter value.
+        std::fs::write(root.join("kubepods").join(file), "9").unwrap();
+    }
+    cgroups.limit_pods(&PodsLimits { memory: None, pids: None, ..limits }).unwrap();
+    assert_eq!(of_all(), ["20", "max", "max"]);
 }
 
 #[test]
@@ -73,6 +97,8 @@ fn where_there_are_none_pods_go_without() {
     cgroups.prepare(&cgroup("u1", Qos::Guaranteed)).unwrap();
     cgroups.remove(&cgroup("u1", Qos::Guaranteed)).unwrap();
     assert!(cgroups.prepare(&cgroup("../u1", Qos::Guaranteed)).is_err());
+    let limits = PodsLimits { cpu_shares: 512, memory: Some(1 << 30), pids: None };
+    assert!(matches!(cgroups.limit_pods(&limits), Err(FilesError::NotAllowed(_))));
 }
 
 /// The kernel's own hierarchies, where this machine has those of v1 and lets us write them.
@@ -92,7 +118,7 @@ fn hierarchies_of_v1_get_limits_and_are_removed() {
     cgroups.prepare(&pod).unwrap();
     let path = |controller: &str| {
         let hierarchy = hierarchies.iter().find(|found| found.controllers.iter().any(|name| name == controller));
-        hierarchy.map(|found| found.root.join(pod.cgroupfs_path().trim_start_matches('/')))
+        hierarchy.map(|found| found.root.join(pod.path(CgroupDriver::Cgroupfs).trim_start_matches('/')))
     };
     let read = |controller: &str, file: &str| {
         path(controller).map(|path| std::fs::read_to_string(path.join(file)).unwrap().trim().to_owned())
@@ -104,6 +130,12 @@ fn hierarchies_of_v1_get_limits_and_are_removed() {
         ("pids", "pids.max", "100"),
     ];
     let found = expected.map(|(controller, file, _)| read(controller, file));
+    // Another period: the cgroup keeps its own, and no less than the quota.
+    cgroups.prepare(&PodCgroup { cpu_quota: Some(3_333), cpu_period: 7_000, ..pod.clone() }).unwrap();
+    let rescaled = (read("cpu", "cpu.cfs_period_us"), read("cpu", "cpu.cfs_quota_us"));
+    cgroups.prepare(&PodCgroup { cpu_quota: None, ..pod.clone() }).unwrap();
+    cgroups.prepare(&PodCgroup { cpu_quota: Some(3_500), cpu_period: 7_000, ..pod.clone() }).unwrap();
+    let anew = (read("cpu", "cpu.cfs_period_us"), read("cpu", "cpu.cfs_quota_us"));
     let cpus = read("cpuset", "cpuset.cpus");
     let folder = path("memory").unwrap();
     std::fs::create_dir(folder.join("container")).unwrap();
@@ -117,6 +149,11 @@ fn hierarchies_of_v1_get_limits_and_are_removed() {
         if path(controller).is_some() {
             assert_eq!(found.as_deref(), Some(wanted), "{file}");
         }
+    }
+    if path("cpu").is_some() {
+        let kept = rescaled.1.unwrap().parse::<i64>().unwrap();
+        assert!(rescaled.0.as_deref() == Some("100000") && (47_615..47_640).contains(&kept), "{kept}");
+        assert_eq!(anew, (Some("7000".to_owned()), Some("3500".to_owned())));
     }
     assert!(cpus.is_none_or(|cpus| !cpus.is_empty()));
     assert!(busy.unwrap_err().to_string().contains("processes still run"));
@@ -137,7 +174,7 @@ fn slices_get_limits_and_are_removed() {
     let pod = cgroup(&format!("test-{}", std::process::id()), Qos::Burstable);
     cgroups.prepare(&pod).unwrap();
     cgroups.prepare(&pod).unwrap();
-    let folder = cgroups.cpu_folder(&pod).unwrap();
+    let folder = cgroups.folder_of("cpu", &pod.path(CgroupDriver::Systemd)).unwrap();
     let read = |folder: &Path, file: &str| std::fs::read_to_string(folder.join(file)).unwrap().trim().to_owned();
     let class = folder.parent().unwrap().to_owned();
     let node = class.parent().unwrap().to_owned();
@@ -151,7 +188,7 @@ fn slices_get_limits_and_are_removed() {
     }
     if v2 {
         assert_eq!(read(&class, "cpu.weight"), "20");
-        assert_eq!(read(&node, "cpu.weight"), weight(node_shares()).to_string());
+        assert_eq!(read(&node, "cpu.weight"), weight(unlimited().cpu_shares).to_string());
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         std::fs::create_dir(folder.join("container")).unwrap();
         std::fs::write(folder.join("container/cgroup.procs"), child.id().to_string()).unwrap();
@@ -183,12 +220,15 @@ fn the_kernels_unified_hierarchy_takes_limits() {
     let pod = cgroup(&format!("v2-{}", std::process::id()), Qos::Burstable);
     cgroups.prepare(&pod).unwrap();
     cgroups.prepare(&pod).unwrap();
-    let folder = root.join(pod.cgroupfs_path().trim_start_matches('/'));
+    let folder = root.join(pod.path(CgroupDriver::Cgroupfs).trim_start_matches('/'));
     for (file, wanted) in
         [("cpu.weight", "20"), ("cpu.max", "50000 100000"), ("memory.max", "67108864"), ("pids.max", "100")]
     {
         assert_eq!(std::fs::read_to_string(folder.join(file)).unwrap().trim(), wanted, "{file}");
     }
+    // A kernel may be without an account of swap.
+    let swap = std::fs::read_to_string(folder.join("memory.swap.max"));
+    assert!(swap.as_ref().is_ok_and(|most| most.trim() == "0") || swap.is_err(), "{swap:?}");
     assert_eq!(std::fs::read_to_string(root.join("kubepods/burstable/cpu.weight")).unwrap().trim(), "20");
     cgroups.remove(&pod).unwrap();
     assert!(!folder.exists());

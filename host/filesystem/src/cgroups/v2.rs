@@ -2,17 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-use longshore_core::cgroup::PodCgroup;
+use longshore_core::cgroup::{PodCgroup, PodsLimits};
 
-use super::{CgroupError, PERIOD, class_shares, make, node_shares, set, weight};
+use super::{CgroupError, PODS, class_shares, make, or_max, set, set_huge_pages, weight};
+
+/// The unit in bytes that the kernel keeps limits of memory in.
+const PAGE: i64 = 4096;
 
 /// Controllers that pods' cgroups get, where the kernel and the cgroups above have them.
 const CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
 
-pub(super) fn prepare(root: &Path, cgroup: &PodCgroup) -> Result<(), CgroupError> {
-    if !root.join("cgroup.controllers").exists() {
-        return Err(CgroupError::NotAllowed(format!("{} is no cgroup v2", root.display())));
+fn is_v2(root: &Path) -> Result<(), CgroupError> {
+    match root.join("cgroup.controllers").exists() {
+        true => Ok(()),
+        false => Err(CgroupError::NotAllowed(format!("{} is no cgroup v2", root.display()))),
     }
+}
+
+/// The pod's cgroup. The limits of all pods are kept up, in case somebody else changed them.
+pub(super) fn prepare(root: &Path, cgroup: &PodCgroup, all: &PodsLimits) -> Result<(), CgroupError> {
+    is_v2(root)?;
     let mut folder: PathBuf = root.to_owned();
     for name in cgroup.names() {
         // Top down: a cgroup can hand on only what it was given.
@@ -21,17 +30,38 @@ pub(super) fn prepare(root: &Path, cgroup: &PodCgroup) -> Result<(), CgroupError
         make(&folder)?;
     }
     set(&folder.join("cpu.weight"), &weight(cgroup.cpu_shares).to_string())?;
-    let quota = cgroup.cpu_quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
-    set(&folder.join("cpu.max"), &format!("{quota} {PERIOD}"))?;
-    let limit = |limit: Option<i64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
-    set(&folder.join("memory.max"), &limit(cgroup.memory))?;
-    set(&folder.join("pids.max"), &limit(cgroup.pids))?;
-    set(&root.join("kubepods/cpu.weight"), &weight(node_shares()).to_string())?;
+    set(&folder.join("cpu.max"), &format!("{} {}", or_max(cgroup.cpu_quota), cgroup.cpu_period))?;
+    set(&folder.join("memory.max"), &or_max(cgroup.memory))?;
+    // As the kubelet's NoSwap: also for those whose containers have no limit, which Docker leaves all of it.
+    set(&folder.join("memory.swap.max"), "0")?;
+    set(&folder.join("pids.max"), &or_max(cgroup.pids))?;
+    set_huge_pages(&folder, &cgroup.huge_pages, true)?;
+    match all.are_enforced() {
+        true => limit_all(root, all)?,
+        false => set(&root.join(PODS).join("cpu.weight"), &weight(all.cpu_shares).to_string())?,
+    }
     let class = folder.parent().unwrap_or(root);
     match class_shares(class, cgroup.qos, true) {
         Some(shares) => set(&class.join("cpu.weight"), &weight(shares).to_string()),
         None => Ok(()),
     }
+}
+
+pub(super) fn limit_pods(root: &Path, limits: &PodsLimits) -> Result<(), CgroupError> {
+    is_v2(root)?;
+    if limits.are_enforced() {
+        enable(root)?;
+        make(&root.join(PODS))?;
+    }
+    limit_all(root, limits)
+}
+
+fn limit_all(root: &Path, limits: &PodsLimits) -> Result<(), CgroupError> {
+    let folder = root.join(PODS);
+    set(&folder.join("cpu.weight"), &weight(limits.cpu_shares).to_string())?;
+    let page = |limit: i64| limit - limit.rem_euclid(PAGE);
+    set(&folder.join("memory.max"), &or_max(limits.memory.map(page)))?;
+    set(&folder.join("pids.max"), &or_max(limits.pids))
 }
 
 /// Hands each controller on by itself: one that is refused must not take the others with it.

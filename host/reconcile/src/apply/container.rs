@@ -1,88 +1,30 @@
-//! Bringing a container's image in, making the container, starting it.
+//! Making a container, and starting it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
 use longshore_core::container_config::{self, ContainerInput};
-use longshore_core::environment::{self, EnvironmentContext};
+use longshore_core::environment::{self, EnvFiles, EnvironmentContext};
 use longshore_core::event::EventType;
 use longshore_core::observed::{Container, ContainerState, Observation};
-use longshore_core::{credentials, restart, security, volume};
+use longshore_core::ports::files::PodFiles;
+use longshore_core::{restart, security, volume};
 
-use super::Step;
+use super::{Step, image};
 use crate::background;
 use crate::inbox::Failure;
 use crate::worker::Worker;
 
-pub(super) async fn ensure_image(worker: &mut Worker, container: &str) -> Step {
-    let Some(spec) = worker.pod.container(container).map(|container| container.spec) else { return Step::Waits };
-    let reference = spec.image.clone().unwrap_or_default();
-    if worker.images.get(container).is_some_and(|(known, _)| *known == reference) {
-        return Step::Done;
-    }
-    let policy = spec.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned());
-    if let Err(message) = credentials::parse_image(&reference) {
-        let message = format!("Failed to apply default image tag {reference:?}: {message}");
-        return image_failed(worker, container, &Failure { reason: "InvalidImageName", message });
-    }
-    if policy != "Always" {
-        match worker.shared.ports.runtime.image(&reference).await {
-            Ok(Some(image)) => {
-                let message = format!("Container image {reference:?} already present on machine");
-                worker.event(Some(container), EventType::Normal, "Pulled", &message);
-                worker.record.backoffs.remove(&format!("image/{reference}"));
-                worker.images.insert(container.to_owned(), (reference, image));
-                return Step::Done;
-            }
-            Ok(None) if policy == "Never" => {
-                let message = format!("Container image {reference:?} is not present with pull policy of Never");
-                return image_failed(worker, container, &Failure { reason: "ErrImageNeverPull", message });
-            }
-            Ok(None) => {}
-            Err(error) => {
-                let message = format!("Failed to inspect image {reference:?}: {error}");
-                return image_failed(worker, container, &Failure { reason: "ImageInspectError", message });
-            }
-        }
-    }
-    let secrets = pull_secrets(worker).await;
-    background::pull(worker, container, &reference, &secrets);
-    Step::Waits
-}
-
-/// An image that cannot be had without any pull: looked for again as anything that failed, not as a pull.
-fn image_failed(worker: &mut Worker, container: &str, failure: &Failure) -> Step {
-    let event = if failure.reason == "ErrImageNeverPull" { "ErrImageNeverPull" } else { "Failed" };
-    worker.event(Some(container), EventType::Warning, event, &failure.message);
-    worker.failed(&format!("create/{container}"), failure.reason, &failure.message);
-    Step::Waits
-}
-
-async fn pull_secrets(worker: &Worker) -> Vec<Arc<v1::Secret>> {
-    let mut secrets = Vec::new();
-    for name in volume::pull_secrets(&worker.pod) {
-        match worker.store().secret(&worker.pod.id.namespace, &name).await {
-            Ok(Some(secret)) => secrets.push(secret),
-            Ok(None) => {
-                let message = format!(
-                    "Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed."
-                );
-                worker.event(None, EventType::Warning, "FailedToRetrieveImagePullSecret", &message);
-            }
-            Err(error) => tracing::warn!(pod = %worker.pod.id, "{error}"),
-        }
-    }
-    secrets
-}
+/// Bytes of a file that variables come from.
+const ENV_FILE: usize = 1 << 20;
 
 pub(super) async fn create_container(worker: &mut Worker, name: &str, attempt: u32) -> Step {
     match make_container(worker, name, attempt).await {
         Ok(made) => {
             worker.observed.update(Observation::Container(made));
             if let Some(known) = worker.record.containers.get_mut(name)
-                && let Some(exit) = known.exit_or_unknown(jiff::Timestamp::now())
+                && let Some(exit) = known.followed(jiff::Timestamp::now())
             {
                 known.delayed_restarts = restart::counted_restarts(known, &exit).saturating_add(1);
             }
@@ -90,7 +32,7 @@ pub(super) async fn create_container(worker: &mut Worker, name: &str, attempt: u
             Step::Done
         }
         Err(failure) => {
-            worker.images.remove(name);
+            worker.forget_images(name);
             container_failed(worker, name, &failure)
         }
     }
@@ -106,30 +48,37 @@ fn container_failed(worker: &mut Worker, name: &str, failure: &Failure) -> Step 
 async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result<Container, Failure> {
     let config_error = |message: String| Failure { reason: "CreateContainerConfigError", message };
     let create_error = |message: String| Failure { reason: "CreateContainerError", message };
-    let shared = worker.shared.clone();
+    let (shared, facts) = (worker.shared.clone(), worker.facts.clone());
     let pod = worker.pod.clone();
     let Some(container) = pod.container(name) else {
         return Err(config_error(format!("the pod has no container {name:?}")));
     };
-    let Some((_, image)) = worker.images.get(name).cloned() else {
+    let own = (name.to_owned(), container.spec.image.clone().unwrap_or_default());
+    let Some(image) = worker.images.get(&own).cloned() else {
         return Err(create_error("its image went away".to_owned()));
     };
     let Some(sandbox) = worker.observed.sandbox().map(|sandbox| sandbox.id.clone()) else {
         return Err(create_error("its sandbox went away".to_owned()));
     };
-    worker.look_up_objects().await.map_err(config_error)?;
+    worker.look_up_objects().await.map_err(|unknown| config_error(unknown.message))?;
+    let Some(mut files) = worker.files.clone() else {
+        return Err(create_error("its volumes are not prepared".to_owned()));
+    };
+    let env_files = read_env_files(worker, container.spec, &files).await;
     let pod_ips = worker.pod_ips();
     let services = worker.service_variables().await.map_err(config_error)?;
     let context = EnvironmentContext {
-        node: &shared.facts,
+        node: &facts,
         objects: &worker.objects,
         pod_ips: &pod_ips,
-        host_ips: &shared.facts.ips,
+        host_ips: &facts.ips,
         services: &services,
+        files: &env_files,
     };
     let env = environment::build(&pod, container, &context).map_err(|error| config_error(error.to_string()))?;
-    let Some(files) = worker.files.clone() else { return Err(create_error("its volumes are not prepared".to_owned())) };
-    let wanted = container_config::sub_paths(&pod, container, &shared.facts, &env, &files)
+    let (image_volumes, places) = image::of_volumes(worker, container.spec).await.map_err(create_error)?;
+    files.volumes.extend(places);
+    let wanted = container_config::sub_paths(&pod, container, &image_volumes, &env, &files)
         .map_err(|error| config_error(error.to_string()))?;
     let mut sub_paths = BTreeMap::new();
     for sub_path in &wanted {
@@ -152,12 +101,13 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
     let mut config = container_config::build(&ContainerInput {
         pod: &pod,
         container,
-        node: &shared.facts,
+        node: &facts,
         attempt,
         sandbox_id: &sandbox,
         image: &image,
         env: &env,
         files: &files,
+        image_volumes: &image_volumes,
         sub_paths: &sub_paths,
         seccomp_profiles: &seccomp_profiles,
         termination_file: Some(&termination),
@@ -168,6 +118,11 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         let seen = worker.observed.container(target).filter(|seen| seen.is_running());
         let Some(seen) = seen else { return Err(create_error(format!("unable to find target container {target}"))) };
         config.processes_of = Some(seen.id.clone());
+    }
+    for group in volume::groups(&worker.objects) {
+        if !config.groups.contains(&group) {
+            config.groups.push(group);
+        }
     }
     config.runtime = worker.runtime().await.map_err(create_error)?;
     let id = shared.ports.runtime.create_container(&config).await.map_err(|error| create_error(error.to_string()))?;
@@ -181,6 +136,7 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         sandbox_id: sandbox,
         image: container.spec.image.clone().unwrap_or_default(),
         image_id: format!("docker://{}", image.id),
+        volume_images: image_volumes.into_values().collect(),
         created_at: jiff::Timestamp::now(),
         state: ContainerState::Created,
         runtime_log: None,
@@ -189,6 +145,17 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         resources: Some(config.resources),
         user: None,
     })
+}
+
+/// The files that a container's variables come from.
+async fn read_env_files(worker: &Worker, container: &v1::Container, files: &PodFiles) -> EnvFiles {
+    let mut found = EnvFiles::new();
+    for (volume, path) in environment::env_files(container) {
+        let Some(root) = files.volumes.get(&volume) else { continue };
+        let content = worker.shared.ports.files.read_volume(&worker.pod.id, root, &path, ENV_FILE).await;
+        found.insert((volume, path), content.map_err(|error| error.to_string()));
+    }
+    found
 }
 
 pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
@@ -205,7 +172,7 @@ pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
         return Step::Waits;
     }
     worker.record.backoffs.remove(&format!("create/{name}"));
-    worker.images.remove(name);
+    worker.forget_images(name);
     worker.event(Some(name), EventType::Normal, "Started", &format!("Started container {name}"));
     let seen = worker.observed.container(name).cloned();
     if let Some(seen) = &seen

@@ -3,6 +3,7 @@
 //! Holds no policy. What takes long is started in the background ([`crate::background`]) and its end wakes the worker.
 
 mod container;
+mod image;
 mod prepare;
 mod resize;
 mod sandbox;
@@ -16,6 +17,8 @@ use longshore_core::ports::runtime::RuntimeError;
 
 use crate::background;
 use crate::worker::{Worker, in_seconds};
+
+pub(crate) use image::not_mounted;
 
 /// How applying a plan ended.
 pub(crate) enum Outcome {
@@ -95,13 +98,13 @@ async fn act(worker: &mut Worker, planned: &Planned) -> Step {
         Action::Prepare => worker.prepare().await,
         Action::CreateSandbox { attempt } => sandbox::create_sandbox(worker, *attempt).await,
         Action::StartSandbox { .. } => sandbox::start_sandbox(worker).await,
-        Action::EnsureImage { container } => container::ensure_image(worker, container).await,
+        Action::EnsureImage { container } => image::ensure(worker, container).await,
         Action::CreateContainer { container, attempt } => {
             container::create_container(worker, container, *attempt).await
         }
         Action::StartContainer { container } => container::start_container(worker, container).await,
-        Action::StopContainer { id, container, grace_seconds } => {
-            background::stop(worker, id, container, *grace_seconds, &planned.why);
+        Action::StopContainer { id, container, grace_seconds, after } => {
+            background::stop(worker, id, container, *grace_seconds, after, &planned.why);
             Step::Waits
         }
         Action::StopSandbox { id } => {
@@ -188,7 +191,7 @@ async fn release(worker: &mut Worker) -> Step {
 async fn give_back(worker: &Worker) -> Result<(), FilesError> {
     let files = &worker.shared.ports.files;
     files.release(&worker.pod.id).await?;
-    files.remove_cgroup(&cgroup::pod_cgroup(&worker.pod, &worker.shared.facts)).await
+    files.remove_cgroup(&cgroup::pod_cgroup(&worker.pod, &worker.facts)).await
 }
 
 fn not_released(worker: &Worker, error: &FilesError) -> Step {

@@ -4,24 +4,66 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use longshore_core::event::EventType;
+use longshore_core::observed::Sandbox;
 use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
-use longshore_core::ports::objects::ObjectStore;
+use longshore_core::ports::objects::{ObjectError, ObjectStore};
 use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, Objects};
 use longshore_core::{dns, resize, sandbox_config, services};
 
 use super::Step;
 use crate::worker::Worker;
 
+/// Why a pod is not prepared: reason and message of its event, as the kubelet has them.
+struct Unprepared {
+    reason: &'static str,
+    message: String,
+}
+
+impl Unprepared {
+    fn volume(volume: &str, message: &str) -> Self {
+        let message = format!("MountVolume.SetUp failed for volume {volume:?} : {message}");
+        Unprepared { reason: "FailedMount", message }
+    }
+
+    fn cgroup(error: &FilesError) -> Self {
+        let message = format!("unable to ensure pod container exists: {error}");
+        Unprepared { reason: "FailedCreatePodContainer", message }
+    }
+
+    fn object(unknown: Unknown) -> Self {
+        match unknown.volume {
+            Some(volume) => Self::volume(&volume, &unknown.message),
+            None => Unprepared { reason: "Failed", message: format!("Error: {}", unknown.message) },
+        }
+    }
+}
+
+impl From<FilesError> for Unprepared {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::Volume { volume, message } => Self::volume(&volume, &message),
+            error => Unprepared { reason: "Failed", message: format!("error making pod data directories: {error}") },
+        }
+    }
+}
+
+/// An object that the pod refers to and that cannot be told to exist or not.
+pub(super) struct Unknown {
+    /// The volume that it is for; `None` for a variable.
+    volume: Option<String>,
+    /// What went wrong.
+    pub(super) message: String,
+}
+
 impl Worker {
     /// Makes the pod's folder, cgroup and volumes, or brings them up to date.
-    async fn prepare_files(&mut self) -> Result<(), FilesError> {
+    async fn prepare_files(&mut self) -> Result<(), Unprepared> {
         let shared = self.shared.clone();
-        let volume = |volume: String, message: String| FilesError::Volume { volume, message };
-        let of_object = |message: String| FilesError::Volume { volume: "objects".to_owned(), message };
-        self.look_up_objects().await.map_err(of_object)?;
-        let volumes = volume::resolve(&self.pod, &shared.facts, &self.objects, &self.pod_ips())
-            .map_err(|problem| volume(problem.volume, problem.message))?;
+        self.facts = shared.look().await;
+        self.look_up_objects().await.map_err(Unprepared::object)?;
+        let volumes = volume::resolve(&self.pod, &self.facts, &self.objects, &self.pod_ips())
+            .map_err(|problem| Unprepared::volume(&problem.volume, &problem.message))?;
         let security = self.pod.spec().security_context.as_ref();
         let fs_group = security.and_then(|security| {
             Some(FsGroup {
@@ -29,17 +71,19 @@ impl Worker {
                 on_root_mismatch: security.fs_group_change_policy.as_deref() == Some("OnRootMismatch"),
             })
         });
-        let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &shared.facts);
-        shared.ports.files.prepare_cgroup(&cgroup).await?;
+        let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &self.facts);
+        shared.ports.files.prepare_cgroup(&cgroup).await.map_err(|error| Unprepared::cgroup(&error))?;
         self.cgroup = Some(cgroup);
         let spec = PodFilesSpec {
             pod: self.pod.id.clone(),
             volumes,
             fs_group,
-            resolv_conf: dns::resolv_conf(&self.pod, &shared.facts),
+            resolv_conf: dns::resolv_conf(&self.pod, &self.facts),
+            // As dockershim: what runs keeps what its sandbox was made with.
+            new_resolv_conf: !self.observed.sandbox().is_some_and(Sandbox::is_running),
         };
         let files = shared.ports.files.prepare(&spec).await?;
-        let hosts = dns::hosts_file(&self.pod, &shared.facts, &self.pod_ips());
+        let hosts = dns::hosts_file(&self.pod, &self.facts, &self.pod_ips());
         shared.ports.files.write_hosts(&self.pod.id, &hosts).await?;
         self.files = Some(files);
         Ok(())
@@ -56,10 +100,9 @@ impl Worker {
                 }
                 Step::Done
             }
-            Err(error) => {
+            Err(Unprepared { reason, message }) => {
                 self.prepared_at = self.prepared_at.map(|_| std::time::Instant::now());
-                let message = format!("MountVolume.SetUp failed for {error}");
-                self.event(None, EventType::Warning, "FailedMount", &message);
+                self.event(None, EventType::Warning, reason, &message);
                 self.failed("pod", "ContainerCreating", &message);
                 Step::Waits
             }
@@ -72,19 +115,20 @@ impl Worker {
     }
 
     /// Looks up what the pod refers to. What a source of a volume needs and cannot be had is left to the volume to tell.
-    pub(super) async fn look_up_objects(&mut self) -> Result<(), String> {
+    pub(super) async fn look_up_objects(&mut self) -> Result<(), Unknown> {
         let store = self.store().clone();
         let namespace = self.pod.id.namespace.clone();
         let mut objects = Objects::default();
+        let is_up = self.observed.sandbox().is_some();
         for reference in volume::references(&self.pod) {
+            let unknown = |error: ObjectError| Unknown { volume: reference.volume.clone(), message: error.to_string() };
             match reference.kind {
                 ObjectKind::ConfigMap if !objects.config_maps.contains_key(&reference.name) => {
-                    let found =
-                        store.config_map(&namespace, &reference.name).await.map_err(|error| error.to_string())?;
+                    let found = store.config_map(&namespace, &reference.name).await.map_err(unknown)?;
                     objects.config_maps.extend(found.map(|found| (reference.name.clone(), found)));
                 }
                 ObjectKind::Secret if !objects.secrets.contains_key(&reference.name) => {
-                    let found = store.secret(&namespace, &reference.name).await.map_err(|error| error.to_string())?;
+                    let found = store.secret(&namespace, &reference.name).await.map_err(unknown)?;
                     objects.secrets.extend(found.map(|found| (reference.name.clone(), found)));
                 }
                 ObjectKind::ConfigMap | ObjectKind::Secret => {}
@@ -100,14 +144,17 @@ impl Worker {
                 IssuedKind::TrustBundles(query) => {
                     store.trust_bundles(query).await.map(Issued::TrustBundles).map_err(|error| error.to_string())
                 }
-                IssuedKind::Certificate(query) => store
-                    .certificate(&self.pod.object, query)
-                    .await
-                    .map(Issued::Certificate)
-                    .map_err(|error| error.to_string()),
+                IssuedKind::Certificate(query) => {
+                    let word = store.certificate(&self.pod.object, query).await;
+                    for warning in &word.warnings {
+                        self.event(None, EventType::Warning, warning.reason, &warning.message);
+                    }
+                    word.certificate.map(Issued::Certificate).map_err(|error| error.message)
+                }
             };
             if let Ok(Issued::Token(token)) = &issued
                 && token.expires <= jiff::Timestamp::now()
+                && self.expired.insert(reference.volume.clone(), token.expires) != Some(token.expires)
             {
                 let message = format!("The token of volume {:?} has expired; the API server is away", reference.volume);
                 self.event(None, EventType::Warning, "ExpiredToken", &message);
@@ -116,12 +163,19 @@ impl Worker {
         }
         for volume in self.pod.spec().volumes.iter().flatten() {
             let Some(name) = volume::claim_of(&self.pod, volume) else { continue };
-            let claim = match store.claim(&namespace, &name).await {
-                Ok(Some(claim)) => Ok(claim),
-                Ok(None) => {
+            // The kubelet asks before it first mounts a pod's volumes, and never again: a pod that is up keeps what it
+            // has when its claim is deleted, which waits for it, or cannot be had.
+            let kept = self.objects.claims.get(&name).filter(|kept| is_up && kept.is_ok());
+            let claim = match (store.claim(&namespace, &name).await, kept) {
+                (Ok(Some(mut claim)), _) => {
+                    claim.claim.metadata.deletion_timestamp.take_if(|_| is_up);
+                    Ok(claim)
+                }
+                (Ok(None) | Err(_), Some(kept)) => kept.clone(),
+                (Ok(None), None) => {
                     Err(format!("failed to fetch PVC from API server: persistentvolumeclaims {name:?} not found"))
                 }
-                Err(error) => Err(format!("failed to fetch PVC from API server: {error}")),
+                (Err(error), None) => Err(format!("failed to fetch PVC from API server: {error}")),
             };
             objects.claims.insert(name, claim);
         }
@@ -167,12 +221,10 @@ impl Worker {
     pub(super) async fn runtime(&self) -> Result<Option<String>, String> {
         let class = self.pod.spec().runtime_class_name.as_deref().unwrap_or_default();
         if self.pod.source != Source::Api || class.is_empty() {
-            return sandbox_config::runtime(&self.pod, &self.shared.facts).map_err(|error| error.to_string());
+            return sandbox_config::runtime(&self.pod, &self.facts).map_err(|error| error.to_string());
         }
         match self.store().runtime_handler(class).await {
-            Ok(Some(handler)) => {
-                sandbox_config::runtime_of(&handler, &self.shared.facts).map_err(|error| error.to_string())
-            }
+            Ok(Some(handler)) => sandbox_config::runtime_of(&handler, &self.facts).map_err(|error| error.to_string()),
             Ok(None) => {
                 Err(format!("failed to get RuntimeClass {class}: runtimeclasses.node.k8s.io {class:?} not found"))
             }

@@ -15,7 +15,7 @@ const READ: Duration = Duration::from_secs(10);
 
 /// Sees that no new memory limit is below what is in use (`validateMemoryResizeAction`).
 pub(super) async fn check_memory(worker: &mut Worker, pod: Option<i64>, containers: &[(String, i64)]) -> Step {
-    let facts = &worker.shared.facts;
+    let facts = &worker.facts;
     let running = worker.observed.containers.iter().filter(|seen| seen.is_running());
     let query = PodQuery {
         pod: worker.pod.id.clone(),

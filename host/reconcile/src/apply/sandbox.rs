@@ -8,6 +8,7 @@ use longshore_core::event::EventType;
 use longshore_core::network::attachment::{self, Attachment};
 use longshore_core::observed::{Observation, Sandbox, SandboxState};
 use longshore_core::pod::PodId;
+use longshore_core::ports::events::EventSink;
 use longshore_core::ports::network::{NetworkPlugins, PluginError};
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError};
 use longshore_core::{dns, network, sandbox_config};
@@ -41,7 +42,7 @@ pub(super) async fn start_beside(worker: &mut Worker, start: &Planned, creation:
 }
 
 pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
-    let mut config = match sandbox_config::build(&worker.pod, &worker.shared.facts, attempt) {
+    let mut config = match sandbox_config::build(&worker.pod, &worker.facts, attempt) {
         Ok(config) => config,
         Err(error) => return sandbox_failed(worker, &error.to_string()),
     };
@@ -63,6 +64,7 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
             "Pod sandbox changed, it will be killed and re-created.",
         );
     }
+    tell_of_names(worker);
     match worker.shared.ports.runtime.create_sandbox(&config).await {
         Ok(id) => {
             worker.observed.update(Observation::Sandbox(Sandbox {
@@ -79,6 +81,21 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
             Step::Done
         }
         Err(error) => sandbox_failed(worker, &error.to_string()),
+    }
+}
+
+/// What of the names that the pod asks for it does not get. On a node that is alone nobody expects a cluster's DNS.
+fn tell_of_names(worker: &Worker) {
+    let facts = &worker.facts;
+    let missing = dns::falls_back_to_default(&worker.pod, facts).filter(|_| worker.shared.ports.api.is_some());
+    if let Some(missing) = missing {
+        let PodId { namespace, name, uid } = &worker.pod.id;
+        worker.shared.ports.events.record_node(EventType::Warning, "MissingClusterDNS", missing);
+        let message = format!("pod: \"{name}_{namespace}({uid})\". {missing}");
+        worker.event(None, EventType::Warning, "MissingClusterDNS", &message);
+    }
+    for message in dns::left_out(&worker.pod, facts) {
+        worker.event(None, EventType::Warning, "DNSConfigForming", &message);
     }
 }
 
@@ -114,14 +131,18 @@ impl Start {
         let shared = &worker.shared;
         let former =
             worker.observed.sandboxes.iter().filter(|seen| seen.id != id && seen.state == SandboxState::Exited);
-        let ports = sandbox_config::ports(&worker.pod).map_err(|error| error.to_string())?;
-        let capabilities = attachment::capabilities(&worker.pod, &ports, &shared.network.pod_cidrs());
+        let mut seen = worker.observed.sandboxes.iter();
+        // Only plugins read what may be wrong in there.
+        let capabilities = match seen.any(|seen| seen.id == id && seen.network == SandboxNetwork::Detached) {
+            true => capabilities(worker)?,
+            false => Map::new(),
+        };
         Ok(Start {
             runtime: shared.ports.runtime.clone(),
             plugins: shared.ports.plugins.clone(),
             id: id.to_owned(),
             pod: worker.pod.id.clone(),
-            capabilities: capabilities.map_err(|error| error.to_string())?,
+            capabilities,
             former: former.map(|seen| seen.id.clone()).collect(),
         })
     }
@@ -133,7 +154,7 @@ impl Start {
         let Some(mut seen) = seen else { return Ok(None) };
         complete(&*self.plugins, &mut seen);
         if let Observation::Sandbox(sandbox) = &mut seen
-            && let Some(pid) = sandbox.pid.filter(|_| sandbox.state == SandboxState::Running && !sandbox.is_up())
+            && let Some(pid) = sandbox.pid.filter(|_| sandbox.is_running() && !sandbox.is_up())
         {
             // Whatever still leads the pod's ports to a sandbox of its that is dead goes first.
             for former in &self.former {
@@ -166,6 +187,13 @@ impl Start {
     }
 }
 
+/// What plugins are told of the pod, by capability.
+fn capabilities(worker: &Worker) -> Result<Map<String, Value>, String> {
+    let ports = sandbox_config::ports(&worker.pod).map_err(|error| error.to_string())?;
+    let cidrs = worker.shared.network.pod_cidrs();
+    attachment::capabilities(&worker.pod, &ports, &cidrs).map_err(|error| error.to_string())
+}
+
 /// Why a sandbox is not up.
 enum NotStarted {
     /// The pods' network takes no pods.
@@ -187,7 +215,7 @@ pub(super) async fn detach(worker: &mut Worker, id: &str) {
     if sandbox.network != SandboxNetwork::Detached {
         return;
     }
-    let pid = sandbox.pid.filter(|_| sandbox.state == SandboxState::Running);
+    let pid = sandbox.pid.filter(|_| sandbox.is_running());
     if let Err(error) = worker.shared.ports.plugins.detach(id, pid).await {
         let PodId { namespace, name, .. } = &worker.pod.id;
         let text = format!("networkPlugin cni failed to teardown pod \"{name}_{namespace}\" network: {error}");
@@ -221,7 +249,7 @@ async fn sandbox_started(worker: &mut Worker, id: &str, seen: Result<Option<Obse
         }
     }
     worker.record.backoffs.remove("pod");
-    let hosts = dns::hosts_file(&worker.pod, &worker.shared.facts, &worker.pod_ips());
+    let hosts = dns::hosts_file(&worker.pod, &worker.facts, &worker.pod_ips());
     match worker.shared.ports.files.write_hosts(&worker.pod.id, &hosts).await {
         Ok(()) => Step::Done,
         Err(error) => sandbox_failed(worker, &error.to_string()),

@@ -25,7 +25,9 @@ const COMPONENT: &str = "kubelet";
 pub(super) async fn run(cluster: &Cluster) {
     let mut news = cluster.events.subscribe();
     let mut correlator = Correlator::default();
-    let mut queue: VecDeque<Event> = VecDeque::new();
+    // What was said of the node before there was a connection. Of pods, their status tells.
+    let before = cluster.events.events(None).into_iter().filter(|event| event.pod.is_none());
+    let mut queue: VecDeque<Event> = before.collect();
     loop {
         if queue.is_empty() {
             match news.recv().await {
@@ -34,7 +36,7 @@ pub(super) async fn run(cluster: &Cluster) {
                 Err(RecvError::Closed) => return std::future::pending().await,
             }
         }
-        // Nothing is sent while there is no API server; what waits longest is dropped first.
+        // Nothing is sent while there is no API server; what comes while the queue is full is dropped, as by client-go.
         if let Some(event) = queue.pop_front() {
             send(cluster, &mut correlator, event).await;
         }
@@ -94,8 +96,8 @@ fn object(cluster: &Cluster, event: &Event, message: &str) -> v1::Event {
             namespace: Some(pod.namespace.clone()),
             name: Some(pod.name.clone()),
             uid: Some(pod.uid.clone()),
+            resource_version: version_of(cluster, &pod.uid),
             field_path: event.container.as_deref().map(|name| field_path(cluster, &pod.uid, name)),
-            ..Default::default()
         },
         None => v1::ObjectReference {
             kind: Some("Node".to_owned()),
@@ -111,6 +113,7 @@ fn object(cluster: &Cluster, event: &Event, message: &str) -> v1::Event {
         metadata: ObjectMeta {
             name: Some(format!("{of}.{:x}", Timestamp::now().as_nanosecond())),
             namespace: Some(namespace.to_owned()),
+            annotations: (!event.annotations.is_empty()).then(|| event.annotations.clone()),
             ..Default::default()
         },
         involved_object: involved,
@@ -125,6 +128,11 @@ fn object(cluster: &Cluster, event: &Event, message: &str) -> v1::Event {
         reporting_instance: Some(node.clone()),
         ..Default::default()
     }
+}
+
+/// The version of the pod that the event is about, where it has one.
+fn version_of(cluster: &Cluster, uid: &str) -> Option<String> {
+    cluster.views.pod(uid)?.object.metadata.resource_version.clone()
 }
 
 /// `spec.containers{x}`, or the list that the container is in.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::cluster::mirror;
 use longshore_core::event::EventType;
@@ -59,7 +60,7 @@ impl Keeper<'_> {
         }
         let mut wait = RESYNC;
         self.told.retain(|uid| pods.iter().any(|known| known.pod.id.uid == *uid));
-        for StaticPod { pod, ending } in pods {
+        for StaticPod { pod, seen, ending } in pods {
             if *ending {
                 // Its mirror goes when nothing is left of it.
                 found.remove(&(pod.id.namespace.clone(), pod.id.name.clone()));
@@ -79,7 +80,7 @@ impl Keeper<'_> {
             if there.as_ref().is_some_and(|there| mirror::fits(there, pod)) {
                 continue;
             }
-            let result = self.replace(there.as_deref(), pod, node_uid).await;
+            let result = self.replace(there.as_deref(), pod, *seen, node_uid).await;
             wait = wait.min(self.judge("a static pod cannot be mirrored", result));
         }
         for mirror in found.values() {
@@ -108,11 +109,17 @@ impl Keeper<'_> {
         }
     }
 
-    async fn replace(&self, there: Option<&v1::Pod>, pod: &Pod, node_uid: &str) -> Result<(), ApiError> {
+    async fn replace(
+        &self,
+        there: Option<&v1::Pod>,
+        pod: &Pod,
+        seen: Timestamp,
+        node_uid: &str,
+    ) -> Result<(), ApiError> {
         if let Some(there) = there {
             self.remove(there).await?;
         }
-        let mirror = mirror::of(pod, &self.cluster.description.name, node_uid);
+        let mirror = mirror::of(pod, seen, &self.cluster.description.name, node_uid);
         self.cluster.api.create_pod(&mirror).await?;
         tracing::info!(pod = %pod.id, "mirrored the static pod in the API server");
         Ok(())

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use longshore_core::cluster::node::NodeDescription;
 use longshore_core::ports::cluster::{ApiError, ApiPods, ClusterApi, OwnNode};
 use longshore_core::ports::runtime::ContainerRuntime;
@@ -133,4 +134,9 @@ impl Said {
             tracing::info!("{what}: works again");
         }
     }
+}
+
+/// An object's resource version: comparable numbers (KEP-5504); one that is none is old.
+fn version(metadata: &ObjectMeta) -> u64 {
+    metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

@@ -15,7 +15,7 @@ use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::events::EventSink;
 use tokio::sync::watch;
 
-use super::{Cluster, Patience, Said};
+use super::{Cluster, Patience, Said, version};
 use crate::views::NodeWord;
 
 /// How old the API server's version may be that our own follows.
@@ -188,7 +188,7 @@ impl Keeper<'_> {
                 true
             }
             (Some(now), Some(known)) => {
-                if version(now) > version(known) {
+                if version(&now.metadata) > version(&known.metadata) {
                     self.node = Some((**now).clone());
                 }
                 // All else that others change waits for its time, so that two who disagree do so calmly.
@@ -275,9 +275,4 @@ impl Keeper<'_> {
             self.cluster.events.record_node(EventType::Normal, reason, &message);
         }
     }
-}
-
-/// Resource versions are comparable numbers (KEP-5504); one that is none is old.
-fn version(node: &v1::Node) -> u64 {
-    node.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

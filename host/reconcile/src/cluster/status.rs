@@ -14,10 +14,11 @@ use longshore_core::cluster::pod_patch::patch;
 use longshore_core::pod::{PodId, Source};
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::view::PodView;
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Cluster, Patience, Said};
+use super::{Cluster, Patience, Said, version};
 
 /// Requests at a time.
 const IN_FLIGHT: usize = 8;
@@ -31,6 +32,8 @@ pub(super) async fn run(cluster: &Cluster) {
     let mut writer = Writer {
         cluster,
         acknowledged: HashMap::new(),
+        left_out: HashMap::new(),
+        level: HashMap::new(),
         waiting: HashMap::new(),
         in_flight: HashSet::new(),
         tasks: JoinSet::new(),
@@ -64,15 +67,30 @@ struct Done {
 
 enum Answer {
     /// The pod as the API server has it now.
-    Patched(Box<v1::Pod>),
+    Patched {
+        pod: Box<v1::Pod>,
+        /// What it left out of what it was sent, as a patch.
+        left_out: Option<Value>,
+    },
     /// It is gone, or it is another one's name now.
     Gone,
+}
+
+struct Level {
+    known: Arc<v1::Pod>,
+    view: Arc<PodView>,
+    at: Instant,
 }
 
 struct Writer<'a> {
     cluster: &'a Cluster,
     /// What the API server answered last, by UID, until the watch shows it.
     acknowledged: HashMap<String, (Arc<v1::Pod>, Instant)>,
+    /// The patch that is still due after a status was taken, by UID, of servers that drop a part of it (fields of a newer
+    /// version, or of a gate that is off): alone it is not sent, for it would be for ever.
+    left_out: HashMap<String, Value>,
+    /// What was found to need no patch, by UID: not compared again until one of them changes.
+    level: HashMap<String, Level>,
     /// When a pod that failed is tried again.
     waiting: HashMap<String, Instant>,
     in_flight: HashSet<String>,
@@ -94,7 +112,7 @@ impl Writer<'_> {
             next = next.min(*soonest);
         }
         let mirrors = self.cluster.pods.mirrors();
-        for view in self.cluster.views.pods() {
+        for view in self.cluster.views.published() {
             if self.tasks.len() >= IN_FLIGHT {
                 return next;
             }
@@ -116,6 +134,8 @@ impl Writer<'_> {
             self.finish(&view);
         }
         self.acknowledged.retain(|_, (_, at)| at.elapsed() < CATCH_UP);
+        self.left_out.retain(|uid, _| self.cluster.pods.pod(uid).is_some());
+        self.level.retain(|_, level| level.at.elapsed() < RESYNC);
         next
     }
 
@@ -132,23 +152,40 @@ impl Writer<'_> {
     fn known(&self, uid: &str) -> Option<Arc<v1::Pod>> {
         let seen = self.cluster.pods.pod(uid)?;
         match self.acknowledged.get(uid) {
-            Some((answer, _)) if version(answer) > version(&seen) => Some(answer.clone()),
+            Some((answer, _)) if version(&answer.metadata) > version(&seen.metadata) => Some(answer.clone()),
             _ => Some(seen),
         }
     }
 
-    fn report(&mut self, view: &PodView, pod: PodId) {
+    fn report(&mut self, view: &Arc<PodView>, pod: PodId) {
         if !self.may(&pod.uid) {
             return;
         }
-        let (Some(known), Some(status)) = (self.known(&pod.uid), &view.object.status) else { return };
-        let Some(patch) = patch(&known, status) else { return };
-        let api = self.cluster.api.clone();
+        let Some(known) = self.known(&pod.uid) else { return };
+        let is_level = |level: &Level| Arc::ptr_eq(&level.known, &known) && Arc::ptr_eq(&level.view, view);
+        if self.level.get(&pod.uid).is_some_and(is_level) {
+            return;
+        }
+        let Some(due) = self.due(&known, view) else {
+            self.level.insert(pod.uid, Level { known, view: view.clone(), at: Instant::now() });
+            return;
+        };
+        let (api, view) = (self.cluster.api.clone(), Arc::clone(view));
         self.in_flight.insert(pod.uid.clone());
         self.tasks.spawn(async move {
-            let result = api.patch_pod_status(&pod, &patch).await;
-            Done { pod, result: result.map(|pod| Answer::Patched(Box::new(pod))) }
+            let result = api.patch_pod_status(&pod, &due).await.map(|pod| {
+                let left_out = view.object.status.as_ref().and_then(|sent| patch(&pod, sent));
+                Answer::Patched { pod: Box::new(pod), left_out }
+            });
+            Done { pod, result }
         });
+    }
+
+    /// The patch that a pod's status needs in the API server, which has the pod as `known`.
+    fn due(&self, known: &v1::Pod, view: &PodView) -> Option<Value> {
+        let due = patch(known, view.object.status.as_ref()?)?;
+        let left_out = known.metadata.uid.as_ref().and_then(|uid| self.left_out.get(uid));
+        (left_out != Some(&due)).then_some(due)
     }
 
     /// The last status of a pod of which nothing is left here, and then its deletion. A pod that nobody wants to be
@@ -161,12 +198,13 @@ impl Writer<'_> {
         let Some(known) = self.known(uid) else {
             self.cluster.views.forget_ended(uid);
             self.acknowledged.remove(uid);
+            self.left_out.remove(uid);
             return;
         };
         if known.metadata.deletion_timestamp.is_none() {
             return;
         }
-        let last = view.object.status.as_ref().and_then(|status| patch(&known, status));
+        let last = self.due(&known, view);
         let (api, pod) = (self.cluster.api.clone(), view.id.clone());
         self.in_flight.insert(uid.clone());
         self.tasks.spawn(async move {
@@ -193,9 +231,13 @@ impl Writer<'_> {
         };
         self.in_flight.remove(&pod.uid);
         match result {
-            Ok(Answer::Patched(answer)) => {
+            Ok(Answer::Patched { pod: answer, left_out }) => {
                 self.said.worked("pods' status");
                 self.patience.reset();
+                match left_out {
+                    Some(left_out) => drop(self.left_out.insert(pod.uid.clone(), left_out)),
+                    None => drop(self.left_out.remove(&pod.uid)),
+                }
                 self.acknowledged.insert(pod.uid, (Arc::new(*answer), Instant::now()));
             }
             Ok(Answer::Gone) => {
@@ -203,6 +245,7 @@ impl Writer<'_> {
                 self.patience.reset();
                 self.cluster.views.forget_ended(&pod.uid);
                 self.acknowledged.remove(&pod.uid);
+                self.left_out.remove(&pod.uid);
             }
             Err(error @ (ApiError::NotFound { .. } | ApiError::Conflict { .. })) => {
                 // The watch will say what became of it.
@@ -221,9 +264,4 @@ impl Writer<'_> {
 fn is_named(mirror: &v1::Pod, id: &PodId) -> bool {
     mirror.metadata.name.as_deref() == Some(id.name.as_str())
         && mirror.metadata.namespace.as_deref() == Some(id.namespace.as_str())
-}
-
-/// Resource versions are comparable numbers (KEP-5504); one that is none is old.
-fn version(pod: &v1::Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

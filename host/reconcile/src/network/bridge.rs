@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use longshore_core::cidr::Cidr;
 use longshore_core::container::SandboxNetwork;
 use longshore_core::event::EventType;
-use longshore_core::network::{BridgeNetwork, Choice, Decision, OwnNetwork, Situation, decide};
+use longshore_core::network::rules::PacketFilter;
+use longshore_core::network::{Choice, Decision, OwnNetwork, Situation, decide};
 use longshore_core::observed::{Observation, SandboxState};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::runtime::RuntimeError;
@@ -47,7 +49,7 @@ impl Network {
             if done.as_ref() != Some(&now) || Instant::now() >= again {
                 match self.settle_on(ports, root_id, now.0.as_deref(), waited, &mut said).await {
                     Ok(state) => {
-                        let failed = matches!(state, State::Failed(_));
+                        let failed = matches!(state, State::Failed(_)) || said.filter.is_some();
                         self.settle(ports, state);
                         said.runtime = None;
                         again = Instant::now() + if failed { RUNTIME_LOOKS.1 } else { RUNTIME_LOOKS.0 };
@@ -103,9 +105,9 @@ impl Network {
             Choice::Wait => State::Unsettled,
             Choice::Refuse(why) => State::Failed(why),
             Choice::Use(SandboxNetwork::Named(name)) => {
-                let subnets = networks.iter().find(|one| one.name == name && one.ours);
-                let subnets = subnets.map(|one: &BridgeNetwork| one.subnets.clone()).unwrap_or_default();
-                self.filter(ports, &subnets, said).await;
+                if let Some(known) = networks.iter().find(|one| one.name == name && one.ours) {
+                    self.filter(ports, &known.subnets, known.masquerades, said).await;
+                }
                 State::Ready(SandboxNetwork::Named(name))
             }
             Choice::Use(network) => {
@@ -122,7 +124,7 @@ impl Network {
     }
 
     async fn create(&self, ports: &Ports, own: OwnNetwork, said: &mut Said) -> State {
-        let filtered = self.filter(ports, &own.subnets, said).await;
+        let filtered = self.filter(ports, &own.subnets, false, said).await;
         match ports.bridges.create_network(&own, !filtered).await {
             Ok(()) => {
                 let subnets: Vec<String> = own.subnets.iter().map(ToString::to_string).collect();
@@ -141,14 +143,24 @@ impl Network {
         }
     }
 
-    /// Whether the packet filter could be told of our network.
-    async fn filter(&self, ports: &Ports, subnets: &[longshore_core::cidr::Cidr], said: &mut Said) -> bool {
-        let error = ports.bridges.filter_packets(subnets, &self.options.unmasqueraded).await.err();
-        if let Some(error) = error.as_ref().filter(|error| said.filter.as_ref() != Some(error)) {
-            tracing::warn!(
-                "the packet filter cannot be told of the pods' network: {error}; pods of other nodes see this node's \
-                 address in place of a pod's, or cannot reach it"
-            );
+    /// Whether the packet filter could be told of our network. If not, that is told of the node, and tried again soon.
+    async fn filter(&self, ports: &Ports, subnets: &[Cidr], runtime_masquerades: bool, said: &mut Said) -> bool {
+        let (subnets, unmasqueraded) = (subnets.to_vec(), self.options.unmasqueraded.clone());
+        let filter = PacketFilter { subnets, unmasqueraded, runtime_masquerades };
+        let error = ports.bridges.filter_packets(&filter).await.err();
+        match &error {
+            Some(error) if said.filter.as_ref() != Some(error) => {
+                let message = format!(
+                    "the packet filter cannot be told of the pods' network: {error}; until it can, pods of other nodes see \
+                     this node's address in place of a pod's, or cannot reach it; trying again"
+                );
+                ports.events.record_node(EventType::Warning, "PacketFilterFailed", &message);
+            }
+            None if said.filter.is_some() => {
+                let message = "the packet filter has what the pods' network needs";
+                ports.events.record_node(EventType::Normal, "PacketFilterReady", message);
+            }
+            _ => {}
         }
         said.filter = error;
         said.filter.is_none()

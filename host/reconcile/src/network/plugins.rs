@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use longshore_core::container::SandboxNetwork;
 use longshore_core::event::EventType;
-use longshore_core::observed::{Observation, Sandbox, SandboxState};
+use longshore_core::observed::{Observation, Sandbox};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::network::PluginError;
 
@@ -90,7 +90,7 @@ impl Network {
 
 fn running(list: &[Observation]) -> BTreeMap<&str, &Sandbox> {
     let sandboxes = list.iter().filter_map(|seen| match seen {
-        Observation::Sandbox(sandbox) if sandbox.state == SandboxState::Running => Some(sandbox),
+        Observation::Sandbox(sandbox) if sandbox.is_running() => Some(sandbox),
         _ => None,
     });
     sandboxes.map(|sandbox| (sandbox.id.as_str(), sandbox)).collect()

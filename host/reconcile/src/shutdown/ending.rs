@@ -31,7 +31,9 @@ pub(super) async fn end(shared: &Shared, order: Order, told: broadcast::Sender<T
     let members = shared.roster.members();
     let alive: Vec<Arc<Member>> = members.into_iter().filter(|member| !member.over).collect();
     let groups = shutdown::groups(&order.steps, alive.iter().map(|member| &member.pod));
-    let mut outcome = Outcome::default();
+    let mut ended = 0;
+    // By UID: another pod may have the name by now.
+    let mut left: Vec<(String, String)> = Vec::new();
     for n in 0..groups.len() {
         let group = &groups[n];
         let seconds = match order.limit {
@@ -43,24 +45,26 @@ pub(super) async fn end(shared: &Shared, order: Order, told: broadcast::Sender<T
             }
         };
         let late = end_group(shared, group, seconds, &told).await;
-        outcome.ended += group.pods.len() - late.len();
-        outcome.left.extend(late);
+        ended += group.pods.len() - late.len();
+        left.extend(late);
     }
     // What was late in its group has been killed by now, or is about to be.
-    let still = |pod: &String| {
-        let of_name = |member: &Arc<Member>| member.pod.id.to_string() == *pod && !member.over;
-        shared.roster.members().iter().any(of_name)
-    };
-    shared.roster.until(KILL, |_| !outcome.left.iter().any(still)).await;
-    let before = outcome.left.len();
-    outcome.left.retain(still);
-    outcome.ended += before - outcome.left.len();
+    let still = |(uid, _): &(String, String)| shared.roster.member(uid).is_some_and(|member| !member.over);
+    shared.roster.until(KILL, |_| !left.iter().any(still)).await;
+    let before = left.len();
+    left.retain(still);
+    ended += before - left.len();
     shared.ports.views.until_reported(REPORT).await;
-    outcome
+    Outcome { ended, left: left.into_iter().map(|(_, pod)| pod).collect() }
 }
 
-/// Ends a group's pods and waits for them. Gives those that did not end in time.
-async fn end_group(shared: &Shared, group: &Group, seconds: i64, told: &broadcast::Sender<Told>) -> Vec<String> {
+/// Ends a group's pods and waits for them. Gives those that did not end in time, by UID.
+async fn end_group(
+    shared: &Shared,
+    group: &Group,
+    seconds: i64,
+    told: &broadcast::Sender<Told>,
+) -> BTreeMap<String, String> {
     let begun = Instant::now();
     let mut waiting: BTreeMap<String, String> = BTreeMap::new();
     for (id, asked) in &group.pods {
@@ -85,16 +89,16 @@ async fn end_group(shared: &Shared, group: &Group, seconds: i64, told: &broadcas
             !over
         });
         if waiting.is_empty() {
-            return Vec::new();
+            return waiting;
         }
         // Cancel safe: a change is looked at as a whole at every turn.
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return waiting.into_values().collect() },
+            changed = changes.changed() => if changed.is_err() { return waiting },
             () = tokio::time::sleep_until(deadline) => {
-                let late: Vec<String> = waiting.into_values().collect();
+                let late: Vec<String> = waiting.values().cloned().collect();
                 tracing::warn!("not ended within {seconds} s: {}", late.join(", "));
-                let _ = told.send(Told::Late { pods: late.clone() });
-                return late;
+                let _ = told.send(Told::Late { pods: late });
+                return waiting;
             }
         }
     }

@@ -11,6 +11,7 @@ use longshore_core::record::Terminal;
 use longshore_core::volume::{self, ObjectKind};
 use longshore_core::{admit, probe, resize, support};
 
+use super::preempt::{self, Ending};
 use super::{Checked, Worker};
 use crate::health::Shutdown;
 
@@ -41,7 +42,7 @@ impl Worker {
                 refused
             }
         };
-        let unsupported = support::unsupported(&self.pod, &self.shared.facts);
+        let unsupported = support::unsupported(&self.pod, &self.facts);
         let blocked = blocked.or(unsupported.map(|unsupported| (unsupported.event, unsupported.message)));
         let missing = if blocked.is_none() { self.not_of_the_folder().await } else { None };
         self.tell_sources(missing.as_deref());
@@ -131,10 +132,7 @@ impl Worker {
     pub(super) async fn admit(&mut self) {
         let shared = self.shared.clone();
         if self.record.terminal.is_some() || self.pod.deletion.is_some() {
-            shared.wishes.remove(&self.pod.id.uid);
-            if shared.active().remove(&self.pod.id.uid).is_some() {
-                shared.wishes.wake();
-            }
+            shared.leaves(&self.pod.id.uid);
             return;
         }
         if self.record.start_time.is_none() {
@@ -146,12 +144,21 @@ impl Worker {
             {
                 admitted = self.try_admit(Some(&node));
             }
-            let admitted = admitted.map(|victims| self.preempt(&victims));
+            // Nobody would make them anew: the pod is neither let in nor refused, which would be for good, and comes
+            // again.
+            self.unheard =
+                admitted.as_ref().is_ok_and(|ending| ending.victims.iter().any(|pod| !shared.may_evict(pod)));
+            if self.unheard {
+                shared.active().remove(&self.pod.id.uid);
+                self.record.start_time = None;
+                return;
+            }
+            let admitted = admitted.map(|ending| self.await_room(&ending));
             if let Err(rejection) = admitted {
-                self.event(None, EventType::Warning, rejection.reason, &rejection.message);
+                self.event(None, EventType::Warning, &rejection.reason, &rejection.message);
                 self.record.terminal = Some(Terminal {
                     phase: "Failed".to_owned(),
-                    reason: Some(rejection.reason.to_owned()),
+                    reason: Some(rejection.reason.into_owned()),
                     message: Some(format!("Pod was rejected: {}", rejection.message)),
                 });
                 return;
@@ -160,6 +167,7 @@ impl Worker {
         let resizing = self.record.resize.progress.is_some();
         let held = resizing.then(|| resize::held(&self.pod, &self.observed, &self.record));
         let held = held.as_ref().unwrap_or(&self.pod);
+        shared.stays(&self.pod.id.uid);
         let mut active = shared.active();
         if active.get(&self.pod.id.uid) != Some(held) {
             active.insert(self.pod.id.uid.clone(), held.clone());
@@ -167,25 +175,36 @@ impl Worker {
         self.allocate(&mut active);
     }
 
-    /// Judges and takes the pod's share in one step, so that no two take the same. Gives the pods that must end for it.
-    fn try_admit(&self, node: Option<&v1::Node>) -> Result<Vec<Pod>, Rejection> {
+    /// Judges and takes the pod's share in one step, so that no two take the same. Gives the pods whose room it gets.
+    fn try_admit(&self, node: Option<&v1::Node>) -> Result<Ending, Rejection> {
         let mut active = self.shared.active();
         let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
-        let facts = &self.shared.facts;
+        let facts = &self.facts;
         let health = &self.shared.ports.health;
         if health.shutdown() == Shutdown::GoesDown {
             return Err(admit::shutting_down());
         }
         admit::under_pressure(&self.pod, health.pressure())?;
-        let admitted = match self.shared.ports.api {
-            Some(_) => admit::admit_in_cluster(&self.pod, &others, facts, node),
-            None => admit::admit(&self.pod, &others, facts),
-        };
-        let victims = match admitted {
-            Ok(()) => Vec::new(),
-            Err(rejection) => self.make_room(&others, node, rejection)?,
+        let ending = match admit::admit(&self.pod, &others, facts, node) {
+            Ok(()) => Ending::default(),
+            Err(_) => {
+                // What ends is in nobody's way for good. The kubelet rejects a pod all the same; here it waits.
+                let leaving = self.shared.leaving().clone();
+                let is_leaving = |other: &&Pod| leaving.contains(&other.id.uid);
+                let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) = others.iter().copied().partition(is_leaving);
+                let victims = match admit::admit(&self.pod, &staying, facts, node) {
+                    Ok(()) => Vec::new(),
+                    Err(rejection) => self.make_room(&staying, node, rejection)?,
+                };
+                let kept = |other: &&Pod| victims.iter().all(|victim| victim.id.uid != other.id.uid);
+                let staying: Vec<&Pod> = staying.into_iter().filter(kept).collect();
+                let leaving = preempt::in_the_way(leaving, &staying, |beside| {
+                    admit::admit(&self.pod, beside, facts, node).is_ok()
+                });
+                Ending { leaving, victims }
+            }
         };
         active.insert(self.pod.id.uid.clone(), self.pod.clone());
-        Ok(victims)
+        Ok(ending)
     }
 }

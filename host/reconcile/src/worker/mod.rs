@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::event::EventType;
 use longshore_core::evict;
-use longshore_core::network::by_family;
+use longshore_core::node::NodeFacts;
 use longshore_core::observed::{ContainerState, ObservedPod};
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
 use longshore_core::pod::{Pod, Source};
@@ -32,13 +32,13 @@ use longshore_core::record::{self, Evicted, PodRecord, StoredPod, Terminal};
 use longshore_core::resize::Allocation;
 use longshore_core::status::{self, StatusInput};
 use longshore_core::volume::{self, ObjectKind, Objects};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Outcome;
 use crate::health::Shutdown;
 use crate::inbox::{Evict, Inbox};
-use crate::limits;
 use crate::node::Shared;
 use crate::publish;
 use crate::roster::Member;
@@ -50,11 +50,15 @@ const PASSES: usize = 64;
 /// How often tokens and certificates in volumes are looked after, besides whenever their store says so (the kubelet
 /// remounts every 60 to 90 seconds).
 const REMOUNT: Duration = Duration::from_secs(75);
+/// A record that could not be stored, on a full disk say, is stored again after this.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a worker begins with.
 pub(crate) struct Start {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pod: Pod,
+    /// When the pod was first seen in this life of the agent.
+    pub(crate) seen: Timestamp,
     pub(crate) observed: ObservedPod,
     pub(crate) record: PodRecord,
     pub(crate) inbox: Arc<Inbox>,
@@ -64,40 +68,52 @@ pub(crate) struct Start {
 /// A pod's worker.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
+    /// The node, as this turn knows it.
+    pub(crate) facts: Arc<NodeFacts>,
     /// The pod, with the resources that it was given.
     pub(crate) pod: Pod,
     /// The object as its source wants it.
     pub(crate) wanted: Arc<v1::Pod>,
+    /// When it was first seen in this life of the agent.
+    pub(crate) seen: Timestamp,
     pub(crate) observed: ObservedPod,
     pub(crate) record: PodRecord,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) busy: Busy,
     pub(crate) unhealthy: BTreeMap<String, Unhealthy>,
     pub(crate) probes: Vec<ProbeSpec>,
-    /// Images that are known to be there for the next start, by container name, with the name that the pod gave them.
-    pub(crate) images: BTreeMap<String, (String, Image)>,
+    /// Images that are known to be there for the next start of a container, by its name and theirs in the pod's spec.
+    pub(crate) images: BTreeMap<(String, String), Image>,
     /// Where the pod's files are, once prepared in this life of the agent.
     pub(crate) files: Option<PodFiles>,
     /// The pod's cgroup as this life of the agent last set it.
     pub(crate) cgroup: Option<PodCgroup>,
     /// ConfigMaps and Secrets as last looked up.
     pub(crate) objects: Objects,
+    /// Volumes whose token has expired, and when: each is told once.
+    pub(crate) expired: BTreeMap<String, Timestamp>,
     /// Objects that the store was told to follow for the pod.
     pub(crate) held: BTreeSet<(ObjectKind, String)>,
     /// When volumes were last brought up to date.
     pub(crate) prepared_at: Option<std::time::Instant>,
     /// Background stops by container ID, to be replaced when less grace is left.
     pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
+    /// IDs of the containers that run, for stops that wait for others.
+    pub(crate) running: watch::Sender<BTreeSet<String>>,
     /// What plugins and the node make of the pod's spec, asked once per spec and again while it is held back.
     checked: Option<Checked>,
-    /// Pods that end so that this one has room.
-    preempting: Option<preempt::Preempting>,
+    /// Pods that end, whose room this one gets.
+    room: Option<preempt::Room>,
+    /// Whether some would have to end for it that are the API server's, and that was not heard yet.
+    unheard: bool,
     /// Reasons told already, so that each is an event once.
     pub(crate) told: BTreeSet<String>,
     pub(crate) gone: bool,
-    /// When size limits were last looked at; `None` when the pod has none.
+    /// When it is to be looked next whether the pod keeps to its limits of storage; `None` when it has none.
     pub(crate) limits: Option<std::time::Instant>,
     saved: Option<StoredPod>,
+    /// Whether the last try to store it failed.
+    unsaved: bool,
     refresh: bool,
     messages: BTreeMap<String, String>,
     steps: publish::Steps,
@@ -112,10 +128,12 @@ struct Checked {
 
 /// Runs a worker until its pod is gone or `stop`.
 pub(crate) async fn run(start: Start) {
-    let Start { shared, pod, observed, record, inbox, stop } = start;
+    let Start { shared, pod, seen, observed, record, inbox, stop } = start;
     let mut worker = Worker {
+        facts: shared.facts(),
         shared,
         wanted: pod.object.clone(),
+        seen,
         pod,
         observed,
         record,
@@ -127,15 +145,19 @@ pub(crate) async fn run(start: Start) {
         files: None,
         cgroup: None,
         objects: Objects::default(),
+        expired: BTreeMap::new(),
         held: BTreeSet::new(),
         prepared_at: None,
         stops: BTreeMap::new(),
+        running: watch::Sender::default(),
         checked: None,
-        preempting: None,
+        room: None,
+        unheard: false,
         told: BTreeSet::new(),
         gone: false,
         limits: None,
         saved: None,
+        unsaved: false,
         refresh: true,
         messages: BTreeMap::new(),
         steps: publish::Steps::default(),
@@ -188,11 +210,12 @@ impl Worker {
     /// Plans and applies until there is nothing left to do at once, then publishes. Returns how long to sleep.
     async fn turn(&mut self) -> Duration {
         let now = Timestamp::now();
+        self.facts = self.shared.facts();
         if self.checked.is_none() || self.gate_opens(now).is_some_and(|at| at <= now) {
             self.check().await;
         }
         self.admit().await;
-        self.wait_for_preempted();
+        self.wait_for_room();
         self.hold_objects();
         if self.remount_in().is_some_and(|left| left.is_zero()) {
             self.refresh = true;
@@ -211,7 +234,7 @@ impl Worker {
                 self.end(terminal);
                 continue;
             }
-            self.watch_limits().await;
+            self.watch_limits();
             if self.refresh && self.observed.sandbox().is_some() && !plan.finished {
                 self.refresh = false;
                 self.prepare().await;
@@ -245,7 +268,8 @@ impl Worker {
 
     fn plan(&self) -> Plan {
         let blocked = self.checked.as_ref().and_then(|checked| checked.blocked.as_deref());
-        let blocked = blocked.or(self.preempting.as_ref().map(|_| preempt::WAITS));
+        let blocked = blocked.or(self.room.as_ref().map(|_| preempt::WAITS));
+        let blocked = blocked.or(self.unheard.then_some(preempt::UNHEARD));
         plan::plan(&Situation {
             pod: &self.pod,
             observed: &self.observed,
@@ -254,7 +278,7 @@ impl Worker {
             busy: &self.busy,
             blocked,
             crash_loop: self.shared.options.crash_loop,
-            node: &self.shared.facts,
+            node: &self.facts,
             cgroup: self.cgroup.as_ref(),
             now: Timestamp::now(),
         })
@@ -267,13 +291,20 @@ impl Worker {
             record: &self.record,
             plan,
             busy: &self.busy,
-            node: &self.shared.facts,
+            node: &self.facts,
             now: Timestamp::now(),
         })
     }
 
     /// Brings the record up to date with what was seen, termination messages included.
     async fn remember(&mut self) {
+        let running = self.observed.containers.iter().filter(|seen| seen.is_running());
+        let running: BTreeSet<String> = running.map(|seen| seen.id.clone()).collect();
+        self.running.send_if_modified(|known| {
+            let changed = *known != running;
+            *known = running;
+            changed
+        });
         let mut fresh: Vec<(String, String)> = Vec::new();
         for seen in &self.observed.containers {
             let read = seen.exit().is_some() && !self.messages.contains_key(&seen.id);
@@ -304,8 +335,8 @@ impl Worker {
         if self.record.terminal.is_some() {
             return;
         }
-        let Evict { reason, message, grace_seconds, disruption } = order;
-        self.event(None, EventType::Warning, reason, &message);
+        let Evict { reason, message, annotations, grace_seconds, disruption } = order;
+        self.shared.ports.events.record_with(&self.pod.id, EventType::Warning, reason, &message, annotations);
         self.record.evicted = Some(Evicted { grace_seconds, disruption });
         self.record.emptied = reason == evict::REASON;
         self.conclude(Terminal { phase: "Failed".to_owned(), reason: Some(reason.to_owned()), message: Some(message) });
@@ -321,9 +352,7 @@ impl Worker {
     fn conclude(&mut self, terminal: Terminal) {
         tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the pod has ended");
         self.record.terminal = Some(terminal);
-        self.shared.active().remove(&self.pod.id.uid);
-        self.shared.wishes.remove(&self.pod.id.uid);
-        self.shared.wishes.wake();
+        self.shared.leaves(&self.pod.id.uid);
     }
 
     /// Events for what the pod waits for, each once.
@@ -362,7 +391,12 @@ impl Worker {
         let view = publish::view(self, plan, status, &mut steps);
         self.steps = steps;
         self.shared.ports.views.publish(view);
-        self.shared.roster.tell(Member::new(&self.pod, &self.observed, &self.record, self.files.as_ref()));
+        let member = Member::new(&self.pod, &self.observed, &self.record, self.files.as_ref());
+        let holds = member.holds();
+        self.shared.roster.tell(member);
+        if !holds {
+            self.shared.give_up_share(&self.pod.id.uid);
+        }
     }
 
     /// Stores the pod, when anything about it changed.
@@ -378,8 +412,15 @@ impl Worker {
             return;
         }
         match self.shared.ports.files.save(&self.pod.id.uid, &stored).await {
-            Ok(()) => self.saved = Some(stored),
-            Err(error) => tracing::error!(pod = %self.pod.id, "the pod's record cannot be stored: {error}"),
+            Ok(()) => {
+                self.saved = Some(stored);
+                self.unsaved = false;
+            }
+            Err(_) if self.unsaved => {}
+            Err(error) => {
+                tracing::error!(pod = %self.pod.id, "the pod's record cannot be stored; it is tried again: {error}");
+                self.unsaved = true;
+            }
         }
     }
 
@@ -396,8 +437,11 @@ impl Worker {
         if self.record.resize.pending.is_some() {
             sleep = sleep.min(resize::RETRY);
         }
-        if self.limits.is_some() {
-            sleep = sleep.min(limits::PERIOD);
+        if let Some(due) = self.limits {
+            sleep = sleep.min(due.saturating_duration_since(std::time::Instant::now()) + Duration::from_millis(2));
+        }
+        if self.unsaved {
+            sleep = sleep.min(SAVE_AGAIN);
         }
         if let Some(left) = self.remount_in() {
             sleep = sleep.min(left.max(Duration::from_millis(10)));
@@ -410,6 +454,11 @@ impl Worker {
         let prepared = self.prepared_at?;
         let runs = self.record.terminal.is_none() && self.pod.deletion.is_none() && self.observed.sandbox().is_some();
         (runs && !volume::issued_references(&self.pod).is_empty()).then(|| REMOUNT.saturating_sub(prepared.elapsed()))
+    }
+
+    /// The next start of a container looks for its images again.
+    pub(crate) fn forget_images(&mut self, container: &str) {
+        self.images.retain(|(name, _), _| name != container);
     }
 
     /// Notes a failure, so that the next try waits.
@@ -425,14 +474,7 @@ impl Worker {
 
     /// Addresses of the pod, none before its sandbox runs.
     pub(crate) fn pod_ips(&self) -> Vec<std::net::IpAddr> {
-        let running = |sandbox: &&longshore_core::observed::Sandbox| {
-            sandbox.state == longshore_core::observed::SandboxState::Running
-        };
-        match self.observed.sandbox().filter(running) {
-            Some(_) if self.pod.host_network() => self.shared.facts.ips.clone(),
-            Some(sandbox) => by_family(&sandbox.ips, &self.shared.facts.ips),
-            None => Vec::new(),
-        }
+        status::pod_ips(&self.pod, &self.observed, &self.facts)
     }
 }
 

@@ -42,13 +42,13 @@ impl Worker {
         }
         let since = self.record.resize.pending.as_ref().map(|pending| pending.since);
         let wanted = Pod { object: self.wanted.clone(), ..self.pod.clone() };
-        self.shared.wishes.put(Wish { wanted, given: self.pod.clone(), since }, &self.inbox);
+        self.shared.wishes.put(Wish { wanted, given: self.pod.clone(), since });
         if !self.shared.wishes.is_open() {
             return;
         }
         let node = self.shared.ports.views.node();
         let wishes = self.shared.wishes.all();
-        let mut verdicts = resize::decide(&wishes, active, &self.shared.facts, node.as_deref());
+        let mut verdicts = resize::decide(&wishes, active, &self.facts, node.as_deref());
         match verdicts.remove(&self.pod.id.uid) {
             Some(Verdict::Granted) => self.grant(active),
             Some(Verdict::Deferred(message)) => self.not_granted("Deferred", "ResizeDeferred", message),
@@ -59,6 +59,7 @@ impl Worker {
 
     fn grant(&mut self, active: &mut BTreeMap<String, Pod>) {
         let generation = self.generation();
+        self.record.resize.begins_from(self.pod.spec().resources.as_ref());
         self.pod.object = self.wanted.clone();
         self.record.allocated = Some(Allocation::of(&self.wanted));
         self.record.resize.pending = None;
@@ -68,7 +69,7 @@ impl Worker {
         self.event(None, EventType::Normal, "ResizeStarted", &resize::started(&self.wanted, generation));
         self.shared.wishes.remove(&self.pod.id.uid);
         active.insert(self.pod.id.uid.clone(), resize::held(&self.pod, &self.observed, &self.record));
-        self.shared.wishes.wake();
+        self.shared.wishes.wake(&self.shared.roster);
     }
 
     fn not_granted(&mut self, reason: &str, event: &str, message: String) {
@@ -91,6 +92,7 @@ impl Worker {
             && self.record.resize.progress.is_none()
             && !resize::gaps(&self.pod, &self.observed, &self.record).is_empty()
         {
+            self.record.resize.begins_from(self.pod.spec().resources.as_ref());
             let (generation, since) = (self.generation(), Timestamp::now());
             self.record.resize.progress = Some(Progress { error: None, generation, since });
         }
@@ -108,7 +110,7 @@ impl Worker {
         self.event(None, EventType::Normal, "ResizeCompleted", &text);
         // What it gave up is free now.
         self.shared.active().insert(self.pod.id.uid.clone(), self.pod.clone());
-        self.shared.wishes.wake();
+        self.shared.wishes.wake(&self.shared.roster);
     }
 
     /// Notes that a resize failed; it is tried again after a while.

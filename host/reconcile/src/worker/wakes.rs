@@ -1,7 +1,7 @@
 //! What woke a worker, merged into what it knows.
 
 use longshore_core::event::EventType;
-use longshore_core::observed::{SandboxState, by_pod};
+use longshore_core::observed::{Sandbox, SandboxState, by_pod};
 use longshore_core::plan::Unhealthy;
 use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::runtime::RuntimeChange;
@@ -9,6 +9,7 @@ use longshore_core::probe::{ProbeKind, Sample};
 use longshore_core::record;
 
 use super::Worker;
+use crate::apply::not_mounted;
 use crate::inbox::{Done, Wakes};
 use crate::network::{complete, complete_all};
 
@@ -78,8 +79,7 @@ impl Worker {
         let sandbox = self.observed.sandboxes.iter().find(|seen| seen.id == id);
         match change {
             RuntimeChange::Started => {
-                container.is_some_and(|seen| seen.is_running())
-                    || sandbox.is_some_and(|seen| seen.state == SandboxState::Running)
+                container.is_some_and(|seen| seen.is_running()) || sandbox.is_some_and(Sandbox::is_running)
             }
             RuntimeChange::Died => {
                 container.is_some_and(|seen| seen.exit().is_some())
@@ -124,28 +124,28 @@ impl Worker {
                     self.unhealthy.insert(id, unhealthy);
                 }
             }
-            Done::Pull { container, image, result } => {
-                self.busy.pulling.remove(&container);
+            Done::Pull { fetched, result } => {
+                self.busy.pulling.remove(&fetched.container);
+                let (about, image) = (fetched.about(), &fetched.image);
                 match result {
                     Ok(pulled) => {
                         self.record.backoffs.remove(&format!("image/{image}"));
-                        self.images.insert(container, (image, pulled));
+                        self.images.insert((fetched.container, fetched.image), pulled);
                     }
                     Err(failure) => {
-                        self.event(
-                            Some(&container),
-                            EventType::Warning,
-                            "Failed",
-                            &format!("Failed to pull image {image:?}: {}", failure.message),
-                        );
-                        self.event(
-                            Some(&container),
-                            EventType::Warning,
-                            "Failed",
-                            &format!("Error: {}", failure.reason),
-                        );
+                        let message = format!("Failed to pull image {image:?}: {}", failure.message);
+                        self.event(about, EventType::Warning, "Failed", &message);
+                        let message = format!("Error: {}", failure.reason);
+                        self.event(Some(&fetched.container), EventType::Warning, "Failed", &message);
                         self.failed(&format!("image/{image}"), failure.reason, &failure.message);
                     }
+                }
+            }
+            Done::Measured { took, exceeded } => self.measured(took, exceeded),
+            Done::Unpack { fetched, error } => {
+                self.busy.pulling.remove(&fetched.container);
+                if let Some(message) = error {
+                    not_mounted(self, &fetched.container, &message);
                 }
             }
         }

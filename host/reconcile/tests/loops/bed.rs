@@ -1,11 +1,13 @@
 //! An agent on ports in memory, and waiting for conditions on it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
+use longshore_core::node::Surroundings;
 use longshore_core::pod::{Pod, Source};
+use longshore_core::ports::sources::PodSource;
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
 use longshore_reconcile::network::NetworkOptions;
@@ -31,6 +33,8 @@ pub(crate) struct Bed {
     pub(crate) files: Arc<FakeFiles>,
     pub(crate) probes: Arc<FakeProbes>,
     pub(crate) source: Arc<FakeSource>,
+    /// The API server, which counts for one with [`Bed::of_two`].
+    pub(crate) of_api: Arc<FakeSource>,
     pub(crate) events: Arc<EventRing>,
     pub(crate) views: Arc<Views>,
     pub(crate) health: Arc<Health>,
@@ -41,8 +45,11 @@ pub(crate) struct Bed {
     pub(crate) objects: Arc<FakeObjects>,
     api: Option<ApiPorts>,
     pub(crate) network: Arc<FakeNetwork>,
+    /// What the node sees of itself.
+    pub(crate) surroundings: Arc<Mutex<Surroundings>>,
     options: Options,
     of: Source,
+    two: bool,
     stop: CancellationToken,
     agent: JoinHandle<()>,
 }
@@ -58,6 +65,8 @@ struct Ground {
     options: Options,
     /// As what the source speaks.
     of: Source,
+    /// Whether the API server speaks beside it.
+    two: bool,
 }
 
 impl Default for Ground {
@@ -68,7 +77,7 @@ impl Default for Ground {
             Policy { initial: jiff::SignedDuration::from_millis(50), cap: jiff::SignedDuration::from_millis(400) };
         let options = Options { crash_loop, resync: Duration::from_secs(2), ..Options::default() };
         let (files, probes, machine, network) = Default::default();
-        Ground { runtime, files, probes, machine, api: None, network, options, of: Source::File }
+        Ground { runtime, files, probes, machine, api: None, network, options, of: Source::File, two: false }
     }
 }
 
@@ -80,6 +89,11 @@ impl Bed {
     /// One whose node belongs to a cluster.
     pub(crate) fn in_cluster(api: ApiPorts) -> Self {
         Self::on(Ground { api: Some(api), ..Ground::default() })
+    }
+
+    /// One whose pods come from a folder and from its cluster.
+    pub(crate) fn of_two(api: ApiPorts) -> Self {
+        Self::on(Ground { api: Some(api), two: true, ..Ground::default() })
     }
 
     /// One with other options, whose source is the API server.
@@ -98,23 +112,34 @@ impl Bed {
 
     /// On a machine that is half used.
     fn on(ground: Ground) -> Self {
-        let Ground { runtime, files, probes, machine, api, network, options, of } = ground;
+        let Ground { runtime, files, probes, machine, api, network, options, of, two } = ground;
         let source = Arc::new(FakeSource::of(of.clone()));
+        let of_api = Arc::new(FakeSource::of(Source::Api));
+        let mut sources: Vec<Arc<dyn PodSource>> = vec![source.clone()];
+        if two {
+            sources.push(of_api.clone());
+        }
         let (events, views): (_, Arc<Views>) = (EventRing::new(), Arc::default());
         let objects: Arc<FakeObjects> = Arc::default();
         let stop = CancellationToken::new();
         let (health, stats): (Arc<Health>, Arc<FakeStats>) = (Arc::default(), Arc::default());
         stats.all_left(500);
         let shutdown = Arc::new(Control::new(Some(machine.clone())));
+        let surroundings: Arc<Mutex<Surroundings>> = Arc::default();
+        let seen = surroundings.clone();
         let ports = Ports {
             runtime: runtime.clone(),
             files: files.clone(),
             objects: objects.clone(),
             api: api.clone(),
+            look: Arc::new(move || {
+                let now = seen.lock().unwrap().clone();
+                Box::pin(async { now })
+            }),
             stats: stats.clone(),
             probes: probes.clone(),
             credentials: Arc::new(|_| Box::pin(async { Vec::new() })),
-            sources: vec![source.clone()],
+            sources,
             events: events.clone(),
             views: views.clone(),
             health: health.clone(),
@@ -128,6 +153,7 @@ impl Bed {
             files,
             probes,
             source,
+            of_api,
             events,
             views,
             health,
@@ -137,8 +163,10 @@ impl Bed {
             objects,
             api,
             network,
+            surroundings,
             options,
             of,
+            two,
             stop,
             agent,
         }
@@ -146,19 +174,19 @@ impl Bed {
 
     /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.
     pub(crate) async fn restart(self) -> Self {
-        let Bed { runtime, files, probes, machine, api, network, options, of, .. } = self;
+        let Bed { runtime, files, probes, machine, api, network, options, of, two, .. } = self;
         self.stop.cancel();
         self.agent.await.unwrap();
-        Self::on(Ground { runtime, files, probes, machine, api, network, options, of })
+        Self::on(Ground { runtime, files, probes, machine, api, network, options, of, two })
     }
 
     /// Kills the agent in the middle of whatever it does.
     pub(crate) async fn kill(self) -> Self {
-        let Bed { runtime, files, probes, machine, api, network, options, of, .. } = self;
+        let Bed { runtime, files, probes, machine, api, network, options, of, two, .. } = self;
         self.agent.abort();
         self.stop.cancel();
         let _ = self.agent.await;
-        Self::on(Ground { runtime, files, probes, machine, api, network, options, of })
+        Self::on(Ground { runtime, files, probes, machine, api, network, options, of, two })
     }
 
     pub(crate) fn status(&self, uid: &str) -> Option<v1::PodStatus> {
@@ -187,6 +215,10 @@ impl Bed {
 
     pub(crate) fn has_event(&self, uid: &str, reason: &str) -> bool {
         self.events.events(Some(uid)).iter().any(|event| event.reason == reason)
+    }
+
+    pub(crate) fn has_message(&self, uid: &str, message: &str) -> bool {
+        self.events.events(Some(uid)).iter().any(|event| event.message == message)
     }
 
     /// Waits until something is true.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longshore_core::pod::{Pod, Source};
+use longshore_core::ports::objects::BoundClaim;
+use longshore_core::volume::VolumeKind;
 use longshore_reconcile::node::ApiPorts;
 use longshore_tests::objects::FakeObjects;
 use longshore_tests::pod;
@@ -14,7 +17,7 @@ use serde_json::json;
 use crate::bed::Bed;
 
 /// A cluster that answers so.
-fn api(objects: Arc<FakeObjects>, status: Option<v1::PodStatus>, node: Option<v1::Node>) -> ApiPorts {
+pub(crate) fn api(objects: Arc<FakeObjects>, status: Option<v1::PodStatus>, node: Option<v1::Node>) -> ApiPorts {
     ApiPorts {
         objects,
         status: Arc::new(move |_| status.clone()),
@@ -67,6 +70,50 @@ async fn a_static_pod_may_not_use_the_api_servers_objects_nor_the_other_way_roun
     assert!(!bed.has_event("fixed", "FailedValidation"));
 }
 
+/// A claim bound to a local volume, that is being deleted or not.
+fn claim(deleted: bool) -> BoundClaim {
+    let mut claim = v1::PersistentVolumeClaim::default();
+    claim.metadata.deletion_timestamp = deleted.then_some(Time(jiff::Timestamp::UNIX_EPOCH));
+    let volume = serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": {"local": {"path": "/disk"}}}));
+    BoundClaim { claim, volume: Some(volume.unwrap()) }
+}
+
+#[tokio::test]
+async fn a_pod_that_is_up_keeps_the_claim_that_it_began_with() {
+    let objects = Arc::new(FakeObjects::default());
+    objects.set_claim("data", Some(claim(false)));
+    let bed = Bed::in_cluster(api(objects.clone(), None, None));
+    let with_claim = |name: &str| {
+        let volumes = "volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]";
+        of_api(name, &format!("{{containers: [{{name: app, image: app}}], {volumes}}}"))
+    };
+    bed.source.set(vec![with_claim("old")]);
+    bed.until("it runs", |bed| bed.is_ready("old")).await;
+    // Deleted, and gone: as nobody would have it who is not forced to.
+    for (restarts, now) in [(1, Some(claim(true))), (2, None)] {
+        objects.set_claim("data", now);
+        bed.runtime.end(&bed.runtime.container("old", "app").unwrap().id, 1);
+        let again = |bed: &Bed| bed.restarts("old", "app") == restarts && bed.is_ready("old");
+        bed.until("it runs again", again).await;
+    }
+    assert!(!bed.has_event("old", "FailedMount"));
+    objects.set_claim("data", Some(claim(true)));
+    bed.source.set(vec![with_claim("old"), with_claim("new")]);
+    bed.until("a new one waits", |bed| bed.has_event("new", "FailedMount")).await;
+    assert!(bed.is_ready("old") && bed.runtime.container("new", "app").is_none());
+}
+
+#[tokio::test]
+async fn a_node_without_the_clusters_dns_says_so() {
+    let bed = Bed::in_cluster(api(Arc::default(), None, None));
+    let servers = "dnsPolicy: None, dnsConfig: {nameservers: [1.1.1.1, 1.1.1.2, 1.1.1.3, 1.1.1.4]}";
+    let app = "containers: [{name: app, image: app}]";
+    bed.source.set(vec![of_api("a", &format!("{{{app}}}")), of_api("b", &format!("{{{app}, {servers}}}"))]);
+    bed.until("both run", |bed| bed.is_ready("a") && bed.is_ready("b")).await;
+    let told = |pod: &str| ["MissingClusterDNS", "DNSConfigForming"].map(|reason| bed.has_event(pod, reason));
+    assert_eq!((told("a"), told("b")), ([true, false], [false, true]));
+}
+
 #[tokio::test]
 async fn the_nodes_labels_bind_pods_as_the_api_server_has_them() {
     let fresh = node(json!({"disk": "new"}));
@@ -80,6 +127,41 @@ async fn the_nodes_labels_bind_pods_as_the_api_server_has_them() {
     .await;
     bed.until("refused", |bed| bed.phase("none") == "Failed").await;
     assert_eq!(bed.status("none").unwrap().reason.as_deref(), Some("NodeAffinity"));
+}
+
+#[tokio::test]
+async fn a_token_is_replaced_in_a_running_pod_and_one_that_expired_is_told_of_once() {
+    let objects = Arc::new(FakeObjects::default());
+    let bed = Bed::in_cluster(api(objects.clone(), None, None));
+    let in_an_hour = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    objects.issue("first", in_an_hour);
+    let spec = "{serviceAccountName: default, containers: [{name: app, image: app}], \
+                volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: token}}]}}]}";
+    bed.source.set(vec![of_api("p", spec)]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let holds = |bed: &Bed, token: &str| {
+        bed.files.prepared("p").0.iter().any(|volume| match &volume.kind {
+            VolumeKind::Payload { files, .. } => files.values().any(|file| file.data == token.as_bytes()),
+            _ => false,
+        })
+    };
+    assert!(holds(&bed, "first"));
+    objects.issue("second", in_an_hour);
+    bed.until("the next one is there", |bed| holds(bed, "second")).await;
+    assert!(bed.is_ready("p") && bed.restarts("p", "app") == 0 && !bed.has_event("p", "ExpiredToken"));
+
+    let over = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(1);
+    for _ in 0..3 {
+        let before = bed.files.prepared("p").1;
+        objects.issue("old", over);
+        bed.until("looked up again", |bed| bed.files.prepared("p").1 > before).await;
+    }
+    let told = |bed: &Bed| {
+        let events = bed.events.events(Some("p"));
+        events.iter().filter(|event| event.reason == "ExpiredToken").map(|event| event.count).sum::<u32>()
+    };
+    assert_eq!(told(&bed), 1);
+    assert!(bed.is_ready("p") && holds(&bed, "old"));
 }
 
 #[tokio::test]

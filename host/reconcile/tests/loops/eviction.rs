@@ -107,6 +107,46 @@ async fn the_pod_that_takes_more_than_it_asked_for_ends_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_soft_threshold_waits_its_time_and_leaves_no_more_than_it_may() {
+    let soft = Duration::from_millis(400);
+    let bed = Bed::with(|options_of_all| {
+        let mut options = options();
+        options.policy.thresholds.retain(|threshold| threshold.signal == Signal::MemoryAvailable);
+        options.policy.thresholds[0].grace_period = Some(soft);
+        options.policy.max_pod_grace_seconds = 3;
+        options_of_all.eviction = options;
+    });
+    let pods = [asking("p", 0)];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    let short = std::time::Instant::now();
+    bed.stats.change(|node| node.memory_available = Some(1));
+    bed.until("failed", |bed| bed.phase("p") == "Failed").await;
+    assert!(short.elapsed() >= soft, "{:?}", short.elapsed());
+    assert_eq!(bed.runtime.stops(), [("p".to_owned(), 3)], "its own would be thirty");
+}
+
+#[tokio::test]
+async fn processes_that_run_out_end_the_pod_that_has_most() {
+    let bed = bed();
+    let pods = [asking("many", 0), asking("few", 0)];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    for (name, processes) in [("many", 500), ("few", 5)] {
+        bed.stats.pod_uses(name, 1, processes);
+    }
+    let runtime = bed.runtime.clone();
+    bed.stats.machine(move |node| {
+        node.processes = Some((1000, if runs(&runtime, "many") { 950 } else { 450 }));
+    });
+    bed.until("failed", |bed| bed.phase("many") == "Failed").await;
+    let message = bed.status("many").unwrap().message.unwrap();
+    assert_eq!(message, "The node was low on resource: pids. Threshold quantity: 100, available: 50. ");
+    bed.until("over", |bed| bed.health.pressure() == Pressure::default()).await;
+    assert!(bed.is_ready("few"));
+}
+
+#[tokio::test]
 async fn the_condition_is_seen_at_once_and_stays_for_its_time() {
     let bed = bed();
     bed.source.set(vec![pod("static", "{containers: [{name: app, image: app}]}")]);

@@ -23,6 +23,18 @@ async fn a_volume_that_fails_is_told_and_tried_again() {
     bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}], volumes: [{name: v, emptyDir: {}}]}")]);
     bed.until("told", |bed| bed.has_event("p", "FailedMount")).await;
     assert_eq!(bed.waiting_reason("p", "app"), "ContainerCreating");
+    assert!(bed.has_message("p", "MountVolume.SetUp failed for volume \"v\" : it was told to fail"));
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_fails_is_no_volume() {
+    let bed = Bed::new();
+    *bed.files.folder_fails.lock().unwrap() = true;
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("told", |bed| bed.has_message("p", "error making pod data directories: /pods: it was told to fail"))
+        .await;
+    assert!(!bed.has_event("p", "FailedMount"));
     bed.until("ready", |bed| bed.is_ready("p")).await;
 }
 

@@ -1,5 +1,7 @@
 //! From a manifest to a running pod and back to nothing.
 
+use longshore_core::node::Surroundings;
+use longshore_core::ports::probes::ProbeOutcome;
 use longshore_tests::pod;
 
 use crate::bed::Bed;
@@ -16,6 +18,20 @@ async fn pods_come_up_and_go() {
     bed.source.set(Vec::new());
     bed.until("everything is gone", |bed| bed.runtime.things().is_empty() && bed.views.pods().is_empty()).await;
     assert!(bed.files.stored("web-0").is_none());
+}
+
+#[tokio::test]
+async fn a_pod_is_gone_when_nothing_of_it_is_left() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("it runs", |bed| bed.is_ready("p")).await;
+    *bed.files.failing_to_release.lock().unwrap() = [1, 1];
+    bed.runtime.fail("stop", 1);
+    bed.source.set(Vec::new());
+    // The API server is told of a pod's end when its view goes (`cluster::status`), and never before all this.
+    bed.until("it is gone", |bed| bed.views.pods().is_empty()).await;
+    assert_eq!(*bed.files.failing_to_release.lock().unwrap(), [0, 0]);
+    assert!(bed.files.was_released("p") && bed.runtime.things().is_empty());
 }
 
 #[tokio::test]
@@ -130,6 +146,74 @@ async fn a_changed_manifest_is_a_new_pod_and_the_old_one_ends_first() {
     .await;
 }
 
+fn with_sidecars(policy: &str, grace: i64) -> String {
+    let side = |name: &str| {
+        format!(
+            "{{name: {name}, image: app, restartPolicy: Always, lifecycle: {{preStop: {{exec: {{command: [bye]}}}}}}}}"
+        )
+    };
+    format!(
+        "{{restartPolicy: {policy}, terminationGracePeriodSeconds: {grace}, containers: [{{name: app, image: app}}], \
+         initContainers: [{}, {}]}}",
+        side("first"),
+        side("second")
+    )
+}
+
+#[tokio::test]
+async fn hooks_of_sidecars_run_at_the_start_and_they_end_in_their_turn() {
+    let bed = Bed::new();
+    bed.runtime.commands_exit("second", 1);
+    bed.source.set(vec![pod("p", &with_sidecars("Always", 30))]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    // While the app does not end, nothing but hooks and its own stop may happen.
+    bed.runtime.is_deaf("app");
+    bed.source.set(Vec::new());
+    bed.until("hooks and the app's stop", |bed| bed.runtime.story().len() == 3).await;
+    let mut story = bed.runtime.story();
+    story.sort();
+    assert_eq!(story, ["exec first", "exec second", "stop app"]);
+    bed.until("the hook's failure is told", |bed| bed.has_event("p", "FailedPreStopHook")).await;
+    bed.runtime.end(&bed.runtime.container("p", "app").unwrap().id, 0);
+    bed.until("gone", |bed| bed.runtime.things().is_empty()).await;
+    assert_eq!(bed.runtime.story()[3..], ["stop second", "stop first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_containers_of_a_pod_share_one_grace_period() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("job", &with_sidecars("Never", 10)), pod("gone", &with_sidecars("Always", 6))]);
+    bed.until("ready", |bed| bed.is_ready("job") && bed.is_ready("gone")).await;
+    for name in ["app", "first", "second"] {
+        bed.runtime.is_deaf(name);
+    }
+    // One that is done, and whose sidecars are ended for that: the first waits for the second, which never ends by
+    // itself.
+    let begun = tokio::time::Instant::now();
+    bed.runtime.end(&bed.runtime.container("job", "app").unwrap().id, 0);
+    let runs =
+        |bed: &Bed, uid: &str, name: &str| bed.runtime.container(uid, name).is_some_and(|seen| seen.is_running());
+    bed.until("the job's are killed", |bed| !["first", "second"].iter().any(|name| runs(bed, "job", name))).await;
+    let took = begun.elapsed().as_secs();
+    assert!((10..=13).contains(&took), "{took} s");
+    // One that is deleted: nobody ends, and the sidecars get two seconds when the time is over.
+    let begun = tokio::time::Instant::now();
+    bed.source.set(vec![pod("job", &with_sidecars("Never", 10))]);
+    bed.until("all are killed", |bed| !["app", "first", "second"].iter().any(|name| runs(bed, "gone", name))).await;
+    let took = begun.elapsed().as_secs();
+    assert!((6..=9).contains(&took), "{took} s");
+}
+
+#[tokio::test]
+async fn a_container_gets_two_seconds_however_little_is_left() {
+    let bed = Bed::new();
+    bed.source.set(vec![pod("p", "{terminationGracePeriodSeconds: 1, containers: [{name: app, image: app}]}")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    bed.source.set(Vec::new());
+    bed.until("gone", |bed| bed.runtime.things().is_empty()).await;
+    assert_eq!(bed.runtime.stops(), [("p".to_owned(), 2)]);
+}
+
 #[tokio::test]
 async fn a_pod_given_back_while_it_ends_comes_back() {
     let bed = Bed::new();
@@ -170,4 +254,86 @@ async fn an_ephemeral_container_is_added_to_a_running_pod() {
     assert!(bed.is_ready("p"));
     assert_eq!(bed.runtime.container("p", "debug").unwrap().id, debug, "it does not run again");
     assert_eq!(bed.runtime.container("p", "app").unwrap().id, app);
+}
+
+#[tokio::test]
+async fn names_and_addresses_of_the_node_are_those_of_now() {
+    let bed = Bed::with(|options| options.resync = std::time::Duration::from_millis(100));
+    let spec = "{containers: [{name: app, image: app}]}";
+    bed.source.set(vec![pod("p", spec)]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let host_ip = |bed: &Bed, uid: &str| bed.status(uid).and_then(|status| status.host_ip).unwrap_or_default();
+    assert_eq!(
+        (bed.files.resolv_conf("p"), host_ip(&bed, "p")),
+        ("nameserver 192.168.0.254\n".into(), "192.168.0.1".into())
+    );
+    let moved = Surroundings {
+        ips: vec![[10, 1, 1, 1].into()],
+        resolv_conf: Some("nameserver 10.1.1.254\n".to_owned()),
+        ..Surroundings::default()
+    };
+    *bed.surroundings.lock().unwrap() = moved;
+    bed.source.set(vec![pod("p", spec), pod("q", spec)]);
+    bed.until("another is ready", |bed| bed.is_ready("q")).await;
+    assert_eq!((bed.files.resolv_conf("q"), host_ip(&bed, "q")), ("nameserver 10.1.1.254\n".into(), "10.1.1.1".into()));
+    bed.until("what runs tells the new address", |bed| host_ip(bed, "p") == "10.1.1.1").await;
+    // Its container starts again; its names are its sandbox's.
+    bed.runtime.end(&bed.runtime.container("p", "app").unwrap().id, 1);
+    bed.until("restarted", |bed| bed.restarts("p", "app") == 1 && bed.is_ready("p")).await;
+    assert_eq!(bed.files.resolv_conf("p"), "nameserver 192.168.0.254\n");
+}
+
+#[tokio::test]
+async fn an_https_hook_that_meets_a_plain_server_is_repeated_without_tls() {
+    let bed = Bed::new();
+    let said = |message: &str| ProbeOutcome::Failure { message: message.to_owned() };
+    bed.probes.answer_to("8444", said("Get \"https://x\": dial tcp: connection refused"));
+    bed.probes.answer_to("\"HTTPS\"", said("Get \"https://x\": http: server gave HTTP response to HTTPS client"));
+    bed.probes.answer_to("\"HTTP\"", said("HTTP probe failed with statuscode: 404"));
+    let hooked = |name: &str, port: u16| {
+        let get = format!("{{port: {port}, scheme: HTTPS, httpHeaders: [{{name: Authorization, value: secret}}]}}");
+        let hook = format!("lifecycle: {{postStart: {{httpGet: {get}}}}}");
+        pod(name, &format!("{{containers: [{{name: app, image: app, {hook}}}]}}"))
+    };
+    bed.source.set(vec![hooked("p", 8443), hooked("q", 8444)]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let asked: Vec<String> = bed.probes.checks_of("p").into_iter().map(|check| check.call.config).collect();
+    assert_eq!(asked.len(), 2);
+    assert!(asked.iter().all(|config| config.contains("kube-lifecycle/")), "{asked:?}");
+    assert!(asked[0].contains("\"HTTPS\"") && asked[0].contains("secret"), "{asked:?}");
+    assert!(asked[1].contains("\"HTTP\"") && !asked[1].contains("secret"), "{asked:?}");
+    let ip = bed.status("p").unwrap().pod_ip.unwrap();
+    let told = format!("request to HTTPS lifecycle hook {ip}:8443 got HTTP response, retry with HTTP succeeded");
+    assert!(bed.has_message("p", &told));
+    // No answer at all is no reason to do so.
+    bed.until("failed", |bed| bed.has_event("q", "FailedPostStartHook")).await;
+    assert!(bed.probes.checks_of("q").iter().all(|check| check.call.config.contains("\"HTTPS\"")));
+    assert!(!bed.has_event("q", "LifecycleHTTPFallback"));
+}
+
+#[tokio::test]
+async fn all_begin_anew_when_one_ends_as_its_rule_says() {
+    let bed = Bed::new();
+    let spec = "{restartPolicy: Never, initContainers: [{name: setup, image: app}], containers: [{name: b, image: app}, \
+                {name: a, image: app, restartPolicy: Never, restartPolicyRules: \
+                [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]}]}";
+    bed.source.set(vec![pod("p", spec)]);
+    let runs = |bed: &Bed, name: &str| bed.runtime.container("p", name).is_some_and(|seen| seen.is_running());
+    let id = |bed: &Bed, name: &str| bed.runtime.container("p", name).unwrap().id;
+    bed.until("the init container runs", |bed| runs(bed, "setup")).await;
+    bed.runtime.end(&id(&bed, "setup"), 0);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let (setup, b) = (id(&bed, "setup"), id(&bed, "b"));
+    bed.runtime.end(&id(&bed, "a"), 42);
+    bed.until("the init container runs again", |bed| runs(bed, "setup") && id(bed, "setup") != setup).await;
+    assert!(bed.runtime.container("p", "b").is_none(), "they wait for it again");
+    assert!(bed.has_event("p", "Killing"));
+    // The next agent goes on with it.
+    let bed = bed.kill().await;
+    bed.source.set(vec![pod("p", spec)]);
+    bed.runtime.end(&id(&bed, "setup"), 0);
+    bed.until("ready again", |bed| bed.is_ready("p") && bed.restarts("p", "b") == 1).await;
+    assert!(id(&bed, "b") != b && bed.restarts("p", "a") == 1);
+    let conditions = bed.status("p").unwrap().conditions.unwrap();
+    assert!(conditions.iter().any(|it| it.type_ == "AllContainersRestarting" && it.status == "False"));
 }

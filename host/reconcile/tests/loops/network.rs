@@ -39,6 +39,20 @@ fn network() -> Arc<FakeNetwork> {
     network
 }
 
+#[tokio::test]
+async fn what_only_plugins_are_told_may_be_wrong_where_there_are_none() {
+    let bed = Bed::new();
+    let mut wrong = pod("a", APP);
+    let metadata = &mut Arc::make_mut(&mut wrong.object).metadata;
+    metadata.annotations.get_or_insert_default().insert("kubernetes.io/ingress-bandwidth".into(), "much".into());
+    bed.source.set(vec![wrong.clone()]);
+    bed.until_ready(&[wrong.clone()]).await;
+
+    let bed = Bed::with_network(network(), with_plugins());
+    bed.source.set(vec![wrong]);
+    bed.until("it is told", |bed| bed.has_event("a", "FailedCreatePodSandBox")).await;
+}
+
 impl Bed {
     fn sandbox(&self, uid: &str) -> Option<Sandbox> {
         let mut of_pod = self.runtime.things().into_iter().filter_map(|thing| match thing {
@@ -78,7 +92,8 @@ async fn pods_wait_for_the_nodes_network_and_are_on_it() {
     bed.until("it runs", |bed| bed.is_ready("a")).await;
     let name = "longshore-root-10.244.3.0_24";
     assert_eq!(bed.network_of("a"), Some(SandboxNetwork::Named(name.to_owned())));
-    assert_eq!((bed.network.filtered(), bed.node_events("PodCIDRMissing")), (vec!["10.244.3.0/24".to_owned()], 0));
+    let filtered: Vec<String> = bed.network.filtered().subnets.iter().map(ToString::to_string).collect();
+    assert_eq!((filtered, bed.node_events("PodCIDRMissing")), (vec!["10.244.3.0/24".to_owned()], 0));
     // Pruned under us, with nothing running on it but what does not run any more: made again.
     bed.network.remove(name);
     bed.runtime.fail("start", 1);
@@ -119,6 +134,22 @@ async fn what_is_in_the_way_is_told_and_waited_for() {
     assert!(told.unwrap().message.contains("docker network rm other"));
     bed.network.remove("other");
     bed.until("it runs", |bed| bed.is_ready("a")).await;
+}
+
+#[tokio::test]
+async fn a_packet_filter_that_fails_is_told_and_tried_again() {
+    let network = network();
+    network.set_unfiltered(Some("no rules today"));
+    let bed = Bed::with_network(network, in_cluster());
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs all the same", |bed| bed.is_ready("a")).await;
+    let told = bed.events.events(None).into_iter().find(|event| event.reason == "PacketFilterFailed").unwrap();
+    assert!(told.pod.is_none() && told.message.contains("no rules today"), "{}", told.message);
+    bed.network.set_unfiltered(None);
+    bed.until("it is tried again", |bed| bed.node_events("PacketFilterReady") == 1).await;
+    assert!(bed.network.filtered().runtime_masquerades, "the network was made with the runtime's masquerading");
+    assert_eq!(bed.node_events("PacketFilterFailed"), 1, "once, whatever the number of tries");
 }
 
 #[tokio::test]

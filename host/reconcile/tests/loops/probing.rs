@@ -1,6 +1,8 @@
 //! Probes: what they decide reaches the pod.
 
-use longshore_core::ports::probes::ProbeOutcome;
+use std::time::{Duration, Instant};
+
+use longshore_core::ports::probes::{ProbeAnswer, ProbeOutcome};
 use longshore_tests::pod;
 
 use crate::bed::Bed;
@@ -61,6 +63,60 @@ async fn a_container_is_started_when_its_startup_probe_says_so() {
     bed.runtime.end(&bed.runtime.container("p", "app").unwrap().id, 1);
     bed.until("probed anew", |bed| bed.restarts("p", "app") == 1 && bed.probes.calls() > calls && bed.is_ready("p"))
         .await;
+}
+
+#[tokio::test]
+async fn checks_are_counted_on_when_the_container_is_another() {
+    let bed = Bed::new();
+    bed.source.set(vec![probed("liveness")]);
+    let tally =
+        |bed: &Bed| bed.views.pod("p").and_then(|view| Some(view.probes.first()?.tally.clone())).unwrap_or_default();
+    bed.until("some succeeded", |bed| tally(bed).successful > 2).await;
+    let before = tally(&bed).successful;
+    bed.probes.answer("p", "app", failure());
+    bed.until("restarted", |bed| bed.restarts("p", "app") >= 1).await;
+    bed.probes.answer("p", "app", ProbeOutcome::Success { message: String::new() });
+    bed.until("it succeeds again", |bed| tally(bed).successful > before).await;
+    let now = tally(&bed);
+    assert!(now.failed >= 3 && now.unknown == 0, "{now:?}");
+    assert!(now.seconds > 0.0 && now.within[10] == now.successful, "failures have no duration: {now:?}");
+}
+
+#[tokio::test]
+async fn a_warning_is_told_and_counts_for_success() {
+    let bed = Bed::new();
+    let message = "Probe terminated redirects, Response body: gone".to_owned();
+    bed.probes.answer("p", "app", ProbeOutcome::Warning { message });
+    bed.source.set(vec![probed("readiness")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let message = "Readiness probe warning: Probe terminated redirects, Response body: gone";
+    bed.until("told", |bed| bed.has_event("p", "ProbeWarning") && bed.has_message("p", message)).await;
+}
+
+#[tokio::test]
+async fn what_a_plugin_says_beside_is_published() {
+    let bed = Bed::new();
+    let attrs = vec![("version".to_owned(), "7.2".to_owned())];
+    let healthy = ProbeOutcome::Success { message: String::new() };
+    bed.probes.answer("p", "app", ProbeAnswer { attrs, ..healthy.into() });
+    bed.source.set(vec![probed("readiness")]);
+    bed.until("published", |bed| {
+        let last = bed.views.pod("p").and_then(|view| view.probes.first()?.last.clone());
+        last.is_some_and(|last| last.attrs.get("version").is_some_and(|version| version == "7.2"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_asks_for_time_gets_it() {
+    let bed = Bed::new();
+    let busy = ProbeOutcome::Error { message: "busy".to_owned() };
+    bed.probes.answer("p", "app", ProbeAnswer { again: Some(Duration::from_millis(400)), ..busy.into() });
+    let begun = Instant::now();
+    bed.source.set(vec![probed("readiness")]);
+    bed.until("probed three times", |bed| bed.probes.calls() >= 3).await;
+    // At once, thrice, and every 20 ms, if it had not asked.
+    assert!(begun.elapsed() >= Duration::from_millis(800), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

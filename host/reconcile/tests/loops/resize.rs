@@ -171,3 +171,42 @@ async fn a_runtime_that_fails_is_asked_again_also_by_the_next_agent() {
     assert_eq!(bed.app("a"), (before.0, 2048, before.2));
     assert_eq!(bed.restarts("a", "app"), 0);
 }
+
+#[tokio::test]
+async fn a_pod_is_resized_as_a_whole() {
+    let whole = |cpu: &str, memory: &str| {
+        let list = format!("{{cpu: {cpu}, memory: {memory}}}");
+        let spec =
+            format!("{{resources: {{requests: {list}, limits: {list}}}, containers: [{{name: app, image: app}}]}}");
+        pod("a", &spec)
+    };
+    let bed = Bed::new();
+    bed.source.set(vec![whole("500m", "64Mi")]);
+    bed.until_ready(&[whole("500m", "64Mi")]).await;
+    let (id, _, memory) = bed.app("a");
+    assert_eq!(memory, 64 << 20);
+    bed.source.set(vec![whole("1", "128Mi")]);
+    let has = |bed: &Bed, cpu: &str| {
+        let status = bed.status("a")?;
+        let limits = status.resources?.limits?;
+        (status.allocated_resources?["cpu"].0 == cpu && limits["cpu"].0 == cpu).then_some(())
+    };
+    bed.until("it has what it was given", |bed| {
+        has(bed, "1").is_some() && bed.resize_condition("a", "PodResizeInProgress").is_none()
+    })
+    .await;
+    let (now, _, memory) = bed.app("a");
+    assert_eq!((now, memory, bed.restarts("a", "app")), (id, 128 << 20, 0));
+    // The node has 4 cores: it keeps what it has.
+    bed.source.set(vec![whole("5", "128Mi")]);
+    bed.until("it is infeasible", |bed| bed.is_pending("a", "Infeasible")).await;
+    assert!(has(&bed, "1").is_some());
+    // And gives up what it is told to.
+    bed.stats.pod_is_charged("a", 10 << 20);
+    bed.source.set(vec![whole("250m", "32Mi")]);
+    bed.until("it has less", |bed| {
+        has(bed, "250m").is_some() && bed.resize_condition("a", "PodResizeInProgress").is_none()
+    })
+    .await;
+    assert_eq!(bed.app("a").2, 32 << 20);
+}

@@ -217,6 +217,67 @@ async fn a_drain_keeps_to_its_time_and_says_who_is_left() {
     assert_eq!(done(&mut lines).await.left, Vec::<String>::new());
 }
 
+/// What a drain tells until it is done, each with the second at which it is told; and how it went.
+async fn timed(mut lines: Receiver<Told>) -> (Vec<(u64, String)>, Outcome) {
+    let begun = tokio::time::Instant::now();
+    let mut seen = Vec::new();
+    loop {
+        let line = tokio::time::timeout(Duration::from_secs(120), lines.recv()).await.unwrap().unwrap();
+        let what = match line {
+            Told::Group { priority, seconds, .. } => format!("from {priority} within {seconds}"),
+            Told::Ended { pod, .. } => format!("{pod} ended"),
+            Told::Late { pods } => format!("{} late", pods.join(", ")),
+            Told::CalledOff => "called off".to_owned(),
+            Told::Done(outcome) => return (seen, outcome),
+        };
+        seen.push((begun.elapsed().as_secs(), what));
+    }
+}
+
+fn at(seconds: u64, what: &str) -> (u64, String) {
+    (seconds, what.to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_do_not_end_hold_up_the_next_group_for_their_time_to_the_second() {
+    let bed = Bed::with(steps([20, 10, 5]));
+    let pods = three();
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    bed.runtime.fail("stop", usize::MAX);
+    let (seen, outcome) = timed(bed.shutdown.drain(None).await.unwrap()).await;
+    let wanted = [
+        at(0, "from 0 within 20"),
+        at(20, "default/usual late"),
+        at(20, "from 100 within 10"),
+        at(30, "default/better late"),
+        at(30, "from 2000000000 within 5"),
+        at(35, "default/critical late"),
+    ];
+    assert_eq!(seen, wanted);
+    assert_eq!((outcome.ended, outcome.left.len()), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_shared_out_by_what_each_group_would_have() {
+    let bed = Bed::with(steps([20, 10, 5]));
+    let pods = three();
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    bed.runtime.fail("stop", usize::MAX);
+    let (seen, outcome) = timed(bed.shutdown.drain(Some(Duration::from_secs(7))).await.unwrap()).await;
+    let wanted = [
+        at(0, "from 0 within 4"),
+        at(4, "default/usual late"),
+        at(4, "from 100 within 2"),
+        at(6, "default/better late"),
+        at(6, "from 2000000000 within 1"),
+        at(7, "default/critical late"),
+    ];
+    assert_eq!(seen, wanted);
+    assert_eq!(outcome.left.len(), 3);
+}
+
 #[tokio::test]
 async fn one_that_is_called_off_half_way_leaves_the_others_alone() {
     let bed = Bed::with(|_| {});

@@ -19,6 +19,11 @@ use crate::routes::{error, missing, respond, text};
 /// Entries of a folder's page.
 const ENTRIES: usize = 10_000;
 
+/// For fuzz targets: reads a query and drops what it says.
+pub(crate) fn try_query(query: &Query) {
+    drop(wanted::read(query).map(|wanted| wanted.map(|wanted| wanted.validate())));
+}
+
 pub(crate) async fn answer(config: &ServerConfig, rest: &[&str], query: &Query) -> Response {
     if rest.is_empty() {
         let mut response = text(StatusCode::MOVED_PERMANENTLY, "");
@@ -27,6 +32,8 @@ pub(crate) async fn answer(config: &ServerConfig, rest: &[&str], query: &Query) 
     }
     let root = config.log_folder.clone();
     let mut path: PathBuf = rest.iter().collect();
+    // Those of a query, whose answers are of another kind.
+    let mut asked = None;
     if config.system_log_query {
         match wanted::read(query) {
             Err(why) => return error(StatusCode::BAD_REQUEST, &why),
@@ -42,12 +49,7 @@ pub(crate) async fn answer(config: &ServerConfig, rest: &[&str], query: &Query) 
                     None => return journal::answer(root, wanted).await,
                     Some(file) => path = file.trim_start_matches('/').into(),
                 }
-                let (root, file) = (root.clone(), path.clone());
-                let found = tokio::task::spawn_blocking(move || look(&root, &file)).await;
-                if !matches!(found, Ok(Ok(_))) {
-                    let why = wanted::invalid("query", &wanted.files, "no such file or directory");
-                    return error(StatusCode::NOT_ACCEPTABLE, &why);
-                }
+                asked = Some(wanted.files);
             }
         }
     }
@@ -56,6 +58,10 @@ pub(crate) async fn answer(config: &ServerConfig, rest: &[&str], query: &Query) 
     }
     let found = tokio::task::spawn_blocking(move || look(&root, &path)).await;
     match found {
+        Err(_) | Ok(Err(_)) if let Some(files) = &asked => {
+            let why = wanted::invalid("query", files, "no such file or directory");
+            error(StatusCode::NOT_ACCEPTABLE, &why)
+        }
         Ok(Ok(Found::Folder(page))) => respond(StatusCode::OK, "text/html; charset=utf-8", Body::from(page)),
         Ok(Ok(Found::File(file))) => {
             let body = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file)));

@@ -1,6 +1,12 @@
 //! What is answered to those who may.
 
-use crate::world::{Answer, Caller, World, exchange};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+
+use crate::played::PIECE;
+use crate::world::{Answer, Caller, World, exchange, plain};
 
 async fn master(change: impl FnOnce(&mut longshore_server::ServerConfig)) -> World {
     let world = World::new(change).await;
@@ -27,6 +33,34 @@ async fn pages() {
         ("/metrics", 200, "up 1"),
         ("/metrics/resource", 200, "container_cpu_usage_seconds_total{container=\"c\",namespace=\"n\",pod=\"p\"} 2"),
         ("/metrics/resource", 200, "node_cpu_usage_seconds_total 1.5"),
+        (
+            "/metrics/probes",
+            200,
+            "prober_probe_total{container=\"c\",namespace=\"n\",pod=\"p\",probe_type=\"Liveness\",pod_uid=\"u\",\
+             result=\"failed\"} 2",
+        ),
+        (
+            "/metrics/probes",
+            200,
+            "prober_probe_duration_seconds_bucket{container=\"c\",namespace=\"n\",pod=\"p\",probe_type=\"Liveness\",\
+             le=\"0.025\"} 0\n",
+        ),
+        (
+            "/metrics/probes",
+            200,
+            "# TYPE prober_probe_duration_seconds histogram\n\
+             prober_probe_duration_seconds_bucket{container=\"c\",namespace=\"n\",pod=\"p\",probe_type=\"Liveness\",\
+             le=\"0.005\"} 0\n",
+        ),
+        (
+            "/metrics/probes",
+            200,
+            "probe_type=\"Liveness\",le=\"+Inf\"} 1\n\
+             prober_probe_duration_seconds_sum{container=\"c\",namespace=\"n\",pod=\"p\",\
+             probe_type=\"Liveness\"} 0.03\n\
+             prober_probe_duration_seconds_count{container=\"c\",namespace=\"n\",pod=\"p\",\
+             probe_type=\"Liveness\"} 1\n",
+        ),
         ("/metrics/cadvisor", 200, "container_memory_working_set_bytes"),
         ("/stats/summary", 200, "\"podRef\":{\"name\":\"p\",\"namespace\":\"n\",\"uid\":\"u\"}"),
         ("/logs/", 200, "<a href=\"one\">one</a>"),
@@ -46,6 +80,7 @@ async fn pages() {
     }
     for (path, code, part) in [
         ("/run/n/p/c?cmd=ls+-l", 500, "\r\n\r\ncommand 'ls -l' exited with 3: saiderr"),
+        ("/run/n/p/c?cmd=true", 200, "\r\n\r\nsaiderr"),
         ("/run/n/p/other/c?cmd=true", 500, "\r\n\r\ncontainer not found (\"c\")"),
         ("/run/n/absent/c?cmd=true", 404, "pod does not exist"),
         ("/exec/n/absent/c?command=true&output=1", 404, "pod does not exist"),
@@ -70,6 +105,32 @@ async fn pages() {
     let mut stream = world.connect(&Caller::default()).await;
     let answer = exchange(&mut stream, "PUT", "/debug/flags/v", "Authorization: Bearer t\r\n", "4").await;
     assert!(answer.code == 200 && answer.text.contains("verbosity to 4"), "{answer:?}");
+    let mut stream = world.connect(&Caller::default()).await;
+    // A byte more than is read.
+    let long = "4".repeat((1 << 20) + 1);
+    let answer = exchange(&mut stream, "PUT", "/debug/flags/v", "Authorization: Bearer t\r\n", &long).await;
+    assert!(answer.code == 400 && answer.text.contains("error reading request body"), "{}", answer.code);
+}
+
+#[tokio::test]
+async fn health_that_fails() {
+    let world = master(|_| {}).await;
+    *world.pods.sick.lock().unwrap() = Some("a worker stands still".to_owned());
+    for (path, code, part) in [
+        ("/healthz", 500, "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n"),
+        ("/healthz/syncloop", 500, "internal server error: a worker stands still\n"),
+        ("/healthz/ping", 200, "\r\n\r\nok"),
+        ("/healthz?exclude=syncloop", 200, "\r\n\r\nok"),
+        ("/healthz?verbose&exclude=syncloop", 200, "[+]syncloop excluded: ok\nhealthz check passed\n"),
+        ("/healthz?exclude=other", 500, "warn: some health checks cannot be excluded: no matches for \"other\"\n"),
+    ] {
+        // For those who are let in, and for the machine itself.
+        for answer in [world.get("t", path).await, plain(world.healthz, path).await] {
+            assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
+        }
+    }
+    *world.pods.sick.lock().unwrap() = None;
+    assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
 }
 
 #[tokio::test]
@@ -92,6 +153,43 @@ async fn logs() {
     assert!(answer.code == 404 && answer.text.contains("pod \"absent\" does not exist"), "{answer:?}");
     assert!(!world.get("t", "/containerLogs/n/p/c?stream=Stdout").await.text.contains("to stderr"));
     assert!(!world.get("t", "/containerLogs/n/p/c?limitBytes=4").await.text.contains("tail"));
+}
+
+/// A log that is followed has neither its answer nor its end wait for what the container writes next.
+#[tokio::test]
+async fn logs_that_stay_silent() {
+    let world = master(|_| {}).await;
+    let ask = async |query: &str| {
+        let path = format!("/containerLogs/n/p/{query}");
+        tokio::time::timeout(Duration::from_secs(10), world.get("t", &path))
+            .await
+            .unwrap_or_else(|_| panic!("{query} never ends"))
+    };
+    let answer = ask("silent?follow=true&limitBytes=4").await;
+    assert!(answer.code == 200 && answer.text.contains("some"), "{answer:?}");
+    for query in ["broken?follow=true", "broken"] {
+        let answer = ask(query).await;
+        assert!(answer.code == 400 && answer.text.ends_with("\r\n\r\ncontainer broken does not exist"), "{answer:?}");
+    }
+}
+
+/// Nothing is read ahead of a client but what the sockets hold.
+#[tokio::test]
+async fn a_client_that_does_not_read_its_log() {
+    let world = master(|_| {}).await;
+    let mut stream = world.connect(&Caller::default()).await;
+    let head = "GET /containerLogs/n/p/endless?follow=true HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer t\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let taken = world.logs.taken.load(Ordering::SeqCst);
+        assert!(taken * PIECE < 32 << 20, "{taken} pieces");
+        if taken > 0 && taken == before {
+            break;
+        }
+        before = taken;
+    }
 }
 
 #[tokio::test]
@@ -155,7 +253,10 @@ async fn pages_for_people_and_for_programs() {
         assert!(object["uptimeSeconds"].is_u64() && object["startTime"].is_string(), "{object}");
         assert_eq!(head.contains("warning: 299 - \"This version of the statusz"), version == "v1alpha1", "{head}");
         let answer = accepting(&world, "/flagz", &accept("yaml", "Flagz")).await;
-        assert!(answer.text.contains("content-type: application/yaml") && answer.text.ends_with("\"v\": \"2\"\n"));
+        assert!(answer.text.contains("content-type: application/yaml"), "{answer:?}");
+        let (_, body) = answer.text.split_once("\r\n\r\n").unwrap();
+        let object: serde_json::Value = serde_saphyr::from_str(body).unwrap();
+        assert_eq!((&object["kind"], &object["flags"]), (&"Flagz".into(), &serde_json::json!({"v": "2"})));
     }
     for accept in ["application/json", "application/xml", "application/json;v=v1;g=config.k8s.io;as=Statusz"] {
         let answer = accepting(&world, "/statusz", accept).await;

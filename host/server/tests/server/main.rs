@@ -4,5 +4,8 @@
 mod access;
 mod answers;
 mod bounds;
+mod http2;
+mod played;
+mod spdy;
 mod streams;
 mod world;

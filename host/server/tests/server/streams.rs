@@ -105,15 +105,26 @@ async fn ports() {
     assert!(error.contains(&format!("failed to connect to localhost:{closed}")), "{error}");
 }
 
+/// `streamingConnectionIdleTimeout`.
+#[tokio::test]
+async fn an_idle_client_is_sent_away() {
+    let world = World::new(|config| config.streaming_idle = std::time::Duration::from_millis(200)).await;
+    world.allow("master", "t", &["proxy"]);
+    let mut stream = open(&world, "/exec/n/p/c?command=cat&input=1&output=1", "v5.channel.k8s.io").await;
+    let over = tokio::time::timeout(std::time::Duration::from_secs(10), receive(&mut stream)).await;
+    assert!(over.is_ok_and(|messages| of(&messages, 1).is_empty()));
+}
+
 #[tokio::test]
 async fn other_namespaces() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let namespaces = longshore_server::Namespaces::default();
-    match namespaces.connect(Some(std::process::id()), port).await {
+    let own = longshore_server::Namespaces::of(std::process::id()).unwrap();
+    match namespaces.connect(Some(&own), port).await {
         Ok(_) => {}
         // Stepping into a namespace, even one's own, is root's.
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied),
     }
-    assert!(namespaces.connect(Some(u32::MAX), port).await.is_err());
+    assert!(longshore_server::Namespaces::of(u32::MAX).is_err());
 }

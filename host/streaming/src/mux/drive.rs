@@ -9,6 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use super::input::Input;
 use super::state::{Flow, Shared};
 
+/// A peer that uses windows opens one before it answers a ping behind the data, or so soon after. Every stream to one
+/// that knows none, and so to every kubectl, stands still for it once.
+const AFTER_ANSWER: Duration = Duration::from_millis(10);
+
 /// How the reading side of a session ended.
 pub(crate) enum Ended {
     /// The peer is gone.
@@ -19,12 +23,30 @@ pub(crate) enum Ended {
 
 /// Reads a protocol's frames into the streams of a session.
 pub(crate) trait Demux: Send + 'static {
+    /// Reads one frame; says how that ended the reading, if it did.
+    fn frame<R: AsyncRead + Send + Unpin>(
+        &mut self,
+        input: &mut Input<R>,
+        shared: &Shared,
+    ) -> impl Future<Output = std::io::Result<Option<Ended>>> + Send;
+
     /// Reads until the peer is gone or must be sent away.
     fn run<R: AsyncRead + Send + Unpin>(
         &mut self,
         input: &mut Input<R>,
         shared: &Shared,
-    ) -> impl Future<Output = Ended> + Send;
+    ) -> impl Future<Output = Ended> + Send {
+        async move {
+            loop {
+                shared.room_for_answers().await;
+                match self.frame(input, shared).await {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => return ended,
+                    Err(_) => return Ended::Gone,
+                }
+            }
+        }
+    }
 }
 
 /// The handle that keeps a session: when the last is dropped, the session closes in order.
@@ -202,7 +224,7 @@ async fn probe(shared: &Shared) {
     }
     shared.to_write.notify_one();
     let _ = tokio::time::timeout(Duration::from_secs(2), shared.pong.notified()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(AFTER_ANSWER).await;
     let mut state = shared.state();
     let state = &mut *state;
     for flow in [&mut state.stream_flow, &mut state.session_flow] {

@@ -6,7 +6,7 @@
 //! - To send: the initial windows (64 KiB for each stream and for the session, or what SETTINGS says) always hold.
 //!   A client that ever sent WINDOW_UPDATE or an initial window is held to its windows strictly, for streams and
 //!   session each. Of a client that has sent neither when a window is used up, a PING behind the data asks for a
-//!   sign: one that uses windows opens them as it reads, before it answers. Without a window 100 ms after the answer
+//!   sign: one that uses windows opens them as it reads, before it answers. Without a window 10 ms after the answer
 //!   (2 s without an answer) it counts as one that knows none, and TCP alone slows us. If a window opens later
 //!   all the same, windows hold from then on.
 //! - To receive: our windows open only as the application reads. A client that uses windows and overruns a stream's

@@ -31,28 +31,6 @@ impl Reader {
         Self { inflater: Inflater::default(), arrived, leaving: false }
     }
 
-    async fn frame<R: AsyncRead + Send + Unpin>(
-        &mut self,
-        input: &mut Input<R>,
-        shared: &Shared,
-    ) -> std::io::Result<Option<Ended>> {
-        shared.room_for_answers().await;
-        let Some(header) = input.array::<8>().await? else { return Ok(Some(Ended::Gone)) };
-        let [a, b, c, d, flags, length @ ..] = header;
-        let length = u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize;
-        if a & 0x80 == 0 {
-            let id = u32::from_be_bytes([a, b, c, d]);
-            return self.data(input, shared, id, flags, length).await;
-        }
-        let (version, kind) = (u16::from_be_bytes([a & 0x7f, b]), u16::from_be_bytes([c, d]));
-        if length > shared.options.limits.control_frame {
-            tracing::debug!(kind, length, "SPDY control frame is too large");
-            return Ok(Some(Ended::Close(PROTOCOL_ERROR)));
-        }
-        let body = input.body(length).await?;
-        Ok(self.control(shared, version, kind, flags, &body))
-    }
-
     async fn data<R: AsyncRead + Send + Unpin>(
         &mut self,
         input: &mut Input<R>,
@@ -239,13 +217,24 @@ fn window_update(shared: &Shared, id: u32, delta: u32) -> Option<Ended> {
 }
 
 impl Demux for Reader {
-    async fn run<R: AsyncRead + Send + Unpin>(&mut self, input: &mut Input<R>, shared: &Shared) -> Ended {
-        loop {
-            match self.frame(input, shared).await {
-                Ok(None) => {}
-                Ok(Some(ended)) => return ended,
-                Err(_) => return Ended::Gone,
-            }
+    async fn frame<R: AsyncRead + Send + Unpin>(
+        &mut self,
+        input: &mut Input<R>,
+        shared: &Shared,
+    ) -> std::io::Result<Option<Ended>> {
+        let Some(header) = input.array::<8>().await? else { return Ok(Some(Ended::Gone)) };
+        let [a, b, c, d, flags, length @ ..] = header;
+        let length = u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize;
+        if a & 0x80 == 0 {
+            let id = u32::from_be_bytes([a, b, c, d]);
+            return self.data(input, shared, id, flags, length).await;
         }
+        let (version, kind) = (u16::from_be_bytes([a & 0x7f, b]), u16::from_be_bytes([c, d]));
+        if length > shared.options.limits.control_frame {
+            tracing::debug!(kind, length, "SPDY control frame is too large");
+            return Ok(Some(Ended::Close(PROTOCOL_ERROR)));
+        }
+        let body = input.body(length).await?;
+        Ok(self.control(shared, version, kind, flags, &body))
     }
 }

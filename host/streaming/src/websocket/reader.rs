@@ -46,65 +46,6 @@ impl Reader {
         Self { kind, message: None }
     }
 
-    async fn frame<R: AsyncRead + Send + Unpin>(
-        &mut self,
-        input: &mut Input<R>,
-        shared: &Shared,
-    ) -> std::io::Result<Option<Ended>> {
-        shared.room_for_answers().await;
-        let Some([first, second]) = input.array::<2>().await? else { return Ok(Some(Ended::Gone)) };
-        let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
-        // No extension was agreed on, and clients must mask.
-        if first & 0x70 != 0 || second & 0x80 == 0 {
-            return Ok(Some(Ended::Close(PROTOCOL_ERROR)));
-        }
-        let length = match second & 0x7f {
-            126 => input.array::<2>().await?.map(|bytes| u64::from(u16::from_be_bytes(bytes))),
-            127 => input.array::<8>().await?.map(u64::from_be_bytes),
-            short => Some(u64::from(short)),
-        };
-        let (Some(length), Some(mask)) = (length, input.array::<4>().await?) else {
-            return Ok(Some(Ended::Gone));
-        };
-        if opcode >= 8 {
-            if !fin || length > 125 {
-                return Ok(Some(Ended::Close(PROTOCOL_ERROR)));
-            }
-            let mut body = input.body(length as usize).await?;
-            unmask(&mut body, mask, 0);
-            return Ok(control(shared, opcode, &body));
-        }
-        match (opcode, &self.message) {
-            (0, Some(_)) => {}
-            (1 | 2, None) => {
-                let target = if matches!(self.kind, Kind::Tunnel) { Target::Stream(0) } else { Target::Unknown };
-                self.message = Some((target, 0));
-            }
-            _ => return Ok(Some(Ended::Close(PROTOCOL_ERROR))),
-        }
-        if let Some((_, so_far)) = &mut self.message {
-            *so_far = so_far.saturating_add(length);
-            if *so_far > shared.options.limits.message {
-                return Ok(Some(Ended::Close(TOO_LARGE)));
-            }
-        }
-        let mut done = 0;
-        while done < length {
-            let piece = input.some(usize::try_from(length - done).unwrap_or(usize::MAX)).await?;
-            if piece.is_empty() {
-                return Ok(Some(Ended::Gone));
-            }
-            unmask(piece, mask, done as usize);
-            if let Some(ended) = self.data(shared, piece).await {
-                return Ok(Some(ended));
-            }
-            let n = piece.len();
-            input.consume(n);
-            done += n as u64;
-        }
-        Ok(if fin { self.end(shared) } else { None })
-    }
-
     /// Hands on a piece of a message.
     async fn data(&mut self, shared: &Shared, mut piece: &[u8]) -> Option<Ended> {
         let (target, _) = self.message.as_mut()?;
@@ -202,13 +143,61 @@ fn unmask(piece: &mut [u8], mask: [u8; 4], at: usize) {
 }
 
 impl Demux for Reader {
-    async fn run<R: AsyncRead + Send + Unpin>(&mut self, input: &mut Input<R>, shared: &Shared) -> Ended {
-        loop {
-            match self.frame(input, shared).await {
-                Ok(None) => {}
-                Ok(Some(ended)) => return ended,
-                Err(_) => return Ended::Gone,
+    async fn frame<R: AsyncRead + Send + Unpin>(
+        &mut self,
+        input: &mut Input<R>,
+        shared: &Shared,
+    ) -> std::io::Result<Option<Ended>> {
+        let Some([first, second]) = input.array::<2>().await? else { return Ok(Some(Ended::Gone)) };
+        let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
+        // No extension was agreed on, and clients must mask.
+        if first & 0x70 != 0 || second & 0x80 == 0 {
+            return Ok(Some(Ended::Close(PROTOCOL_ERROR)));
+        }
+        let length = match second & 0x7f {
+            126 => input.array::<2>().await?.map(|bytes| u64::from(u16::from_be_bytes(bytes))),
+            127 => input.array::<8>().await?.map(u64::from_be_bytes),
+            short => Some(u64::from(short)),
+        };
+        let (Some(length), Some(mask)) = (length, input.array::<4>().await?) else {
+            return Ok(Some(Ended::Gone));
+        };
+        if opcode >= 8 {
+            if !fin || length > 125 {
+                return Ok(Some(Ended::Close(PROTOCOL_ERROR)));
+            }
+            let mut body = input.body(length as usize).await?;
+            unmask(&mut body, mask, 0);
+            return Ok(control(shared, opcode, &body));
+        }
+        match (opcode, &self.message) {
+            (0, Some(_)) => {}
+            (1 | 2, None) => {
+                let target = if matches!(self.kind, Kind::Tunnel) { Target::Stream(0) } else { Target::Unknown };
+                self.message = Some((target, 0));
+            }
+            _ => return Ok(Some(Ended::Close(PROTOCOL_ERROR))),
+        }
+        if let Some((_, so_far)) = &mut self.message {
+            *so_far = so_far.saturating_add(length);
+            if *so_far > shared.options.limits.message {
+                return Ok(Some(Ended::Close(TOO_LARGE)));
             }
         }
+        let mut done = 0;
+        while done < length {
+            let piece = input.some(usize::try_from(length - done).unwrap_or(usize::MAX)).await?;
+            if piece.is_empty() {
+                return Ok(Some(Ended::Gone));
+            }
+            unmask(piece, mask, done as usize);
+            if let Some(ended) = self.data(shared, piece).await {
+                return Ok(Some(ended));
+            }
+            let n = piece.len();
+            input.consume(n);
+            done += n as u64;
+        }
+        Ok(if fin { self.end(shared) } else { None })
     }
 }

@@ -32,7 +32,8 @@ impl Connection {
     pub(crate) async fn start_tls(&mut self, name: Option<&str>, alpn: Vec<Vec<u8>>) -> Result<(), DialError> {
         match std::mem::replace(&mut self.stream, Stream::Broken) {
             Stream::Plain(socket) => {
-                let stream = tls::start(socket, &self.address, name, alpn).await.map_err(DialError::Tls)?;
+                let stream = tls::start(socket, &self.address, name, alpn).await;
+                let stream = stream.map_err(|error| DialError::Tls(error.text))?;
                 self.stream = Stream::Tls(Box::new(stream));
                 Ok(())
             }

@@ -1,6 +1,6 @@
 //! `longshore:exec`: commands in the target's container. It must not let a guest name a container.
 
-use longshore_core::ports::exec::ExecRequest;
+use longshore_core::ports::exec::{ExecRequest, Purpose};
 use std::time::Instant;
 
 use crate::bindings::longshore::exec::runner::{Completed, ExecError, Host};
@@ -31,7 +31,8 @@ async fn run(call: &mut Call, command: Vec<String>) -> Result<Completed, ExecErr
         return Ok(Completed { exit_code: None, output: Vec::new() });
     }
     let container_id = call.aim.container_id.clone();
-    let request = ExecRequest { container_id, command, timeout, output_limit: MAX_OUTPUT };
+    let (output_limit, purpose) = (MAX_OUTPUT, Purpose::Probe);
+    let request = ExecRequest { container_id, command, timeout, output_limit, purpose };
     let ended = until(Instant::now() + timeout + EXEC_GRACE, call.exec.exec(request)).await;
     match ended {
         Ok(Ok(mut output)) => {

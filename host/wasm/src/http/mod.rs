@@ -4,17 +4,27 @@ mod exchange;
 mod fetcher;
 mod request;
 
+use exchange::{Stream, Version};
+use longshore_core::hooks::PLAIN_ANSWER;
+
 use crate::bindings::longshore::http::client::{Host, HttpError, Phase, Protocol, Request, Response, Scheme};
 use crate::call::{Call, until};
 use crate::grants::Capability;
 use crate::limits::{MAX_BODY, MAX_REQUESTS};
-use crate::net::{ConnectError, Socket, tls};
-
-use exchange::{Stream, Version};
+use crate::net::tls::{self, NoTls};
+use crate::net::{ConnectError, Socket};
 
 impl Host for Call {
     async fn send(&mut self, request: Request) -> wasmtime::Result<Result<Response, HttpError>> {
         Ok(send(self, request).await)
+    }
+}
+
+/// Go's words where the target speaks plain HTTP (`net/http/transport.go`); lifecycle hooks are repeated by them.
+fn no_tls(error: NoTls) -> HttpError {
+    match error.plain_http {
+        true => HttpError::Closed(format!("http: {PLAIN_ANSWER}")),
+        false => HttpError::Tls(error.text),
     }
 }
 
@@ -46,7 +56,7 @@ async fn send(call: &mut Call, request: Request) -> Result<Response, HttpError> 
                     Protocol::Http2 => &[b"h2"],
                 };
                 let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-                let stream = tls::start(socket, &address, None, alpn).await.map_err(HttpError::Tls)?;
+                let stream = tls::start(socket, &address, None, alpn).await.map_err(no_tls)?;
                 let chosen = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let version = if chosen { Version::Http2 } else { wanted };
                 Ok((Stream::Tls(Box::new(stream)), version))

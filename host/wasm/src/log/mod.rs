@@ -1,12 +1,15 @@
 //! `longshore:log`: lines of guests, bounded in length and rate, in our log. It must not be a way to fill a disk.
 
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::bindings::longshore::log::logger::{Host, Level};
-use crate::call::Call;
-use crate::limits::{LINE_BURST, LINE_EVERY, MAX_LINE};
+pub(crate) use crate::bindings::longshore::log::logger::Level;
+
+use crate::bindings::longshore::log::logger::Host;
+use crate::call::{Aim, Call};
+use crate::limits::{LINE_BURST, LINE_EVERY, MAX_LINE, MAX_LINES};
 
 /// How many lines a plugin may still write: a bucket that fills slowly.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ impl Default for Lines {
 impl Lines {
     /// Takes a line; `None` when there is none, else how many were dropped since the last one.
     pub(crate) fn take(&self) -> Option<u64> {
-        let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = self.bucket();
         let gained = bucket.filled.elapsed().as_nanos() / LINE_EVERY.as_nanos();
         if gained > 0 {
             bucket.left = bucket.left.saturating_add(u32::try_from(gained).unwrap_or(LINE_BURST)).min(LINE_BURST);
@@ -40,6 +43,64 @@ impl Lines {
         }
         bucket.left -= 1;
         Some(std::mem::take(&mut bucket.dropped))
+    }
+
+    /// Counts a line that is dropped for another reason.
+    fn drop_one(&self) {
+        self.bucket().dropped += 1;
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call's voice: who speaks, and how much was said. Shared with what the guest prints.
+#[derive(Debug)]
+pub(crate) struct Voice {
+    plugin: Arc<str>,
+    pod: String,
+    container: String,
+    lines: Arc<Lines>,
+    said: AtomicU32,
+}
+
+impl Voice {
+    pub(crate) fn new(plugin: &Arc<str>, lines: &Arc<Lines>, aim: &Aim) -> Self {
+        Self {
+            plugin: Arc::clone(plugin),
+            pod: format!("{}/{}", aim.namespace, aim.pod),
+            container: aim.container.clone(),
+            lines: Arc::clone(lines),
+            said: AtomicU32::new(0),
+        }
+    }
+
+    /// Another call begins.
+    pub(crate) fn renew(&self) {
+        self.said.store(0, Ordering::Relaxed);
+    }
+
+    /// Writes a line, when the call and the plugin have one left; else it is counted, and the next line says so.
+    pub(crate) fn say(&self, level: Level, message: &str) {
+        if self.said.load(Ordering::Relaxed) >= MAX_LINES {
+            self.lines.drop_one();
+            return;
+        }
+        self.said.fetch_add(1, Ordering::Relaxed);
+        let Some(dropped) = self.lines.take() else { return };
+        let (plugin, pod, container, line) = (&self.plugin, &self.pod, &self.container, clean(message));
+        macro_rules! say {
+            ($level:ident) => {
+                tracing::$level!(%plugin, %pod, %container, dropped, "plugin says: {line}")
+            };
+        }
+        match level {
+            Level::Debug => say!(debug),
+            Level::Info => say!(info),
+            Level::Warn => say!(warn),
+            Level::Error => say!(error),
+        }
     }
 }
 
@@ -65,31 +126,18 @@ fn clean(line: &str) -> String {
 
 impl Host for Call {
     fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
-        if !self.may_log() {
-            return Ok(());
-        }
-        let Some(dropped) = self.lines.take() else { return Ok(()) };
-        let (plugin, aim, line) = (&self.plugin, &self.aim, clean(&message));
-        let pod = format_args!("{}/{}", aim.namespace, aim.pod);
-        macro_rules! say {
-            ($level:ident) => {
-                tracing::$level!(%plugin, %pod, container = %aim.container, dropped, "plugin says: {line}")
-            };
-        }
-        match level {
-            Level::Debug => say!(debug),
-            Level::Info => say!(info),
-            Level::Warn => say!(warn),
-            Level::Error => say!(error),
-        }
+        self.voice().say(level, &message);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Lines, clean};
-    use crate::limits::{LINE_BURST, MAX_LINE};
+    use std::sync::Arc;
+
+    use super::{Level, Lines, Voice, clean};
+    use crate::call::Aim;
+    use crate::limits::{LINE_BURST, MAX_LINE, MAX_LINES};
 
     #[test]
     fn lines_are_cut_and_harmless() {
@@ -103,5 +151,18 @@ mod tests {
         let lines = Lines::default();
         let got = (0..LINE_BURST * 4).filter(|_| lines.take().is_some()).count();
         assert!(got <= LINE_BURST as usize + 2, "{got}");
+    }
+
+    #[test]
+    fn lines_beyond_a_calls_share_are_counted() {
+        let lines = Arc::new(Lines::default());
+        let voice = Voice::new(&"p".into(), &lines, &Aim::default());
+        for _ in 0..MAX_LINES + 3 {
+            voice.say(Level::Info, "x");
+        }
+        assert_eq!(lines.take(), Some(3));
+        voice.renew();
+        voice.say(Level::Info, "x");
+        assert_eq!(lines.take(), Some(0));
     }
 }

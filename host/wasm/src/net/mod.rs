@@ -43,6 +43,9 @@ pub(crate) enum ConnectError {
 pub(crate) struct Socket {
     stream: TcpStream,
     deadline: Instant,
+    /// How the other side began.
+    first: [u8; 5],
+    read: usize,
 }
 
 impl Socket {
@@ -66,7 +69,12 @@ impl Socket {
         let stream = stream.map_err(|error| ConnectError::Connect(error_text(&error)))?;
         let _ = stream.set_nodelay(true);
         let _ = set_socket_linger(&stream, Some(Duration::from_secs(1)));
-        Ok(Self { stream, deadline })
+        Ok(Self { stream, deadline, first: [0; 5], read: 0 })
+    }
+
+    /// Whether the other side began with a plain answer of HTTP.
+    pub(crate) fn answered_in_http(&self) -> bool {
+        &self.first == b"HTTP/"
     }
 }
 
@@ -82,7 +90,15 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, to)
+        let before = to.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, to);
+        let (known, news) = (self.read, &to.filled()[before..]);
+        if known < self.first.len() {
+            let count = news.len().min(self.first.len() - known);
+            self.first[known..known + count].copy_from_slice(&news[..count]);
+            self.read += count;
+        }
+        read
     }
 }
 

@@ -13,6 +13,21 @@ use tokio_rustls::client::TlsStream;
 
 use super::{Address, Socket, error_text};
 
+/// Why there is no TLS on a connection.
+#[derive(Debug)]
+pub(crate) struct NoTls {
+    /// What went wrong, for people.
+    pub(crate) text: String,
+    /// The target answered in plain HTTP.
+    pub(crate) plain_http: bool,
+}
+
+impl From<String> for NoTls {
+    fn from(text: String) -> Self {
+        NoTls { text, plain_http: false }
+    }
+}
+
 /// Speaks TLS on a connection.
 ///
 /// `name` is what is asked for (SNI); an address, and `None`, ask for nothing.
@@ -21,7 +36,7 @@ pub(crate) async fn start(
     address: &Address,
     name: Option<&str>,
     alpn: Vec<Vec<u8>>,
-) -> Result<TlsStream<Socket>, String> {
+) -> Result<TlsStream<Socket>, NoTls> {
     let mut config = base()?.clone();
     let of_target = match address {
         Address::Name(name) => Some(name.as_str()),
@@ -36,7 +51,8 @@ pub(crate) async fn start(
         }
     };
     config.alpn_protocols = alpn;
-    TlsConnector::from(Arc::new(config)).connect(server, socket).await.map_err(|error| text(&error))
+    let connecting = TlsConnector::from(Arc::new(config)).connect(server, socket).into_fallible();
+    connecting.await.map_err(|(error, socket)| NoTls { text: text(&error), plain_http: socket.answered_in_http() })
 }
 
 /// What went wrong, for people.

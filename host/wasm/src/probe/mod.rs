@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use longshore_core::ports::exec::ContainerExec;
-use longshore_core::ports::probes::{ProbeCall, ProbeConfigError, ProbeOutcome, ProbePlugins};
+use longshore_core::ports::probes::{ProbeAnswer, ProbeCall, ProbeConfigError, ProbeOutcome, ProbePlugins};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::component::{HasSelf, Linker};
@@ -20,10 +20,11 @@ use crate::bindings::Probe;
 use crate::built_in;
 use crate::cache::Cache;
 use crate::call::{Aim, Call, address};
-use crate::engine::{EngineError, PluginEngine};
+use crate::engine::{EngineError, PluginEngine, fits};
 use crate::grants::Grants;
 use crate::limits::{Limits, MAX_CONFIG, PLACES, VALIDATE_BUDGET};
 use crate::source::SourceHost;
+use crate::wasi;
 use plugin::Plugin;
 
 pub use plugin::ProbeStatistics;
@@ -46,9 +47,17 @@ pub enum LoadError {
         #[source]
         source: wasmtime::Error,
     },
+    /// It needs more than it may have. The plugin's author's to mend, or for whoever set its limits.
+    #[error("plugin {name:?} needs more than it may have: {message}")]
+    TooGreat {
+        /// Name of the plugin.
+        name: String,
+        /// What it needs, and what is allowed.
+        message: String,
+    },
     /// It is a component, but not one of world `longshore:source/source@0.1`. The plugin's author's to mend.
     #[error(
-        "plugin {name:?} is no source: it must export longshore:source/provider@0.1.0, and import nothing but longshore:*"
+        "plugin {name:?} is no source: it must export longshore:source/provider@0.1.0, and import nothing but longshore:* and WASI 0.2"
     )]
     NotASource {
         /// Name of the plugin.
@@ -59,7 +68,7 @@ pub enum LoadError {
     },
     /// It is a component, but not one of world `longshore:probe/probe@0.1`. The plugin's author's to mend.
     #[error(
-        "plugin {name:?} is no probe: it must export longshore:probe/prober@0.1.0, and import nothing but longshore:*"
+        "plugin {name:?} is no probe: it must export longshore:probe/prober@0.1.0, and import nothing but longshore:* and WASI 0.2"
     )]
     NotAProbe {
         /// Name of the plugin.
@@ -90,7 +99,8 @@ impl ProbeHost {
     pub fn new(exec: Arc<dyn ContainerExec>, cache: &Path) -> Result<Self, LoadError> {
         let engine = Arc::new(PluginEngine::start()?);
         let mut linker = Linker::new(&engine.engine);
-        Probe::add_to_linker::<Call, HasSelf<Call>>(&mut linker, |call| call)
+        Probe::add_to_linker::<Call, HasSelf<Call>>(&mut linker, Call::ours)
+            .and_then(|()| wasi::link(&mut linker))
             .map_err(|error| LoadError::Engine(EngineError::Engine(error)))?;
         let host = Self {
             engine,
@@ -102,7 +112,7 @@ impl ProbeHost {
         };
         for name in BUILT_IN_PROBES {
             let guest = built_in::guest(&format!("{name}-probe"));
-            host.load(name, guest.wasm, guest.sha256, Grants::of_built_in(name), Limits::default())?;
+            host.load(name, guest.wasm, guest.sha256, Grants::of_built_in(name), Limits::BUILT_IN)?;
         }
         Ok(host)
     }
@@ -130,6 +140,7 @@ impl ProbeHost {
             .cache
             .component(&self.engine.engine, wasm, sha256)
             .map_err(|source| LoadError::Compile { name: name.to_owned(), source })?;
+        fits(&component, limits).map_err(|message| LoadError::TooGreat { name: name.to_owned(), message })?;
         let plugin = Plugin::prepare(name, &self.linker, &component, grants, limits)
             .map_err(|source| LoadError::NotAProbe { name: name.to_owned(), source })?;
         let mut plugins = self.plugins.write().unwrap_or_else(PoisonError::into_inner);
@@ -181,13 +192,14 @@ impl ProbePlugins for ProbeHost {
         }
     }
 
-    async fn check(&self, call: ProbeCall) -> ProbeOutcome {
+    async fn check(&self, call: ProbeCall) -> ProbeAnswer {
         let Some(plugin) = self.plugin(&call.plugin) else {
-            return ProbeOutcome::Error { message: self.unknown(&call.plugin).to_string() };
+            return ProbeOutcome::Error { message: self.unknown(&call.plugin).to_string() }.into();
         };
         let ProbeCall { config, target, budget, .. } = call;
         if config.len() > MAX_CONFIG {
-            return ProbeOutcome::Error { message: format!("its configuration has more than {MAX_CONFIG} bytes") };
+            let message = format!("its configuration has more than {MAX_CONFIG} bytes");
+            return ProbeOutcome::Error { message }.into();
         }
         let aim = Aim {
             namespace: target.namespace,

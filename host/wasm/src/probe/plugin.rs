@@ -2,24 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_core::ports::exec::ContainerExec;
-use longshore_core::ports::probes::ProbeOutcome;
+use longshore_core::ports::probes::{KUBERNETES_VERSION, ProbeAnswer, ProbeOutcome};
+use wasmtime::Store;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Store, UpdateDeadline};
 
-use super::outcome::{self, Fault};
+use super::outcome;
 use crate::bindings::ProbePre;
 use crate::bindings::longshore::types::core::{NamedPort, Target};
-use crate::call::{Aim, Call, until};
+use crate::call::{Aim, Call, attend, tick};
 use crate::engine::PluginEngine;
+use crate::fault::Fault;
 use crate::grants::Grants;
-use crate::limits::{GRACE, HOSTCALL_BYTES, Limits};
+use crate::limits::{HOSTCALL_BYTES, Limits};
 use crate::log::Lines;
-
-/// Of which Kubernetes the probes behave, and say that they are.
-const KUBERNETES_VERSION: &str = "1.37";
 
 /// What a plugin did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,7 +104,7 @@ impl Plugin {
         ports: Vec<(String, u16)>,
         config: &str,
         budget: Duration,
-    ) -> ProbeOutcome {
+    ) -> ProbeAnswer {
         let target = Target {
             pod_uid,
             namespace: call.aim.namespace.clone(),
@@ -125,13 +123,13 @@ impl Plugin {
             })
             .await;
         match said.and_then(outcome::of_answer) {
-            Ok(outcome) => outcome,
+            Ok(answer) => answer,
             Err(fault) => {
                 self.faults.fetch_add(1, Ordering::Relaxed);
                 if let Some(unsaid) = self.faults_said.take() {
                     tracing::warn!(plugin = %self.name, pod, container, unsaid, %fault, "a probe plugin failed");
                 }
-                ProbeOutcome::Fault { message: outcome::cut(fault.to_string()) }
+                ProbeOutcome::Fault { message: outcome::cut(fault.to_string()) }.into()
             }
         }
     }
@@ -145,25 +143,16 @@ impl Plugin {
     ) -> Result<T, Fault> {
         let meter = Arc::clone(&call.meter);
         let limits = self.limits;
-        let (began, deadline) = (call.began, call.deadline);
+        let times = (call.began, call.deadline);
         let mut store = Store::new(&engine.engine, call);
-        store.limiter(|call| &mut call.memory);
+        store.limiter(|call| call);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |store| {
-            // A tick may have passed while the guest waited; only its own time counts.
-            let over = store.data().meter.used() > limits.cpu;
-            Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
-        });
-        let call = meter.run(&engine.ticker, run(&mut store, &self.ready));
-        let ended = until(deadline + GRACE, call).await;
+        store.epoch_deadline_callback(move |store| Ok(tick(&store, limits)));
+        let ended = attend(&meter, &engine.ticker, limits, times, run(&mut store, &self.ready)).await;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let cpu = u64::try_from(meter.total().as_nanos()).unwrap_or(u64::MAX);
         self.cpu_ns.fetch_add(cpu, Ordering::Relaxed);
-        match ended {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Fault::of(&error, limits)),
-            Err(_) => Err(Fault::Idle(Instant::now().duration_since(began))),
-        }
+        ended
     }
 }

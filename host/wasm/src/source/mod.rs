@@ -22,10 +22,11 @@ use crate::bindings::source as world;
 use crate::built_in;
 use crate::cache::Cache;
 use crate::call::Call;
-use crate::engine::{EngineError, PluginEngine};
+use crate::engine::{EngineError, PluginEngine, fits};
 use crate::limits::{Limits, SOURCES};
 use crate::net::web::Web;
 use crate::probe::LoadError;
+use crate::wasi;
 use plugin::Plugin;
 
 pub use plugin::SourceStatistics;
@@ -73,7 +74,8 @@ impl SourceHost {
         exec: Arc<dyn ContainerExec>,
     ) -> Result<Self, LoadError> {
         let mut linker = Linker::new(&engine.engine);
-        world::Source::add_to_linker::<Call, HasSelf<Call>>(&mut linker, |call| call)
+        world::Source::add_to_linker::<Call, HasSelf<Call>>(&mut linker, Call::ours)
+            .and_then(|()| wasi::link(&mut linker))
             .map_err(|error| LoadError::Engine(EngineError::Engine(error)))?;
         Ok(Self { engine, cache, exec, linker, places: Arc::new(Semaphore::new(SOURCES)) })
     }
@@ -125,6 +127,7 @@ impl SourceHost {
             .cache
             .component(&self.engine.engine, wasm, sha256)
             .map_err(|source| LoadError::Compile { name: name.to_owned(), source })?;
+        fits(&component, limits).map_err(|message| LoadError::TooGreat { name: name.to_owned(), message })?;
         let web = Arc::new(Web::new(options.hosts.iter().cloned(), options.ca_file.clone()));
         let plugin = Plugin::prepare(name, &self.engine, &self.linker, &component, limits, web, Arc::clone(&self.exec))
             .map_err(|source| LoadError::NotASource { name: name.to_owned(), source })?;

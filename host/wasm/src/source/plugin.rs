@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_core::ports::exec::ContainerExec;
+use wasmtime::Store;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Store, UpdateDeadline};
 
 use crate::bindings::longshore::types::core::PluginError;
 use crate::bindings::source::exports::longshore::source::provider::Batch;
 use crate::bindings::source::{Source, SourcePre};
-use crate::call::{Aim, Call, until};
+use crate::call::{Aim, Call, attend, tick};
 use crate::engine::PluginEngine;
+use crate::fault::Fault;
 use crate::grants::Grants;
-use crate::limits::{GRACE, Limits, RECYCLE_MEMORY, RECYCLE_POLLS, SOURCE_BYTES};
+use crate::limits::{Limits, RECYCLE_MEMORY, RECYCLE_POLLS, SOURCE_BYTES};
 use crate::log::Lines;
 use crate::net::web::Web;
-use crate::probe::outcome::Fault;
 
 /// What a source did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,9 +112,9 @@ impl Plugin {
         let mut store = store.unwrap_or_else(|| self.store(budget));
         let meter = store.data_mut().renew(budget);
         store.set_epoch_deadline(1);
-        let (began, deadline) = (store.data().began, store.data().deadline);
+        let times = (store.data().began, store.data().deadline);
         let max_wait_ms = u32::try_from(max_wait.as_millis()).unwrap_or(u32::MAX);
-        let call = meter.run(&self.engine.ticker, async {
+        let call = async {
             let guest = match guest {
                 Some(guest) => guest,
                 None => {
@@ -124,28 +124,24 @@ impl Plugin {
             };
             let provider = guest.longshore_source_provider();
             let answer = provider.call_poll(&mut store, config, cursor, max_wait_ms).await?;
-            Ok::<_, wasmtime::Error>((guest, answer))
-        });
-        let ended = until(deadline + GRACE, call).await;
+            Ok((guest, answer))
+        };
+        let ended = attend(&meter, &self.engine.ticker, self.limits, times, call).await;
         self.polls.fetch_add(1, Ordering::Relaxed);
         let cpu = u64::try_from(meter.total().as_nanos()).unwrap_or(u64::MAX);
         self.cpu_ns.fetch_add(cpu, Ordering::Relaxed);
         match ended {
-            Ok(Ok((guest, answer))) => {
+            Ok((guest, answer)) => {
                 let polls = polls + 1;
                 // What lasts is in the cursor, so that a new instance loses nothing.
-                if polls < RECYCLE_POLLS && store.data().grown < RECYCLE_MEMORY {
+                if polls < RECYCLE_POLLS && store.data().held < RECYCLE_MEMORY {
                     *warm = Some(Warm { store, guest, polls });
                 }
                 Ok(answer)
             }
-            Ok(Err(error)) => {
+            Err(fault) => {
                 self.at_fault();
-                Err(Fault::of(&error, self.limits))
-            }
-            Err(_) => {
-                self.at_fault();
-                Err(Fault::Idle(Instant::now().duration_since(began)))
+                Err(fault)
             }
         }
     }
@@ -158,11 +154,7 @@ impl Plugin {
         let mut store = Store::new(&self.engine.engine, call);
         store.limiter(|call| call);
         store.set_hostcall_fuel(SOURCE_BYTES);
-        store.epoch_deadline_callback(move |store| {
-            // A tick may have passed while the guest waited; only its own time counts.
-            let over = store.data().meter.used() > limits.cpu;
-            Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
-        });
+        store.epoch_deadline_callback(move |store| Ok(tick(&store, limits)));
         store
     }
 }

@@ -14,8 +14,9 @@ use super::state::{News, State};
 use super::{SourceOptions, Word};
 use crate::bindings::longshore::types::core::PluginError;
 use crate::bindings::source::exports::longshore::source::provider::{Batch, Delta, Entry, Update};
+use crate::fault::Fault;
 use crate::limits::{MAX_CURSOR, MAX_ENTRIES, MAX_KEY, MAX_MANIFEST, MAX_SOURCE_WAIT};
-use crate::probe::outcome::{Fault, cut};
+use crate::probe::outcome::cut;
 
 /// The shortest time between two polls.
 const MIN_PERIOD: Duration = Duration::from_millis(100);

@@ -46,7 +46,7 @@ async fn tcp() {
     assert_eq!(world.check("tcp", &format!(r#"{{"port": {port}}}"#)).await, refused);
     let mut named = call("tcp", r#"{"port": "web"}"#, Duration::from_secs(5));
     named.target.ports = vec![("web".to_owned(), server.port)];
-    assert_eq!(world.host.check(named).await, success(""));
+    assert_eq!(world.host.check(named).await.outcome, success(""));
     let unnamed = world.check("tcp", r#"{"port": "web"}"#).await;
     assert!(matches!(&unnamed, ProbeOutcome::Error { message } if message.contains(r#""web""#)), "{unnamed:?}");
 }
@@ -61,7 +61,7 @@ async fn the_host_of_the_configuration_counts_where_v1_has_it() {
             let mut elsewhere = call(plugin, &config, Duration::from_secs(5));
             // A pod without an address, as one on the host's network before its status is known.
             elsewhere.target.pod_ip = None;
-            assert_eq!(world.host.check(elsewhere).await, success(message), "{plugin} {host}");
+            assert_eq!(world.host.check(elsewhere).await.outcome, success(message), "{plugin} {host}");
         }
     }
     assert!(
@@ -74,7 +74,7 @@ async fn the_host_of_the_configuration_counts_where_v1_has_it() {
     );
     let mut nowhere = call("tcp", &format!(r#"{{"port": {}}}"#, server.port), Duration::from_secs(5));
     nowhere.target.pod_ip = None;
-    assert!(matches!(world.host.check(nowhere).await, ProbeOutcome::Error { .. }));
+    assert!(matches!(world.host.check(nowhere).await.outcome, ProbeOutcome::Error { .. }));
     let unknown = world.check("tcp", r#"{"port": 1, "host": "no.such.name.invalid"}"#).await;
     assert_eq!(unknown, failure("dial tcp: lookup no.such.name.invalid: no such host"));
 }
@@ -195,6 +195,10 @@ async fn https_without_verification() {
     let plain = raw(|_| answer(400, "", ""), Then::Close, false).await;
     let config = format!(r#"{{"port": {}, "scheme": "HTTPS"}}"#, plain.port);
     let ProbeOutcome::Failure { message } = world.check("http", &config).await else { panic!("no TLS there") };
+    assert!(message.ends_with(": http: server gave HTTP response to HTTPS client"), "{message}");
+    let other = raw(|_| b"220 mail.example\r\n".to_vec(), Then::Close, false).await;
+    let config = format!(r#"{{"port": {}, "scheme": "HTTPS"}}"#, other.port);
+    let ProbeOutcome::Failure { message } = world.check("http", &config).await else { panic!("no TLS there") };
     assert!(message.ends_with("tls: first record does not look like a TLS handshake"), "{message}");
 }
 
@@ -260,10 +264,8 @@ async fn many_at_once() {
     let checks = (0..400).map(|_| world.host.check(call("http", &config, Duration::from_millis(300))));
     let outcomes = futures::future::join_all(checks).await;
     // Waiting for a place is not charged: each of them got as far as the server, which says nothing.
-    assert!(
-        outcomes.iter().all(
-            |outcome| matches!(outcome, ProbeOutcome::Failure { message } if message.contains("awaiting headers"))
-        )
-    );
+    assert!(outcomes.iter().all(
+        |answer| matches!(&answer.outcome, ProbeOutcome::Failure { message } if message.contains("awaiting headers"))
+    ));
     assert_eq!(silent.connections.load(Ordering::SeqCst), 400);
 }

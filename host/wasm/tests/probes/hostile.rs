@@ -1,20 +1,19 @@
 //! Guests that mean harm: each is a fault of the plugin, never a verdict, and the host is as well afterwards as before.
 
-use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use longshore_core::ports::probes::{ProbeConfigError, ProbeOutcome, ProbePlugins as _};
 use longshore_wasm::{Grants, Limits, LoadError};
-use tracing::subscriber::with_default;
 
-use super::guests::{CONNECT, LOG, SLEEP, probe};
+use super::guests::{CONNECT, LOG, OK, SLEEP, probe, probe_of_pages, probe_that_validates};
 use super::server::{Then, raw};
-use super::support::{World, call, success, world};
+use super::support::{World, call, log_of, success, world};
 
 const BUDGET: Duration = Duration::from_millis(500);
-const OK: &str = "(call $report (i32.const 0) (i32.const 256) (i32.const 5))";
+/// How a guest that spins is ended: by the CPU, or by the clock on a machine so busy that it never gets so much of one.
+const ENDED: &[&str] = &["500 ms on the CPU", "did not end"];
 
 fn load(world: &World, imports: &str, body: &str, grants: Grants) {
     world.host.load_probe("hostile", &probe(imports, body), grants, Limits::default()).unwrap();
@@ -54,7 +53,7 @@ async fn one_that_never_ends_holds_nobody_up() {
     load(&world, "", "(loop $again (br $again)) (i32.const 0)", Grants::default());
     let runaway = tokio::spawn({
         let host = Arc::clone(&world.host);
-        async move { host.check(call("hostile", "{}", BUDGET)).await }
+        async move { host.check(call("hostile", "{}", BUDGET)).await.outcome }
     });
     // Others get their turn on the one thread that there is, while it runs.
     for _ in 0..5 {
@@ -73,7 +72,7 @@ async fn one_that_allocates_without_end() {
     let world = world();
     load(&world, "", "(loop $again (drop (memory.grow (i32.const 16))) (br $again)) (i32.const 0)", Grants::default());
     let (message, took) = fault(&world).await;
-    assert_eq!(message, "it wanted more than 16384 KiB of memory");
+    assert_eq!(message, "it wanted more than 32768 KiB of memory");
     assert!(took < BUDGET, "{took:?}");
 }
 
@@ -121,23 +120,44 @@ async fn one_that_sleeps_through_its_budget_ends_with_it() {
     assert!(took < BUDGET + Duration::from_secs(4), "{took:?}");
 }
 
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
+#[tokio::test]
+async fn one_that_never_comes_to_be() {
+    let world = world();
+    let cases: [(&str, &[&str]); 2] = [("(loop $again (br $again))", ENDED), ("unreachable", &["it crashed: "])];
+    for (body, said) in cases {
+        load(&world, &format!(r#"(func (export "_initialize") {body})"#), OK, Grants::default());
+        let (message, _) = fault(&world).await;
+        assert!(said.iter().any(|said| message.contains(said)), "{message}");
     }
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+#[tokio::test]
+async fn one_that_does_harm_while_it_looks_at_a_configuration() {
+    let world = world();
+    let cases: [(&str, &[&str]); 4] = [
+        ("unreachable", &["it crashed: "]),
+        ("(loop $again (br $again)) (i32.const 0)", ENDED),
+        ("(loop $again (drop (memory.grow (i32.const 16))) (br $again)) (i32.const 0)", &["32768 KiB of memory"]),
+        ("(i32.const -1)", &["it crashed: "]),
+    ];
+    for (body, said) in cases {
+        let guest = probe_that_validates(body);
+        world.host.load_probe("hostile", &guest, Grants::default(), Limits::default()).unwrap();
+        match world.host.validate("hostile", "{}").await {
+            // The plugin's fault, not the configuration's: whoever wrote the pod is told so.
+            Err(ProbeConfigError::Fault { plugin, message }) => {
+                let expected = said.iter().any(|said| message.contains(said));
+                assert!(plugin == "hostile" && expected, "{body}: {message}");
+            }
+            other => panic!("{body}: {other:?}"),
+        }
+        // A check is a call of its own.
+        assert_eq!(world.check("hostile", "{}").await, success("hello"));
     }
 }
 
 #[test]
 fn one_that_floods_the_log() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = world();
     let body = format!(
         "(loop $again
@@ -147,21 +167,11 @@ fn one_that_floods_the_log() {
         {OK}"
     );
     load(&world, LOG, &body, Grants::default());
-    let written = Written::default();
-    let writer = written.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .with_max_level(tracing::Level::INFO)
-        .finish();
-    with_default(subscriber, || {
-        runtime.block_on(async {
-            for _ in 0..20 {
-                assert_eq!(world.check("hostile", "{}").await, success("hello"));
-            }
-        });
+    let text = log_of(async {
+        for _ in 0..20 {
+            assert_eq!(world.check("hostile", "{}").await, success("hello"));
+        }
     });
-    let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
     let lines = text.lines().filter(|line| line.contains("plugin says:")).count();
     assert!((1..=40).contains(&lines), "{lines} lines");
     assert!(text.lines().all(|line| line.len() < 8 * 1024));
@@ -211,6 +221,11 @@ async fn what_is_no_probe_is_not_loaded_and_the_last_good_one_stays() {
     assert!(matches!(bad(b"nonsense"), LoadError::Compile { .. }));
     assert!(matches!(bad(&wat::parse_str("(module)").unwrap()), LoadError::Compile { .. }));
     assert!(matches!(bad(&wat::parse_str("(component)").unwrap()), LoadError::NotAProbe { .. }));
+    let great = bad(&probe_of_pages(513));
+    assert!(matches!(great, LoadError::TooGreat { .. }), "{great:?}");
+    assert!(great.to_string().ends_with("it begins with 32832 KiB of memory, its limit is 32768 KiB"), "{great}");
+    world.host.load_probe("greatest", &probe_of_pages(512), Grants::default(), Limits::default()).unwrap();
+    assert_eq!(world.check("greatest", "{}").await, success("hello"));
     let wasi = r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#;
     assert!(matches!(bad(&wat::parse_str(wasi).unwrap()), LoadError::NotAProbe { .. }));
     assert_eq!(world.check("hostile", "{}").await, success("hello"));
@@ -237,7 +252,7 @@ async fn a_hundred_of_them_leave_the_host_well() {
     }
     let hostile = (0..100).map(|number| {
         let host = Arc::clone(&world.host);
-        tokio::spawn(async move { host.check(call(&format!("hostile-{}", number % 5), "{}", BUDGET)).await })
+        tokio::spawn(async move { host.check(call(&format!("hostile-{}", number % 5), "{}", BUDGET)).await.outcome })
     });
     for outcome in futures::future::join_all(hostile).await {
         assert!(matches!(outcome.unwrap(), ProbeOutcome::Fault { .. }));

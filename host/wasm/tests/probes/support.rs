@@ -1,5 +1,7 @@
 //! A host with a scripted container runtime, and short ways to ask it.
 
+use std::future::Future;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use async_trait::async_trait;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
 use longshore_core::ports::probes::{ProbeCall, ProbeOutcome, ProbePlugins as _, ProbeTarget};
 use longshore_wasm::ProbeHost;
+use tracing::subscriber::with_default;
 
 /// What the scripted runtime does.
 #[derive(Clone, Debug)]
@@ -77,13 +80,13 @@ pub(crate) fn call(plugin: &str, config: &str, budget: Duration) -> ProbeCall {
 
 impl World {
     pub(crate) async fn check(&self, plugin: &str, config: &str) -> ProbeOutcome {
-        self.host.check(call(plugin, config, Duration::from_secs(5))).await
+        self.host.check(call(plugin, config, Duration::from_secs(5))).await.outcome
     }
 
     /// Checks with a budget, and says how long it took.
     pub(crate) async fn timed(&self, plugin: &str, config: &str, budget: Duration) -> (ProbeOutcome, Duration) {
         let began = Instant::now();
-        let outcome = self.host.check(call(plugin, config, budget)).await;
+        let outcome = self.host.check(call(plugin, config, budget)).await.outcome;
         (outcome, began.elapsed())
     }
 }
@@ -94,4 +97,33 @@ pub(crate) fn success(message: &str) -> ProbeOutcome {
 
 pub(crate) fn failure(message: &str) -> ProbeOutcome {
     ProbeOutcome::Failure { message: message.to_owned() }
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs something on this thread, and hands out what it logged.
+pub(crate) fn log_of(run: impl Future<Output = ()>) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .with_max_level(tracing::Level::INFO)
+        .finish();
+    with_default(subscriber, || runtime.block_on(run));
+    let bytes = written.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::watch::Watch;
 use crate::{
@@ -38,6 +38,14 @@ impl Agent {
     /// # Errors
     /// When it does not come up in half a minute; its log's end is in the message.
     pub(super) fn start(binary: &Path, folder: &Path, docker: &Path) -> Result<Self> {
+        Self::start_with(binary, folder, docker, &[])
+    }
+
+    /// The same with more flags.
+    ///
+    /// # Errors
+    /// See there.
+    pub(super) fn start_with(binary: &Path, folder: &Path, docker: &Path, flags: &[String]) -> Result<Self> {
         let manifests = folder.join("manifests");
         fs::create_dir_all(&manifests)?;
         let empty = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "empty"}});
@@ -49,7 +57,7 @@ impl Agent {
         command.arg("run").arg("--config").arg(&manifests).arg("--root-dir").arg(&root);
         command.arg("--docker-endpoint").arg(format!("unix://{}", docker.display())).arg("--register-node=false");
         command.arg("--pod-logs-dir").arg(folder.join("logs/pods"));
-        command.arg("--container-logs-dir").arg(folder.join("logs/containers"));
+        command.arg("--container-logs-dir").arg(folder.join("logs/containers")).args(flags);
         let mut running = Running::start("longshore", command.stdout(out).stderr(err))?;
         let deadline = Instant::now() + Duration::from_secs(30);
         let socket = root.join(SOCKET);
@@ -92,11 +100,20 @@ impl Agent {
                 "metadata": {"name": format!("{prefix}-{at}")},
                 "spec": {"containers": [container]},
             });
-            let manifests = self.folder.join("manifests");
-            let partial = manifests.join(format!(".{prefix}-{at}"));
-            fs::write(&partial, pod.to_string())?;
-            fs::rename(&partial, manifests.join(format!("{prefix}-{at}.json")))?;
+            self.write(&format!("{prefix}-{at}"), &pod)?;
         }
+        Ok(())
+    }
+
+    /// Writes a manifest in one step.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn write(&self, name: &str, object: &Value) -> Result<()> {
+        let manifests = self.folder.join("manifests");
+        let partial = manifests.join(format!(".{name}"));
+        fs::write(&partial, object.to_string())?;
+        fs::rename(&partial, manifests.join(format!("{name}.json")))?;
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{
     alone::{self, Pair},
     machine,
-    pods::nap,
+    pods::{all_ready, nap, until},
     table::Row,
     watch::Watch,
 };
@@ -75,10 +75,7 @@ pub(super) fn run(counts: &[usize], rounds: usize, idle: u64) -> Result<Vec<Row>
         client.expect("POST", path, Some(&object))?;
     }
     let account = "/api/v1/namespaces/bench/serviceaccounts/default";
-    let until = Instant::now() + Duration::from_secs(30);
-    while client.get(account).is_err() && Instant::now() < until {
-        nap(0)?;
-    }
+    until("the namespace has no ServiceAccount", Duration::from_secs(30), || Ok(client.get(account).is_ok()))?;
     // A watch that begins with a list is nothing that every etcd has.
     let version = client.get(PODS)?["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
     let watch = Watch::open(&setting.api, &format!("{PODS}?watch=1&resourceVersion={version}"), true)?;
@@ -149,10 +146,6 @@ fn create(client: &mut Client, prefix: &str, node: &str, count: usize) -> Result
     Ok(())
 }
 
-fn all_ready(count: usize) -> impl Fn(&[Shown]) -> bool {
-    move |pods| pods.iter().filter(|pod| pod.ready).count() >= count
-}
-
 /// How Docker is asked to make such a pod. The sample stays: its copies mount its files.
 fn sample(setting: &Setting, client: &mut Client) -> Result<Pair> {
     let path = "/api/v1/namespaces/default/pods";
@@ -177,11 +170,9 @@ fn remove(setting: &Setting, client: &mut Client, watch: &Watch) -> Result<()> {
     watch.wait("all pods gone", LIMIT, <[Shown]>::is_empty)?;
     let mut docker = Client::new(&setting.docker, LIMIT);
     let left = "/containers/json?all=1&filters=%7B%22label%22%3A%5B%22io.kubernetes.pod.namespace%3Dbench%22%5D%7D";
-    let until = Instant::now() + LIMIT;
-    while docker.get(left)?.as_array().is_some_and(|list| !list.is_empty()) {
-        anyhow::ensure!(Instant::now() < until, "Docker still has containers of pods that are gone");
-    }
-    Ok(())
+    until("Docker still has containers of pods that are gone", LIMIT, || {
+        Ok(docker.get(left)?.as_array().is_none_or(Vec::is_empty))
+    })
 }
 
 fn turn(setting: &Setting, client: &mut Client, watch: &Watch, prefix: &str, count: usize) -> Result<Turn> {

@@ -6,6 +6,7 @@ mod alone;
 mod cluster;
 mod machine;
 mod pods;
+mod stream;
 mod table;
 mod watch;
 
@@ -66,6 +67,8 @@ enum What {
     Idle,
     /// Restart of the agent over running pods.
     Adopt,
+    /// exec, port-forward and logs through the node's server, against the bare things.
+    Stream,
     /// Pods of a real cluster's API server on a node of it (not part of `all`).
     Cluster,
     /// One call of a probe plugin.
@@ -76,7 +79,7 @@ enum What {
     All,
 }
 
-const NEED_DOCKER: [What; 3] = [What::Pods, What::Idle, What::Adopt];
+const NEED_DOCKER: [What; 4] = [What::Pods, What::Idle, What::Adopt, What::Stream];
 
 /// Runs the benchmarks; true when they ran.
 ///
@@ -213,6 +216,9 @@ fn inside(place: &Place, args: &Bench) -> Result<()> {
     }
     if all || args.what == What::Adopt {
         publish("adopt", pods::adopt(&setting, args.adopt_pods, args.rounds)?)?;
+    }
+    if all || args.what == What::Stream {
+        publish("stream", stream::run(&setting, args.rounds)?)?;
     }
     crate::demo::engine::clean(&setting.folder)
 }

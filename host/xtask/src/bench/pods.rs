@@ -30,8 +30,11 @@ pub(super) struct Setting {
 }
 
 const LIMIT: Duration = Duration::from_secs(300);
+/// Between two looks at what is waited for: short beside what is measured meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
 
-fn all_ready(count: usize) -> impl Fn(&[Shown]) -> bool {
+/// At least so many pods are Ready.
+pub(super) fn all_ready(count: usize) -> impl Fn(&[Shown]) -> bool {
     move |pods| pods.iter().filter(|pod| pod.ready).count() >= count
 }
 
@@ -219,6 +222,20 @@ pub(super) fn nap(seconds: u64) -> Result<()> {
     while Instant::now() < until {
         process::check_interrupted()?;
         thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Looks until something is so; `otherwise` is what is wrong when that takes longer than `limit`.
+///
+/// # Errors
+/// Then, when looking fails, and when we are interrupted.
+pub(super) fn until(otherwise: &str, limit: Duration, mut good: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + limit;
+    while !good()? {
+        anyhow::ensure!(Instant::now() < end, "{otherwise} after {} s", limit.as_secs());
+        process::check_interrupted()?;
+        thread::sleep(LOOK);
     }
     Ok(())
 }

@@ -106,51 +106,32 @@ fn assets(version: &str) -> Option<PathBuf> {
 }
 
 fn build(place: &Place, version: &str, folder: &Path, programs: &[&str]) -> Result<()> {
-    let go = go::program()
-        .context("Kubernetes is built from Go modules, and there is no `go` on the PATH (or set KUBEBUILDER_ASSETS)")?;
+    let go = go::program("Kubernetes").context("install Go, or set KUBEBUILDER_ASSETS")?;
     say!("building {} {version} into {} (some minutes, once)", programs.join(", "), folder.display());
-    let source = folder.with_extension("source");
     let partial = folder.with_extension("partial");
-    for path in [&source, &partial] {
-        let _ = fs::remove_dir_all(path);
-        fs::create_dir_all(path).with_context(|| format!("{}", path.display()))?;
-    }
-    let mut module = Command::new(&go);
-    module.current_dir(&source).env("GOFLAGS", "-mod=mod").env("GOWORK", "off");
-    module.args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{version}")]);
-    let module = process::output("go mod download k8s.io/kubernetes", &mut module, Duration::from_secs(300))?;
-    let module: Value = serde_json::from_str(&module).context("go mod download -json")?;
-    let original = module["GoMod"].as_str().context("go mod download names no go.mod")?;
-    let original = fs::read_to_string(original).with_context(|| original.to_owned())?;
-    fs::write(source.join("go.mod"), go_mod(&original, version))?;
-    let mut imports = String::from("//go:build programs\n\npackage programs\n\nimport (\n");
-    for program in programs {
-        imports.push_str(&format!("\t_ \"k8s.io/kubernetes/cmd/{program}\"\n"));
-    }
-    fs::write(source.join("programs.go"), imports + ")\n")?;
-
+    go::fresh(&partial)?;
     let log = place.fresh_log(&format!("kubernetes-{version}-build"))?;
-    let run = |name: &str, command: &mut Command| {
-        command.current_dir(&source).env("GOFLAGS", "-mod=mod").env("GOWORK", "off").env("CGO_ENABLED", "0");
-        if process::logged(name, command, &log, LIMIT)? {
-            return Ok(());
-        }
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        bail!("{name} failed; {} ends:\n{}", log.display(), say::tail(&text, 15))
-    };
+    let module = go::Module::open(go, folder.with_extension("source"), log, LIMIT)?;
+    let mut download = module.command(false);
+    download.args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{version}")]);
+    let told = process::output("go mod download k8s.io/kubernetes", &mut download, Duration::from_secs(300))?;
+    let told: Value = serde_json::from_str(&told).context("go mod download -json")?;
+    let original = told["GoMod"].as_str().context("go mod download names no go.mod")?;
+    let original = fs::read_to_string(original).with_context(|| original.to_owned())?;
+    let packages: Vec<String> = programs.iter().map(|program| format!("k8s.io/kubernetes/cmd/{program}")).collect();
+    let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+    module.write(&go_mod(&original, version), &packages)?;
     // The programs' test-only imports need not all be there.
-    run("go mod tidy", Command::new(&go).args(["mod", "tidy", "-e"]))?;
-    let mut command = Command::new(&go);
-    command.args(["build", "-trimpath", "-ldflags", &linker_flags(version), "-o"]).arg(&partial);
-    command.args(programs.iter().map(|program| format!("k8s.io/kubernetes/cmd/{program}")));
-    run("go build", &mut command)?;
+    module.run("go mod tidy", module.command(false).args(["mod", "tidy", "-e"]))?;
+    let mut command = module.command(false);
+    command.args(["build", "-trimpath", "-ldflags", &linker_flags(version), "-o"]).arg(&partial).args(&packages);
+    module.run("go build", &mut command)?;
     fs::create_dir_all(folder)?;
     for program in programs {
         fs::rename(partial.join(program), folder.join(program)).with_context(|| format!("{program} was not built"))?;
     }
-    for path in [&source, &partial] {
-        let _ = fs::remove_dir_all(path);
-    }
+    module.close();
+    let _ = fs::remove_dir_all(&partial);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ pub(crate) mod clients;
 pub(crate) mod forward;
 mod guide;
 mod join;
-mod keys;
+pub(crate) mod keys;
 mod kubectl;
 pub(crate) mod kubernetes;
 mod node;
@@ -25,10 +25,11 @@ use clap::Args;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
-use self::{
-    join::Approver,
+use self::node::{Node, Settings};
+pub(crate) use self::{
+    join::{Approver, open as open_to_nodes},
+    kubectl::Kubectl,
     kubernetes::Kubernetes,
-    node::{Node, Settings},
     plane::Plane,
 };
 use crate::{
@@ -37,11 +38,15 @@ use crate::{
     place::{self, Place},
     process::{self, Running},
     say,
-    world::World,
+    world::{self, World},
 };
 
 /// The version when none is asked for.
 pub(crate) const KUBERNETES: &str = "1.36";
+/// The oldest and the newest that nodes may join.
+pub(crate) const OLDEST: &str = "1.33";
+/// See [`OLDEST`].
+pub(crate) const NEWEST: &str = "1.37";
 /// The start of the names of our folders.
 pub(crate) const PREFIX: &str = "longshore-cluster-";
 
@@ -75,6 +80,10 @@ pub(crate) struct Cluster {
 pub(crate) fn run(place: &Place, args: &Cluster) -> Result<ExitCode> {
     if !place::is_root() {
         bail!("a node runs pods, which needs root: `sudo -E env \"PATH=$PATH\" cargo xtask cluster`");
+    }
+    if args.docker != "running" {
+        // Said at once, not after minutes of compiling.
+        world::require()?;
     }
     let kubernetes = Kubernetes::find(place, &args.kubernetes)?;
     let binary = match args.no_node {
@@ -110,7 +119,7 @@ fn here(place: &Place, args: &Cluster, kubernetes: &Kubernetes, binary: Option<P
     let _ = fs::remove_dir_all(&logs);
     let mut plane = Plane::start(kubernetes, &folder, &logs, address)?;
     let kubectl = plane.kubectl();
-    let bootstrap = join::open(&plane, &folder)?;
+    let bootstrap = open_to_nodes(&plane, &folder)?;
     let mut approver = Approver::start(&kubectl)?;
     say!("Kubernetes {} is ready at {} ({:.1} s)", kubernetes.version, plane.server(), began.elapsed().as_secs_f32());
     let mut node = None;

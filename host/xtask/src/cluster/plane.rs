@@ -295,10 +295,16 @@ impl Plane {
                 "--audit-log-maxbackup=1",
                 "--profiling=false",
             ]);
-        // What projected volumes can hold where the API serves it.
+        // What volumes and variables can be made of, where the API has it.
         let mut gates = vec!["ClusterTrustBundle=true", "ClusterTrustBundleProjection=true"];
-        if self.kubernetes.minor() >= 34 {
-            gates.push("PodCertificateRequest=true");
+        let minor = self.kubernetes.minor();
+        if minor >= 34 {
+            gates.extend(["PodCertificateRequest=true", "EnvFiles=true"]);
+        }
+        if minor < 35 {
+            gates.push("ImageVolume=true");
+        } else {
+            gates.push("ImageVolumeWithDigest=true");
         }
         command.arg(format!("--feature-gates={}", gates.join(",")));
         command.arg("--runtime-config=certificates.k8s.io/v1beta1=true,certificates.k8s.io/v1alpha1=true");

@@ -1,18 +1,20 @@
-//! What is tested in the emulated machine: a selection of the end-to-end binary, and a real reboot.
+//! What is tested in the emulated machine: a selection of the end-to-end binary, real reboots, and what
+//! only such a machine runs short of.
 
 use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 
 use super::{
-    fill,
+    alone, fill,
     image::{self, Image},
+    joined::{Joined, STATE_KEY},
     machine::Machine,
-    power,
+    power, short,
 };
 use crate::{
+    cluster::{self, Kubernetes},
     place::Place,
-    process,
     report::{Outcome, Report},
     test::counted,
 };
@@ -39,28 +41,37 @@ const LONG: Duration = Duration::from_secs(240);
 /// Ten minutes on a machine that does other things meanwhile.
 const END_TO_END: Duration = Duration::from_secs(1800);
 
-/// Boots the machine and runs everything in it, or the parts whose names contain `only`.
+/// What is run, in this order.
+const PARTS: [&str; 2] = ["virtual machine: end to end", "virtual machine: off and on again, with logind"];
+/// And of a machine that joined a cluster.
+const IN_CLUSTER: [&str; 4] = [
+    "virtual machine: short of memory",
+    "virtual machine: a full disk",
+    "virtual machine: boots without the API server",
+    "virtual machine: boots without the API server and a state key",
+];
+
+/// The parts whose names contain `only`; all without it.
+fn chosen(only: Option<&str>) -> Result<Vec<&'static str>> {
+    let parts = PARTS.into_iter().chain(IN_CLUSTER);
+    let chosen: Vec<&str> = parts.clone().filter(|name| only.is_none_or(|only| name.contains(only))).collect();
+    anyhow::ensure!(
+        !chosen.is_empty(),
+        "--only {}: no part has that in its name; there are: {}",
+        only.unwrap_or_default(),
+        parts.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+    );
+    Ok(chosen)
+}
+
+/// Boots the machine and runs everything in it, or the parts whose names contain `only`; those that need a cluster where
+/// `cluster` is set.
 ///
 /// # Errors
-/// When interrupted.
-pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<&str>) -> Result<()> {
-    let mut image: Option<Image> = None;
-    let mut why = None;
-    report.step("virtual machine: image", || match image::ensure(place) {
-        Ok(made) => {
-            image = Some(made);
-            Ok(Outcome::NOTHING)
-        }
-        Err(error) => {
-            process::check_interrupted()?;
-            why = Some(format!("{error:#}"));
-            Ok(Outcome::NOTHING)
-        }
-    })?;
-    let Some(image) = image else {
-        report.skip("virtual machine", &why.unwrap_or_default());
-        return Ok(());
-    };
+/// When interrupted, or when there is no such part.
+pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<&str>, cluster: bool) -> Result<()> {
+    let chosen = chosen(only)?;
+    let Some(image) = report.obtain("virtual machine: image", || image::ensure(place))? else { return Ok(()) };
     let mut machine = None;
     report.step("virtual machine: boot", || {
         let payload = place.work().join("vm/payload");
@@ -79,26 +90,52 @@ pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<
             "cd /tmp && DOCKER_HOST=unix:///var/run/docker.sock LONGSHORE_BIN=/usr/local/bin/longshore \
              LONGSHORE_TEST_DOCKER=vm LONGSHORE_TEST_IMAGE=longshore.dev/busybox:1 \
              LONGSHORE_TEST_EXAMPLE_IMAGE=longshore.dev/example:1 LONGSHORE_TEST_TARS=/payload \
-             LONGSHORE_TEST_SLOWNESS={SLOWNESS} /payload/e2e --test-threads 1 {} 2>&1",
+             LONGSHORE_TEST_SLOWNESS={SLOWNESS} /payload/e2e {} 2>&1",
             SELECTION.join(" ")
         );
         counted(place, "vm-end-to-end", &mut machine.ssh(&script), END_TO_END)
     };
-    let rebooted = || explained(&machine, reboot(&machine));
-    let off_and_on = || explained(&machine, power::off_and_on(place, &image, &machine));
-    let parts: [(&str, &dyn Fn() -> Result<Outcome>); 3] = [
-        ("virtual machine: end to end", &end_to_end),
-        ("virtual machine: reboot", &rebooted),
-        ("virtual machine: poweroff with logind", &off_and_on),
-    ];
-    for (name, part) in parts.into_iter().filter(|(name, _)| only.is_none_or(|only| name.contains(only))) {
+    let off_and_on = || explained(&machine, off_and_on(place, &image, &machine));
+    let parts: [&dyn Fn() -> Result<Outcome>; 2] = [&end_to_end, &off_and_on];
+    for (name, part) in PARTS.into_iter().zip(parts).filter(|(name, _)| chosen.contains(name)) {
         report.step(name, part)?;
+    }
+    if cluster {
+        in_cluster(place, report, &machine, &chosen)?;
+    } else {
+        report.skip("virtual machine, in a cluster", "not asked for (--long)");
     }
     Ok(())
 }
 
+/// The parts that need an API server, and its absence.
+fn in_cluster(place: &Place, report: &mut Report, machine: &Machine, chosen: &[&str]) -> Result<()> {
+    if !IN_CLUSTER.iter().any(|part| chosen.contains(part)) {
+        return Ok(());
+    }
+    let flags = [short::EVICTION, &[STATE_KEY]].concat();
+    let mut joined = None;
+    report.step("virtual machine: joins a cluster", || {
+        let kubernetes = Kubernetes::find(place, cluster::KUBERNETES)?;
+        let started = Joined::start(place, &kubernetes, machine, &flags);
+        joined = Some(started.or_else(|error| explained(machine, Err(error)))?);
+        Ok(Outcome::PASSED)
+    })?;
+    let Some(mut joined) = joined else { return Ok(()) };
+    let mut run = |part: &str, check: &dyn Fn(&mut Joined<'_>) -> Result<Outcome>| -> Result<()> {
+        if chosen.contains(&part) {
+            report.step(part, || explained(machine, check(&mut joined)))?;
+        }
+        Ok(())
+    };
+    run(IN_CLUSTER[0], &|joined| short::memory(joined))?;
+    run(IN_CLUSTER[1], &short::disk)?;
+    run(IN_CLUSTER[2], &alone::with_a_key)?;
+    run(IN_CLUSTER[3], &|joined| alone::without_a_key(joined, short::EVICTION))
+}
+
 /// With the end of longshore's journal where something failed.
-fn explained(machine: &Machine, checked: Result<Outcome>) -> Result<Outcome> {
+fn explained<T>(machine: &Machine, checked: Result<T>) -> Result<T> {
     checked.map_err(|error| {
         let journal = machine.run("journalctl -u longshore -n 60 --no-pager -o cat", SHORT).unwrap_or_default();
         error.context(format!("longshore's journal ends:\n{journal}"))
@@ -128,8 +165,9 @@ fn machine_is_as_meant(machine: &Machine) -> Result<Outcome> {
     Ok(Outcome::PASSED)
 }
 
-/// A service and a job; after a reboot the service is there again and the job has not run again.
-fn reboot(machine: &Machine) -> Result<Outcome> {
+/// A service and a job beside pods that end in order; at the next boot the service is there again and the job has not run
+/// again.
+fn off_and_on(place: &Place, image: &Image, machine: &Machine) -> Result<Outcome> {
     let write = format!(
         "cat > /etc/kubernetes/manifests/.pods <<'END'\n{PODS}END\nmv /etc/kubernetes/manifests/.pods /etc/kubernetes/manifests/pods.yaml"
     );
@@ -153,10 +191,10 @@ fn reboot(machine: &Machine) -> Result<Outcome> {
     machine.run(&format!("test \"$(cat /proc/{pid}/oom_score_adj)\" = -997"), SHORT)?;
     machine.run(&format!("grep -q 'docker-default (enforce)' /proc/{pid}/attr/current"), SHORT)?;
 
-    machine.reboot()?;
+    power::off_and_on(place, image, machine)?;
     machine.until("systemctl is-active docker longshore", LONG)?;
     machine.until(&settled, LONG)?;
-    Ok(Outcome { passed: 2, ..Outcome::PASSED })
+    Ok(Outcome { passed: 5, ..Outcome::PASSED })
 }
 
 /// Guaranteed, so that its score is below zero; and a job that leaves a line whenever it runs.
@@ -186,3 +224,17 @@ spec:
       command: [sh, -c, echo ran >> /host/runs]
       volumeMounts: [{name: host, mountPath: /host}]
 ";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_there_is_not_is_an_error() {
+        assert_eq!(chosen(None).unwrap().len(), PARTS.len() + IN_CLUSTER.len());
+        assert_eq!(chosen(Some("logind")).unwrap(), ["virtual machine: off and on again, with logind"]);
+        let error = chosen(Some("restart")).unwrap_err().to_string();
+        assert!(error.contains("--only restart") && error.contains("with logind"), "{error}");
+    }
+}

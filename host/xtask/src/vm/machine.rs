@@ -144,6 +144,13 @@ impl Machine {
         command
     }
 
+    /// ssh with these options and no command.
+    pub(crate) fn ssh_with(&self, options: &[String]) -> Command {
+        let mut command = Command::new("ssh");
+        command.args(self.ssh_options()).args(options).arg("root@127.0.0.1");
+        command
+    }
+
     /// Runs `script` in the machine and gives its stdout.
     ///
     /// # Errors

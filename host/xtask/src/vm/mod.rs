@@ -2,10 +2,13 @@
 //! cgroup v2, the systemd driver, AppArmor, all capabilities, and a real reboot. Behaviour is tested there, never
 //! speed.
 
+mod alone;
 mod checks;
 mod image;
+mod joined;
 mod machine;
 mod power;
+mod short;
 
 use std::{
     fs,
@@ -29,7 +32,8 @@ pub(crate) struct Vm {
     /// Run this build of the end-to-end tests in it, as `cargo xtask test` does, and end.
     #[arg(long, value_name = "BINARY")]
     test: Option<PathBuf>,
-    /// Of `--test`, only the parts whose names contain this: end to end, reboot, poweroff.
+    /// Of `--test`, only the parts whose names contain this: end to end, off and on, and as a node of a cluster
+    /// memory, disk, without the API server.
     #[arg(long, value_name = "PART", requires = "test")]
     only: Option<String>,
 }
@@ -46,7 +50,7 @@ pub(crate) fn open(place: &Place, args: &Vm) -> Result<bool> {
     }
     if let Some(e2e) = &args.test {
         let mut report = Report::default();
-        test(place, &mut report, e2e, args.only.as_deref())?;
+        test(place, &mut report, e2e, args.only.as_deref(), true)?;
         report.finish();
         return Ok(report.is_green());
     }

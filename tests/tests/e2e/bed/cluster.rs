@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{http, limit};
+use super::{http, limit, process};
 
 /// How long most things may take with all of a cluster on two cores.
 pub(crate) const LONG: Duration = Duration::from_secs(90);
@@ -138,7 +138,7 @@ impl Cluster {
 
     /// kubectl, whatever comes of it.
     pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Output {
-        self.kubectl_command().args(arguments).output().unwrap()
+        process::output(self.kubectl_command().args(arguments), b"")
     }
 
     /// What a kubectl that must succeed prints.

@@ -3,31 +3,50 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     thread,
+    time::Duration,
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{node::Node, pods::id};
+use super::{node::Node, pods::id, until};
+
+/// Does something in the network of a process. A socket is of the network that its thread was in when it was made.
+pub(crate) fn run<T: Send>(pid: &str, work: impl FnOnce() -> T + Send) -> T {
+    let inside = || {
+        let network = File::open(format!("/proc/{pid}/ns/net")).unwrap();
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        work()
+    };
+    // This thread is good for nothing else afterwards.
+    thread::scope(|scope| scope.spawn(inside).join()).unwrap()
+}
+
+/// Who a server at that address in the network of `to` sees when `from` connects to it.
+pub(crate) fn seen(from: &str, to: &str, address: IpAddr) -> IpAddr {
+    let listener = run(to, || TcpListener::bind((address, 0)).unwrap());
+    listener.set_nonblocking(true).unwrap();
+    let server = listener.local_addr().unwrap();
+    let _client = until(&format!("{server} is reached"), || {
+        run(from, || TcpStream::connect_timeout(&server, Duration::from_secs(5)).ok())
+    });
+    until("it is asked", || listener.accept().ok()).1.ip()
+}
 
 /// Listens in the network of a pod, and answers each connection by `answer`, until the test's process ends.
 pub(crate) fn listen(node: &Node, pod: &str, address: &str, answer: fn(TcpStream)) {
     let pod = node.cluster.get(&node.one("pods", pod)).expect("the pod is there");
     let pid = node.docker.inspect(&id(&pod, "app")).expect("its container is there")["State"]["Pid"].to_string();
     let address: SocketAddr = address.parse().unwrap();
-    // A socket is of the network that its thread is in; this thread is good for nothing else afterwards.
-    let listener = thread::spawn(move || {
-        let network = File::open(format!("/proc/{pid}/ns/net")).unwrap();
-        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    let listener = run(&pid, || {
         if address.is_ipv6() {
             // Docker up to 25 takes IPv6 from a container's loopback as well.
             std::fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "0").unwrap();
         }
         TcpListener::bind(address).unwrap()
     });
-    let listener = listener.join().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || answer(stream));

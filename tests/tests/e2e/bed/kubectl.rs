@@ -6,23 +6,17 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, TcpStream},
     path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
-use super::{cluster::until, node::Node};
-
-/// A process that ends with its test.
-pub(crate) struct Ending(pub(crate) Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use super::{
+    cluster::until,
+    node::Node,
+    process::{self, Ending},
+};
 
 /// kubectl in a node's namespace.
 pub(crate) struct Kubectl<'a> {
@@ -39,9 +33,7 @@ impl<'a> Kubectl<'a> {
     /// Debian's of 1.20, which knows SPDY alone; `None`, and a line that says so, where it was not fetched.
     pub(crate) fn old(node: &'a Node) -> Option<Kubectl<'a>> {
         let Some(program) = std::env::var_os("LONGSHORE_TEST_OLD_KUBECTL") else {
-            eprintln!(
-                "SKIPPED: LONGSHORE_TEST_OLD_KUBECTL is not set: `cargo xtask test --cluster` fetches an old kubectl"
-            );
+            eprintln!("SKIPPED: LONGSHORE_TEST_OLD_KUBECTL is not set: `cargo xtask test` fetches an old kubectl");
             return None;
         };
         Some(Kubectl { node, program: Some(program.into()) })
@@ -62,13 +54,7 @@ impl<'a> Kubectl<'a> {
 
     /// Exit code, stdout and stderr of a kubectl that gets `input`.
     pub(crate) fn run(&self, arguments: &[&str], input: &[u8]) -> (i32, Vec<u8>, String) {
-        let mut command = self.command(arguments);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
-        // A process that does not read its input to the end is no error here.
-        let writer = thread::spawn(move || drop(stdin.write_all(&input)));
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
+        let output = process::output(&mut self.command(arguments), input);
         (output.status.code().unwrap_or(-1), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 

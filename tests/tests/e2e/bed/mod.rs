@@ -1,16 +1,22 @@
 //! A folder of manifests, a root folder, an agent on them, and the end of all that they made, also when a test fails.
 
+pub(crate) mod callers;
 pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod docker;
+pub(crate) mod far;
 pub(crate) mod gate;
 pub(crate) mod http;
 pub(crate) mod inside;
 pub(crate) mod kubectl;
 pub(crate) mod node;
+mod once;
 pub(crate) mod pods;
+pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod registry;
+pub(crate) mod signer;
+mod turn;
 pub(crate) mod watch;
 
 use std::{
@@ -18,13 +24,13 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Condvar, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use docker::Docker;
 use serde_json::{Value, json};
+use turn::Turn;
 use watch::Watch;
 
 /// The node's name, and so the end of all pods' names.
@@ -51,31 +57,6 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A place among the tests that run at once.
-#[derive(Debug)]
-struct Turn;
-
-static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
-
-impl Turn {
-    fn take() -> Turn {
-        let places = std::env::var("LONGSHORE_TEST_PARALLEL").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
-        let mut running = RUNNING.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while *running >= places {
-            running = RUNNING.1.wait(running).unwrap_or_else(PoisonError::into_inner);
-        }
-        *running += 1;
-        Turn
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *RUNNING.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        RUNNING.1.notify_one();
-    }
-}
-
 /// See the module.
 pub(crate) struct Bed {
     pub(crate) docker: Docker,
@@ -88,7 +69,7 @@ pub(crate) struct Bed {
     agent: Option<Child>,
     /// Dropped last.
     _temporary: tempfile::TempDir,
-    _turn: Turn,
+    _turn: Option<Turn>,
 }
 
 /// The binary under test.
@@ -102,7 +83,15 @@ pub(crate) fn binary() -> PathBuf {
 impl Bed {
     /// A bed without an agent yet; `None` when there is no Docker.
     pub(crate) fn new() -> Option<Bed> {
-        let turn = Turn::take();
+        Self::made(Some(Turn::take()))
+    }
+
+    /// Another one for the same test.
+    pub(crate) fn beside(&self) -> Bed {
+        Self::made(None).expect("there was a Docker")
+    }
+
+    fn made(turn: Option<Turn>) -> Option<Bed> {
         let docker = Docker::find()?;
         // Short, and not on a folder that the machine shares: paths of sockets end at 107 bytes.
         let temporary = tempfile::Builder::new().prefix("ls-").rand_bytes(5).tempdir_in("/tmp").unwrap();
@@ -178,6 +167,7 @@ impl Bed {
     /// Starts the agent, without waiting for anything.
     pub(crate) fn launch(&mut self) {
         assert!(self.agent.is_none());
+        once::lay(&self.root());
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
@@ -200,6 +190,7 @@ impl Bed {
                 && let Ok(watch) = Watch::open(&self.socket())
             {
                 self.watch = watch;
+                once::take(&self.root());
                 return;
             }
             let ended = self.agent.as_mut().and_then(|agent| agent.try_wait().unwrap());
@@ -268,7 +259,8 @@ impl Bed {
 
     /// The longshore of the test, with the root folder of this bed.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
-        Command::new(binary()).args(arguments).arg("--root-dir").arg(self.root()).output().unwrap()
+        let mut command = Command::new(binary());
+        process::output(command.args(arguments).arg("--root-dir").arg(self.root()), b"")
     }
 
     /// What a command that must succeed prints.
@@ -339,6 +331,12 @@ impl Bed {
         let name = format!("{name}-{NODE}");
         let all = self.get("/v1/events").as_array().cloned().unwrap_or_default();
         all.into_iter().filter(|event| event["pod"]["name"] == name.as_str()).collect()
+    }
+
+    /// The node's own events of that reason.
+    pub(crate) fn events_of_node(&self, reason: &str) -> Vec<Value> {
+        let all = self.get("/v1/events").as_array().cloned().unwrap_or_default();
+        all.into_iter().filter(|event| event["pod"].is_null() && event["reason"] == reason).collect()
     }
 
     /// Waits for an event of a pod whose message holds `part`.

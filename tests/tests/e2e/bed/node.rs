@@ -79,7 +79,6 @@ impl Node {
             "--rotate-server-certificates=true".to_owned(),
             format!("--client-ca-file={}", cluster.folder.join("pki/ca.crt").display()),
             format!("--hostname-override={name}"),
-            format!("--node-ip={}", cluster.address),
             format!("--port={port}"),
             "--cluster-dns=10.96.0.10".to_owned(),
             "--cluster-domain=cluster.local".to_owned(),
@@ -87,6 +86,9 @@ impl Node {
             "--eviction-hard=memory.available<100Mi".to_owned(),
             "--image-gc-high-threshold=100".to_owned(),
         ];
+        if !cluster.address.starts_with("127.") {
+            bed.flags.push(format!("--node-ip={}", cluster.address));
+        }
         bed.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         cluster.create("/api/v1/namespaces", &namespace);
@@ -169,10 +171,36 @@ impl Node {
         self.docker.list(&format!("dev.longshore.root={}", self.root_id()))
     }
 
+    /// The ID of the container `app` of a pod, while it runs in Docker. A pod that the API does not have is named alone.
+    pub(crate) fn running(&self, pod: &Value) -> Option<String> {
+        let of_pod = |labels: &Value| {
+            labels["io.kubernetes.pod.name"] == pod["metadata"]["name"]
+                && (uid(pod).is_empty() || labels["io.kubernetes.pod.uid"] == uid(pod))
+                && labels["io.kubernetes.container.name"] == "app"
+        };
+        let mut all = self.containers_of_node().into_iter();
+        let found = all.find(|one| of_pod(&one["Labels"]) && one["State"] == "running")?;
+        found["Id"].as_str().map(str::to_owned)
+    }
+
     /// Runs a shell script in a pod's container, by Docker, and gives its exit code and what it prints.
     pub(crate) fn sh(&self, pod: &str, script: &str) -> (i64, String) {
         let pod = self.cluster.get(&self.one("pods", pod)).expect("the pod is there");
         self.docker.exec(&super::pods::id(&pod, "app"), &["sh", "-c", script])
+    }
+
+    /// What this node asked of the API server, as its audit log has it: verb, path and code.
+    pub(crate) fn asked(&self) -> Vec<(String, String, u64)> {
+        let log = fs::read_to_string(self.cluster.folder.join("audit.log")).unwrap();
+        let user = format!("system:node:{}", self.name);
+        let all = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let ours = all.filter(|request| request["user"]["username"] == user.as_str());
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let read = |request: Value| {
+            let code = request["responseStatus"]["code"].as_u64().unwrap_or_default();
+            (text(&request["verb"]), text(&request["requestURI"]), code)
+        };
+        ours.map(read).collect()
     }
 
     /// The events of an object of this namespace.
@@ -189,6 +217,18 @@ impl Node {
                 self.events_of(name).into_iter().find(fits)
             })
         })
+    }
+
+    /// The events of the node itself in the API, of that reason.
+    pub(crate) fn node_events(&self, reason: &str) -> Vec<Value> {
+        let all = self.cluster.list("/api/v1/namespaces/default/events");
+        let ours = |event: &Value| event["involvedObject"]["name"] == self.name.as_str() && event["reason"] == reason;
+        all.into_iter().filter(ours).collect()
+    }
+
+    /// Waits for one.
+    pub(crate) fn wait_node_event(&self, reason: &str) -> Value {
+        self.told(|| until(&format!("event {reason} of the node"), || self.node_events(reason).pop()))
     }
 
     /// Runs `check`; when it fails, what the agent and the cluster have to say of it is shown.

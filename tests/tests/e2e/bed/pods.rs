@@ -29,6 +29,37 @@ pub(crate) fn job(name: &str, policy: &str, script: &str) -> Value {
     pod(name, json!([container("app", script)]), json!({"restartPolicy": policy}))
 }
 
+/// A pod whose containers all begin anew when `app` ends with 42, which it does when there is a file `/v/go`. The init container
+/// leaves a line in `/v/inits` each time, and it runs beside a sidecar.
+pub(crate) fn anew(name: &str) -> Value {
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let mounted = |value: Value| with(value, json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    let app = mounted(container("app", "until [ -e /v/go ]; do sleep 0.1; done; rm /v/go; exit 42"));
+    let app = with(app, json!({"restartPolicy": "Never", "restartPolicyRules": rules}));
+    let other = mounted(container("other", SLEEP));
+    let inits = json!([
+        mounted(container("setup", "echo again >> /v/inits")),
+        with(container("side", SLEEP), json!({"restartPolicy": "Always"})),
+    ]);
+    let spec = json!({"restartPolicy": "Never", "initContainers": inits, "volumes": [{"name": "v", "emptyDir": {}}]});
+    pod(name, json!([app, other]), spec)
+}
+
+/// What has become of such a pod once it began anew that often.
+pub(crate) fn assert_anew(pod: &Value, before: &Value, times: i64) {
+    for container in ["setup", "side", "app", "other"] {
+        assert_eq!(restarts(pod, container), times, "{container}: {pod:#}");
+        assert_ne!(id(pod, container), id(before, container), "{container}");
+    }
+    let last = |container: &str| status(pod, container)["lastState"]["terminated"].clone();
+    assert_eq!(last("app")["exitCode"], 42);
+    assert_eq!(
+        (&last("other")["reason"], &last("other")["exitCode"]),
+        (&json!("RestartingAllContainers"), &json!(137))
+    );
+    assert_eq!((phase(pod), condition(pod, "Initialized")), ("Running", true));
+}
+
 /// Puts the fields of `more` into `value`, in place of those that are there; objects are merged.
 pub(crate) fn merge(value: &mut Value, more: Value) {
     match (value, more) {

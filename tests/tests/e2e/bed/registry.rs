@@ -21,8 +21,13 @@ pub(crate) fn address() -> Option<String> {
 
 /// Pushes the test's image to the registry under a name, and removes it locally.
 pub(crate) fn push(bed: &Bed, registry: &str, name: &str) {
+    push_as(bed, &image(), registry, name);
+}
+
+/// The same with another image, which stays under its own name.
+pub(crate) fn push_as(bed: &Bed, image: &str, registry: &str, name: &str) {
     let whole = format!("{registry}/{name}");
-    let tag = format!("/images/{}/tag?repo={whole}&tag=1", image());
+    let tag = format!("/images/{image}/tag?repo={whole}&tag=1");
     assert_eq!(bed.docker.call("POST", &tag, None).status, 201);
     let head = "X-Registry-Auth: e30=\r\n";
     let path = format!("/v1.41/images/{}/push?tag=1", http::encode(&whole));

@@ -85,15 +85,27 @@ fn advice(error: &VisitError) -> &'static str {
         _ if has("Unauthorized") || matches!(error, VisitError::Refused { code: 401, .. }) => {
             "the node does not know the API server's --kubelet-client-certificate: say --client-ca-file with its CA"
         }
-        VisitError::Refused { code: 403, .. } => {
-            "the user, or the API server's client certificate, lacks rights on nodes/proxy (ClusterRole system:kubelet-api-admin)"
+        VisitError::Refused { code: 403, .. } if has("pods is forbidden") => {
+            "the user may not list pods: say another --admin-kubeconfig"
+        }
+        _ if has("403 Forbidden") || matches!(error, VisitError::Refused { code: 403, .. }) => {
+            "the user lacks rights on pods/exec or nodes/proxy, or the API server's client certificate on nodes/proxy (ClusterRole \
+             system:kubelet-api-admin)"
         }
         _ if has("refused") => "nothing listens there: is the agent running, and --address or --port right?",
         _ if has("timeout") || has("no route") || has("deadline") || matches!(error, VisitError::TimedOut) => {
             "nothing listens there (is the agent running?), or the API server does not reach the node's InternalIP: a firewall, \
              or say another --node-ip"
         }
-        _ => "",
+        _ if has("Debug endpoints are disabled") || has("405 Method Not Allowed") => {
+            "the node's configuration says enableDebuggingHandlers: false; with it there is no exec, logs or port-forward"
+        }
+        VisitError::Refused { code: 404, .. } => {
+            "something else answers on the node's port, or the pod went meanwhile: who listens there (ss -ltnp)? else ask again"
+        }
+        VisitError::Kubeconfig { .. } => "say another --admin-kubeconfig",
+        // What is left came from the node, and has its reason there.
+        _ => "look at the agent's log (journalctl -u longshore), and at the API server's",
     }
 }
 
@@ -101,7 +113,7 @@ async fn exec(report: &mut Report, visitor: &Visitor, node: &Known, wanted: Opti
     let pods = match visitor.pods(&node.name).await {
         Ok(pods) => pods,
         Err(error) => {
-            report.bad("exec", error.to_string(), "")?;
+            report.bad("exec", error.to_string(), advice(&error))?;
             return Ok(());
         }
     };
@@ -123,12 +135,15 @@ async fn exec(report: &mut Report, visitor: &Visitor, node: &Known, wanted: Opti
     let (namespace, pod) = name(pod);
     let what = format!("in {namespace}/{pod} ({container})");
     match visitor.exec((&namespace, &pod), &container, &["true"]).await {
-        Ok(end) if end.code == 0 => report.good("exec", format!("`true` ran {what}"))?,
+        Ok(0) => report.good("exec", format!("`true` ran {what}"))?,
         // The image has no such program: the way there and back is good all the same.
-        Ok(end) if matches!(end.code, 126 | 127) => {
-            report.good("exec", format!("reached {what}, which has no `true`"))?
+        Ok(126 | 127) => report.good("exec", format!("reached {what}, which has no `true`"))?,
+        // 137 and the like: the container ended meanwhile.
+        Ok(code) => {
+            let advice =
+                "ask again, with --pod NAME of another if it stays so: did that container end or restart just now?";
+            report.bad("exec", format!("`true` {what} ended with {code}"), advice)?;
         }
-        Ok(end) => report.bad("exec", format!("`true` {what} ended with {}", end.code), "")?,
         Err(error) => report.bad("exec", format!("{what}: {error}"), advice(&error))?,
     }
     Ok(())
@@ -154,5 +169,13 @@ mod tests {
         assert!(advice(&refused(403, "Forbidden (user=x, verb=get)")).contains("nodes/proxy"));
         assert!(advice(&refused(503, "dial tcp 10.0.0.1:10250: connect: connection refused")).contains("--port"));
         assert!(advice(&VisitError::TimedOut).contains("--node-ip"));
+        let disabled = refused(500, "unable to upgrade connection: Debug endpoints are disabled.");
+        assert!(advice(&disabled).contains("enableDebuggingHandlers"));
+        let disabled = VisitError::Failed("failed to switch protocol: 405 Method Not Allowed".to_owned());
+        assert!(advice(&disabled).contains("enableDebuggingHandlers"));
+        assert!(advice(&refused(404, "404 page not found")).contains("ss -ltnp"));
+        assert!(advice(&refused(403, "pods is forbidden: User \"x\" cannot list")).contains("list pods"));
+        assert!(advice(&refused(500, "Authorization error (user=x)")).contains("agent's log"));
+        assert!(advice(&VisitError::Failed("the stream broke".to_owned())).contains("agent's log"));
     }
 }

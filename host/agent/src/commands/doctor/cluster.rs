@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
-use longshore_apiserver::{Connection, Settings};
+use longshore_apiserver::{Connection, Pace, Settings};
 use longshore_core::ports::cluster::{ApiError, ClusterApi};
 use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 
@@ -47,15 +47,20 @@ pub(super) async fn check(report: &mut Report, config: &Config) -> anyhow::Resul
         rotate_certificates: joining.rotate_certificates,
         rotate_server_certificates: false,
         random: Arc::new(|| 0.5),
+        pace: Pace::default(),
     };
     let connection = match tokio::time::timeout(LIMIT, Connection::open(settings)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            report.bad("credentials", format!("{:#}", anyhow::Error::new(error)), "")?;
+            let advice =
+                "mend or replace the file that --kubeconfig names; without one join again with --bootstrap-kubeconfig";
+            report.bad("credentials", format!("{:#}", anyhow::Error::new(error)), advice)?;
             return Ok(known);
         }
         Err(_) => {
-            report.bad("credentials", "what they name did not answer within 20 s", "")?;
+            let advice =
+                "is the program or server that the kubeconfig names well, and does a firewall let this node through?";
+            report.bad("credentials", "what they name did not answer within 20 s", advice)?;
             return Ok(known);
         }
     };
@@ -116,7 +121,7 @@ async fn node(report: &mut Report, config: &Config, api: &impl ClusterApi, known
             return Ok(());
         }
         Err(error) => {
-            report.bad("Node", error.to_string(), forbidden(&error))?;
+            report.bad("Node", error.to_string(), advice(&error))?;
             return Ok(());
         }
     };
@@ -124,7 +129,14 @@ async fn node(report: &mut Report, config: &Config, api: &impl ClusterApi, known
     let ready = conditions.clone().find(|condition| condition.type_ == "Ready");
     match ready {
         Some(ready) if ready.status == "True" => report.good("Node", format!("{name} is Ready"))?,
-        Some(ready) => report.bad("Node", format!("{name}: {}", ready.message.clone().unwrap_or_default()), "")?,
+        Some(ready) => {
+            let found = format!("{name}: {}", ready.message.clone().unwrap_or_default());
+            report.bad(
+                "Node",
+                found,
+                "mend what it says; the agent's log has more, and what fails above may be the cause",
+            )?;
+        }
         None => report.bad("Node", format!("{name} has no condition Ready"), "is the agent running?")?,
     }
     for pressure in conditions.filter(|condition| condition.type_ != "Ready" && condition.status == "True") {
@@ -145,18 +157,21 @@ async fn node(report: &mut Report, config: &Config, api: &impl ClusterApi, known
             }
         }
         Ok(None) => report.bad("Lease", "there is none", "is the agent running?")?,
-        Err(error) => report.bad("Lease", error.to_string(), forbidden(&error))?,
+        Err(error) => report.bad("Lease", error.to_string(), advice(&error))?,
     }
     known.object = Some(object);
     Ok(())
 }
 
-fn forbidden(error: &ApiError) -> &'static str {
+/// What an error of the API server comes from.
+fn advice(error: &ApiError) -> &'static str {
     match error {
         ApiError::Forbidden { .. } => {
             "the credentials must be of user system:node:<name of this node>, group system:nodes; is --hostname-override right?"
         }
-        _ => "",
+        ApiError::Unreachable { .. } => "is the address right, and does a firewall let this node through?",
+        ApiError::Busy { .. } => "ask again later; if it stays so the API server has too much to do",
+        _ => "look at the API server's log",
     }
 }
 
@@ -174,6 +189,9 @@ async fn reviews(report: &mut Report, config: &Config, connection: &Connection, 
     };
     match asked.await {
         Ok(_) => report.good("reviews", "the node may ask who its callers are, and what they may")?,
+        Err(error @ (ApiError::Unreachable { .. } | ApiError::Busy { .. })) => {
+            report.bad("reviews", error.to_string(), advice(&error))?;
+        }
         Err(error) => {
             let advice =
                 "grant ClusterRole system:node's rights on tokenreviews and subjectaccessreviews (Node authorizer on?)";

@@ -19,17 +19,15 @@ use crate::socket::api::{Info, ProblemList};
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn check(report: &mut Report, config: &Config, running: bool) -> anyhow::Result<()> {
-    agent(report, config, running).await?;
-    docker(report, config).await?;
+    docker(report, &config.docker_endpoint).await?;
     machine(report, config)?;
     disk(report, config)?;
     health(report, config, running).await?;
     Ok(())
 }
 
-async fn agent(report: &mut Report, config: &Config, running: bool) -> anyhow::Result<()> {
-    let client = Client::new(&config.root_dir);
-    let info = if running { client.get::<Info>("/v1/info").await } else { Err(anyhow::anyhow!("it does not run")) };
+/// The agent, by what it says of itself.
+pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Result<Info>) -> anyhow::Result<()> {
     match info {
         Ok(info) => report.good("agent", format!("longshore {} runs since {}", info.version, info.started_at))?,
         Err(error) => {
@@ -50,11 +48,12 @@ async fn agent(report: &mut Report, config: &Config, running: bool) -> anyhow::R
     Ok(())
 }
 
-async fn docker(report: &mut Report, config: &Config) -> anyhow::Result<()> {
-    let docker = Docker::connect(&config.docker_endpoint, String::new(), DockerOptions::default())?;
+/// Docker, where it listens.
+pub(super) async fn docker(report: &mut Report, endpoint: &str) -> anyhow::Result<()> {
+    let docker = Docker::connect(endpoint, String::new(), DockerOptions::default())?;
     match tokio::time::timeout(LIMIT, docker.foreign()).await {
         Ok(Ok(others)) => {
-            report.good("Docker", format!("answers at {}", config.docker_endpoint))?;
+            report.good("Docker", format!("answers at {endpoint}"))?;
             let others = others.iter().filter(|found| found.longshore_root.is_none()).count();
             if others > 0 {
                 let advice = "end them when their agent is gone for good: longshore takeover";
@@ -70,7 +69,7 @@ async fn docker(report: &mut Report, config: &Config) -> anyhow::Result<()> {
 fn machine(report: &mut Report, config: &Config) -> anyhow::Result<()> {
     let findings = facts::check_node(config);
     for problem in findings.problems {
-        report.bad("machine", problem.to_string(), "")?;
+        report.bad("machine", problem.to_string(), "do one of both, and start the agent again")?;
     }
     for warning in findings.warnings {
         report.warn("machine", warning, "")?;

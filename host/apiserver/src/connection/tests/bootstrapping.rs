@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use super::server::Seen;
 use super::*;
 
+/// How long what is waited for may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
 /// What the server keeps of requests.
 #[derive(Default)]
 struct Csrs {
@@ -70,6 +73,18 @@ struct Bed {
     settings: Settings,
 }
 
+impl Bed {
+    /// Waits until somebody has looked at a request.
+    async fn looked_at(&self) {
+        let looked = async {
+            while self.csrs.lock().unwrap().looks < 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, looked).await.expect("somebody looks at the request");
+    }
+}
+
 async fn bed(patience: i32, life: (i64, i64)) -> Bed {
     let folder = tempfile::tempdir().unwrap();
     let ca = Arc::new(Ca::new("ca"));
@@ -114,10 +129,7 @@ async fn a_first_certificate_is_got_kept_and_used() {
 async fn a_crash_while_waiting_finds_the_same_request() {
     let bed = bed(i32::MAX, (3600, 60)).await;
     let opened = tokio::spawn(Connection::open(bed.settings.clone()));
-    while bed.csrs.lock().unwrap().looks < 1 {
-        tokio::task::yield_now().await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    bed.looked_at().await;
     opened.abort();
     assert!(bed.folder.path().join("pki/kubelet-client.key.tmp").exists());
     bed.csrs.lock().unwrap().patience = 0;
@@ -131,15 +143,13 @@ async fn a_crash_while_waiting_finds_the_same_request() {
 async fn a_denied_request_is_no_end() {
     let bed = bed(-1, (3600, 60)).await;
     let opened = tokio::spawn(Connection::open(bed.settings.clone()));
-    while bed.csrs.lock().unwrap().looks < 1 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    bed.looked_at().await;
     {
         let mut csrs = bed.csrs.lock().unwrap();
         csrs.kept.clear();
         csrs.patience = 0;
     }
-    tokio::time::timeout(Duration::from_secs(20), opened).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(LIMIT, opened).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -159,7 +169,7 @@ async fn both_certificates_are_renewed() {
     let mut status = connection.status();
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1000);
     let renewed = status.wait_for(|status| status.certificate.as_ref().is_some_and(|dates| dates.not_after > soon));
-    tokio::time::timeout(Duration::from_secs(20), renewed).await.unwrap().unwrap();
+    tokio::time::timeout(LIMIT, renewed).await.unwrap().unwrap();
     ask(&connection).await.unwrap();
     assert_eq!(bed.server.last().who, "system:node:n1");
 
@@ -167,12 +177,12 @@ async fn both_certificates_are_renewed() {
     assert!(serving.borrow().is_none());
     let says = |ip: &str| ServingNames { dns: ["n1".to_owned()].into(), ips: [ip.parse().unwrap()].into() };
     names.send_replace(says("10.0.0.1"));
-    let first = tokio::time::timeout(Duration::from_secs(20), serving.wait_for(Option::is_some)).await;
+    let first = tokio::time::timeout(LIMIT, serving.wait_for(Option::is_some)).await;
     let first = first.unwrap().unwrap().clone().unwrap();
     assert!(says("10.0.0.1").covered_by(&first.0) && first.1.contains("PRIVATE KEY"));
     names.send_replace(says("10.0.0.2"));
     let next = serving.wait_for(|pair| pair.as_ref().is_some_and(|pair| pair.0 != first.0));
-    let next = tokio::time::timeout(Duration::from_secs(20), next).await.unwrap().unwrap().clone().unwrap();
+    let next = tokio::time::timeout(LIMIT, next).await.unwrap().unwrap().clone().unwrap();
     assert!(says("10.0.0.2").covered_by(&next.0));
     assert!(bed.folder.path().join("pki/kubelet-server-current.pem").is_symlink());
     let last = bed.server.seen.lock().unwrap().iter().rfind(|seen| seen.what.starts_with("POST")).unwrap().clone();

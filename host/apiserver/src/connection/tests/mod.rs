@@ -22,6 +22,7 @@ fn settings(folder: &Path, kubeconfig: Option<PathBuf>) -> Settings {
         rotate_certificates: true,
         rotate_server_certificates: false,
         random: Arc::new(|| 0.5),
+        pace: Pace::default(),
     }
 }
 

@@ -98,3 +98,45 @@ fn who_it_runs_as_and_how_volumes_are_mounted() {
     let read_only = json!({"name": "v", "mountPath": "/r", "readOnly": true, "recursiveReadOnly": "Disabled"});
     assert_eq!(json!(told.volume_mounts), json!([{"name": "v", "mountPath": "/v"}, read_only]));
 }
+
+#[test]
+fn a_mount_of_an_image_says_which_it_is() {
+    let spec =
+        "{volumes: [{name: z, image: {reference: x}}, {name: b, image: {reference: y}}, {name: e, emptyDir: {}}],
+        containers: [{name: a, image: i, volumeMounts: [{name: z, mountPath: /z}, {name: e, mountPath: /e},
+            {name: b, mountPath: /b}, {name: z, mountPath: /part, subPath: part}]}]}";
+    let mut pod = case(spec).with("a", 0, running(50));
+    let images = |pod: &mut Case| -> Vec<Value> {
+        let status = pod.status();
+        let mounts = of(&status, "a").volume_mounts.clone().unwrap();
+        mounts.iter().map(|mount| json!(mount)["volumeStatus"]["image"]["imageRef"].clone()).collect()
+    };
+    assert_eq!(images(&mut pod), vec![Value::Null; 4], "of one that another agent made it is not known");
+    pod.observed.containers[0].id = "other".to_owned();
+    pod.observed.containers[0].volume_images = vec!["sha256:b".to_owned(), "sha256:z".to_owned()];
+    pod.look();
+    let told = [json!("sha256:z"), Value::Null, json!("sha256:b"), json!("sha256:z")];
+    assert_eq!(images(&mut pod), told);
+    let mut pod = pod.gone("a");
+    assert_eq!(images(&mut pod), told, "also once it is gone");
+}
+
+#[test]
+fn containers_share_what_a_pod_may_say_at_its_end() {
+    let spec = "{restartPolicy: Never, containers: [{name: d, image: i}, {name: c, image: i}, {name: b, image: i},
+        {name: a, image: i}]}";
+    let mut pod = case(spec).with("d", 0, running(50)).with("a", 0, running(50));
+    for seen in &mut pod.observed.containers {
+        seen.state = ended(1);
+    }
+    let messages = BTreeMap::from([
+        ("d-0".to_owned(), "x".repeat(4096)),
+        ("a-0".to_owned(), format!("x{}", "\u{20ac}".repeat(1200))),
+    ]);
+    remember(&mut pod.record, &pod.pod, &pod.observed, &messages, pod.now);
+    let status = pod.status();
+    let names: Vec<&str> = status.container_statuses.iter().flatten().map(|status| &*status.name).collect();
+    assert_eq!(names, ["a", "b", "c", "d"]);
+    let length = |name| of(&status, name).state.clone().unwrap().terminated.unwrap().message.unwrap().len();
+    assert_eq!((length("d"), length("a")), (3072, 3070));
+}

@@ -1,0 +1,167 @@
+//! Bringing in what a container is made from: the images of the volumes that it mounts, then its own.
+//!
+//! As `EnsureImageExists` of `pkg/kubelet/images/image_manager.go`. A volume's image is the pod's, so its events are too; that
+//! it cannot be had is told of the container that mounts it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1;
+use longshore_core::event::EventType;
+use longshore_core::ports::runtime::Image;
+use longshore_core::{credentials, volume};
+
+use super::Step;
+use crate::background;
+use crate::inbox::{Failure, Fetched};
+use crate::worker::Worker;
+
+/// An image that a container needs.
+struct Wanted {
+    reference: String,
+    policy: String,
+    /// Name of the volume that it is for; `None` for the container's own.
+    volume: Option<String>,
+}
+
+/// [`longshore_core::action::Action::EnsureImage`].
+pub(super) async fn ensure(worker: &mut Worker, container: &str) -> Step {
+    let Some(spec) = worker.pod.container(container).map(|container| container.spec) else { return Step::Waits };
+    let of_volumes = volume::mounted_images(&worker.pod, spec).into_iter().map(|of| Wanted {
+        reference: of.reference.to_owned(),
+        policy: of.policy.to_owned(),
+        volume: Some(of.volume.to_owned()),
+    });
+    let own = Wanted {
+        reference: spec.image.clone().unwrap_or_default(),
+        policy: spec.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned()),
+        volume: None,
+    };
+    let wanted: Vec<Wanted> = of_volumes.chain([own]).collect();
+    for wanted in wanted {
+        let had = have(worker, container, &wanted).await;
+        if !matches!(had, Step::Done) {
+            return had;
+        }
+    }
+    Step::Done
+}
+
+async fn have(worker: &mut Worker, container: &str, wanted: &Wanted) -> Step {
+    let Wanted { reference, policy, volume } = wanted;
+    let key = (container.to_owned(), reference.clone());
+    let about = volume.is_none().then_some(container);
+    if !worker.images.contains_key(&key) {
+        if let Err(message) = credentials::parse_image(reference) {
+            return failed(worker, container, about, &Failure { reason: "InvalidImageName", message });
+        }
+        let present = match policy.as_str() {
+            "Always" => None,
+            _ => match worker.shared.ports.runtime.image(reference).await {
+                Ok(None) if policy == "Never" => {
+                    let message = format!("Container image {reference:?} is not present with pull policy of Never");
+                    return failed(worker, container, about, &Failure { reason: "ErrImageNeverPull", message });
+                }
+                Ok(found) => found,
+                Err(error) => {
+                    let message = format!("Failed to inspect image {reference:?}: {error}");
+                    return failed(worker, container, about, &Failure { reason: "ImageInspectError", message });
+                }
+            },
+        };
+        let Some(image) = present else {
+            let secrets = pull_secrets(worker).await;
+            background::pull(worker, container, reference, volume.as_deref(), &secrets);
+            return Step::Waits;
+        };
+        let message = format!("Container image {reference:?} already present on machine");
+        worker.event(about, EventType::Normal, "Pulled", &message);
+        worker.record.backoffs.remove(&format!("image/{reference}"));
+        worker.images.insert(key.clone(), image);
+    }
+    match (volume, worker.images.get(&key).cloned()) {
+        (Some(volume), Some(image)) => unpacked(worker, container, volume, reference, &image).await,
+        _ => Step::Done,
+    }
+}
+
+/// Sees that a volume's image can be mounted: by the runtime, or because its files are there.
+async fn unpacked(worker: &mut Worker, container: &str, volume: &str, reference: &str, image: &Image) -> Step {
+    let there = match worker.shared.ports.runtime.mounts_images().await {
+        Ok(true) => Ok(true),
+        Ok(false) => {
+            let mounted = worker.shared.ports.files.image_volume(&worker.pod.id, volume, &image.id).await;
+            mounted.map(|place| place.is_some()).map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    match there {
+        Ok(true) => Step::Done,
+        Ok(false) => {
+            background::unpack(worker, Fetched::new(container, reference, Some(volume)), image);
+            Step::Waits
+        }
+        Err(message) => not_mounted(worker, container, &message),
+    }
+}
+
+/// A volume's image that is there and cannot be mounted.
+pub(crate) fn not_mounted(worker: &mut Worker, container: &str, message: &str) -> Step {
+    worker.event(Some(container), EventType::Warning, "Failed", &format!("Error: {message}"));
+    worker.failed(&format!("create/{container}"), "CreateContainerError", message);
+    Step::Waits
+}
+
+/// An image that cannot be had without any pull: looked for again as anything that failed, not as a pull.
+fn failed(worker: &mut Worker, container: &str, about: Option<&str>, failure: &Failure) -> Step {
+    let event = match failure.reason {
+        "ErrImageNeverPull" => "ErrImageNeverPull",
+        "InvalidImageName" | "ImageInspectError" => "InspectFailed",
+        _ => "Failed",
+    };
+    worker.event(about, EventType::Warning, event, &failure.message);
+    if about.is_none() {
+        worker.event(Some(container), EventType::Warning, "Failed", &format!("Error: {}", failure.reason));
+    }
+    worker.failed(&format!("create/{container}"), failure.reason, &failure.message);
+    Step::Waits
+}
+
+async fn pull_secrets(worker: &Worker) -> Vec<Arc<v1::Secret>> {
+    let mut secrets = Vec::new();
+    for name in volume::pull_secrets(&worker.pod) {
+        match worker.store().secret(&worker.pod.id.namespace, &name).await {
+            Ok(Some(secret)) => secrets.push(secret),
+            Ok(None) => {
+                let message = format!(
+                    "Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed."
+                );
+                worker.event(None, EventType::Warning, "FailedToRetrieveImagePullSecret", &message);
+            }
+            Err(error) => tracing::warn!(pod = %worker.pod.id, "{error}"),
+        }
+    }
+    secrets
+}
+
+/// The images of the volumes that a container mounts, by volume, and where their files are, where the runtime does not mount
+/// them itself.
+pub(super) async fn of_volumes(
+    worker: &Worker,
+    container: &v1::Container,
+) -> Result<(BTreeMap<String, String>, BTreeMap<String, PathBuf>), String> {
+    let (mut ids, mut places) = (BTreeMap::new(), BTreeMap::new());
+    for of in volume::mounted_images(&worker.pod, container) {
+        let key = (container.name.clone(), of.reference.to_owned());
+        let image = worker.images.get(&key).ok_or_else(|| format!("the image of volume {:?} went away", of.volume))?;
+        if !worker.shared.ports.runtime.mounts_images().await.map_err(|error| error.to_string())? {
+            let place = worker.shared.ports.files.image_volume(&worker.pod.id, of.volume, &image.id).await;
+            let place = place.map_err(|error| error.to_string())?;
+            let place = place.ok_or_else(|| format!("the files of volume {:?} went away", of.volume))?;
+            places.insert(of.volume.to_owned(), place);
+        }
+        ids.insert(of.volume.to_owned(), image.id.clone());
+    }
+    Ok((ids, places))
+}

@@ -1,0 +1,126 @@
+//! Image volumes: pulled with the container that mounts them, mounted by the runtime or unpacked, and never collected.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use longshore_core::collect::Policy;
+use longshore_core::container::MountSource;
+use longshore_core::pod::Pod;
+use longshore_reconcile::collection;
+use longshore_tests::pod;
+
+use crate::bed::Bed;
+
+fn mounting(name: &str, policy: &str) -> Pod {
+    let spec = format!(
+        "{{containers: [{{name: app, image: app, volumeMounts: [{{name: v, mountPath: /v, subPath: s}}]}}], \
+         volumes: [{{name: v, image: {{reference: files, pullPolicy: {policy}}}}}]}}"
+    );
+    pod(name, &spec)
+}
+
+/// What the pod's container has at `/v`.
+fn mounted(bed: &Bed, uid: &str) -> MountSource {
+    let id = bed.runtime.container(uid, "app").unwrap().id;
+    bed.runtime.mounts(&id).into_iter().find(|mount| mount.target == "/v").unwrap().source
+}
+
+/// The pod's events of a reason: the container that each is about, and its message.
+fn told(bed: &Bed, uid: &str, reason: &str) -> Vec<(Option<String>, String)> {
+    let all = bed.events.events(Some(uid)).into_iter().filter(|event| event.reason == reason);
+    all.map(|event| (event.container, event.message)).collect()
+}
+
+#[tokio::test]
+async fn the_runtime_mounts_what_it_can() {
+    let bed = Bed::new();
+    bed.runtime.can_pull("files");
+    let pods = [mounting("a", "IfNotPresent")];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    let source = MountSource::Image { id: "sha256:files".to_owned(), sub_path: Some("s".to_owned()) };
+    assert_eq!(mounted(&bed, "a"), source);
+    assert_eq!(told(&bed, "a", "Pulling"), [(None, "Pulling image \"files\"".to_owned())]);
+    assert_eq!(bed.runtime.calls("image_files"), 0);
+    // The volume's is the pod's event, the container's own is the container's.
+    let about: Vec<_> = told(&bed, "a", "Pulled").into_iter().map(|(about, _)| about).collect();
+    assert_eq!(about, [None, Some("app".to_owned())]);
+    let bed = bed.restart().await;
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    assert_eq!(bed.runtime.calls("create_container"), 1, "nothing restarts");
+}
+
+#[tokio::test]
+async fn what_it_cannot_mount_is_unpacked_once_for_all_pods() {
+    let bed = Bed::new();
+    bed.runtime.mounts_no_images();
+    bed.runtime.has_image("files");
+    *bed.files.failing_to_unpack.lock().unwrap() = 1;
+    bed.source.set(vec![mounting("a", "Never")]);
+    bed.until("it failed", |bed| bed.waiting_reason("a", "app") == "CreateContainerError").await;
+    assert!(told(&bed, "a", "Failed").iter().any(|(_, message)| message.contains("it was told to fail")));
+    let pods = [mounting("a", "Never"), mounting("b", "IfNotPresent")];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    for uid in ["a", "b"] {
+        let path = PathBuf::from(format!("/pods/{uid}/v/sha256:files/s"));
+        assert_eq!(mounted(&bed, uid), MountSource::Path(path));
+    }
+    assert_eq!(bed.runtime.calls("image_files"), 2, "one that failed and one");
+}
+
+#[tokio::test]
+async fn a_container_waits_for_an_image_that_cannot_be_had_and_others_do_not() {
+    let bed = Bed::new();
+    let spec =
+        "{containers: [{name: free, image: app}, {name: app, image: app, volumeMounts: [{name: v, mountPath: /v}]}],
+        volumes: [{name: v, image: {reference: files, pullPolicy: POLICY}}]}";
+    bed.source.set(vec![
+        pod("pulls", &spec.replace("POLICY", "Always")),
+        pod("never", &spec.replace("POLICY", "Never")),
+        pod("invalid", &spec.replace("POLICY", "Always").replace("files", "Not:A:Name")),
+    ]);
+    for (uid, reason) in [("pulls", "ErrImagePull"), ("never", "ErrImageNeverPull"), ("invalid", "InvalidImageName")] {
+        bed.until(reason, |bed| bed.waiting_reason(uid, "app") == reason).await;
+        bed.until("the other runs", |bed| bed.runtime.container(uid, "free").is_some_and(|seen| seen.is_running()))
+            .await;
+        assert!(bed.runtime.container(uid, "app").is_none());
+        let failed = told(&bed, uid, "Failed");
+        assert!(failed.contains(&(Some("app".to_owned()), format!("Error: {reason}"))), "{failed:?}");
+    }
+    assert!(told(&bed, "pulls", "Failed")[0].1.starts_with("Failed to pull image \"files\""));
+    assert_eq!(told(&bed, "never", "ErrImageNeverPull")[0].0, None);
+    let (about, message) = told(&bed, "invalid", "InspectFailed").remove(0);
+    let wanted = "Failed to apply default image tag \"Not:A:Name\": couldn't parse image name \"Not:A:Name\": ";
+    assert!(about.is_none() && message.starts_with(wanted), "{message}");
+}
+
+#[tokio::test]
+async fn a_mounted_image_is_not_collected() {
+    let bed = Bed::with(|options| {
+        let policy = Policy { high_percent: 85, low_percent: 80, minimum_age: Duration::ZERO, maximum_age: None };
+        options.images = collection::Options { policy, enabled: true, period: Duration::from_millis(20) };
+    });
+    for name in ["files", "old"] {
+        bed.runtime.has_image(name);
+    }
+    let pods = [mounting("a", "Never")];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    bed.stats.change(|node| node.image_fs.as_mut().unwrap().available = 150);
+    bed.until("what nobody uses went", |bed| bed.runtime.images_there().len() == 2).await;
+    bed.until("looked again", |bed| bed.runtime.calls("stored_images") > 5).await;
+    assert_eq!(bed.runtime.images_there(), ["app", "files"]);
+}
+
+#[tokio::test]
+async fn a_pull_secret_that_is_not_there_is_told_of_and_the_image_pulled_all_the_same() {
+    let bed = Bed::new();
+    bed.runtime.can_pull("other");
+    let pods = [pod("p", "{imagePullSecrets: [{name: absent}], containers: [{name: app, image: other}]}")];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    let events = told(&bed, "p", "FailedToRetrieveImagePullSecret");
+    assert!(events.iter().any(|(_, message)| message.contains("(absent)")), "{events:?}");
+}
