@@ -79,6 +79,8 @@ pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result
     let shutdown = Arc::new(Control::new(Some(Arc::new(Logind::default()))));
     let mut tasks = Supervisor::new();
 
+    // Messages count from now on: whoever is answered on the socket knows that they are listened to.
+    let kernel = KernelMessages::open();
     let listener = socket::bind(&root).with_context(|| format!("the socket {}", socket::path(&root).display()))?;
     let logs = docker.clone();
     let api = Arc::new(Api {
@@ -110,7 +112,7 @@ pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result
     let (stop, told) = (tasks.stop_token(), events.clone());
     tasks.spawn("the kernel's messages", async move {
         // A machine that does not let them be read runs pods all the same.
-        match KernelMessages::open() {
+        match kernel {
             Ok(log) => kernel::watch(&log, &*told, &stop).await,
             Err(error) => {
                 tracing::warn!("the kernel's messages cannot be read, its OOM kills are not told of: {error}")
