@@ -22,13 +22,21 @@ pub(crate) struct Outcome {
     pub reason: Option<String>,
     /// What to show of a failure.
     pub details: Option<String>,
+    /// The names of tests that failed, where the program told them.
+    pub failures: Vec<String>,
+    /// Tests that failed beside others and passed when they were run again, alone.
+    pub flaky: Vec<String>,
 }
 
 impl Outcome {
     /// One check that passed.
-    pub(crate) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0, reason: None, details: None };
+    pub(crate) const PASSED: Self = Self::passed(1);
     /// A step that counts for nothing.
-    pub(crate) const NOTHING: Self = Self { passed: 0, failed: 0, skipped: 0, reason: None, details: None };
+    pub(crate) const NOTHING: Self = Self::passed(0);
+
+    const fn passed(passed: usize) -> Self {
+        Self { passed, failed: 0, skipped: 0, reason: None, details: None, failures: Vec::new(), flaky: Vec::new() }
+    }
 
     /// One check that was not run.
     pub(crate) fn skipped(reason: &str) -> Self {
@@ -43,6 +51,7 @@ pub(crate) struct Report {
     failed: usize,
     skipped: Vec<String>,
     failures: Vec<String>,
+    flaky: Vec<String>,
 }
 
 impl Report {
@@ -96,6 +105,11 @@ impl Report {
             self.failures.push(name.to_owned());
             return Ok(false);
         }
+        if !outcome.flaky.is_empty() {
+            say!("flaky {seconds:5.1} s  {name}: what failed passed when it was run again, alone");
+            say!("{}\n", indent(outcome.details.as_deref().unwrap_or_default()));
+            self.flaky.extend(outcome.flaky.iter().map(|test| format!("{name}: {test}")));
+        }
         if let Some(reason) = &outcome.reason {
             say!("skip {seconds:6.1} s  {name}: {reason}");
             self.skipped.push(format!("{name}: {reason}"));
@@ -134,6 +148,12 @@ impl Report {
         for failure in &self.failures {
             say!("failed: {failure}");
         }
+        if !self.flaky.is_empty() {
+            say!("{} passed only when they were run again, alone:", self.flaky.len());
+            for flaky in &self.flaky {
+                say!("  {flaky}");
+            }
+        }
         if !self.skipped.is_empty() {
             say!("{} skipped:", self.skipped.len());
             for skipped in &self.skipped {
@@ -148,11 +168,23 @@ fn indent(text: &str) -> String {
     text.lines().map(|line| format!("     {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Adds up the lines `test result: ok. 3 passed; 0 failed; 1 ignored; …` of test binaries.
+/// Adds up the lines `test result: ok. 3 passed; 0 failed; 1 ignored; …` of test binaries, and the names below `failures:`
+/// before each.
 pub(crate) fn counts(text: &str) -> Outcome {
     let mut sum = Outcome::NOTHING;
+    let mut listed = Vec::new();
     for line in text.lines() {
+        if line == "failures:" {
+            // The first such list has the tests' output.
+            listed.clear();
+        } else if let Some(name) = line.strip_prefix("    ") {
+            listed.push(name.to_owned());
+        }
         let Some(rest) = line.trim_start().strip_prefix("test result: ") else { continue };
+        match rest.starts_with("FAILED") {
+            true => sum.failures.append(&mut listed),
+            false => listed.clear(),
+        }
         for part in rest.split([';', '.']) {
             let mut words = part.split_whitespace();
             let (Some(number), Some(word)) = (words.next(), words.next()) else { continue };
@@ -179,5 +211,12 @@ mod tests {
         let sum = counts(text);
         assert_eq!((sum.passed, sum.failed, sum.skipped), (5, 4, 1));
         assert_eq!(counts("nothing"), Outcome::NOTHING);
+    }
+
+    #[test]
+    fn what_failed_is_named() {
+        let text = "    of an earlier test\ntest result: ok. 1 passed; 0 failed; 0 ignored\n\nfailures:\n\n---- a::b stdout ----\n    \
+                    told\n\n\nfailures:\n    a::b\n    c\n\ntest result: FAILED. 2 passed; 2 failed; 0 ignored\n";
+        assert_eq!(counts(text).failures, ["a::b", "c"]);
     }
 }

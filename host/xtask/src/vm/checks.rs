@@ -16,7 +16,7 @@ use crate::{
     cluster::{self, Kubernetes},
     place::Place,
     report::{Outcome, Report},
-    test::counted,
+    test::{by_name, counted, once_more, suffix},
 };
 
 /// Names of the end-to-end tests that run here, as libtest's filters. Each takes five to ten times longer than on
@@ -85,16 +85,17 @@ pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<
     })?;
     let Some(machine) = machine else { return Ok(()) };
     report.step("virtual machine: systemd, cgroup v2, AppArmor", || machine_is_as_meant(&machine))?;
-    let end_to_end = || {
+    let run = |again: &[String]| {
+        let chosen = if again.is_empty() { SELECTION.join(" ") } else { by_name(again).collect::<Vec<_>>().join(" ") };
         let script = format!(
             "cd /tmp && DOCKER_HOST=unix:///var/run/docker.sock LONGSHORE_BIN=/usr/local/bin/longshore \
              LONGSHORE_TEST_DOCKER=vm LONGSHORE_TEST_IMAGE=longshore.dev/busybox:1 \
              LONGSHORE_TEST_EXAMPLE_IMAGE=longshore.dev/example:1 LONGSHORE_TEST_TARS=/payload \
-             LONGSHORE_TEST_SLOWNESS={SLOWNESS} /payload/e2e {} 2>&1",
-            SELECTION.join(" ")
+             LONGSHORE_TEST_SLOWNESS={SLOWNESS} /payload/e2e {chosen} 2>&1"
         );
-        counted(place, "vm-end-to-end", &mut machine.ssh(&script), END_TO_END)
+        counted(place, &format!("vm-end-to-end{}", suffix(again)), &mut machine.ssh(&script), END_TO_END)
     };
+    let end_to_end = || once_more(&run);
     let off_and_on = || explained(&machine, off_and_on(place, &image, &machine));
     let parts: [&dyn Fn() -> Result<Outcome>; 2] = [&end_to_end, &off_and_on];
     for (name, part) in PARTS.into_iter().zip(parts).filter(|(name, _)| chosen.contains(name)) {
