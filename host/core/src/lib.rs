@@ -43,6 +43,7 @@ pub mod record;
 pub mod resize;
 pub mod resources;
 pub mod restart;
+pub mod room;
 pub mod sandbox_config;
 pub mod security;
 pub mod services;

@@ -8,10 +8,11 @@ use longshore_core::event::EventType;
 use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::record::Terminal;
+use longshore_core::room::{self, Others};
 use longshore_core::volume::{self, ObjectKind};
 use longshore_core::{admit, probe, resize, support};
 
-use super::preempt::{self, Ending};
+use super::preempt::Ending;
 use super::{Checked, Worker};
 use crate::health::Shutdown;
 
@@ -178,32 +179,18 @@ impl Worker {
     /// Judges and takes the pod's share in one step, so that no two take the same. Gives the pods whose room it gets.
     fn try_admit(&self, node: Option<&v1::Node>) -> Result<Ending, Rejection> {
         let mut active = self.shared.active();
-        let others: Vec<&Pod> = active.values().filter(|other| other.id.uid != self.pod.id.uid).collect();
-        let facts = &self.facts;
         let health = &self.shared.ports.health;
         if health.shutdown() == Shutdown::GoesDown {
             return Err(admit::shutting_down());
         }
         admit::under_pressure(&self.pod, health.pressure())?;
-        let ending = match admit::admit(&self.pod, &others, facts, node) {
-            Ok(()) => Ending::default(),
-            Err(_) => {
-                // What ends is in nobody's way for good. The kubelet rejects a pod all the same; here it waits.
-                let leaving = self.shared.leaving().clone();
-                let is_leaving = |other: &&Pod| leaving.contains(&other.id.uid);
-                let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) = others.iter().copied().partition(is_leaving);
-                let victims = match admit::admit(&self.pod, &staying, facts, node) {
-                    Ok(()) => Vec::new(),
-                    Err(rejection) => self.make_room(&staying, node, rejection)?,
-                };
-                let kept = |other: &&Pod| victims.iter().all(|victim| victim.id.uid != other.id.uid);
-                let staying: Vec<&Pod> = staying.into_iter().filter(kept).collect();
-                let leaving = preempt::in_the_way(leaving, &staying, |beside| {
-                    admit::admit(&self.pod, beside, facts, node).is_ok()
-                });
-                Ending { leaving, victims }
-            }
-        };
+        let others = active.values().filter(|other| other.id.uid != self.pod.id.uid);
+        let going = self.shared.leaving().clone();
+        let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) = others.partition(|other| going.contains(&other.id.uid));
+        let others = Others { leaving: &leaving, staying: &staying };
+        let room = room::find(&self.pod, others, &self.facts, node, self.shared.ports.api.is_none())?;
+        let owned = |pods: Vec<&Pod>| pods.into_iter().cloned().collect();
+        let ending = Ending { leaving: owned(room.leaving), victims: owned(room.victims) };
         active.insert(self.pod.id.uid.clone(), self.pod.clone());
         Ok(ending)
     }

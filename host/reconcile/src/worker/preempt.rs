@@ -1,14 +1,12 @@
-//! Room that others still have: a pod begins when those have ended that end anyway, or for it, since it is critical.
+//! Waiting for room that others still have, without holding anything up: the pod's worker is woken when they have ended.
 //!
-//! As `pkg/kubelet/preemption/preemption.go`, but that nothing waits meanwhile: the pod's worker is woken at the end.
+//! Whose room a pod gets is not decided here ([`longshore_core::room`]).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1;
-use longshore_core::admit::{self, Rejection};
 use longshore_core::pod::Pod;
-use longshore_core::{preempt, priority};
+use longshore_core::preempt;
 
 use super::Worker;
 use crate::inbox::Evict;
@@ -22,8 +20,7 @@ pub(super) const UNHEARD: &str =
 /// What ending a pod may take beyond its grace period.
 const KILL: Duration = Duration::from_secs(10);
 
-/// Pods whose room another one gets.
-#[derive(Default)]
+/// Pods whose room this one gets.
 pub(super) struct Ending {
     /// Those that end anyway.
     pub(super) leaving: Vec<Pod>,
@@ -39,55 +36,12 @@ pub(super) struct Room {
     until: Instant,
 }
 
-/// Those of the leaving pods that must be gone before a pod fits beside the staying ones: as few as may be, and rather
-/// those with little grace. `fits` says whether it fits beside some.
-pub(super) fn in_the_way(mut leaving: Vec<&Pod>, staying: &[&Pod], fits: impl Fn(&[&Pod]) -> bool) -> Vec<Pod> {
-    leaving.sort_by_key(|pod| std::cmp::Reverse(pod.grace_seconds()));
-    let mut beside = staying.to_vec();
-    let mut must_go = Vec::new();
-    for pod in leaving {
-        beside.push(pod);
-        if !fits(&beside) {
-            beside.pop();
-            must_go.push(pod.clone());
-        }
-    }
-    must_go
-}
-
 /// Whether the pod of that UID has not given back what it had yet.
 fn holds(roster: &Roster, uid: &str) -> bool {
     roster.member(uid).is_some_and(|member| member.holds())
 }
 
 impl Worker {
-    /// The pods that must end so that this one, which was rejected, may be admitted all the same.
-    pub(super) fn make_room(
-        &self,
-        others: &[&Pod],
-        node: Option<&v1::Node>,
-        rejection: Rejection,
-    ) -> Result<Vec<Pod>, Rejection> {
-        let facts = &self.facts;
-        let needs = admit::needs(&self.pod, others, facts, node);
-        if needs.is_empty() || !priority::is_critical(&self.pod) {
-            return Err(rejection);
-        }
-        admit::admit_but_for_room(&self.pod, others, facts, node)?;
-        match preempt::victims(&self.pod, others, &needs) {
-            Ok(victims) => Ok(victims.into_iter().cloned().collect()),
-            // On a node alone every pod is critical, and the plain reason says more.
-            Err(_) if self.shared.ports.api.is_none() => Err(rejection),
-            Err(impossible) => Err(Rejection {
-                reason: "UnexpectedAdmissionError".into(),
-                message: format!(
-                    "Unexpected error while attempting to recover from admission failure: preemption: error finding a set \
-                     of pods to preempt: {impossible}"
-                ),
-            }),
-        }
-    }
-
     /// Tells pods to end for this one, and waits for those whose room it gets.
     pub(super) fn await_room(&mut self, ending: &Ending) {
         let Ending { leaving, victims } = ending;
