@@ -69,7 +69,7 @@ pub(super) async fn docker(report: &mut Report, endpoint: &str) -> anyhow::Resul
 fn machine(report: &mut Report, config: &Config) -> anyhow::Result<()> {
     let findings = facts::check_node(config);
     for problem in findings.problems {
-        report.bad("machine", problem.to_string(), "do one of both, and start the agent again")?;
+        report.bad("machine", problem.to_string(), "the agent does not start until then")?;
     }
     for warning in findings.warnings {
         report.warn("machine", warning, "")?;
