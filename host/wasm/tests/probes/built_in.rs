@@ -8,6 +8,11 @@ use longshore_core::ports::probes::{ProbeConfigError, ProbeOutcome, ProbePlugins
 use super::server::{Then, answer, closed, http2, raw};
 use super::support::{Script, call, failure, success, world};
 
+/// In which a peer on loopback hears a request and answers, be the machine ever so busy.
+const ENOUGH: Duration = Duration::from_millis(1500);
+/// Longer than any check may take that ends with its budget, and shorter than what it would wait for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 #[tokio::test]
 async fn exec() {
     let world = world();
@@ -15,7 +20,7 @@ async fn exec() {
     assert_eq!(world.check("exec", config).await, success("ok"));
     let asked = world.runtime.asked.lock().unwrap().pop().unwrap();
     assert_eq!((asked.container_id.as_str(), asked.command.join(" ").as_str()), ("c0ffee", "sh -c true"));
-    assert!(asked.timeout <= Duration::from_secs(5) && asked.timeout > Duration::from_secs(4));
+    assert!(asked.timeout <= Duration::from_secs(5) && asked.timeout > Duration::from_secs(2));
     *world.runtime.script.lock().unwrap() = Script::Exit(126, vec![b'x'; 20_000]);
     assert_eq!(world.check("exec", config).await, failure(&"x".repeat(10_240)));
     *world.runtime.script.lock().unwrap() = Script::Fail;
@@ -32,7 +37,7 @@ async fn an_exec_whose_runtime_hangs_is_an_error() {
     *world.runtime.script.lock().unwrap() = Script::Hang;
     let (hung, took) = world.timed("exec", r#"{"command": ["x"]}"#, Duration::from_millis(100)).await;
     assert!(matches!(&hung, ProbeOutcome::Error { message } if message.contains("did not answer")), "{hung:?}");
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
 }
 
 #[tokio::test]
@@ -41,7 +46,7 @@ async fn tcp() {
     let server = raw(|_| Vec::new(), Then::Close, false).await;
     let config = format!(r#"{{"port": {}}}"#, server.port);
     assert_eq!(world.check("tcp", &config).await, success(""));
-    let port = closed().await;
+    let port = closed();
     let refused = failure(&format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
     assert_eq!(world.check("tcp", &format!(r#"{{"port": {port}}}"#)).await, refused);
     let mut named = call("tcp", r#"{"port": "web"}"#, Duration::from_secs(5));
@@ -86,7 +91,7 @@ async fn tcp_without_an_answer_times_out() {
     let (outcome, took) = world.timed("tcp", r#"{"port": 9, "host": "192.0.2.1"}"#, Duration::from_millis(150)).await;
     let ProbeOutcome::Failure { message } = outcome else { panic!("{outcome:?}") };
     assert!(message.starts_with("dial tcp 192.0.2.1:9: "), "{message}");
-    assert!(took < Duration::from_millis(1500), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
 }
 
 #[tokio::test]
@@ -107,7 +112,7 @@ async fn http_says_what_the_kubelet_says() {
     let teapot = raw(|_| answer(418, "", "secret"), Then::Close, false).await;
     let outcome = world.check("http", &format!(r#"{{"port": {}}}"#, teapot.port)).await;
     assert_eq!(outcome, failure("HTTP probe failed with statuscode: 418"));
-    let port = closed().await;
+    let port = closed();
     let refused = format!(r#"Get "http://127.0.0.1:{port}/": dial tcp 127.0.0.1:{port}: connect: connection refused"#);
     assert_eq!(world.check("http", &format!(r#"{{"port": {port}}}"#)).await, failure(&refused));
 }
@@ -138,9 +143,8 @@ async fn http_bodies_are_capped_and_never_waited_for_in_vain() {
     let world = world();
     let great = raw(|_| answer(200, "", &"x".repeat(100_000)), Then::Close, false).await;
     assert_eq!(world.check("http", &format!(r#"{{"port": {}}}"#, great.port)).await, success(&"x".repeat(10_240)));
-    let budget = Duration::from_millis(200);
     let endless = raw(|_| [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 20_000]].concat(), Then::Hold, false).await;
-    let (outcome, _) = world.timed("http", &format!(r#"{{"port": {}}}"#, endless.port), budget).await;
+    let (outcome, _) = world.timed("http", &format!(r#"{{"port": {}}}"#, endless.port), ENOUGH).await;
     assert_eq!(outcome, success(&"x".repeat(10_240)));
     let cut = raw(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx".to_vec(), Then::Close, false).await;
     let outcome = world.check("http", &format!(r#"{{"port": {}}}"#, cut.port)).await;
@@ -150,17 +154,16 @@ async fn http_bodies_are_capped_and_never_waited_for_in_vain() {
 #[tokio::test]
 async fn http_timeouts_have_the_kubelets_words() {
     let world = world();
-    let budget = Duration::from_millis(150);
     let silent = raw(|_| Vec::new(), Then::Hold, false).await;
-    let (outcome, took) = world.timed("http", &format!(r#"{{"port": {}}}"#, silent.port), budget).await;
+    let (outcome, took) = world.timed("http", &format!(r#"{{"port": {}}}"#, silent.port), ENOUGH).await;
     let text = format!(
         r#"Get "http://127.0.0.1:{}/": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"#,
         silent.port
     );
     assert_eq!(outcome, failure(&text));
-    assert!(took >= budget && took < Duration::from_secs(1), "{took:?}");
+    assert!(took >= ENOUGH && took < PATIENCE, "{took:?}");
     let slow = raw(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx".to_vec(), Then::Hold, false).await;
-    let (outcome, _) = world.timed("http", &format!(r#"{{"port": {}}}"#, slow.port), budget).await;
+    let (outcome, _) = world.timed("http", &format!(r#"{{"port": {}}}"#, slow.port), ENOUGH).await;
     let ProbeOutcome::Failure { message } = outcome else { panic!("{outcome:?}") };
     assert!(message.ends_with("(Client.Timeout or context cancellation while reading body)"), "{message}");
 }
@@ -229,10 +232,9 @@ async fn grpc() {
     let outcome = world.check("grpc", &format!(r#"{{"port": {}}}"#, http1.port)).await;
     assert!(matches!(outcome, ProbeOutcome::Failure { .. }), "{outcome:?}");
     let silent = raw(|_| Vec::new(), Then::Hold, false).await;
-    let budget = Duration::from_millis(200);
-    let (outcome, _) = world.timed("grpc", &format!(r#"{{"port": {}}}"#, silent.port), budget).await;
-    assert_eq!(outcome, failure("timeout: health rpc did not complete within 200ms"));
-    let port = closed().await;
+    let (outcome, _) = world.timed("grpc", &format!(r#"{{"port": {}}}"#, silent.port), ENOUGH).await;
+    assert_eq!(outcome, failure("timeout: health rpc did not complete within 1.5s"));
+    let port = closed();
     let ProbeOutcome::Failure { message } = world.check("grpc", &format!(r#"{{"port": {port}}}"#)).await else {
         panic!("nobody listens")
     };
@@ -261,7 +263,7 @@ async fn many_at_once() {
     let world = world();
     let silent = raw(|_| Vec::new(), Then::Hold, false).await;
     let config = format!(r#"{{"port": {}}}"#, silent.port);
-    let checks = (0..400).map(|_| world.host.check(call("http", &config, Duration::from_millis(300))));
+    let checks = (0..400).map(|_| world.host.check(call("http", &config, ENOUGH)));
     let outcomes = futures::future::join_all(checks).await;
     // Waiting for a place is not charged: each of them got as far as the server, which says nothing.
     assert!(outcomes.iter().all(

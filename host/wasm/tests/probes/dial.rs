@@ -13,7 +13,7 @@ use super::server::{acceptor, closed};
 use super::support::{World, call, failure, success, world};
 
 const DIAL: Grants = Grants { exec: false, dial: true, http: false, host_from_config: false };
-const BUDGET: Duration = Duration::from_millis(400);
+const BUDGET: Duration = Duration::from_millis(1200);
 /// How much longer than its budget a check may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -140,7 +140,7 @@ async fn peers_that_misbehave_are_unhealthy_in_time() {
         for (peer_is, said) in [
             (Peer::Silent, "no answer in time"),
             (Peer::Trickles(b"+PONG", minute), "no answer in time"),
-            (Peer::Trickles(&[b'x'; 500], Duration::from_millis(5)), "no answer in time"),
+            (Peer::Trickles(&[b'x'; 500], Duration::from_millis(50)), "no answer in time"),
             (Peer::Endless(b'x'), "and no end of a line"),
             (Peer::Says(b"+PON"), "EOF"),
         ] {
@@ -159,7 +159,7 @@ async fn peers_that_misbehave_are_unhealthy_in_time() {
 #[tokio::test]
 async fn connections_and_handshakes_that_fail() {
     let world = redis(DIAL);
-    let port = closed().await;
+    let port = closed();
     let refused = failure(&format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
     assert_eq!(world.check("redis", &config(port, true)).await, refused);
     // Neither a peer that speaks no TLS, nor one that says nothing at all, holds a handshake up.

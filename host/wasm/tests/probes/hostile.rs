@@ -14,6 +14,8 @@ use super::support::{World, call, log_of, success, world};
 const BUDGET: Duration = Duration::from_millis(500);
 /// How a guest that spins is ended: by the CPU, or by the clock on a machine so busy that it never gets so much of one.
 const ENDED: &[&str] = &["500 ms on the CPU", "did not end"];
+/// How much longer than its budget a check may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 fn load(world: &World, imports: &str, body: &str, grants: Grants) {
     world.host.load_probe("hostile", &probe(imports, body), grants, Limits::default()).unwrap();
@@ -62,7 +64,7 @@ async fn one_that_never_ends_holds_nobody_up() {
     assert!(!runaway.is_finished(), "nobody waited for its end");
     let outcome = runaway.await.unwrap();
     assert!(
-        matches!(&outcome, ProbeOutcome::Fault { message } if message.contains("500 ms on the CPU")),
+        matches!(&outcome, ProbeOutcome::Fault { message } if ENDED.iter().any(|said| message.contains(said))),
         "{outcome:?}"
     );
 }
@@ -73,7 +75,7 @@ async fn one_that_allocates_without_end() {
     load(&world, "", "(loop $again (drop (memory.grow (i32.const 16))) (br $again)) (i32.const 0)", Grants::default());
     let (message, took) = fault(&world).await;
     assert_eq!(message, "it wanted more than 32768 KiB of memory");
-    assert!(took < BUDGET, "{took:?}");
+    assert!(took < BUDGET + PATIENCE, "{took:?}");
 }
 
 #[tokio::test]
@@ -114,10 +116,10 @@ async fn one_that_sleeps_through_its_budget_ends_with_it() {
     load(&world, SLEEP, &format!("(call $sleep (i32.const -1)) {OK}"), Grants::default());
     let (outcome, took) = world.timed("hostile", "{}", BUDGET).await;
     assert_eq!(outcome, success("hello"));
-    assert!(took >= BUDGET && took < BUDGET * 2, "{took:?}");
+    assert!(took >= BUDGET && took < BUDGET + PATIENCE, "{took:?}");
     load(&world, SLEEP, "(loop $again (call $sleep (i32.const 1)) (br $again)) (i32.const 0)", Grants::default());
     let (_, took) = fault(&world).await;
-    assert!(took < BUDGET + Duration::from_secs(4), "{took:?}");
+    assert!(took < BUDGET + PATIENCE, "{took:?}");
 }
 
 #[tokio::test]
@@ -167,13 +169,16 @@ fn one_that_floods_the_log() {
         {OK}"
     );
     load(&world, LOG, &body, Grants::default());
+    let began = Instant::now();
     let text = log_of(async {
         for _ in 0..20 {
             assert_eq!(world.check("hostile", "{}").await, success("hello"));
         }
     });
     let lines = text.lines().filter(|line| line.contains("plugin says:")).count();
-    assert!((1..=40).contains(&lines), "{lines} lines");
+    // A burst, and one more after each half second.
+    let most = 33 + usize::try_from(began.elapsed().as_millis() / 500).unwrap();
+    assert!((1..=most).contains(&lines), "{lines} lines, {most} at most");
     assert!(text.lines().all(|line| line.len() < 8 * 1024));
     assert!(text.contains("plugin=hostile") && text.contains("container=web"));
 }
@@ -203,7 +208,7 @@ async fn one_that_dials_without_end_and_one_that_may_not() {
     load(&world, CONNECT, &dialer(server.port), Grants { dial: true, ..Grants::default() });
     assert_eq!(world.check("hostile", "{}").await, success("hello"));
     // The last of them may not have been accepted yet.
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(30);
     while server.connections.load(Ordering::SeqCst) < 16 && Instant::now() < end {
         tokio::task::yield_now().await;
     }

@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) struct Raw {
@@ -146,7 +146,18 @@ pub(crate) async fn http2(
     port
 }
 
-/// A port where nobody listens.
-pub(crate) async fn closed() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// A port where nobody listens, nor will: the tests of other threads get no port that somebody has.
+pub(crate) fn closed() -> u16 {
+    let socket = held();
+    let port = socket.local_addr().unwrap().port();
+    // For as long as the process lives.
+    std::mem::forget(socket);
+    port
+}
+
+/// A port that is taken and refuses connections, until it is listened to.
+pub(crate) fn held() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
 }

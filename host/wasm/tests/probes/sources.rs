@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::guests::{SLEEP, source};
-use super::server::{answer, closed};
+use super::server::{answer, held};
 use super::support::world;
 
 const PERIOD: Duration = Duration::from_millis(100);
@@ -325,7 +325,8 @@ async fn redirects_on_the_same_host() {
 
 #[tokio::test]
 async fn one_that_never_answered_says_nothing_but_why() {
-    let port = closed().await;
+    let socket = held();
+    let port = socket.local_addr().unwrap().port();
     let mut heard = Heard::url(&format!("http://me:secret@127.0.0.1:{port}/"), |_| ());
     let message = heard.unsaid().await;
     let url = format!("http://me:xxxxx@127.0.0.1:{port}/");
@@ -333,7 +334,7 @@ async fn one_that_never_answered_says_nothing_but_why() {
     heard.polls(3).await;
     assert!(futures::poll!(heard.snapshots.next()).is_pending());
     assert!(futures::poll!(heard.problems.next()).is_pending(), "said once");
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let listener = socket.listen(64).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let script: Script = Arc::new(Mutex::new(Box::new(|head| {
@@ -452,7 +453,9 @@ async fn sources_that_mean_harm() {
     ] {
         let mut heard = Heard::plugin(&source(imports, body, &pod("a")), limits);
         let message = heard.unsaid().await;
-        assert!(message.contains(part) && message.contains("plugin mine failed"), "{message}");
+        // By the CPU, or by the clock where the machine is so busy that it never gets so much of one.
+        let said = message.contains(part) || part.ends_with("on the CPU") && message.contains("did not end");
+        assert!(said && message.contains("plugin mine failed"), "{message}");
         assert!(futures::poll!(heard.snapshots.next()).is_pending());
     }
 }
