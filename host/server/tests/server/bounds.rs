@@ -7,17 +7,18 @@ use tokio::net::TcpStream;
 
 use crate::world::{Caller, World, exchange, plain};
 
-/// Whether the other side closes within ten seconds.
+/// Whether the other side closes at all.
 async fn closes(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> bool {
     let mut bytes = Vec::new();
-    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.is_ok()
+    tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await.is_ok()
 }
 
 #[tokio::test]
 async fn the_slow_are_cut_off() {
     let world = World::new(|config| {
-        config.header_limit = Duration::from_millis(200);
-        config.handshake_limit = Duration::from_millis(200);
+        // For longer than our own handshakes take on a busy machine.
+        config.header_limit = Duration::from_secs(1);
+        config.handshake_limit = Duration::from_secs(2);
     })
     .await;
     let mut silent = TcpStream::connect(world.https).await.unwrap();
@@ -51,7 +52,7 @@ async fn heads_and_numbers_are_bounded() {
     assert!(closes(last).await, "beyond the bound it is closed at once");
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200, "other ports have bounds of their own");
     drop(held);
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(30);
     loop {
         let mut stream = TcpStream::connect(world.https).await.unwrap();
         // A place is free when the server waits for a handshake.
