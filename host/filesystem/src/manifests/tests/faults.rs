@@ -45,7 +45,7 @@ async fn huge_strange_and_many_files_are_coped_with() {
     let started = Instant::now();
     fixture.write("p0000", &pod("changed", "i"));
     reader.until("a change among many", |snapshot| names(snapshot).contains(&"changed".to_owned())).await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < RESCAN / 2, "{:?}", started.elapsed());
 }
 
 /// A file system whose server never answers: what is opened there hangs until `server` is dropped.
@@ -71,7 +71,8 @@ async fn a_file_that_hangs_stalls_no_other() {
     let took = started.elapsed();
     drop(server);
     rustix::mount::unmount(&hung, UnmountFlags::DETACH).unwrap();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // Less than a file is waited for.
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 fn restart(fixture: &Fixture, former: &[Pod]) -> Reader {
@@ -86,7 +87,7 @@ async fn a_disk_that_is_not_mounted_after_a_reboot_ends_no_pod() {
     fixture.write("a", &pod("a", "one"));
     let mut reader = restart(&fixture, &[]);
     let ran = reader.until("the pod", |snapshot| names(snapshot) == ["a"]).await.pods;
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(30);
     while !fixture.dir.path().join("memory").exists() {
         assert!(Instant::now() < end);
         tokio::time::sleep(Duration::from_millis(10)).await;
