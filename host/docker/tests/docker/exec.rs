@@ -29,7 +29,7 @@ async fn run_for(world: &World, id: &str, command: &[&str], time: Duration) -> E
 
 /// Runs a command again and again until it ends well.
 pub(crate) async fn until(world: &World, id: &str, command: &[&str]) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while run(world, id, command).await.exit_code != Some(0) {
         assert!(Instant::now() < end, "{command:?} never ends well");
     }
@@ -50,7 +50,7 @@ fn processes(id: &str, dead: bool) -> usize {
 
 /// Waits until so many processes are in a container: what was asked last has gone, and all has begun.
 async fn until_there_are(id: &str, count: usize, dead: bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while processes(id, dead) != count {
         assert!(Instant::now() < end, "{} processes, not {count}", processes(id, dead));
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -88,15 +88,23 @@ async fn hundred(world: &World, id: &str) {
         setsid sleep 1000 & setsid sh -c 'sleep 1000 & setsid sleep 1000 & sleep 1000' &
         (setsid sleep 1000 < /dev/null > /dev/null 2>&1 &) ; (env -i setsid sleep 1000 &) ; sleep 1000";
     let command = ["sh", "-c", script];
-    let results: Vec<_> = futures::stream::iter(0..100)
-        .map(|_| world.docker.exec(request(id, &command, Duration::from_millis(300))))
-        .buffer_unordered(8)
-        .collect()
-        .await;
-    for result in &results {
-        assert_eq!(result.as_ref().unwrap().exit_code, None);
+    let mut time = Duration::from_millis(300);
+    loop {
+        let results: Vec<_> = futures::stream::iter(0..100)
+            .map(|_| world.docker.exec(request(id, &command, time)))
+            .buffer_unordered(8)
+            .collect()
+            .await;
+        for result in &results {
+            assert_eq!(result.as_ref().unwrap().exit_code, None);
+        }
+        if results.iter().any(|result| result.as_ref().unwrap().output == b"begun\n") {
+            return;
+        }
+        // On a busy machine none may have begun in that time.
+        assert!(time < Duration::from_secs(5), "none ever begins");
+        time *= 3;
     }
-    assert!(results.iter().any(|result| result.as_ref().unwrap().output == b"begun\n"));
 }
 
 #[tokio::test]
@@ -181,8 +189,8 @@ async fn times_of_nothing_and_callers_that_leave() {
     let output = world.docker.exec(request(&id, &["sleep", "1000"], Duration::ZERO)).await.unwrap();
     assert_eq!(output.exit_code, None);
     // The caller leaves once the command runs, long before its time is over.
-    let end = Instant::now() + Duration::from_secs(20);
-    let (docker, asked) = (world.docker.clone(), request(&id, &["sleep", "1000"], Duration::from_secs(3)));
+    let end = Instant::now() + Duration::from_secs(60);
+    let (docker, asked) = (world.docker.clone(), request(&id, &["sleep", "1000"], Duration::from_secs(8)));
     let caller = tokio::spawn(async move { docker.exec(asked).await });
     while processes(&id, false) == before {
         assert!(Instant::now() < end, "the command never ran");
@@ -203,11 +211,12 @@ async fn a_child_that_keeps_the_output_open_is_ended() {
     let id = world.run(&sandbox, "app", &["sleep", "1000"]).await;
     let before = processes(&id, false);
     let begin = Instant::now();
-    let output = world.docker.exec(request(&id, &["sh", "-c", "sleep 1000 & exit 0"], Duration::from_secs(1))).await;
+    let asked = request(&id, &["sh", "-c", "sleep 1000 & exit 0"], Duration::from_secs(1));
+    let exit_code = world.docker.exec(asked).await.unwrap().exit_code;
     // Docker may wait for the child's output or not; either way there is an answer in time.
-    assert!(matches!(output.unwrap().exit_code, None | Some(0)));
-    assert!(begin.elapsed() < Duration::from_secs(10));
-    if begin.elapsed() > Duration::from_secs(1) {
+    assert!(matches!(exit_code, None | Some(0)));
+    assert!(begin.elapsed() < Duration::from_secs(60));
+    if exit_code.is_none() {
         until_there_are(&id, before, false).await;
     }
 }

@@ -83,7 +83,7 @@ async fn a_daemon_that_hangs_is_given_up() {
     let begin = Instant::now();
     let result = fake.docker.info().await;
     assert!(matches!(result, Err(RuntimeError::Timeout { seconds: 10, .. })), "{result:?}");
-    assert!(begin.elapsed() < Duration::from_secs(12));
+    assert!(begin.elapsed() < Duration::from_secs(60));
 }
 
 #[tokio::test]

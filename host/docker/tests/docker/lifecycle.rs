@@ -41,7 +41,7 @@ async fn a_pods_life() {
     docker.stop(&app, Duration::from_secs(1)).await.unwrap();
     let begin = Instant::now();
     docker.stop(&sandbox, Duration::from_secs(30)).await.unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(10), "the pause program did not end when asked to");
+    assert!(begin.elapsed() < Duration::from_secs(25), "the pause program did not end when asked to");
     assert_eq!(world.see_sandbox(&sandbox).await.state, SandboxState::Exited);
     docker.remove(&app).await.unwrap();
     docker.remove(&app).await.unwrap();
@@ -110,12 +110,16 @@ async fn ends_have_reasons() {
     let bad = world.run(&sandbox, "bad", &["sh", "-c", "exit 3"]).await;
     assert_eq!(world.end(&good).await, (0, "Completed".to_owned()));
     assert_eq!(world.end(&bad).await, (3, "Error".to_owned()));
-    // Docker 20.10 may tell of the kill by an event alone.
+    // Docker 20.10 may tell of the kill by an event alone, which may come later than the end, the more so on a busy machine.
     let _events = world.docker.events();
     let mut hungry = world.container(&sandbox, "hungry", &["tail", "/dev/zero"]);
     hungry.resources.memory = 16 << 20;
     let hungry = world.docker.create_container(&hungry).await.unwrap();
     world.docker.start(&hungry).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while world.end(&hungry).await == (137, "Error".to_owned()) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(world.end(&hungry).await, (137, "OOMKilled".to_owned()));
 }
 
@@ -212,18 +216,17 @@ async fn stopping_asks_first_and_keeps_no_slot() {
         let (docker, deaf) = (world.docker.clone(), deaf.clone());
         async move {
             let begin = Instant::now();
-            docker.stop(&deaf, Duration::from_millis(2500)).await.unwrap();
+            docker.stop(&deaf, Duration::from_millis(9500)).await.unwrap();
             begin.elapsed()
         }
     });
     crate::exec::until(&world, &kind, &["test", "-e", "/tmp/ready"]).await;
     world.docker.stop(&kind, Duration::from_secs(30)).await.unwrap();
     assert_eq!(world.end(&kind).await, (5, "Error".to_owned()));
-    let begin = Instant::now();
     world.run(&sandbox, "other", &["true"]).await;
-    assert!(begin.elapsed() < Duration::from_millis(2000), "the stop held a slot");
+    assert!(!slow.is_finished(), "the stop held a slot");
     let took = slow.await.unwrap();
-    assert!(took >= Duration::from_millis(2900) && took < Duration::from_secs(10), "{took:?}");
+    assert!(took >= Duration::from_millis(9900) && took < Duration::from_secs(60), "{took:?}");
     assert_eq!(world.end(&deaf).await, (137, "Error".to_owned()));
 }
 
@@ -257,7 +260,7 @@ async fn ports_of_the_node_lead_into_the_pod() {
     let sandbox = world.docker.create_sandbox(&config).await.unwrap();
     world.docker.start(&sandbox).await.unwrap();
     world.run(&sandbox, "web", &["httpd", "-f", "-p", "80"]).await;
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(30);
     while tokio::net::TcpStream::connect(("127.0.0.1", free)).await.is_err() {
         assert!(Instant::now() < end, "nobody answers on port {free}");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -314,6 +317,6 @@ async fn information_is_complete_and_kept() {
     let Some(again) = World::with(options).await else { return };
     let begin = Instant::now();
     assert_eq!(again.docker.info().await.unwrap().min_oom_score_adj, info.min_oom_score_adj);
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < Duration::from_secs(20));
     assert_eq!(again.docker.list().await.unwrap(), []);
 }

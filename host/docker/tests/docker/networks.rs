@@ -53,7 +53,7 @@ async fn pods_of_our_own_network() {
         let mut config = world.sandbox(attempt);
         config.network = SandboxNetwork::Named(own.name.clone());
         config.ports = vec![PortMapping {
-            host_port: 42_180 + attempt as u16,
+            host_port: 12_180 + attempt as u16,
             container_port: 80,
             protocol: "tcp".to_owned(),
             host_ip: None,
@@ -69,8 +69,7 @@ async fn pods_of_our_own_network() {
     assert!(world.docker.remove_network(&own.ids().await[0]).await.is_err());
     let serve =
         world.run(&ids[0].0, "serve", &["sh", "-c", "echo here > /tmp/index.html; httpd -f -h /tmp -p 80"]).await;
-    let ask =
-        format!("for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://{}/ && exit 0; sleep 0.2; done; exit 1", ids[0].1);
+    let ask = format!("for i in $(seq 100); do wget -q -O - http://{}/ && exit 0; sleep 0.2; done; exit 1", ids[0].1);
     let ask = world.run(&ids[1].0, "ask", &["sh", "-c", &ask]).await;
     assert_eq!(world.end(&ask).await.0, 0);
     for id in [&serve, &ask, &ids[0].0, &ids[1].0] {
@@ -98,7 +97,7 @@ async fn a_sandbox_on_no_network() {
     let mut config = world.sandbox(0);
     config.network = SandboxNetwork::Detached;
     config.ports =
-        vec![PortMapping { host_port: 42_190, container_port: 80, protocol: "tcp".to_owned(), host_ip: None }];
+        vec![PortMapping { host_port: 12_190, container_port: 80, protocol: "tcp".to_owned(), host_ip: None }];
     let id = world.docker.create_sandbox(&config).await.unwrap();
     world.docker.start(&id).await.unwrap();
     let seen = world.see_sandbox(&id).await;

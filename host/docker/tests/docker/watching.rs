@@ -20,7 +20,7 @@ async fn events_tell_of_starts_ends_and_removals() {
     world.docker.stop(&sandbox, Duration::from_secs(5)).await.unwrap();
     world.docker.remove(&sandbox).await.unwrap();
     for expected in [RuntimeChange::Started, RuntimeChange::Died, RuntimeChange::Removed] {
-        let event = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await.unwrap().unwrap();
         let RuntimeEvent::Changed { pod, id, change } = event else { panic!("{event:?}") };
         assert_eq!((pod, id, change), (world.pod.clone(), sandbox.clone(), expected));
     }

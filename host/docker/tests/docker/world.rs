@@ -173,7 +173,7 @@ impl World {
 
     /// The end of a container that is about to end by itself: code and reason.
     pub(crate) async fn end(&self, id: &str) -> (i32, String) {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             if let ContainerState::Exited(exit) = self.see(id).await.state {
                 return (exit.code, exit.reason);
