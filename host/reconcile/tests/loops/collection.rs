@@ -63,7 +63,7 @@ async fn no_more_is_removed_than_is_needed() {
 
 #[tokio::test]
 async fn what_was_not_used_for_long_goes_though_there_is_room() {
-    let bed = bed(Some(Duration::from_millis(400)));
+    let bed = bed(Some(Duration::from_secs(2)));
     bed.runtime.has_image("old");
     bed.source.set(vec![pod("q", "{containers: [{name: app, image: app}]}")]);
     bed.until("ready", |bed| bed.is_ready("q")).await;

@@ -43,7 +43,7 @@ async fn in_a_cluster_a_pod_that_nobody_would_make_anew_is_spared() {
 #[tokio::test]
 async fn a_deadline_ends_the_pod() {
     let bed = Bed::new();
-    bed.source.set(vec![pod("p", "{activeDeadlineSeconds: 1, containers: [{name: app, image: app}]}")]);
+    bed.source.set(vec![pod("p", "{activeDeadlineSeconds: 3, containers: [{name: app, image: app}]}")]);
     bed.until("ready", |bed| bed.is_ready("p")).await;
     bed.until("failed", |bed| bed.phase("p") == "Failed").await;
     assert_eq!(bed.status("p").unwrap().reason.as_deref(), Some("DeadlineExceeded"));
