@@ -49,9 +49,9 @@ mod tests {
     }
 
     fn until(what: &str, mut condition: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(30);
         while !condition() {
-            assert!(Instant::now() < end, "not within 10 s: {what}");
+            assert!(Instant::now() < end, "not within 30 s: {what}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -86,14 +86,16 @@ mod tests {
     fn reaps_what_ends_and_sleeps_otherwise() {
         let folder = tempfile::tempdir().unwrap();
         let path = write(folder.path());
+        // A shell does not try again what is busy.
+        drop(start(&mut Command::new(&path)));
         let script = format!("true & true & (sleep 0.05; exit 3) & exec {}", path.display());
         let mut child = start(Command::new("sh").args(["-c", &script]));
         let pid = child.0.id();
         let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         until("it runs", || waits(&child));
         until("its children are reaped", || children().trim().is_empty());
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        assert!(stat.contains(") S "), "it does not sleep: {stat}");
+        // The last one that it reaped may have kept it awake until now.
+        until("it sleeps", || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") S ")));
         kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
         assert_eq!(child.0.wait().unwrap().code(), Some(0));
     }
