@@ -121,7 +121,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_said_while_it_listens_is_heard_in_order() {
         let Ok(log) = KernelMessages::open() else { return };
-        let said: Vec<String> = (0..300).map(|n| format!("longshore-stats test {} {n}", std::process::id())).collect();
+        // Every container of a machine has the same kernel, and may have the same process IDs.
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+        let ours = format!("longshore-stats test {} {since} ", std::process::id());
+        let said: Vec<String> = (0..300).map(|n| format!("{ours}{n}")).collect();
         for text in &said {
             // Of the lowest priority, which consoles do not print. Without its end a record stays open for more.
             if std::fs::write(KMSG, format!("<7>{text}\n")).is_err() {
@@ -132,7 +135,7 @@ mod tests {
             let mut heard = Vec::new();
             while heard.len() < said.len() {
                 let text = log.next().await.unwrap();
-                if text.starts_with(&format!("longshore-stats test {} ", std::process::id())) {
+                if text.starts_with(&ours) {
                     heard.push(text);
                 }
             }
@@ -142,7 +145,7 @@ mod tests {
         assert_eq!(heard, said);
         // Nothing more is said: it waits, and does so without a read.
         let more = tokio::time::timeout(Duration::from_millis(50), async {
-            while !log.next().await.unwrap().starts_with("longshore-stats test") {}
+            while !log.next().await.unwrap().starts_with(&ours) {}
         });
         assert!(more.await.is_err());
     }
