@@ -190,7 +190,7 @@ async fn both_certificates_are_renewed() {
     assert_eq!(asked["spec"]["signerName"], "kubernetes.io/kubelet-serving");
     assert_eq!(asked["spec"]["usages"], json!(["digital signature", "server auth"]));
     stop.cancel();
-    tokio::time::timeout(Duration::from_secs(5), kept).await.unwrap().unwrap();
+    tokio::time::timeout(LIMIT, kept).await.unwrap().unwrap();
 }
 
 #[tokio::test]

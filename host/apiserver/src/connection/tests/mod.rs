@@ -198,7 +198,7 @@ async fn a_server_that_never_answers_is_left_when_callers_give_up() {
     let connection = Connection::open(settings).await.unwrap();
     let given_up = tokio::time::timeout(Duration::from_secs(9), ask(&connection)).await;
     assert!(given_up.is_err());
-    tokio::time::timeout(Duration::from_secs(5), ask(&connection)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(30), ask(&connection)).await.unwrap().unwrap();
     assert_eq!(server.times("/version"), 1);
 }
 
