@@ -454,7 +454,7 @@ async fn sources_that_mean_harm() {
         let mut heard = Heard::plugin(&source(imports, body, &pod("a")), limits);
         let message = heard.unsaid().await;
         // By the CPU, or by the clock where the machine is so busy that it never gets so much of one.
-        let said = message.contains(part) || part.ends_with("on the CPU") && message.contains("did not end");
+        let said = message.contains(part) || (part.ends_with("on the CPU") && message.contains("did not end"));
         assert!(said && message.contains("plugin mine failed"), "{message}");
         assert!(futures::poll!(heard.snapshots.next()).is_pending());
     }
