@@ -9,7 +9,7 @@ use serde_json::json;
 use super::joined::{Joined, LONG, STATE_KEY, object, pod, running};
 use crate::report::Outcome;
 
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(180);
 
 /// What stands in the Secret, and nowhere else.
 const SECRET: &str = "a-word-that-is-hidden";

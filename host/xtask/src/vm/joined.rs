@@ -24,7 +24,7 @@ use crate::{
 /// The node's name.
 pub(super) const NODE: &str = "vm";
 
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(180);
 /// What takes seconds on a machine takes a minute in this one, when others want its cores, too.
 pub(super) const LONG: Duration = Duration::from_secs(300);
 

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::{image::Image, machine::Machine};
 use crate::place::Place;
 
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(180);
 const LONG: Duration = Duration::from_secs(240);
 
 /// Seconds that pods get, critical ones included. Debian's logind waits for 5 s unless it is made to.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::joined::{Joined, LONG, NODE, is_true, object, pod, running};
 use crate::report::Outcome;
 
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(180);
 
 /// What the node keeps free, and what is left to it by the pod that takes too much.
 pub(super) const EVICTION: &[&str] =
