@@ -87,7 +87,8 @@ fn cli_describe_and_why() {
     let app = with(container("app", SLEEP), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
     bed.apply(&pod("b", json!([app]), json!({"volumes": volumes})));
     bed.apply(&sleeper("c"));
-    let hostile = json!({"exec": {"command": ["sh", "-c", "printf '\\033[2Jgone'; exit 1"]}, "periodSeconds": 1});
+    let hostile = json!({"exec": {"command": ["sh", "-c", "printf '\\033[2Jgone'; exit 1"]}, "periodSeconds": 1,
+        "timeoutSeconds": 20});
     bed.apply(&pod("d", json!([with(container("app", SLEEP), json!({"readinessProbe": hostile}))]), json!({})));
     bed.wait_event("a", "Unhealthy", "Readiness");
     let text = bed.say(&["describe", "pod", "a"]);

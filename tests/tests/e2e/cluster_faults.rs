@@ -73,7 +73,8 @@ fn cluster_faults_api_server_is_restarted_with_another_certificate() {
 #[test]
 fn cluster_faults_agent_killed_restarts_nothing() {
     let Some(mut node) = Node::start() else { return };
-    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
+    // An exec may take more than a second on a busy machine; three of those would be another moment of Ready.
+    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 20});
     let probed = with(container("app", SLEEP), json!({"readinessProbe": probe}));
     for name in ["a", "b", "c", "d"] {
         node.bind(&pod(name, json!([probed]), json!({})));

@@ -144,7 +144,8 @@ fn lifecycle_sidecars_start_in_order_and_stop_in_reverse() {
     let sidecar = json!({"restartPolicy": "Always"});
     // The second waits for the first to be started, which its probe tells.
     let started = json!({"restartPolicy": "Always",
-        "startupProbe": {"exec": {"command": ["test", "-e", "/n/order"]}, "periodSeconds": 1}});
+        "startupProbe": {"exec": {"command": ["test", "-e", "/n/order"]}, "periodSeconds": 1, "timeoutSeconds": 20,
+            "failureThreshold": 30}});
     let spec = json!({"volumes": volumes, "terminationGracePeriodSeconds": 20,
         "initContainers": [run("first", started), run("second", sidecar)]});
     bed.apply(&pod("a", json!([run("app", json!({}))]), spec));
