@@ -13,7 +13,7 @@ use crate::bed::{
     inside,
     kubectl::Kubectl,
     node::Node,
-    pods::{container, pod, sleeper, with},
+    pods::{busy, container, pod, sleeper, with},
     process::Ending,
 };
 
@@ -96,7 +96,7 @@ fn cluster_clients_metrics_server() {
         return;
     };
     let Some(node) = Node::start() else { return };
-    node.bind(&pod("a", json!([container("app", "while :; do :; done")]), json!({})));
+    node.bind(&busy("a"));
     node.wait_api_ready("a");
     let cluster = &node.cluster;
     let token = account(&node);

@@ -10,7 +10,7 @@ use crate::bed::{
     inside,
     kubectl::Kubectl,
     node::Node,
-    pods::{SLEEP, container, id, is_ready, job, pod, restarts, sleeper, status, with},
+    pods::{SLEEP, busy, container, id, is_ready, job, pod, restarts, sleeper, status, with},
     process::Ending,
 };
 
@@ -37,7 +37,13 @@ fn cluster_kubectl_logs() {
     let script = format!("for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2; {SLEEP}");
     node.bind(&pod("a", json!([container("app", &script)]), json!({"initContainers": [first, sidecar]})));
     node.wait_api_ready("a");
-    let all = kubectl.said(&["logs", "a"]);
+    // Running, it may not have said all yet.
+    let all = node.told(|| {
+        until("all is logged", || {
+            let all = kubectl.said(&["logs", "a"]);
+            (all.contains("line 5\n") && all.contains("oops\n")).then_some(all)
+        })
+    });
     assert_eq!(all.lines().filter(|line| line.starts_with("line ")).count(), 5, "{all}");
     assert!(all.contains("oops\n"), "{all}");
     assert_eq!(kubectl.said(&["logs", "a", "-c", "setup"]), "set up\n");
@@ -186,7 +192,7 @@ fn cluster_kubectl_streams_come_as_the_api_server_sends_them() {
     inside::listen(&node, "a", "127.0.0.1:8080", inside::hello);
     assert!(kubectl.forward("a", 8080).get("/").unwrap().ends_with(b"hello\n"));
     let protocol = |what: &str| {
-        let log = node.log();
+        let log = fs::read_to_string(node.folder.join("log")).unwrap();
         let line = log.lines().rfind(|line| line.contains(what)).unwrap_or_else(|| panic!("no {what:?} in {log}"));
         line.split_once("protocol=").unwrap().1.to_owned()
     };
@@ -234,7 +240,7 @@ fn cluster_kubectl_debug() {
 fn cluster_kubectl_is_told_what_the_node_uses() {
     let Some(node) = Node::start() else { return };
     let kubectl = Kubectl::new(&node);
-    node.bind(&pod("a", json!([container("app", "while :; do :; done")]), json!({})));
+    node.bind(&busy("a"));
     node.wait_api_ready("a");
     let proxy = format!("/api/v1/nodes/{}/proxy", node.name);
     let raw = |path: &str| kubectl.said(&["get", "--raw", &format!("{proxy}{path}")]);

@@ -1,12 +1,21 @@
 //! `kubectl logs` where it is hard: through rotations, from a moment on, one stream of the two.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    sync::mpsc,
+    thread,
+};
+
 use serde_json::json;
 
 use crate::bed::{
-    cluster::until,
+    cluster::{LONG, until},
     kubectl::Kubectl,
+    limit,
     node::Node,
     pods::{SLEEP, container, job, pod, status},
+    process::Ending,
 };
 
 /// The numbers of lines `line 7 …`.
@@ -20,12 +29,19 @@ fn cluster_logs_through_rotation() {
         return;
     };
     let kubectl = Kubectl::new(&node);
-    // 1,500 lines of 100 bytes and more: ten files' worth, at a pace that a reader can keep.
+    // 1,500 lines of 100 bytes and more: ten files' worth, at a pace that a reader can keep, once it reads.
     let script = "i=0; pad=$(printf '%080d' 0); while [ $i -lt 1500 ]; do echo \"line $i $pad\"; i=$((i+1)); \
-                  [ $((i % 20)) -gt 0 ] || sleep 0.05; done";
+                  until [ -e /tmp/read ]; do sleep 0.1; done; [ $((i % 20)) -gt 0 ] || sleep 0.1; done";
     node.bind(&job("a", "Never", script));
-    node.wait_api("a", "begun", |pod| !status(pod, "app")["containerID"].is_null());
-    let followed = kubectl.said(&["logs", "-f", "a"]);
+    node.wait_api("a", "begun", |pod| status(pod, "app")["state"]["running"].is_object());
+    let mut follower = Ending(kubectl.command(&["logs", "-f", "a"]).stdout(Stdio::piped()).spawn().unwrap());
+    let (reader, (sender, told)) = (BufReader::new(follower.0.stdout.take().unwrap()), mpsc::channel());
+    thread::spawn(move || reader.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let mut followed = node.told(|| told.recv_timeout(limit(LONG)).expect("the first line"));
+    assert_eq!(node.sh("a", "touch /tmp/read").0, 0);
+    while let Ok(line) = told.recv_timeout(limit(LONG)) {
+        followed.extend(["\n", line.as_str()]);
+    }
     let mut followed = numbers(&followed);
     if node.docker.is_20() {
         // That one tells a few lines again when it goes on to the next file (moby's followLogs before 23).
@@ -49,8 +65,8 @@ fn cluster_logs_through_rotation() {
 fn cluster_logs_since_and_streams() {
     let Some(node) = Node::start() else { return };
     let kubectl = Kubectl::new(&node);
-    // The API server hands moments on in whole seconds.
-    let script = format!("for i in 1 2 3 4; do echo line $i; echo error $i >&2; sleep 1.1; done; {SLEEP}");
+    // The API server hands moments on in whole seconds, and a line has that in which Docker came to read it.
+    let script = format!("for i in 1 2 3 4; do echo line $i; echo error $i >&2; sleep 2.1; done; {SLEEP}");
     node.bind(&pod("a", json!([container("app", &script)]), json!({})));
     node.wait_api_ready("a");
     let all = node.told(|| {

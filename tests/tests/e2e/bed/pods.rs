@@ -24,6 +24,12 @@ pub(crate) fn sleeper(name: &str) -> Value {
     pod(name, json!([container("app", SLEEP)]), json!({}))
 }
 
+/// A pod that uses half a core, of which a busy machine leaves it its share: one that asks for nothing would get nothing.
+pub(crate) fn busy(name: &str) -> Value {
+    let size = json!({"resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}});
+    pod(name, json!([with(container("app", "while :; do :; done"), size)]), json!({}))
+}
+
 /// A pod that runs one script, with a restart policy.
 pub(crate) fn job(name: &str, policy: &str, script: &str) -> Value {
     pod(name, json!([container("app", script)]), json!({"restartPolicy": policy}))
