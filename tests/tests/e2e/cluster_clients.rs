@@ -139,9 +139,11 @@ fn cluster_clients_metrics_server() {
             let cpu = line.split_whitespace().nth(2)?.strip_suffix('m')?.parse::<u64>().ok()?;
             (code == 0 && cpu > 100 && line.contains("Mi")).then_some(())
         });
-        let (code, out, err) = kubectl.run(&["top", "node", &node.name, "--no-headers"], b"");
-        let line = String::from_utf8(out).unwrap();
-        assert!(code == 0 && line.split_whitespace().count() == 5 && !line.contains("unknown"), "{line}{err}");
+        until("kubectl top shows the node", || {
+            let (code, out, _) = kubectl.run(&["top", "node", &node.name, "--no-headers"], b"");
+            let line = String::from_utf8(out).unwrap();
+            (code == 0 && line.split_whitespace().count() == 5 && !line.contains("unknown")).then_some(())
+        });
     }));
     cluster.delete(&format!("{services}/v1beta1.metrics.k8s.io"), None);
     for path in ["clusterroles", "clusterrolebindings", "namespaces/kube-system/rolebindings"] {

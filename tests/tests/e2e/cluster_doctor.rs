@@ -24,6 +24,7 @@ fn cluster_doctor_goes_there_and_back() {
     assert!(get(health.port(), "/healthz").unwrap().ends_with(b"\r\n\r\nok"));
     node.bind(&sleeper("a"));
     node.wait_api_ready("a");
+    node.wait_server();
     let (well, text) = node.told(|| doctor(&node));
     assert!(well, "{text}");
     for what in ["agent", "Docker", "API server", "Node", "Lease", "health", "reviews", "way back", "exec"] {

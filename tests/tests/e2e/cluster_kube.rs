@@ -159,6 +159,7 @@ fn cluster_kube_library() {
     for name in ["a", "b", "c"] {
         node.wait_api_ready(name);
     }
+    node.wait_server();
     inside::listen(&node, "a", "127.0.0.1:8080", inside::hello);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let work = async {

@@ -27,6 +27,7 @@ pub(crate) struct Kubectl<'a> {
 impl<'a> Kubectl<'a> {
     /// The cluster's.
     pub(crate) fn new(node: &'a Node) -> Kubectl<'a> {
+        node.wait_server();
         Kubectl { node, program: None }
     }
 
@@ -36,6 +37,7 @@ impl<'a> Kubectl<'a> {
             eprintln!("SKIPPED: LONGSHORE_TEST_OLD_KUBECTL is not set: `cargo xtask test` fetches an old kubectl");
             return None;
         };
+        node.wait_server();
         Some(Kubectl { node, program: Some(program.into()) })
     }
 

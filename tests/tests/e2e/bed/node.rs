@@ -120,6 +120,14 @@ impl Node {
         self.wait_node("Ready, and without the taint", |node| condition(node, "Ready") && !tainted(node))
     }
 
+    /// Waits until the API server reaches the node's server: its certificate may be signed a little after it is Ready.
+    pub(crate) fn wait_server(&self) {
+        let path = format!("{}/proxy/healthz", self.path());
+        // What does not come through is an error of the API server's, after which a call is made again.
+        let answer = self.told(|| self.cluster.call("GET", &path, "application/json", None));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
     /// The path of a kind of objects in this test's namespace: `pods`, `apps/deployments`, `batch/jobs`.
     pub(crate) fn all(&self, kind: &str) -> String {
         match kind.rsplit_once('/') {
