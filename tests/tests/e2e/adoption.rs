@@ -266,8 +266,9 @@ fn adoption_of_back_off_and_restart_counts() {
     let Some(mut bed) = Bed::start() else { return };
     bed.apply(&job("a", "Always", "exit 1"));
     bed.wait_event("a", "BackOff", "");
-    let a = bed.wait("a", "waits after a restart", |pod| {
-        restarts(pod, "app") >= 1 && crate::bed::pods::waiting(pod, "app") == "CrashLoopBackOff"
+    // Longer after the second one than after the first: an agent may take long to start.
+    let a = bed.wait_for("a", "waits after two restarts", Duration::from_secs(60), |pod| {
+        restarts(pod, "app") >= 2 && crate::bed::pods::waiting(pod, "app") == "CrashLoopBackOff"
     });
     until("the record is written", || {
         let record = fs::read_to_string(bed.pod_folder(&a).join("record.json")).unwrap_or_default();

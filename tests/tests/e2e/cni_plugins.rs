@@ -1,7 +1,7 @@
 //! What CNI's own plugins do for pods: bandwidths, checks, readiness, collection, and nothing left over. Old ones (Debian's)
 //! and new ones, which speak CNI 1.1.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -9,6 +9,7 @@ use crate::{
     bed::{
         far::Far,
         inside::{run, seen},
+        limit,
         pods::{id, is_ready, restarts, sleeper, with},
         until,
     },
@@ -192,7 +193,10 @@ fn cni_plugins_leave_nothing_of_fifty_pods_and_a_killed_agent() {
     until("some have addresses", || (cni.given_out().len() >= 10).then_some(()));
     cni.bed.kill();
     cni.bed.begin();
-    let ips: BTreeSet<String> = names.iter().map(|name| cni.ip(&cni.wait_ready(name))).collect();
+    // All begin at once, and so they all take as long as the slowest.
+    let long = Duration::from_secs(180);
+    let ready = |name: &String| cni.wait_for(name, "ready", long, is_ready);
+    let ips: BTreeSet<String> = names.iter().map(|name| cni.ip(&ready(name))).collect();
     assert_eq!(ips.len(), 50);
     until("each has one address", || (cni.given_out() == ips).then_some(()));
     assert_eq!(cni.devices().len(), 50);
@@ -202,6 +206,8 @@ fn cni_plugins_leave_nothing_of_fifty_pods_and_a_killed_agent() {
     until("some have gone", || (cni.given_out().len() <= 40).then_some(()));
     cni.bed.kill();
     cni.bed.begin();
+    let gone = cni.watch.wait(limit(long), |told| told.pods.is_empty().then_some(()));
+    assert!(gone.is_some(), "not within {long:?}:\n{}", cni.log());
     for name in &names {
         cni.wait_gone(name);
     }

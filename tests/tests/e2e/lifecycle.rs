@@ -176,7 +176,8 @@ fn lifecycle_hooks_of_sidecars_run_before_the_app_has_ended() {
     };
     let spec = json!({"volumes": volumes, "terminationGracePeriodSeconds": 20,
         "initContainers": [sidecar("first"), sidecar("second")]});
-    bed.apply(&pod("a", json!([run("app", 3)]), spec));
+    // Long enough for two commands in containers of a busy machine.
+    bed.apply(&pod("a", json!([run("app", 8)]), spec));
     bed.wait_ready("a");
     until("all three have begun", || (lines(&bed.folder.join("notes/order")).len() == 3).then_some(()));
     bed.delete("a");
@@ -197,11 +198,16 @@ fn lifecycle_all_containers_share_one_grace_period() {
     bed.apply(&pod("a", json!([container("app", "sleep 2")]), spec));
     bed.wait_ready("a");
     bed.wait("a", "the app has ended", |pod| status(pod, "app")["state"]["terminated"].is_object());
-    let before = Instant::now();
     bed.wait("a", "Succeeded", |pod| phase(pod) == "Succeeded");
     until("nothing of it runs", || bed.containers("a").iter().all(|one| one["State"] != "running").then_some(()));
-    let took = before.elapsed();
-    assert!((Duration::from_millis(3500)..Duration::from_secs(11)).contains(&took), "{took:?}");
+    // As Docker has it: the test may have seen it late.
+    let ended = |container: &str| {
+        let ended = bed.inspect("a", container)["State"]["FinishedAt"].as_str().unwrap().to_owned();
+        ended.parse::<jiff::Timestamp>().unwrap()
+    };
+    let last = ended("first").max(ended("second"));
+    let took = last.duration_since(ended("app")).as_secs_f64();
+    assert!((3.5..11.0).contains(&took), "{took} s");
 }
 
 #[test]
@@ -256,7 +262,9 @@ fn lifecycle_http_and_sleep_hooks() {
     let script = "mkdir -p /tmp/w/cgi-bin; \
         printf '#!/bin/sh\\necho asked >> /n/order\\nprintf \"Content-Type: text/plain\\\\r\\\\n\\\\r\\\\nok\"\\n' > /tmp/w/cgi-bin/bye; \
         chmod 755 /tmp/w/cgi-bin/bye; trap 'exit 0' TERM; httpd -f -p 8080 -h /tmp/w & wait";
-    let app = with(container("app", script), json!({"lifecycle": hooks, "volumeMounts": mounts}));
+    let probe = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
+    let app =
+        with(container("app", script), json!({"lifecycle": hooks, "volumeMounts": mounts, "readinessProbe": probe}));
     bed.apply(&pod("a", json!([app]), json!({"volumes": volumes, "terminationGracePeriodSeconds": 20})));
     bed.wait_ready("a");
     bed.delete("a");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{
     Bed,
-    pods::{SLEEP, container, id, pod, restarts, uid, with},
+    pods::{SLEEP, container, id, is_ready, pod, restarts, uid, with},
     until,
 };
 
@@ -85,10 +85,14 @@ fn node_limits_of_all_pods_are_what_is_not_reserved() {
         })
     };
     // Agents that begin meanwhile take the limits away, since they keep nothing from pods; the next pod of ours brings them back.
-    let kept = ["a", "b", "c", "d", "e"].into_iter().any(|name| {
+    let kept = ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter().any(|name| {
         bed.apply(&sized(name));
-        bed.wait_ready(name);
-        found() == wanted
+        let mut kept = false;
+        bed.wait(name, "ready", |pod| {
+            kept |= found() == wanted;
+            is_ready(pod)
+        });
+        kept
     });
     assert!(kept, "{:?} instead of {wanted:?}", found());
 }

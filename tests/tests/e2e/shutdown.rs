@@ -16,8 +16,12 @@ const CRITICAL: i32 = 2_000_000_000;
 fn noting(bed: &Bed, name: &str, priority: i32) -> Value {
     let folder = bed.folder.join("notes");
     fs::create_dir_all(&folder).unwrap();
-    let script = format!("trap 'sleep 1; echo {name} >> /n/ended; exit 0' TERM; while :; do sleep 0.1; done");
-    let app = with(container("app", &script), json!({"volumeMounts": [{"name": "n", "mountPath": "/n"}]}));
+    let script =
+        format!("trap 'sleep 1; echo {name} >> /n/ended; exit 0' TERM; touch /tmp/told; while :; do sleep 0.1; done");
+    // Before its trap is set it does not hear that it is to end.
+    let probe = json!({"exec": {"command": ["test", "-e", "/tmp/told"]}, "periodSeconds": 1, "timeoutSeconds": 20});
+    let more = json!({"volumeMounts": [{"name": "n", "mountPath": "/n"}], "readinessProbe": probe});
+    let app = with(container("app", &script), more);
     let volumes = json!([{"name": "n", "hostPath": {"path": folder}}]);
     pod(name, json!([app]), json!({"priority": priority, "terminationGracePeriodSeconds": 30, "volumes": volumes}))
 }
