@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     process::{Command, Stdio},
 };
 
@@ -14,6 +13,7 @@ use crate::bed::{
     kubectl::Kubectl,
     node::Node,
     pods::{busy, container, pod, sleeper, with},
+    ports::free_port,
     process::Ending,
 };
 
@@ -104,7 +104,7 @@ fn cluster_clients_metrics_server() {
     config["users"][0]["user"] = json!({"token": token});
     let kubeconfig = node.folder.join("metrics.kubeconfig");
     fs::write(&kubeconfig, config.to_string()).unwrap();
-    let port = TcpListener::bind((cluster.address.as_str(), 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let log = fs::File::create(node.folder.join("metrics-server")).unwrap();
     let mut server = Command::new(program);
     for flag in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {

@@ -1,8 +1,6 @@
 //! `longshore doctor`, on a node of a real cluster: both directions, and what it says when something is broken.
 
-use std::net::TcpListener;
-
-use crate::bed::{kubectl::get, node::Node, pods::sleeper};
+use crate::bed::{kubectl::get, node::Node, pods::sleeper, ports::free_port};
 
 /// Whether the doctor is content, and what it prints.
 fn doctor(node: &Node) -> (bool, String) {
@@ -19,9 +17,9 @@ fn has(text: &str, outcome: &str, what: &str) -> bool {
 
 #[test]
 fn cluster_doctor_goes_there_and_back() {
-    let health = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-    let Some(mut node) = Node::start_with(&[&format!("--healthz-port={}", health.port())], false) else { return };
-    assert!(get(health.port(), "/healthz").unwrap().ends_with(b"\r\n\r\nok"));
+    let health = free_port();
+    let Some(mut node) = Node::start_with(&[&format!("--healthz-port={health}")], false) else { return };
+    assert!(get(health, "/healthz").unwrap().ends_with(b"\r\n\r\nok"));
     node.bind(&sleeper("a"));
     node.wait_api_ready("a");
     node.wait_server();

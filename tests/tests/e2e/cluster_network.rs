@@ -9,8 +9,9 @@ use crate::{
         cluster::until,
         node::Node,
         pods::{condition, is_ready, restarts, sleeper},
+        ports::free_port,
     },
-    network::{fetch, free_port, web},
+    network::{fetch, web},
 };
 
 fn cidr(node: &Node) -> String {

@@ -14,9 +14,10 @@ use crate::{
     bed::{
         Bed,
         pods::{container, id, is_ready, pod, restarts, sleeper, with},
+        ports::free_port,
         until,
     },
-    network::{WEB, fetch, free_port, web},
+    network::{WEB, fetch, web},
 };
 
 /// Where a world's node is reached.

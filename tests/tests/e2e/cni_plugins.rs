@@ -11,10 +11,11 @@ use crate::{
         inside::{run, seen},
         limit,
         pods::{id, is_ready, restarts, sleeper, with},
+        ports::free_port,
         until,
     },
     cni::{Cni, lines},
-    network::{fetch, free_port, web},
+    network::{fetch, web},
 };
 
 fn print(command: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc,
@@ -24,6 +24,7 @@ use crate::bed::{
     callers::{self, Authority},
     limit,
     pods::{condition, container, pod, uid, with},
+    ports::free_port,
     until,
 };
 
@@ -202,7 +203,7 @@ fn hostile_clients_harm_neither_probes_nor_users() {
     for (name, text) in [("ca.pem", &ours.pem), ("server.pem", &server.chain), ("server.key", &server.key)] {
         fs::write(bed.folder.join(name), text).unwrap();
     }
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let path = |name: &str| bed.folder.join(name).display().to_string();
     bed.flags = vec![
         "--address=127.0.0.1".to_owned(),

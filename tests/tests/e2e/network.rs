@@ -11,15 +11,12 @@ use serde_json::{Value, json};
 use crate::bed::{
     Bed,
     pods::{condition, container, phase, pod, with},
+    ports::free_port,
     until,
 };
 
 pub(crate) const WEB: &str =
     "mkdir -p /tmp/w; echo hello > /tmp/w/index.html; trap 'exit 0' TERM; httpd -f -p 8080 -h /tmp/w & wait";
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
-}
 
 pub(crate) fn web(name: &str, port: Value) -> Value {
     let probe = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});

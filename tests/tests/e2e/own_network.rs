@@ -14,9 +14,10 @@ use crate::{
         far::Far,
         inside::{run, seen},
         pods::{id, sleeper},
+        ports::free_port,
         until,
     },
-    network::{fetch, free_port, web},
+    network::{fetch, web},
 };
 
 /// A node of a cluster, and what is beyond it.

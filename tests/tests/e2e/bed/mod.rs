@@ -12,6 +12,7 @@ pub(crate) mod kubectl;
 pub(crate) mod node;
 mod once;
 pub(crate) mod pods;
+pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod registry;

@@ -1,7 +1,7 @@
 //! A node of the cluster for one test: a `longshore` that joins by a bootstrap token, a namespace of its own, and the end
 //! of both, also when the test fails. Must not decide what pods do.
 
-use std::{fs, net::TcpListener, ops::Deref, ops::DerefMut, time::Duration};
+use std::{fs, ops::Deref, ops::DerefMut, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -10,6 +10,7 @@ use super::{
     cluster::{Cluster, until},
     gate::Gate,
     pods::{condition, is_ready, uid, with},
+    ports::free_port,
 };
 
 /// See the module. What the agent itself is like, its [`Bed`] knows.
@@ -61,7 +62,7 @@ impl Node {
         let cluster = Cluster::find()?;
         let mut bed = Bed::new()?;
         let name = bed.folder.file_name().unwrap().to_string_lossy().to_ascii_lowercase();
-        let port = TcpListener::bind((cluster.address.as_str(), 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let (mut bootstrap, mut gate) = (cluster.bootstrap.clone(), None);
         if gated {
             let mut config: Value = serde_json::from_slice(&fs::read(&bootstrap).unwrap()).unwrap();
