@@ -138,7 +138,7 @@ impl Cluster {
 
     /// kubectl, whatever comes of it.
     pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Output {
-        process::output(self.kubectl_command().args(arguments), b"")
+        served(|| process::output(self.kubectl_command().args(arguments), b""))
     }
 
     /// What a kubectl that must succeed prints.
@@ -163,6 +163,19 @@ impl Cluster {
             }
             thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// Runs a kubectl. While the API server is down, which one of the tests makes it, nobody is there, and it is run again.
+pub(crate) fn served(mut run: impl FnMut() -> Output) -> Output {
+    let deadline = Instant::now() + limit(LONG);
+    loop {
+        let output = run();
+        let refused = String::from_utf8_lossy(&output.stderr).contains(" was refused - did you specify ");
+        if !refused || Instant::now() > deadline {
+            return output;
+        }
+        thread::sleep(Duration::from_millis(200));
     }
 }
 

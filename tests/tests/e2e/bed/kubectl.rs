@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    cluster::until,
+    cluster::{served, until},
     node::Node,
     process::{self, Ending},
 };
@@ -56,7 +56,7 @@ impl<'a> Kubectl<'a> {
 
     /// Exit code, stdout and stderr of a kubectl that gets `input`.
     pub(crate) fn run(&self, arguments: &[&str], input: &[u8]) -> (i32, Vec<u8>, String) {
-        let output = process::output(&mut self.command(arguments), input);
+        let output = served(|| process::output(&mut self.command(arguments), input));
         (output.status.code().unwrap_or(-1), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
