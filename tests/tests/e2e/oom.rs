@@ -26,8 +26,9 @@ fn oom_of_a_container_is_its_reason_and_no_event_of_the_node() {
     let Some(bed) = Bed::start() else { return };
     let once = json!({"restartPolicy": "Never"});
     bed.apply(&pod("main", json!([limited(&format!("{GREEDY}; echo never"))]), once.clone()));
-    // The kernel takes the largest process, which is not the container's first: its end is the container's own affair.
-    bed.apply(&pod("child", json!([limited(&format!("sh -c '{GREEDY}'; exit 3"))]), once));
+    // The kernel takes the largest process, which is not the container's first: its end is the container's own affair. It comes
+    // later than Docker's word for the kill, which an old one drops after the end.
+    bed.apply(&pod("child", json!([limited(&format!("sh -c '{GREEDY}'; sleep 3; exit 3"))]), once));
     let ended = |name: &str| {
         let pod = bed.wait(name, "ended", |pod| status(pod, "app")["state"]["terminated"].is_object());
         status(&pod, "app")["state"]["terminated"].clone()
