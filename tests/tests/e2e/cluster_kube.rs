@@ -13,7 +13,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::{
-    LIMIT, inside, limit,
+    cluster::LONG,
+    inside, limit,
     node::Node,
     pods::{SLEEP, container, pod, with},
 };
@@ -143,8 +144,8 @@ async fn said(process: &mut AttachedProcess, input: &[u8]) -> String {
 }
 
 async fn timely(what: &str, work: impl Future<Output = ()>) {
-    let within = tokio::time::timeout(limit(LIMIT), work).await;
-    assert!(within.is_ok(), "{what}: not within {:?}", limit(LIMIT));
+    let within = tokio::time::timeout(limit(LONG), work).await;
+    assert!(within.is_ok(), "{what}: not within {:?}", limit(LONG));
 }
 
 #[test]

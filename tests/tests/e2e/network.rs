@@ -40,7 +40,7 @@ fn network_pods_are_reached() {
     let a = bed.wait_ready("a");
     let ip = a["status"]["podIP"].as_str().unwrap().to_owned();
     assert_eq!(a["status"]["podIPs"][0]["ip"], ip.as_str());
-    assert!(fetch((&ip, 8080)).is_some_and(|text| text.contains("hello")), "by the pod's address");
+    until("by the pod's address", || fetch((&ip, 8080)).filter(|text| text.contains("hello")));
     let answer = until("by the node's port", || fetch(("127.0.0.1", port)).filter(|text| !text.is_empty()));
     assert!(answer.contains("hello"), "{answer}");
     bed.delete("a");
