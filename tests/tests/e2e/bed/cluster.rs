@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::{http, limit, process};
 
 /// How long most things may take with all of a cluster on two cores.
-pub(crate) const LONG: Duration = Duration::from_secs(90);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
