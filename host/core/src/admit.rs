@@ -94,9 +94,9 @@ fn placed(pod: &Pod, others: &[&Pod], facts: &NodeFacts, node: Option<&v1::Node>
 }
 
 /// Whether a newer look at the Node may turn a rejection into its opposite: a pod is often bound for a label that was only
-/// just set (`generalFilter` in `pkg/kubelet/lifecycle/predicate.go`).
+/// just set (`generalFilter` in `pkg/kubelet/lifecycle/predicate.go`), or since a taint was only just taken away.
 pub fn may_be_outdated(rejection: &Rejection) -> bool {
-    rejection.reason == "NodeAffinity"
+    matches!(&*rejection.reason, "NodeAffinity" | "TaintToleration")
 }
 
 /// Only `NoExecute` counts for the kubelet (`pkg/kubelet/lifecycle/predicate.go`).

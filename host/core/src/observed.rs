@@ -149,6 +149,9 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// The reason of a container in which the kernel killed for want of memory.
+    pub const OUT_OF_MEMORY: &str = "OOMKilled";
+
     /// How a container ended that ran and cannot be found any more (`pkg/kubelet/kubelet_pods.go`).
     pub fn unknown(now: Timestamp) -> Exit {
         Exit {
@@ -163,6 +166,11 @@ impl Exit {
     /// Whether it is not known how it ended.
     pub fn is_unknown(&self) -> bool {
         self.reason == "ContainerStatusUnknown"
+    }
+
+    /// Whether the kernel killed in it for want of memory.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.reason == Exit::OUT_OF_MEMORY
     }
 }
 

@@ -17,11 +17,10 @@ use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::{names, wire};
 
-/// The kubelet's reason for a container in which the kernel killed for want of memory.
-const OUT_OF_MEMORY: &str = "OOMKilled";
 /// The exit code of SIGKILL.
 const KILLED: i32 = 137;
-/// So long after a container's end the daemon may still tell that there was no memory.
+/// So long after a container's end the daemon may still tell that there was no memory, and so long each look waits for it.
+const RECENT: Duration = Duration::from_secs(3);
 const MEMORY_EVENT: Duration = Duration::from_millis(200);
 
 impl Docker {
@@ -55,7 +54,7 @@ impl Docker {
             match &mut container.state {
                 ContainerState::Running { pid, .. } => container.user = crate::user::of(*pid, &container.id),
                 ContainerState::Exited(exit) if self.was_out_of_memory(id, exit, container.resources).await => {
-                    exit.reason = OUT_OF_MEMORY.to_owned();
+                    exit.reason = Exit::OUT_OF_MEMORY.to_owned();
                 }
                 _ => {}
             }
@@ -67,15 +66,14 @@ impl Docker {
     }
 
     /// Whether a container ended for want of memory although the daemon's word for that is missing: it is told of the kill
-    /// and of the end by two ways, and one as old as 20.10 drops the kill when the end comes first.
+    /// and of the end by two ways, and one as old as 20.10 drops the kill when the end comes first. Waited for only where the
+    /// end looks like it.
     async fn was_out_of_memory(&self, id: &str, exit: &Exit, resources: Option<Resources>) -> bool {
         let is_limited = resources.is_some_and(|resources| resources.memory > 0);
-        if exit.code != KILLED || !is_limited || self.known().is_stopped(id) {
-            return false;
-        }
-        let since = Timestamp::now().duration_since(exit.finished_at);
-        let wait = Duration::try_from(since).ok().and_then(|since| MEMORY_EVENT.checked_sub(since));
-        self.known().is_out_of_memory(id, wait.unwrap_or_default()).await
+        let is_likely = exit.code == KILLED && is_limited && !self.known().is_stopped(id);
+        let since = Timestamp::now().duration_since(exit.finished_at).unsigned_abs();
+        let wait = if is_likely && since < RECENT { MEMORY_EVENT } else { Duration::ZERO };
+        self.known().is_out_of_memory(id, wait).await
     }
 
     /// All of ours, or of one of our pods: one list, and an inspect of each that is not known to be unchanged.
@@ -203,7 +201,7 @@ fn container_state(state: &wire::State, created_at: Timestamp) -> ContainerState
     let code = state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
     let message = state.error.clone().unwrap_or_default();
     let (reason, code) = match finished_at {
-        Some(_) if state.oom_killed.unwrap_or_default() => (OUT_OF_MEMORY, code),
+        Some(_) if state.oom_killed.unwrap_or_default() => (Exit::OUT_OF_MEMORY, code),
         Some(_) if code == 0 => ("Completed", 0),
         Some(_) => ("Error", code),
         // Docker leaves what it could not start as `created`, with an exit code.

@@ -206,7 +206,7 @@ pub(crate) async fn attend<T>(
     (began, deadline): (Instant, Instant),
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Fault> {
-    let ended = until(deadline + GRACE, meter.run(ticker, deadline + MOMENT, call)).await;
+    let ended = until(deadline + GRACE, meter.run(ticker, (deadline, MOMENT), call)).await;
     match ended {
         Ok(Some(Ok(answer))) => Ok(answer),
         Ok(Some(Err(error))) => Err(Fault::of(&error, limits)),

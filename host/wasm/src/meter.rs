@@ -110,11 +110,22 @@ impl Meter {
         self.yielded.store(true, Ordering::Relaxed);
     }
 
-    /// Runs a call, measured, with the ticker awake while it is polled. `None` when it then still waits in WASI, whose functions do
-    /// not end with a call's budget, as our own do.
-    pub(crate) async fn run<F: Future>(&self, ticker: &Ticker, then: Instant, call: F) -> Option<F::Output> {
-        let (mut call, mut late) = (pin!(call), pin!(sleep_until(then.into())));
+    /// Runs a call, measured, with the ticker awake while it is polled. `None` when it still waits in WASI, whose functions do not end
+    /// with a call's budget, as our own do, a moment after its deadline. The moment begins when the call has its turn: a machine that
+    /// gives it none meanwhile takes nothing from what it found.
+    pub(crate) async fn run<F: Future>(
+        &self,
+        ticker: &Ticker,
+        (deadline, moment): (Instant, Duration),
+        call: F,
+    ) -> Option<F::Output> {
+        let (mut call, mut late) = (pin!(call), pin!(sleep_until((deadline + moment).into())));
+        let mut is_over = false;
         poll_fn(|context| {
+            if !is_over && Instant::now() >= deadline {
+                is_over = true;
+                late.as_mut().reset((Instant::now() + moment).into());
+            }
             let polled = {
                 let _turn = Turn::begin(self, ticker);
                 call.as_mut().poll(context)

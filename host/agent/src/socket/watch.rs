@@ -44,6 +44,10 @@ impl Watch {
         let inside = |view: &Arc<PodView>| self.namespace.as_ref().is_none_or(|own| view.id.namespace == *own);
         let pods = self.views.pods().into_iter().filter(inside);
         let now: BTreeMap<String, Arc<PodView>> = pods.map(|view| (view.id.uid.clone(), view)).collect();
+        // First, since a pod that was made anew may have the name of one that is gone.
+        for (_, view) in self.known.iter().filter(|(uid, _)| !now.contains_key(*uid)) {
+            self.lines.push_back(line("DELETED", view.object.clone()));
+        }
         for (uid, view) in &now {
             match self.known.get(uid) {
                 None => self.lines.push_back(line("ADDED", view.object.clone())),
@@ -53,9 +57,6 @@ impl Watch {
                 }
                 Some(_) => {}
             }
-        }
-        for (_, view) in self.known.iter().filter(|(uid, _)| !now.contains_key(*uid)) {
-            self.lines.push_back(line("DELETED", view.object.clone()));
         }
         self.known = now;
     }

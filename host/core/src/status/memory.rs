@@ -86,6 +86,12 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.started_at = Some(started_at);
         known.exit = None;
     }
+    // What is told of memory may come after the end.
+    if let (Some(exit), Some(kept)) = (seen.exit().filter(|exit| exit.is_out_of_memory()), &mut known.exit)
+        && kept.finished_at == exit.finished_at
+    {
+        kept.reason.clone_from(&exit.reason);
+    }
     if let (Some(exit), None) = (seen.exit(), &known.exit) {
         let mut exit = exit.clone();
         if let Some(message) = messages.get(&seen.id).filter(|message| !message.is_empty()) {

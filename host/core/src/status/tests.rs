@@ -10,7 +10,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::observed::{Container, ContainerState, SandboxState};
+use crate::observed::{Container, ContainerState, Exit, SandboxState};
 use crate::plan::model::{any_world, web};
 use crate::plan::{self, Situation};
 use crate::pod::{Deletion, Source};

@@ -1,7 +1,7 @@
 //! What woke a worker, merged into what it knows.
 
 use longshore_core::event::EventType;
-use longshore_core::observed::{Sandbox, SandboxState, by_pod};
+use longshore_core::observed::{Exit, Sandbox, SandboxState, by_pod};
 use longshore_core::plan::Unhealthy;
 use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::runtime::RuntimeChange;
@@ -86,7 +86,8 @@ impl Worker {
                     || sandbox.is_some_and(|seen| seen.state == SandboxState::Exited)
             }
             RuntimeChange::Removed => container.is_none() && sandbox.is_none(),
-            RuntimeChange::Other => container.is_some_and(|seen| seen.exit().is_some()),
+            // That there was no memory may be told after the end.
+            RuntimeChange::Other => container.is_some_and(|seen| seen.exit().is_some_and(Exit::is_out_of_memory)),
         }
     }
 

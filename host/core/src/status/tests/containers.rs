@@ -19,6 +19,19 @@ fn a_termination_message_is_kept_with_the_exit() {
     assert_eq!(message(&mut pod).as_deref(), Some("out of cheese"));
 }
 
+#[test]
+fn that_there_was_no_memory_may_be_told_after_the_end() {
+    let mut pod = one("Never").with("a", 0, running(50));
+    pod.observed.containers[0].state = ended(137);
+    let messages = BTreeMap::from([("a-0".to_owned(), "last words".to_owned())]);
+    remember(&mut pod.record, &pod.pod, &pod.observed, &messages, pod.now);
+    let ContainerState::Exited(exit) = &mut pod.observed.containers[0].state else { panic!("it ended") };
+    exit.reason = Exit::OUT_OF_MEMORY.to_owned();
+    remember(&mut pod.record, &pod.pod, &pod.observed, &BTreeMap::new(), pod.now);
+    let ended = of(&pod.status(), "a").state.clone().unwrap().terminated.unwrap();
+    assert_eq!((ended.reason.as_deref(), ended.message.as_deref()), (Some("OOMKilled"), Some("last words")));
+}
+
 const SIZED: &str = "{containers: [{name: a, image: i, resources: {limits: {cpu: 200m, memory: 64Mi}, requests: {cpu: '0.1', memory: 32Mi}}}]}";
 
 fn resources(pod: &mut Case) -> Value {
