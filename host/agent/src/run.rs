@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 use jiff::Timestamp;
+use longshore_core::cluster::node_status::Pressure;
 use longshore_core::credentials::parse_image;
 use longshore_core::event::EventType;
 use longshore_core::node::NodeFacts;
@@ -25,7 +26,8 @@ use longshore_core::ports::sources::PodSource;
 use longshore_core::resources;
 use longshore_docker::{Docker, DockerOptions, ExecProviders, LogBounds};
 use longshore_filesystem::{
-    ArchiveOptions, CgroupOptions, Files, ManifestFolder, Memory, StateArchive, StateKey, lock_root, root_id,
+    ArchiveOptions, CgroupOptions, Files, MANIFESTS_IDENTITY, ManifestFolder, Memory, StateArchive, StateKey,
+    lock_root, root_id,
 };
 use longshore_logind::Logind;
 use longshore_reconcile::events::EventRing;
@@ -90,6 +92,7 @@ pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result
         flags: config.given_flags.clone(),
         state: state.clone(),
         shutdown: shutdown.clone(),
+        health: health.clone(),
     });
     let (folder, stop) = (root.clone(), tasks.stop_token());
     tasks.spawn("the local socket", async move {
@@ -293,7 +296,7 @@ impl World {
             let of_source = stored.iter().filter(|stored| stored.source == source).filter_map(from_stored);
             of_source.filter(|pod| pod.deletion.is_none()).collect()
         };
-        let memory = Memory { former: former(Source::File), file: config.root_dir.join("manifests.identity") };
+        let memory = Memory { former: former(Source::File), file: config.root_dir.join(MANIFESTS_IDENTITY) };
         let check = config.file_check_frequency;
         let folder = Arc::new(ManifestFolder::with_memory(&config.manifests, &facts.name, check, memory));
         let mut sources: Vec<Arc<dyn PodSource>> = vec![folder.clone()];
@@ -414,6 +417,9 @@ fn first_info(config: &Config, node: String) -> Info {
         manifests: std::path::absolute(&config.manifests).unwrap_or_else(|_| config.manifests.clone()),
         node: Some(node),
         cni_cache_dir: std::path::absolute(&config.network.cni_cache_dir).ok(),
+        in_cluster: config.joining.in_cluster(),
+        going_down: false,
+        pressure: Pressure::default(),
         docker: DockerInfo { endpoint: config.docker_endpoint.clone(), ..DockerInfo::default() },
     }
 }

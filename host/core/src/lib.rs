@@ -23,6 +23,7 @@ pub mod duration;
 pub mod environment;
 pub mod event;
 pub mod evict;
+pub mod gate;
 pub mod hash;
 pub mod hooks;
 pub mod huge_pages;

@@ -50,6 +50,11 @@ pub struct PodRecord {
 }
 
 impl PodRecord {
+    /// Whether it is yet to be asked if the pod may run here: it is new, and nobody has asked it to end.
+    pub fn awaits_admission(&self, pod: &Pod) -> bool {
+        self.start_time.is_none() && self.terminal.is_none() && pod.deletion.is_none()
+    }
+
     /// The newest container of a name in the runtime; `None` when there is none, and when a newer one is remembered
     /// that is gone (removed, pruned): then what is left of older ones says nothing.
     pub fn newest<'a>(&self, observed: &'a ObservedPod, name: &str) -> Option<&'a Container> {

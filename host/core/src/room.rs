@@ -4,10 +4,12 @@
 //! `HandleAdmissionFailure` in `pkg/kubelet/preemption/preemption.go`.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1;
 
 use crate::admit::{self, Rejection};
+use crate::cluster::node_status::Pressure;
 use crate::node::NodeFacts;
 use crate::pod::Pod;
 use crate::{preempt, priority};
@@ -28,6 +30,42 @@ pub struct Others<'a, 'b> {
     pub leaving: &'b [&'a Pod],
     /// All others.
     pub staying: &'b [&'a Pod],
+}
+
+/// Why a pod's containers are not started meanwhile.
+pub const WAITS: &str = "waits for pods to end that have what it needs of the node";
+
+/// The node as a pod that is new finds it.
+#[derive(Clone, Copy, Debug)]
+pub struct House<'a> {
+    /// Pods that were admitted and of which something may still run, by UID.
+    pub active: &'a BTreeMap<String, Pod>,
+    /// UIDs of those that end.
+    pub leaving: &'a BTreeSet<String>,
+    /// The node.
+    pub facts: &'a NodeFacts,
+    /// As for [`admit::admit`].
+    pub node: Option<&'a v1::Node>,
+    /// Whether there is no API server.
+    pub alone: bool,
+    /// What it runs short of.
+    pub pressure: Pressure,
+    /// Whether the machine goes down.
+    pub goes_down: bool,
+}
+
+/// Whether a pod that is new may run here, and whose room it gets.
+///
+/// # Errors
+/// Why it may not; it is not asked about again.
+pub fn admit<'a>(pod: &Pod, house: House<'a>) -> Result<Room<'a>, Rejection> {
+    if house.goes_down {
+        return Err(admit::shutting_down());
+    }
+    admit::under_pressure(pod, house.pressure)?;
+    let others = house.active.values().filter(|other| other.id.uid != pod.id.uid);
+    let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) = others.partition(|other| house.leaving.contains(&other.id.uid));
+    find(pod, Others { leaving: &leaving, staying: &staying }, house.facts, house.node, house.alone)
 }
 
 /// Where a pod gets room: as few pods of either kind as may be. `node` as for [`admit::admit`]; `alone` where there is no

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Busy;
 use crate::pod::{PodId, Source};
 use crate::probe::Sample;
 
@@ -23,6 +24,18 @@ pub struct PodView {
     pub steps: Vec<Step>,
     /// Its probes.
     pub probes: Vec<ProbeView>,
+    /// What only its worker knows of what is next for it, for `longshore plan`.
+    #[serde(default)]
+    pub standing: Standing,
+}
+
+/// What a plan for a pod is made from, and neither the sources nor its record nor the runtime tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Why no container of it may be started, if so.
+    pub blocked: Option<String>,
+    /// What is going on in the background.
+    pub busy: Busy,
 }
 
 /// One step on a pod's way to readiness.

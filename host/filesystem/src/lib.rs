@@ -28,6 +28,6 @@ mod write;
 
 pub use archive::{ArchiveOptions, STATE_KEY_CREDENTIAL, StateArchive, StateKey, StateKeyError};
 pub use cgroups::CgroupOptions;
-pub use manifests::{FolderObjects, ManifestFolder, Memory, Reading, read_once};
+pub use manifests::{FolderObjects, MANIFESTS_IDENTITY, ManifestFolder, Memory, Reading, read_as_at_start, read_once};
 pub use root::{LockError, RootLock, lock_root, root_id};
 pub use store::Files;

@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::stream::{SelectAll, select_all};
 use jiff::Timestamp;
 use longshore_core::desired;
+use longshore_core::gate;
 use longshore_core::node::NodeFacts;
 use longshore_core::observed::{ObservedPod, by_pod};
 use longshore_core::pod::{Deletion, Pod, Source};
@@ -361,11 +362,8 @@ impl Node {
                 }
                 None => {
                     // A changed manifest is a new pod: the old one of the name ends first.
-                    let waits = self
-                        .workers
-                        .values()
-                        .any(|other| other.pod.id.name == pod.id.name && other.pod.id.namespace == pod.id.namespace);
-                    if !waits {
+                    let others = self.workers.values().map(|other| &other.pod.id);
+                    if gate::predecessor(&pod.id, others).is_none() {
                         self.start(pod);
                     }
                 }

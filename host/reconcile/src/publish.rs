@@ -9,7 +9,7 @@ use longshore_core::observed::Container;
 use longshore_core::plan::Plan;
 use longshore_core::pod::CONFIG_SEEN;
 use longshore_core::ports::runtime::LogOptions;
-use longshore_core::view::PodView;
+use longshore_core::view::{PodView, Standing};
 use longshore_core::why::{self, Journey};
 
 use crate::worker::Worker;
@@ -56,7 +56,15 @@ pub(crate) fn view(worker: &Worker, plan: &Plan, status: v1::PodStatus, since: &
         step.since = step.since.or(Some(at));
     }
     object.status = Some(status);
-    PodView { id: worker.pod.id.clone(), source: worker.pod.source.clone(), object, steps, probes: Vec::new() }
+    let standing = Standing { blocked: worker.blocked().map(str::to_owned), busy: worker.busy.clone() };
+    PodView {
+        id: worker.pod.id.clone(),
+        source: worker.pod.source.clone(),
+        object,
+        steps,
+        probes: Vec::new(),
+        standing,
+    }
 }
 
 /// What a container left behind when it ended: its termination message, or the end of its log where its policy says so

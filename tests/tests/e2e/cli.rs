@@ -185,6 +185,84 @@ fn cli_watch_and_follow() {
 }
 
 #[test]
+fn cli_plan_says_what_is_waited_for() {
+    let Some(mut bed) = Bed::start() else { return };
+    let endpoint = format!("--docker-endpoint=unix://{}", bed.docker.socket.display());
+    let mine = bed.folder.file_name().unwrap().to_string_lossy().to_lowercase();
+    let labels = json!({"io.kubernetes.docker.type": "container", "io.kubernetes.pod.name": mine, "io.kubernetes.pod.uid": mine,
+        "io.kubernetes.pod.namespace": "default", "io.kubernetes.container.name": "app", "longshore-test": bed.folder});
+    bed.docker.stranger(&format!("k8s_app_{mine}_default_{mine}_0"), &labels);
+    bed.apply(&sleeper("good"));
+    bed.apply(&with(sleeper("theirs"), json!({"metadata": {"uid": mine}})));
+    let secret = json!({"volumes": [{"name": "v", "secret": {"secretName": "nothing-here"}}]});
+    bed.apply(&pod("bare", json!([container("app", SLEEP)]), secret));
+    let claim = json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]});
+    bed.apply(&pod("claims", json!([container("app", SLEEP)]), claim));
+    let probe =
+        json!({"metadata": {"annotations": {"probe.longshore.dev/app.readiness": "{plugin: nobody, config: {}}"}}});
+    bed.apply(&with(sleeper("probed"), probe));
+    let slow = "trap 'sleep 1000' TERM; while :; do sleep 0.1; done";
+    let long = json!({"terminationGracePeriodSeconds": 600});
+    bed.apply(&pod("slow", json!([container("app", slow)]), long.clone()));
+    bed.wait_ready("good");
+    bed.wait_ready("slow");
+    bed.wait_event("theirs", "FailedCreatePodSandBox", "takeover");
+    bed.wait_event("bare", "FailedMount", "nothing-here");
+    bed.wait_event("claims", "FailedMount", "claims are not bound");
+    bed.wait_event("probed", "FailedCreatePodSandBox", "nobody");
+    // Another manifest of the name is another pod, which waits until the former one has ended.
+    bed.apply(&pod("slow", json!([container("app", SLEEP)]), long));
+    bed.wait_event("slow", "Killing", "app");
+    let waits = [
+        ("theirs", "runs already under another agent (dockershim or cri-dockerd)"),
+        ("bare", "secret \"nothing-here\" not found"),
+        ("claims", "claims are not bound on this node"),
+        ("probed", "nobody"),
+        ("slow", "the former pod of that name"),
+    ];
+    let said = |bed: &Bed| bed.say(&["plan", &endpoint]);
+    let of = |text: &str, name: &str| -> Vec<String> {
+        let title = format!("pod default/{name}-{NODE} (");
+        let lines = text.lines().skip_while(|line| !line.starts_with(&title));
+        let pods = lines.take_while(|line| line.starts_with(&title) || line.starts_with(' '));
+        pods.map(str::to_owned).collect()
+    };
+    for running in [true, false] {
+        if !running {
+            bed.kill();
+        }
+        let text = said(&bed);
+        for (name, part) in waits {
+            let lines = of(&text, name);
+            assert!(lines.iter().any(|line| line.contains("wait") && line.contains(part)), "{name}, {running}: {text}");
+            assert!(!lines.iter().any(|line| line.contains("create container")), "{name}, {running}: {text}");
+        }
+        assert!(of(&text, "good").is_empty(), "{text}");
+        let of_slow = of(&text, "slow").join("\n");
+        let now = if running { "container app is being stopped, and killed at" } else { "stop container app " };
+        assert!(of_slow.contains(now), "{text}");
+    }
+    // A file that is broken meanwhile keeps its pod, as it does under an agent.
+    bed.write("good.json", "{\"kind\": ");
+    let text = said(&bed);
+    assert!(of(&text, "good").is_empty(), "{text}");
+    // A node that drains takes nothing new; its pods end.
+    std::fs::remove_file(bed.manifests().join("good.json")).unwrap();
+    for (name, _) in waits {
+        bed.delete(name);
+    }
+    bed.begin();
+    bed.wait_gone("good");
+    let drained = bed.cli(&["drain-node", "--local", "--timeout=5s"]);
+    assert!(!drained.stdout.is_empty());
+    bed.apply(&sleeper("late"));
+    let text = said(&bed);
+    let late = of(&text, "late");
+    assert!(late.is_empty() || late.iter().any(|line| line.contains("NodeShutdown")), "{text}");
+    assert!(!text.contains("create sandbox"), "{text}");
+}
+
+#[test]
 fn cli_what_needs_no_agent() {
     let run = |arguments: &[&str]| {
         let output = Command::new(binary()).args(arguments).output().unwrap();

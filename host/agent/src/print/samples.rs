@@ -48,5 +48,6 @@ status:
         object: pod(&yaml),
         steps: Vec::new(),
         probes: Vec::new(),
+        standing: Default::default(),
     }
 }

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use longshore_core::cluster::node_status::Pressure;
 use longshore_core::ports::runtime::{LogChunk, LogOptions, RuntimeError};
 use longshore_core::ports::sources::SourceProblem;
 use longshore_reconcile::events::EventRing;
+use longshore_reconcile::health::Health;
 use longshore_reconcile::shutdown::Control;
 use longshore_reconcile::views::Views;
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,8 @@ pub(crate) struct Api {
     pub(crate) state: Arc<AgentState>,
     /// Whether all pods are to end.
     pub(crate) shutdown: Arc<Control>,
+    /// Whether pods can be run.
+    pub(crate) health: Arc<Health>,
 }
 
 /// What the agent knows of itself; written by its start-up, read by `/v1/info` and `/v1/problems`.
@@ -76,6 +80,15 @@ pub(crate) struct Info {
     /// Where CNI plugins' results are kept; older agents do not say.
     #[serde(default)]
     pub(crate) cni_cache_dir: Option<PathBuf>,
+    /// Whether it is a node of a cluster.
+    #[serde(default)]
+    pub(crate) in_cluster: bool,
+    /// Whether the machine goes down, or all pods are asked to end as if it did.
+    #[serde(default)]
+    pub(crate) going_down: bool,
+    /// What the node runs short of.
+    #[serde(default)]
+    pub(crate) pressure: Pressure,
     /// The container runtime.
     pub(crate) docker: DockerInfo,
 }

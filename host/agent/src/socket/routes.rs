@@ -20,10 +20,11 @@ use longshore_core::ports::runtime::LogOptions;
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::status;
 use longshore_core::view::PodView;
+use longshore_reconcile::health::Shutdown;
 use longshore_reconcile::shutdown::Busy;
 use serde::Serialize;
 
-use super::api::{Api, ProblemList, Resumed};
+use super::api::{Api, Info, ProblemList, Resumed};
 use super::{drain, watch};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -89,7 +90,7 @@ async fn route(api: &Api, path: &str, query: &Query) -> Result<Response<Body>, R
         ["v1", "views", namespace, name] => Ok(json(StatusCode::OK, &*find(api, namespace, name)?)),
         ["v1", "events"] => Ok(json(StatusCode::OK, &api.events.events(query.get("uid").as_deref()))),
         ["v1", "problems"] => Ok(json(StatusCode::OK, &problems(api))),
-        ["v1", "info"] => Ok(json(StatusCode::OK, &api.state.info())),
+        ["v1", "info"] => Ok(json(StatusCode::OK, &info(api))),
         ["v1", "flags"] => Ok(json(StatusCode::OK, &api.flags)),
         ["v1", "logs", namespace, pod, container] => logs(api, namespace, pod, container, query).await,
         _ => Err(Refusal::Route { path: path.to_owned() }),
@@ -117,6 +118,11 @@ fn pod_list(api: &Api, namespace: Option<String>) -> List<v1::Pod> {
         items: pods.iter().filter(inside).map(|view| view.object.clone()).collect(),
         metadata: ListMeta { resource_version: Some(version), ..ListMeta::default() },
     }
+}
+
+fn info(api: &Api) -> Info {
+    let going_down = api.health.shutdown() == Shutdown::GoesDown;
+    Info { going_down, pressure: api.health.pressure(), ..api.state.info() }
 }
 
 fn problems(api: &Api) -> ProblemList {

@@ -43,6 +43,9 @@ impl Fixture {
             manifests: "/manifests".into(),
             node: None,
             cni_cache_dir: None,
+            in_cluster: false,
+            going_down: false,
+            pressure: Default::default(),
             docker: DockerInfo {
                 endpoint: "unix:///d.sock".into(),
                 error: Some("absent".into()),
@@ -63,6 +66,7 @@ impl Fixture {
             }),
             state: AgentState::new(info),
             shutdown: Arc::default(),
+            health: Arc::default(),
         });
         let folder = root.path().join(below);
         std::fs::create_dir_all(&folder).unwrap();

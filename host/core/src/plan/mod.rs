@@ -22,6 +22,7 @@ mod upsets;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, Planned, Stage};
 use crate::backoff::Policy;
@@ -67,7 +68,7 @@ pub struct Unhealthy {
 }
 
 /// Work that goes on in the background for a pod; memory only, what a crash loses is planned again.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Busy {
     /// Containers being stopped, by ID, with the time when they are killed.
     pub stopping: BTreeMap<String, Timestamp>,

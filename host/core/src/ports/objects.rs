@@ -132,6 +132,14 @@ pub trait ObjectStore: Send + Sync {
     /// The Secret, `None` when there is none.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError>;
 
+    /// Whether there is a ConfigMap, or a Secret, of that name.
+    async fn holds(&self, kind: ObjectKind, namespace: &str, name: &str) -> Result<bool, ObjectError> {
+        Ok(match kind {
+            ObjectKind::ConfigMap => self.config_map(namespace, name).await?.is_some(),
+            ObjectKind::Secret => self.secret(namespace, name).await?.is_some(),
+        })
+    }
+
     /// Yields whenever any object may have changed, a token or certificate is due, and so on.
     fn changes(&self) -> BoxStream<'static, ()>;
 

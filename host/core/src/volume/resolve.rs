@@ -28,6 +28,11 @@ pub struct VolumeProblem {
     pub message: String,
 }
 
+/// The kubelet's words for a volume that cannot be had, for events and waiting reasons.
+pub fn not_set_up(volume: &str, message: &str) -> String {
+    format!("MountVolume.SetUp failed for volume {volume:?} : {message}")
+}
+
 /// Everything that a pod's volumes hold, in order of the spec, but for image volumes ([`super::mounted_images`]). `pod_ips`
 /// are empty before the sandbox runs; then the downward API's addresses are too.
 pub fn resolve(

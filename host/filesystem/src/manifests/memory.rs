@@ -2,12 +2,15 @@
 //!
 //! Owns a small file in the root folder that says which folder the pods came from. It holds nothing of the manifests.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use longshore_core::pod::Pod;
 
 use super::folder::Identity;
 use crate::write;
+
+/// Name of the file in the root folder that says which folder the pods came from.
+pub const MANIFESTS_IDENTITY: &str = "manifests.identity";
 
 /// What is known from before the agent started.
 #[derive(Clone, Debug)]
@@ -21,8 +24,18 @@ pub struct Memory {
 impl Memory {
     /// The folder that pods came from last; none when it is not known.
     pub(super) async fn load(&self) -> Option<Identity> {
-        let file = self.file.clone();
-        tokio::task::spawn_blocking(move || read(&file)).await.ok()?
+        let memory = self.clone();
+        tokio::task::spawn_blocking(move || memory.read()).await.ok()?
+    }
+
+    /// The same. Blocks.
+    pub(super) fn read(&self) -> Option<Identity> {
+        serde_json::from_slice(&std::fs::read(&self.file).ok()?).ok()
+    }
+
+    /// How a user says that an empty folder is meant.
+    pub(super) fn release(&self) -> String {
+        format!("remove {} and restart longshore", self.file.display())
     }
 
     /// Remembers a folder.
@@ -36,8 +49,4 @@ impl Memory {
             tracing::warn!(%error, "cannot remember the manifest folder: a disk missing after a reboot would go unnoticed");
         }
     }
-}
-
-fn read(file: &Path) -> Option<Identity> {
-    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
 }

@@ -28,7 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::layout::{At, refuse};
 use folder::Content;
-pub use memory::Memory;
+pub use memory::{MANIFESTS_IDENTITY, Memory};
 pub use objects::FolderObjects;
 use state::State;
 
@@ -150,8 +150,17 @@ pub fn read_once(path: &Path, node_name: &str) -> Result<Reading, FilesError> {
     let path = std::path::absolute(path).at(path)?;
     let mut state = State::new(path.clone());
     let listing =
+    read_as_at_start(path, node_name, None)
+}
+
+/// The same, as an agent's first look at it, which keeps what ran before where the folder cannot say whether it still
+/// wants that. Blocks.
+pub fn read_as_at_start(path: &Path, node_name: &str, memory: Option<Memory>) -> Result<Reading, FilesError> {
         folder::list(&path).map_err(|error| refuse(&path, format!("the manifest folder cannot be read: {error}")))?;
     for (name, place, known) in state.listed(listing, task::now()) {
+    if let Some(memory) = memory {
+        state.remember(memory.former.clone(), memory.read(), memory.release());
+    }
         match folder::read(&place, known) {
             Content::Bytes(stamp, bytes) => {
                 let parsed = manifest::parse(&bytes, &task::origin(&place, node_name));

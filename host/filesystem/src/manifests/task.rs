@@ -61,7 +61,7 @@ impl Task {
         let mut remembered = None;
         if let Some(memory) = &mut self.memory {
             remembered = memory.load().await;
-            let release = format!("remove {} and restart longshore", memory.file.display());
+            let release = memory.release();
             state.remember(std::mem::take(&mut memory.former), remembered, release);
         }
         let mut eyes = Eyes { wake: Arc::new(Notify::new()), watch: None, look: None, hanging: HashMap::new() };

@@ -7,11 +7,12 @@ use longshore_core::event::EventType;
 use longshore_core::observed::Sandbox;
 use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
-use longshore_core::ports::objects::{ObjectError, ObjectStore};
-use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, Objects};
+use longshore_core::ports::objects::ObjectStore;
+use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind};
 use longshore_core::{dns, resize, sandbox_config, services};
 
 use super::Step;
+use crate::objects::{self, Unknown};
 use crate::worker::Worker;
 
 /// Why a pod is not prepared: reason and message of its event, as the kubelet has them.
@@ -22,8 +23,7 @@ struct Unprepared {
 
 impl Unprepared {
     fn volume(volume: &str, message: &str) -> Self {
-        let message = format!("MountVolume.SetUp failed for volume {volume:?} : {message}");
-        Unprepared { reason: "FailedMount", message }
+        Unprepared { reason: "FailedMount", message: volume::not_set_up(volume, message) }
     }
 
     fn cgroup(error: &FilesError) -> Self {
@@ -46,14 +46,6 @@ impl From<FilesError> for Unprepared {
             error => Unprepared { reason: "Failed", message: format!("error making pod data directories: {error}") },
         }
     }
-}
-
-/// An object that the pod refers to and that cannot be told to exist or not.
-pub(super) struct Unknown {
-    /// The volume that it is for; `None` for a variable.
-    volume: Option<String>,
-    /// What went wrong.
-    pub(super) message: String,
 }
 
 impl Worker {
@@ -118,22 +110,8 @@ impl Worker {
     pub(super) async fn look_up_objects(&mut self) -> Result<(), Unknown> {
         let store = self.store().clone();
         let namespace = self.pod.id.namespace.clone();
-        let mut objects = Objects::default();
+        let mut objects = objects::look_up(&self.pod, &*store).await?;
         let is_up = self.observed.sandbox().is_some();
-        for reference in volume::references(&self.pod) {
-            let unknown = |error: ObjectError| Unknown { volume: reference.volume.clone(), message: error.to_string() };
-            match reference.kind {
-                ObjectKind::ConfigMap if !objects.config_maps.contains_key(&reference.name) => {
-                    let found = store.config_map(&namespace, &reference.name).await.map_err(unknown)?;
-                    objects.config_maps.extend(found.map(|found| (reference.name.clone(), found)));
-                }
-                ObjectKind::Secret if !objects.secrets.contains_key(&reference.name) => {
-                    let found = store.secret(&namespace, &reference.name).await.map_err(unknown)?;
-                    objects.secrets.extend(found.map(|found| (reference.name.clone(), found)));
-                }
-                ObjectKind::ConfigMap | ObjectKind::Secret => {}
-            }
-        }
         for reference in volume::issued_references(&self.pod) {
             let issued = match &reference.kind {
                 IssuedKind::Token(query) => store

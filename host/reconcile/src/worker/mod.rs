@@ -30,6 +30,7 @@ use longshore_core::ports::runtime::Image;
 use longshore_core::probe::{self, ProbeSpec};
 use longshore_core::record::{self, Evicted, PodRecord, StoredPod, Terminal};
 use longshore_core::resize::Allocation;
+use longshore_core::room;
 use longshore_core::status::{self, StatusInput};
 use longshore_core::volume::{self, ObjectKind, Objects};
 use tokio::sync::watch;
@@ -37,6 +38,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Outcome;
+use crate::gate::Checked;
 use crate::health::Shutdown;
 use crate::inbox::{Evict, Inbox};
 use crate::node::Shared;
@@ -117,13 +119,6 @@ pub(crate) struct Worker {
     refresh: bool,
     messages: BTreeMap<String, String>,
     steps: publish::Steps,
-}
-
-/// Whether a pod's spec can be carried out here.
-struct Checked {
-    blocked: Option<String>,
-    /// What it refers to and may not; also the reason in `blocked`.
-    missing: Option<String>,
 }
 
 /// Runs a worker until its pod is gone or `stop`.
@@ -267,16 +262,20 @@ impl Worker {
     }
 
     fn plan(&self) -> Plan {
-        let blocked = self.checked.as_ref().and_then(|checked| checked.blocked.as_deref());
-        let blocked = blocked.or(self.room.as_ref().map(|_| preempt::WAITS));
-        let blocked = blocked.or(self.unheard.then_some(preempt::UNHEARD));
+    /// Why no container of it may be started, if so.
+    pub(crate) fn blocked(&self) -> Option<&str> {
+        let blocked = self.checked.as_ref().and_then(|checked| checked.hold.as_ref()).map(|hold| hold.message.as_str());
+        let blocked = blocked.or(self.room.as_ref().map(|_| room::WAITS));
+        blocked.or(self.unheard.then_some(preempt::UNHEARD))
+    }
+
         plan::plan(&Situation {
             pod: &self.pod,
             observed: &self.observed,
             record: &self.record,
             unhealthy: &self.unhealthy,
             busy: &self.busy,
-            blocked,
+            blocked: self.blocked(),
             crash_loop: self.shared.options.crash_loop,
             node: &self.facts,
             cgroup: self.cgroup.as_ref(),

@@ -12,9 +12,7 @@ use super::Worker;
 use crate::inbox::Evict;
 use crate::roster::Roster;
 
-/// Why a pod's containers are not started meanwhile.
-pub(super) const WAITS: &str = "waits for pods to end that have what it needs of the node";
-/// Why they are not while nobody would make those pods anew.
+/// Why a pod's containers are not started while nobody would make those pods anew.
 pub(super) const UNHEARD: &str =
     "waits for room: which pods of the API server may end for it is known when that is reached";
 /// What ending a pod may take beyond its grace period.

@@ -105,6 +105,7 @@ fn view() -> Arc<PodView> {
         object: serde_json::from_value(object).unwrap(),
         steps: Vec::new(),
         probes: vec![probe()],
+        standing: Default::default(),
     })
 }
 
