@@ -53,4 +53,5 @@ mod pulls;
 mod security;
 mod shutdown;
 mod start;
+mod takeover;
 mod volumes;

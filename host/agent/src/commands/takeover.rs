@@ -17,7 +17,7 @@ pub(crate) async fn takeover(config: &Config, dry_run: bool) -> anyhow::Result<(
     let (ours, others): (Vec<ForeignContainer>, Vec<ForeignContainer>) =
         found.into_iter().partition(|found| found.longshore_root.is_some());
     if !ours.is_empty() {
-        out::complain(&format!("{} containers belong to a longshore agent and are left alone", ours.len()));
+        out::complain(&format!("of longshore agents, and left alone: {}", containers(ours.len())));
     }
     if others.is_empty() {
         out::print("dockershim and cri-dockerd have no containers here\n")?;
@@ -31,7 +31,6 @@ pub(crate) async fn takeover(config: &Config, dry_run: bool) -> anyhow::Result<(
     });
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     out::print(&Table::default().lines(&rows))?;
-    let containers = |count: usize| if count == 1 { "1 container".to_owned() } else { format!("{count} containers") };
     if dry_run {
         out::print(&format!("{} would be stopped and removed\n", containers(others.len())))?;
         return Ok(());
@@ -44,5 +43,9 @@ pub(crate) async fn takeover(config: &Config, dry_run: bool) -> anyhow::Result<(
     for (found, error) in &failed {
         out::complain(&format!("error: {} of pod {}: {error}", found.name, found.pod));
     }
-    bail!("{} containers could not be removed; is a kubelet still running? stop it first", failed.len())
+    bail!("{} could not be removed; is a kubelet still running? stop it first", containers(failed.len()))
+}
+
+fn containers(count: usize) -> String {
+    if count == 1 { "1 container".to_owned() } else { format!("{count} containers") }
 }

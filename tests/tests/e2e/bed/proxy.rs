@@ -27,6 +27,8 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 struct State {
     mode: Mode,
+    /// What orders that name it fail with an error of the server's.
+    protected: Option<String>,
     open: Vec<UnixStream>,
 }
 
@@ -40,7 +42,7 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub(crate) fn start(socket: &Path, target: &Path) -> Proxy {
         let listener = UnixListener::bind(socket).unwrap();
-        let state = Arc::new(Mutex::new(State { mode: Mode::Pass, open: Vec::new() }));
+        let state = Arc::new(Mutex::new(State { mode: Mode::Pass, protected: None, open: Vec::new() }));
         let (theirs, target) = (Arc::clone(&state), target.to_owned());
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -50,6 +52,11 @@ impl Proxy {
             }
         });
         Proxy { socket: socket.to_owned(), state }
+    }
+
+    /// From now on every order about the container of that ID fails, or none when there is none.
+    pub(crate) fn protect(&self, id: Option<&str>) {
+        self.state.lock().unwrap().protected = id.map(str::to_owned);
     }
 
     /// Behaves in another way from now on; connections that are open break.
@@ -69,16 +76,14 @@ impl Drop for Proxy {
     }
 }
 
-fn serve(mut client: UnixStream, target: &Path, state: &Mutex<State>) {
+fn serve(mut client: UnixStream, target: &Path, state: &Arc<Mutex<State>>) {
     let mode = state.lock().unwrap().mode;
     match mode {
         Mode::Refuse => {}
         Mode::Errors => {
             let mut buffer = [0; 65536];
             let _ = client.read(&mut buffer);
-            let body = "{\"message\":\"layer does not exist: no space left on device\"}";
-            let head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nConnection: close\r\n";
-            let _ = write!(client, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            let _ = client.write_all(&error("layer does not exist: no space left on device"));
         }
         Mode::Pass | Mode::Slow(_) => {
             let Ok(server) = UnixStream::connect(target) else { return };
@@ -86,22 +91,47 @@ fn serve(mut client: UnixStream, target: &Path, state: &Mutex<State>) {
             state.lock().unwrap().open.extend(copies.into_iter().flatten());
             let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             let delay = if let Mode::Slow(delay) = mode { delay } else { Duration::ZERO };
-            thread::spawn(move || pump(from, to, delay));
-            pump(server, client, Duration::ZERO);
+            let theirs = Arc::clone(state);
+            thread::spawn(move || {
+                pump(from, to, |request| {
+                    thread::sleep(delay);
+                    let protected = theirs.lock().unwrap().protected.clone();
+                    protected.is_none_or(|id| !is_order(request, &id))
+                });
+            });
+            pump(server, client, |_| true);
         }
     }
 }
 
-fn pump(mut from: UnixStream, mut to: UnixStream, delay: Duration) {
+/// Passes on what `may` be; answers what may not be in the server's place.
+fn pump(mut from: UnixStream, mut to: UnixStream, may: impl Fn(&[u8]) -> bool) {
     let mut buffer = vec![0; 65536];
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 {
             break;
         }
-        thread::sleep(delay);
+        if !may(&buffer[..count]) {
+            let _ = from.write_all(&error("this container is protected"));
+            let _ = from.shutdown(Shutdown::Both);
+            break;
+        }
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }
     let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Whether a request, whose head comes in one piece, is to change a container.
+fn is_order(request: &[u8], id: &str) -> bool {
+    let line = String::from_utf8_lossy(request.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
+    ["POST", "DELETE"].iter().any(|method| line.starts_with(method)) && line.contains(id)
+}
+
+/// An answer of a server that fails.
+fn error(message: &str) -> Vec<u8> {
+    let body = format!("{{\"message\":{message:?}}}");
+    let head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
