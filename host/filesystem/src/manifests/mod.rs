@@ -31,6 +31,8 @@ use folder::Content;
 pub use memory::{MANIFESTS_IDENTITY, Memory};
 pub use objects::FolderObjects;
 use state::State;
+use task::Hear;
+use watch::Watch;
 
 /// A manifest folder that is watched; `path` may also be a single file. Watching ends when it is dropped.
 pub struct ManifestFolder {
@@ -55,16 +57,16 @@ impl ManifestFolder {
     /// Watches a folder, and looks at it every `rescan` (the kubelet's `fileCheckFrequency`, 20 s) for what no event told:
     /// files behind links, and disks that were mounted over it. Starts a task: call it in a tokio runtime.
     pub fn new(path: &Path, node_name: &str, rescan: Duration) -> ManifestFolder {
-        ManifestFolder::start(path, node_name, rescan, None)
+        ManifestFolder::start(path, node_name, rescan, None, Arc::new(Watch::new))
     }
 
     /// As [`ManifestFolder::new`], with what is known from before the agent started: so a disk that is not mounted after
     /// a reboot, or a file that was broken meanwhile, ends no pod that ran.
     pub fn with_memory(path: &Path, node_name: &str, rescan: Duration, memory: Memory) -> ManifestFolder {
-        ManifestFolder::start(path, node_name, rescan, Some(memory))
+        ManifestFolder::start(path, node_name, rescan, Some(memory), Arc::new(Watch::new))
     }
 
-    fn start(path: &Path, node_name: &str, rescan: Duration, memory: Option<Memory>) -> ManifestFolder {
+    fn start(path: &Path, node_name: &str, rescan: Duration, memory: Option<Memory>, hear: Hear) -> ManifestFolder {
         // A pod's UID is made of this path: links in it are not resolved.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let (sender, words) = tokio::sync::watch::channel(Word::default());
@@ -74,6 +76,7 @@ impl ManifestFolder {
             node_name: node_name.to_owned(),
             rescan: rescan.max(Duration::from_millis(100)),
             memory,
+            hear,
             words: sender,
             stop: stop.clone(),
         };
@@ -147,20 +150,20 @@ pub struct Reading {
 
 /// Reads a manifest folder, or a single file, once. Blocks.
 pub fn read_once(path: &Path, node_name: &str) -> Result<Reading, FilesError> {
-    let path = std::path::absolute(path).at(path)?;
-    let mut state = State::new(path.clone());
-    let listing =
     read_as_at_start(path, node_name, None)
 }
 
 /// The same, as an agent's first look at it, which keeps what ran before where the folder cannot say whether it still
 /// wants that. Blocks.
 pub fn read_as_at_start(path: &Path, node_name: &str, memory: Option<Memory>) -> Result<Reading, FilesError> {
-        folder::list(&path).map_err(|error| refuse(&path, format!("the manifest folder cannot be read: {error}")))?;
-    for (name, place, known) in state.listed(listing, task::now()) {
+    let path = std::path::absolute(path).at(path)?;
+    let mut state = State::new(path.clone());
     if let Some(memory) = memory {
         state.remember(memory.former.clone(), memory.read(), memory.release());
     }
+    let listing =
+        folder::list(&path).map_err(|error| refuse(&path, format!("the manifest folder cannot be read: {error}")))?;
+    for (name, place, known) in state.listed(listing, task::now()) {
         match folder::read(&place, known) {
             Content::Bytes(stamp, bytes) => {
                 let parsed = manifest::parse(&bytes, &task::origin(&place, node_name));

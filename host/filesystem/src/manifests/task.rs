@@ -36,11 +36,16 @@ const UNSETTLED: Duration = Duration::from_millis(150);
 const READERS: usize = 8;
 const HANGING: usize = 32;
 
+/// Begins to watch a folder, and wakes on changes.
+pub(super) type Hear = Arc<dyn Fn(&Path, Arc<Notify>) -> Result<Watch, String> + Send + Sync>;
+
 pub(super) struct Task {
     pub(super) path: PathBuf,
     pub(super) node_name: String,
     pub(super) rescan: Duration,
     pub(super) memory: Option<Memory>,
+    /// How changes are heard of.
+    pub(super) hear: Hear,
     pub(super) words: watch::Sender<Word>,
     pub(super) stop: CancellationToken,
 }
@@ -118,9 +123,10 @@ impl Task {
         for _ in 0..2 {
             let look = eyes.look.get_or_insert_with(|| {
                 let (path, wake, watched) = (self.path.clone(), eyes.wake.clone(), eyes.watch.is_some());
+                let hear = self.hear.clone();
                 tokio::task::spawn_blocking(move || {
                     // First the watch, then the look: what changes in between wakes us.
-                    let watch = (!watched).then(|| Watch::new(watched_folder(&path), wake));
+                    let watch = (!watched).then(|| hear(watched_folder(&path), wake));
                     (watch, folder::list(&path))
                 })
             });

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod deaf;
 mod faults;
 
 use std::os::unix::fs::symlink;
