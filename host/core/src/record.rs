@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
 use crate::observed::{Container, Exit, ObservedPod, User};
+use crate::plan::left_of;
 use crate::pod::{Deletion, Pod, Source};
 use crate::resize::{Allocation, Amounts, ResizeRecord};
 use crate::status::of_containers;
@@ -28,6 +29,10 @@ pub struct PodRecord {
     pub terminal: Option<Terminal>,
     /// The end that the pod was asked for, so that a restart of the agent continues it.
     pub deletion: Option<Deletion>,
+    /// When the pod ended, or was told to without being deleted: its grace period runs from then on, also under another
+    /// agent. `None` in records of before that was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
     /// Set once the node itself ended the pod for what it, or the node, ran short of.
     pub evicted: Option<Evicted>,
     /// Whether the dead containers of an ended pod go as well: it was evicted, or the disk is needed.
@@ -50,6 +55,16 @@ pub struct PodRecord {
 }
 
 impl PodRecord {
+    /// The pod is to end within that many seconds from now on, by the node's own doing: no more than were left of what it
+    /// was given before.
+    pub fn ends_within(&mut self, grace_seconds: i64, now: Timestamp) {
+        if let Some(evicted) = &mut self.evicted {
+            let left = left_of(evicted.grace_seconds, self.ended_at, now);
+            evicted.grace_seconds = left.min(grace_seconds);
+            self.ended_at = Some(now);
+        }
+    }
+
     /// Whether it is yet to be asked if the pod may run here: it is new, and nobody has asked it to end.
     pub fn awaits_admission(&self, pod: &Pod) -> bool {
         self.start_time.is_none() && self.terminal.is_none() && pod.deletion.is_none()
@@ -75,7 +90,9 @@ impl PodRecord {
 
     /// Moves what lies in the future to `now`: after the clock stepped back no wait lasts longer than its delay.
     pub fn forget_the_future(&mut self, now: Timestamp) {
-        self.start_time = self.start_time.map(|at| at.min(now));
+        for at in [&mut self.start_time, &mut self.ended_at] {
+            *at = at.map(|at| at.min(now));
+        }
         for backoff in self.backoffs.values_mut() {
             backoff.last = backoff.last.min(now);
         }

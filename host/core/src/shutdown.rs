@@ -108,7 +108,7 @@ pub fn comes_back(source: &Source, record: &PodRecord) -> bool {
 pub fn bring_back(record: &mut PodRecord) {
     record.terminal = None;
     record.start_time = None;
-    record.evicted = None;
+    (record.evicted, record.ended_at) = (None, None);
     (record.emptied, record.released) = (false, false);
 }
 

@@ -1,5 +1,7 @@
 //! Ending a pod: stop what runs in the right order, then remove what is dead, then release what it had.
 
+use jiff::Timestamp;
+
 use super::{Plan, Situation, planned};
 use crate::action::{Action, Stage};
 use crate::observed::Container;
@@ -28,23 +30,23 @@ pub(super) fn stop_action(
     Some(Action::StopContainer { id: seen.id.clone(), container: seen.name.clone(), grace_seconds: grace, after })
 }
 
-/// Seconds that are left of the pod's grace period; no more than an eviction leaves.
+/// Seconds that are left of the pod's grace period; no more than an eviction leaves. Told by when its end began, so that
+/// another agent gives no more.
 fn remaining_grace(situation: &Situation<'_>) -> i64 {
-    let left = left_of_own(situation);
-    situation.record.evicted.map_or(left, |evicted| left.min(evicted.grace_seconds))
+    let Situation { pod, record, now, .. } = *situation;
+    let own = match pod.deletion {
+        None => left_of(pod.grace_seconds(), record.ended_at, now),
+        Some(deletion) => left_of(deletion.grace_seconds, Some(deletion.requested_at), now),
+    };
+    record.evicted.map_or(own, |evicted| own.min(left_of(evicted.grace_seconds, record.ended_at, now)))
 }
 
-fn left_of_own(situation: &Situation<'_>) -> i64 {
-    let pod = situation.pod;
-    match pod.deletion {
-        None => pod.grace_seconds(),
-        Some(deletion) => {
-            // The clock may have stepped back: never wait longer than the grace period itself.
-            let passed = situation.now.duration_since(deletion.requested_at).as_secs().max(0);
-            let grace = deletion.grace_seconds.max(0);
-            if grace == 0 { 0 } else { (grace - passed).clamp(1, grace) }
-        }
-    }
+/// Seconds that are left of a grace period. One that there is does not become none: what runs is asked before it is killed.
+pub(crate) fn left_of(grace: i64, since: Option<Timestamp>, now: Timestamp) -> i64 {
+    // The clock may have stepped back: never wait longer than the grace period itself.
+    let passed = since.map_or(0, |since| now.duration_since(since).as_secs().max(0));
+    let grace = grace.max(0);
+    if grace == 0 { 0 } else { (grace - passed).clamp(1, grace) }
 }
 
 /// IDs of what ends before a container of a pod that ends: for a sidecar the app containers and the sidecars after it;

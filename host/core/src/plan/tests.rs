@@ -197,6 +197,37 @@ fn all_that_ends_has_one_grace_period() {
 }
 
 #[test]
+fn an_end_that_began_under_another_agent_has_no_more_time_than_is_left() {
+    let mut model = settled("{terminationGracePeriodSeconds: 20, containers: [{name: a, image: i}]}");
+    let grace = |model: &Model| stops(model)[0].1;
+    let began = |seconds: i64, model: &Model| Some(model.now - jiff::SignedDuration::from_secs(seconds));
+    evict(&mut model, 30);
+    // A record of before it was kept, and a clock that stepped back.
+    for since in [None, began(-100, &model)] {
+        model.record.ended_at = since;
+        assert_eq!(grace(&model), 20);
+    }
+    for (grace_seconds, passed, left) in [(30, 5, 15), (10, 5, 5), (10, 500, 1), (0, 5, 0)] {
+        evict(&mut model, grace_seconds);
+        model.record.ended_at = began(passed, &model);
+        assert_eq!(grace(&model), left, "{passed} s of {grace_seconds} have passed");
+    }
+    // Its time is over for another reason: it is over all the same when the pod is deleted as well.
+    evict(&mut model, 10);
+    model.record.ended_at = began(4, &model);
+    model.pod.deletion = Some(Deletion { requested_at: model.now, grace_seconds: 20 });
+    assert_eq!(grace(&model), 6);
+    model.pod.deletion = None;
+    // Asked again: with less time that counts from now on, with more nothing is won.
+    for (asked, left) in [(3, 3), (20, 6)] {
+        let mut record = model.record.clone();
+        record.ends_within(asked, model.now);
+        assert_eq!(record.evicted.map(|evicted| evicted.grace_seconds), Some(left));
+        assert_eq!(record.ended_at, Some(model.now));
+    }
+}
+
+#[test]
 fn a_sidecar_that_is_restarted_for_itself_waits_for_nobody() {
     let mut model = settled(SIDECARS);
     let id = model.known.container("s1").unwrap().id.clone();

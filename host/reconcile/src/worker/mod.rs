@@ -352,6 +352,7 @@ impl Worker {
         tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the pod has ended");
         self.record.terminal = Some(terminal);
         self.shared.leaves(&self.pod.id.uid);
+        self.record.ended_at = Some(Timestamp::now());
     }
 
     /// Events for what the pod waits for, each once.

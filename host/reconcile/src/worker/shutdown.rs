@@ -1,5 +1,6 @@
 //! A pod ends because the machine goes down, and runs again once it stays up.
 
+use jiff::Timestamp;
 use longshore_core::record::{Evicted, Terminal};
 use longshore_core::shutdown;
 
@@ -10,9 +11,7 @@ impl Worker {
     pub(super) fn shut_down(&mut self, grace_seconds: i64) {
         if self.record.terminal.is_some() {
             // Asked again, with less time.
-            if let Some(evicted) = &mut self.record.evicted {
-                evicted.grace_seconds = evicted.grace_seconds.min(grace_seconds);
-            }
+            self.record.ends_within(grace_seconds, Timestamp::now());
             return;
         }
         self.record.evicted = Some(Evicted { grace_seconds, disruption: true });

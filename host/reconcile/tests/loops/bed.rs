@@ -174,9 +174,15 @@ impl Bed {
 
     /// Ends the agent, as an upgrade would, and starts another one on the same runtime and disk.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(async || {}).await
+    }
+
+    /// The same, with something done between the two.
+    pub(crate) async fn restart_with(self, between: impl AsyncFnOnce()) -> Self {
         let Bed { runtime, files, probes, machine, api, network, options, of, two, .. } = self;
         self.stop.cancel();
         self.agent.await.unwrap();
+        between().await;
         Self::on(Ground { runtime, files, probes, machine, api, network, options, of, two })
     }
 

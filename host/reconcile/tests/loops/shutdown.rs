@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use longshore_core::pod::{Pod, Source};
+use longshore_core::ports::files::FileStore;
 use longshore_core::shutdown::Step;
 use longshore_reconcile::health::Shutdown;
 use longshore_reconcile::node::Options;
@@ -87,7 +88,12 @@ async fn pods_end_by_priority_within_their_times_and_then_the_machine_is_let_go(
 
     bed.until("let go", |bed| bed.machine.held() == 0).await;
     let stops: Vec<(String, u64)> = bed.runtime.stops();
-    assert_eq!(stops, [("usual".into(), 7), ("better".into(), 10), ("critical".into(), 5)]);
+    let names: Vec<&str> = stops.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["usual", "better", "critical"]);
+    // No more than each has; the first one's time went on while its stops failed.
+    for ((name, grace), (least, most)) in stops.iter().zip([(1, 7), (7, 10), (3, 5)]) {
+        assert!((least..=most).contains(grace), "{name} has {grace} s");
+    }
     for pod in &pods {
         let status = bed.status(&pod.id.uid).unwrap();
         assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Terminated")));
@@ -97,6 +103,28 @@ async fn pods_end_by_priority_within_their_times_and_then_the_machine_is_let_go(
         assert_eq!((target.status.as_str(), target.reason.as_deref()), ("True", Some("TerminationByKubelet")));
         assert!(bed.runtime.container(&pod.id.uid, "app").is_some(), "its log is kept");
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_restarted_amid_an_end_gives_no_time_anew() {
+    let bed = Bed::with(steps([20, 10, 5]));
+    let usual = of_api(of("usual", 0, 30));
+    bed.source.set(vec![usual.clone()]);
+    bed.until_ready(&[usual.clone()]).await;
+    bed.runtime.fail("stop", usize::MAX);
+    bed.machine.turn(true);
+    bed.until("told to end", |bed| bed.runtime.calls("stop") > 0).await;
+    let mut stored = bed.files.stored("usual").unwrap();
+    let began = stored.record.ended_at.unwrap();
+    // As if the agent had been away for a while.
+    stored.record.ended_at = Some(began - jiff::SignedDuration::from_secs(12));
+    let files = bed.files.clone();
+    let bed = bed.restart_with(async || files.save("usual", &stored).await.unwrap()).await;
+    bed.runtime.fail("stop", 0);
+    bed.source.set(vec![usual]);
+    bed.until("stopped", |bed| !bed.runtime.stops().is_empty()).await;
+    let (uid, grace) = bed.runtime.stops().remove(0);
+    assert!(uid == "usual" && (1..=8).contains(&grace), "{uid} has {grace} s of 20, of which 12 have passed");
 }
 
 #[tokio::test]
