@@ -33,6 +33,9 @@ pub struct PodRecord {
     /// agent. `None` in records of before that was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    /// When the pod was first seen on this node: its annotation `kubernetes.io/config.seen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Timestamp>,
     /// Set once the node itself ended the pod for what it, or the node, ran short of.
     pub evicted: Option<Evicted>,
     /// Whether the dead containers of an ended pod go as well: it was evicted, or the disk is needed.
@@ -90,7 +93,7 @@ impl PodRecord {
 
     /// Moves what lies in the future to `now`: after the clock stepped back no wait lasts longer than its delay.
     pub fn forget_the_future(&mut self, now: Timestamp) {
-        for at in [&mut self.start_time, &mut self.ended_at] {
+        for at in [&mut self.start_time, &mut self.ended_at, &mut self.seen] {
             *at = at.map(|at| at.min(now));
         }
         for backoff in self.backoffs.values_mut() {

@@ -384,13 +384,14 @@ impl Node {
     fn start(&mut self, pod: Pod) {
         let uid = pod.id.uid.clone();
         let inbox = Arc::new(Inbox::default());
-        let seen = Timestamp::now();
+        let record = self.stored.remove(&uid).map(|stored| stored.record).unwrap_or_default();
+        let seen = record.seen.unwrap_or_else(Timestamp::now);
         let start = Start {
             shared: self.shared.clone(),
             pod: pod.clone(),
             seen,
             observed: self.found.remove(&uid).unwrap_or_default(),
-            record: self.stored.remove(&uid).map(|stored| stored.record).unwrap_or_default(),
+            record,
             inbox: inbox.clone(),
             stop: self.stop.clone(),
         };

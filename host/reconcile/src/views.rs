@@ -19,7 +19,7 @@ use tokio::sync::watch;
 pub struct StaticPod {
     /// The pod.
     pub pod: Pod,
-    /// When it was first seen in this life of the agent.
+    /// When it was first seen here.
     pub seen: Timestamp,
     /// Whether it is on its way out.
     pub ending: bool,

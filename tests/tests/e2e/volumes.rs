@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{
     Bed, NODE,
-    pods::{SLEEP, container, is_ready, pod, with},
+    pods::{SLEEP, container, is_ready, pod, uid, with},
     until,
 };
 
@@ -117,6 +117,7 @@ fn volumes_of_objects_with_modes() {
         {"name": "down", "downwardAPI": {"items": [
             {"path": "labels", "fieldRef": field("metadata.labels")},
             {"path": "name", "fieldRef": field("metadata.name")},
+            {"path": "annotations", "fieldRef": field("metadata.annotations")},
             {"path": "cpu", "resourceFieldRef": {"containerName": "app", "resource": "limits.cpu", "divisor": "1m"}}]}},
         {"name": "mixed", "projected": {"defaultMode": 0o444, "sources": [
             {"configMap": {"name": "m", "items": [{"key": "one", "path": "from/map"}]}},
@@ -128,11 +129,12 @@ fn volumes_of_objects_with_modes() {
         names.iter().map(|name| json!({"name": name, "mountPath": format!("/v/{name}")})).collect();
     let app = with(
         container("app", SLEEP),
-        json!({"volumeMounts": mounts, "resources": {"limits": {"cpu": "200m", "memory": "32Mi"}}}),
+        json!({"env": [{"name": "SEEN", "valueFrom": {"fieldRef": field("metadata.annotations['kubernetes.io/config.seen']")}}],
+            "volumeMounts": mounts, "resources": {"limits": {"cpu": "200m", "memory": "32Mi"}}}),
     );
     let whole = pod("a", json!([app]), json!({"volumes": volumes}));
     bed.apply(&with(whole, json!({"metadata": {"labels": {"app": "web", "tier": "x"}}})));
-    bed.wait_ready("a");
+    let a = bed.wait_ready("a");
     let cat = |path: &str| bed.exec("a", "app", &format!("cat /v/{path}"));
     let mode = |path: &str| bed.exec("a", "app", &format!("stat -L -c %a /v/{path}")).trim().to_owned();
     assert_eq!((cat("all/one"), cat("all/two"), mode("all/one")), ("1".into(), "2".into(), "644".into()));
@@ -148,6 +150,12 @@ fn volumes_of_objects_with_modes() {
     );
     assert_eq!(bed.exec("a", "app", "ls /v/absent"), "");
     assert_eq!(cat("down/labels"), "app=\"web\"\ntier=\"x\"");
+    // What the kubelet adds itself it tells as well.
+    let seen = a["metadata"]["annotations"]["kubernetes.io/config.seen"].as_str().unwrap();
+    let added = [("hash", uid(&a)), ("seen", seen), ("source", "file")];
+    let added: Vec<String> = added.iter().map(|(key, value)| format!("kubernetes.io/config.{key}={value:?}")).collect();
+    assert_eq!(cat("down/annotations"), added.join("\n"));
+    assert_eq!(bed.exec("a", "app", "echo $SEEN").trim(), seen);
     assert_eq!((cat("down/name"), cat("down/cpu")), (format!("a-{NODE}"), "200".to_owned()));
     assert_eq!(
         (cat("mixed/from/map"), cat("mixed/from/secret"), cat("mixed/ns")),

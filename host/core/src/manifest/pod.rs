@@ -1,8 +1,8 @@
 //! What the kubelet adds to a pod that it did not get from the API server.
 //!
 //! As `pkg/kubelet/config/common.go` (`applyDefaults`, `tryDecodeSinglePod`), but for the UID, which is derived
-//! from canonical JSON in place of a dump of Go's memory. `kubernetes.io/config.seen` needs a clock, and differs at
-//! every start: it is set where the pod is shown.
+//! from canonical JSON in place of a dump of Go's memory. `kubernetes.io/config.seen` needs a clock: it is
+//! set where the pod is shown, and told to its containers.
 
 use std::sync::Arc;
 

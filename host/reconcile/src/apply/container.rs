@@ -75,7 +75,8 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         services: &services,
         files: &env_files,
     };
-    let env = environment::build(&pod, container, &context).map_err(|error| config_error(error.to_string()))?;
+    let env =
+        environment::build(&worker.as_told(), container, &context).map_err(|error| config_error(error.to_string()))?;
     let (image_volumes, places) = image::of_volumes(worker, container.spec).await.map_err(create_error)?;
     files.volumes.extend(places);
     let wanted = container_config::sub_paths(&pod, container, &image_volumes, &env, &files)

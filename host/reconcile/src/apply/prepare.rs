@@ -54,7 +54,7 @@ impl Worker {
         let shared = self.shared.clone();
         self.facts = shared.look().await;
         self.look_up_objects().await.map_err(Unprepared::object)?;
-        let volumes = volume::resolve(&self.pod, &self.facts, &self.objects, &self.pod_ips())
+        let volumes = volume::resolve(&self.as_told(), &self.facts, &self.objects, &self.pod_ips())
             .map_err(|problem| Unprepared::volume(&problem.volume, &problem.message))?;
         let security = self.pod.spec().security_context.as_ref();
         let fs_group = security.and_then(|security| {

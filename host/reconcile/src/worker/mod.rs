@@ -23,7 +23,7 @@ use longshore_core::evict;
 use longshore_core::node::NodeFacts;
 use longshore_core::observed::{ContainerState, ObservedPod};
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
-use longshore_core::pod::{Pod, Source};
+use longshore_core::pod::{CONFIG_SEEN, Pod, Source};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::files::PodFiles;
 use longshore_core::ports::runtime::Image;
@@ -59,7 +59,7 @@ const SAVE_AGAIN: Duration = Duration::from_secs(10);
 pub(crate) struct Start {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pod: Pod,
-    /// When the pod was first seen in this life of the agent.
+    /// When the pod was first seen here.
     pub(crate) seen: Timestamp,
     pub(crate) observed: ObservedPod,
     pub(crate) record: PodRecord,
@@ -76,7 +76,7 @@ pub(crate) struct Worker {
     pub(crate) pod: Pod,
     /// The object as its source wants it.
     pub(crate) wanted: Arc<v1::Pod>,
-    /// When it was first seen in this life of the agent.
+    /// When it was first seen here.
     pub(crate) seen: Timestamp,
     pub(crate) observed: ObservedPod,
     pub(crate) record: PodRecord,
@@ -167,6 +167,7 @@ pub(crate) async fn run(start: Start) {
             given.pod.clone_from(&worker.pod.spec().resources);
         }
     }
+    worker.seen = *worker.record.seen.get_or_insert(worker.seen);
     if worker.record.start_time.is_some() {
         // A record of before resizes: what was run last is what was given.
         worker.record.allocated.get_or_insert_with(|| Allocation::of(&worker.wanted));
@@ -261,7 +262,6 @@ impl Worker {
         if settled { self.sleep_for(&plan) } else { Duration::from_secs(1) }
     }
 
-    fn plan(&self) -> Plan {
     /// Why no container of it may be started, if so.
     pub(crate) fn blocked(&self) -> Option<&str> {
         let blocked = self.checked.as_ref().and_then(|checked| checked.hold.as_ref()).map(|hold| hold.message.as_str());
@@ -269,6 +269,7 @@ impl Worker {
         blocked.or(self.unheard.then_some(preempt::UNHEARD))
     }
 
+    fn plan(&self) -> Plan {
         plan::plan(&Situation {
             pod: &self.pod,
             observed: &self.observed,
@@ -351,8 +352,8 @@ impl Worker {
     fn conclude(&mut self, terminal: Terminal) {
         tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the pod has ended");
         self.record.terminal = Some(terminal);
-        self.shared.leaves(&self.pod.id.uid);
         self.record.ended_at = Some(Timestamp::now());
+        self.shared.leaves(&self.pod.id.uid);
     }
 
     /// Events for what the pod waits for, each once.
@@ -470,6 +471,15 @@ impl Worker {
 
     pub(crate) fn event(&self, container: Option<&str>, kind: EventType, reason: &str, message: &str) {
         self.shared.ports.events.record(&self.pod.id, container, kind, reason, message);
+    }
+
+    /// The pod with the annotation that says when it was first seen, for what is told to it: the kubelet's own object has
+    /// that for pods of all sources.
+    pub(crate) fn as_told(&self) -> Pod {
+        let mut pod = self.pod.clone();
+        let annotations = Arc::make_mut(&mut pod.object).metadata.annotations.get_or_insert_default();
+        annotations.insert(CONFIG_SEEN.to_owned(), self.seen.to_string());
+        pod
     }
 
     /// Addresses of the pod, none before its sandbox runs.

@@ -1,5 +1,6 @@
-//! Variables from files of volumes: a container waits until they can be read.
+//! What containers are told: variables from files of volumes, which they wait for, and annotations that the node adds.
 
+use longshore_core::volume::VolumeKind;
 use longshore_tests::pod;
 
 use crate::bed::Bed;
@@ -17,4 +18,30 @@ async fn a_container_waits_for_the_file_that_its_variables_come_from() {
     assert!(bed.runtime.container("p", "app").is_none());
     bed.files.in_volumes.lock().unwrap().insert("env".to_owned(), b"A='1'\n".to_vec());
     bed.until_ready(&pods).await;
+}
+
+#[tokio::test]
+async fn a_pod_is_told_when_it_was_first_seen_and_that_stays_so() {
+    let bed = Bed::new();
+    let spec = "{containers: [{name: app, image: app}], volumes: [{name: v, downwardAPI: {items: [{path: all, fieldRef: \
+                {fieldPath: metadata.annotations}}]}}]}";
+    let pods = [pod("p", spec)];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    let told = |bed: &Bed| {
+        let (volumes, _) = bed.files.prepared("p");
+        let VolumeKind::Payload { files, .. } = &volumes[0].kind else { panic!("{volumes:?}") };
+        String::from_utf8(files["all"].data.clone()).unwrap()
+    };
+    let shown = |bed: &Bed| {
+        let annotations = bed.views.pod("p").unwrap().object.metadata.annotations.clone().unwrap();
+        format!("kubernetes.io/config.seen={:?}", annotations["kubernetes.io/config.seen"])
+    };
+    let before = told(&bed);
+    assert_eq!(before, shown(&bed));
+    let bed = bed.restart().await;
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    bed.until("prepared anew", |bed| bed.files.prepared("p").1 > 1).await;
+    assert_eq!((told(&bed), shown(&bed)), (before.clone(), before));
 }
