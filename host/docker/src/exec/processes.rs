@@ -5,7 +5,10 @@
 //! are found so, also when their parents are gone and the container's PID 1 has adopted them. A process that the container's own
 //! command started is none of these, and never touched; nor is one that is older than the exec. What has left the session, cleared
 //! its environment, lost its parent and let go of the output before the time was over is told by nothing from the container's own,
-//! and lives on.
+//! and lives on. So does one that kept the output, when nothing else of the exec lives by then: Docker does not tell which pipes
+//! it made for an exec, and all that its shim reads from and nothing older holds may as well be those of another exec, whose
+//! daemon is not to be killed. Docker drops an exec from its container's list two seconds after the command ended, so that does
+//! not tell either; and a look at each command as it begins would come too late for one that ends at once.
 //!
 //! All are stopped before the first is killed: a parent that ran on could fork what nothing but its own life tells.
 //!
