@@ -10,7 +10,7 @@ use super::{
     image::{self, Image},
     joined::{Joined, STATE_KEY},
     machine::Machine,
-    power, short,
+    power, short, unit,
 };
 use crate::{
     cluster::{self, Kubernetes},
@@ -144,7 +144,7 @@ fn explained<T>(machine: &Machine, checked: Result<T>) -> Result<T> {
 }
 
 fn prepare(machine: &Machine) -> Result<()> {
-    machine.run("cp /payload/longshore /usr/local/bin/ && mkdir -p /etc/kubernetes/manifests", SHORT)?;
+    unit::install(machine)?;
     machine.until("docker version --format '{{.Server.Version}}'", LONG)?;
     for (tar, image) in [("busybox", "longshore.dev/busybox:1"), ("example", "longshore.dev/example:1")] {
         let import = format!("docker import -c 'ENV PATH=/bin' -c 'CMD [\"sh\"]' /payload/{tar}.tar {image}");
@@ -192,10 +192,14 @@ fn off_and_on(place: &Place, image: &Image, machine: &Machine) -> Result<Outcome
     machine.run(&format!("test \"$(cat /proc/{pid}/oom_score_adj)\" = -997"), SHORT)?;
     machine.run(&format!("grep -q 'docker-default (enforce)' /proc/{pid}/attr/current"), SHORT)?;
 
+    unit::watched(machine)?;
+    unit::wrong_configuration(machine)?;
+    machine.until(&settled, LONG)?;
+
     power::off_and_on(place, image, machine)?;
     machine.until("systemctl is-active docker longshore", LONG)?;
     machine.until(&settled, LONG)?;
-    Ok(Outcome { passed: 5, ..Outcome::PASSED })
+    Ok(Outcome { passed: 7, ..Outcome::PASSED })
 }
 
 /// Guaranteed, so that its score is below zero; and a job that leaves a line whenever it runs.

@@ -164,7 +164,6 @@ fn configure(partial: &Path, root: &Path, run: &impl Fn(&str, &mut Command) -> R
     fs::write(root.join("etc/hostname"), "longshore-vm\n")?;
     fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n127.0.1.1 longshore-vm\n")?;
     fs::write(root.join("etc/systemd/network/10-all.network"), "[Match]\nName=e*\n[Network]\nDHCP=ipv4\n")?;
-    fs::write(root.join("etc/systemd/system/longshore.service"), UNIT)?;
     let enable = ["enable", "systemd-networkd", "ssh", "docker", "apparmor"];
     run("systemctl enable", Command::new("systemctl").arg("--root").arg(root).args(enable))?;
     for unit in
@@ -174,26 +173,6 @@ fn configure(partial: &Path, root: &Path, run: &impl Fn(&str, &mut Command) -> R
     }
     Ok(())
 }
-
-/// longshore as a service, started by the tests and by whoever likes.
-const UNIT: &str = "\
-[Unit]
-Description=longshore
-After=docker.service network-online.target
-Wants=docker.service
-
-[Service]
-Type=notify
-ExecStart=/usr/local/bin/longshore run --register-node=false
-Restart=always
-WatchdogSec=60
-TimeoutStartSec=300
-KillMode=process
-Delegate=yes
-
-[Install]
-WantedBy=multi-user.target
-";
 
 /// Copies a program without its debug information, which is most of it.
 pub(super) fn copy_stripped(from: &Path, to: &Path) -> Result<()> {

@@ -9,6 +9,7 @@ mod joined;
 mod machine;
 mod power;
 mod short;
+mod unit;
 
 use std::{
     fs,
@@ -61,9 +62,13 @@ pub(crate) fn open(place: &Place, args: &Vm) -> Result<bool> {
     }
     fill(place, &payload, &[&binary])?;
     let machine = Machine::boot(place, &image, &payload)?;
+    unit::install(&machine)?;
     say!("it runs. A shell in it:");
     say!("  {}", machine.ssh_command());
-    say!("longshore and the images are in /payload there; its console is {}", machine.console().display());
+    say!(
+        "longshore is a service there that is not started, the images are in /payload; its console is {}",
+        machine.console().display()
+    );
     say!("Ctrl-C stops it and forgets its disk.");
     while !process::interrupted() && machine.runs() {
         std::thread::sleep(Duration::from_millis(200));
@@ -80,6 +85,7 @@ fn fill(place: &Place, payload: &Path, programs: &[&Path]) -> Result<()> {
     for program in programs.iter().filter(|program| program.is_file()) {
         image::copy_stripped(program, &payload.join(program.file_name().unwrap_or_default()))?;
     }
+    fs::copy(place.root.join("examples").join(unit::FILE), payload.join(unit::FILE))?;
     let roots = crate::images::roots(place)?;
     fs::copy(&roots.busybox, payload.join("busybox.tar"))?;
     fs::copy(&roots.example, payload.join("example.tar"))?;
