@@ -72,9 +72,13 @@ where
 {
     let mut version: Option<String> = None;
     let mut failures = 0;
+    // Lists in a row that no watch could go on from.
+    let mut useless = 0;
     loop {
         let begun = Instant::now();
-        let result = match version.take() {
+        let known = version.take();
+        let watches = known.is_some();
+        let result = match known {
             Some(known) => watch(&requests, &followed, known, &mut follower, &mut failures).await,
             None if followed.watch_list && requests.offers_watch_list() => {
                 watch_list(&requests, &followed, &mut follower, &mut failures).await
@@ -85,9 +89,16 @@ where
             Step::Stop => return,
             Step::Resume(next, heard) => {
                 version = Some(next);
+                if watches && heard {
+                    useless = 0;
+                }
                 if heard || begun.elapsed() >= SHORT { None } else { Some(SHORT) }
             }
-            Step::Relist => None,
+            Step::Relist => {
+                useless = if begun.elapsed() < LONGEST { useless + 1 } else { 1 };
+                // Once is what happens to whoever was away. Of a server that forgets at once lists are not asked in a hurry.
+                (useless > 1).then(|| delay(followed.first_delay, useless - 1))
+            }
             Step::Failed(next, error) => {
                 version = next;
                 failures += 1;

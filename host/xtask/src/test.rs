@@ -36,8 +36,8 @@ pub(crate) struct Test {
     /// No tests of a node in a real cluster, whose control plane is built first (minutes, once).
     #[arg(long)]
     no_cluster: bool,
-    /// Also in clusters of the oldest and the newest Kubernetes, on the oldest Docker as well; and the emulated machine as a
-    /// node: memory, a full disk, boots without the API server (an hour).
+    /// Also in clusters of the oldest and the newest Kubernetes, on the oldest Docker as well; what takes minutes in a cluster; and
+    /// the emulated machine as a node: memory, a full disk, boots without the API server (an hour).
     #[arg(long)]
     long: bool,
     /// Only end-to-end tests whose names contain this; nothing else is checked.
@@ -50,6 +50,9 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// How the names of tests begin that need a cluster.
 const CLUSTER: &str = "cluster_";
+
+/// Those of them that take minutes each, and are for `--long` or for whoever asks for them by that name.
+const LONG: &str = "cluster_long_";
 
 /// End-to-end tests wait more than they work.
 const AT_ONCE: &str = "--test-threads=4";
@@ -234,6 +237,8 @@ fn in_cluster(
 ) -> Result<()> {
     let list = process::output("e2e --list", Command::new(&e2e.path).arg("--list"), MINUTE)?;
     let names = list.lines().filter_map(|line| line.strip_suffix(": test")).filter(|name| name.starts_with(CLUSTER));
+    let long = args.only.as_ref().map_or(args.long && kubernetes == cluster::KUBERNETES, |only| only.contains("long"));
+    let names = names.filter(|name| long || !name.starts_with(LONG));
     let names: Vec<&str> = names.filter(|name| args.only.as_ref().is_none_or(|only| name.contains(only))).collect();
     if names.is_empty() {
         return Ok(());

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use crate::bed::{
     cluster::until,
+    etcd,
+    front::Fate,
     node::{MOMENT, Node},
-    pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, with},
+    pods::{SLEEP, container, id, is_ready, job, phase, pod, restarts, sleeper, with},
 };
 
 #[test]
@@ -53,21 +55,39 @@ fn cluster_faults_pods_go_on_without_the_api_server() {
 }
 
 #[test]
-fn cluster_faults_api_server_is_restarted_with_another_certificate() {
-    let Some(node) = Node::start() else { return };
-    node.bind(&sleeper("a"));
-    let before = node.wait_api_ready("a");
+fn cluster_faults_etcd_is_compacted_and_the_api_server_restarted_with_another_certificate() {
+    let Some(node) = Node::start_fronted() else { return };
+    for name in ["a", "b"] {
+        node.bind(&sleeper(name));
+    }
+    let [before, b] = ["a", "b"].map(|name| node.wait_api_ready(name));
+    let since = node.ready_since();
+    // Whoever is up to date does not notice that the past is forgotten.
+    etcd::compact(&node.cluster);
+    node.bind(&sleeper("c"));
+    node.wait_api_ready("c");
+    assert_eq!(node.front().expired(), 0);
+
+    // One that was away meanwhile asks for what is forgotten, of an API server that remembers nothing either.
+    node.front().judge(|_, _| Fate::Gone);
+    node.front().end_watches(None);
+    node.cluster.delete(&node.one("pods", "b"), None);
+    node.bind(&sleeper("d"));
+    etcd::compact(&node.cluster);
     let file = node.cluster.folder.join("kube-apiserver.pid");
     let pid = || fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<i32>().ok());
     let old = pid().unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
     until("another API server", || pid().filter(|now| *now != old));
     node.cluster.get("/readyz");
-    node.bind(&sleeper("b"));
-    node.wait_api_ready("b");
+    assert_eq!(node.running(&b), Some(id(&b, "app")));
+    node.front().pass();
+    node.wait_api_ready("d");
+    node.wait_api_gone(&b);
+    assert!(node.front().expired() > 0, "the API server has forgotten nothing");
     let now = node.wait_api_ready("a");
     assert_eq!((id(&now, "app"), restarts(&now, "app")), (id(&before, "app"), 0));
-    assert!(condition(&node.wait_node_ready(), "Ready"));
+    assert_eq!(node.ready_since(), since);
 }
 
 #[test]

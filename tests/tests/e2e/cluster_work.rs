@@ -1,6 +1,4 @@
-//! Workloads by their controllers, as everyday life has them, and many pods at once.
-
-use std::collections::BTreeSet;
+//! Workloads by their controllers, as everyday life has them.
 
 use serde_json::{Value, json};
 
@@ -150,56 +148,4 @@ fn cluster_work_cordon_and_taint() {
         })
     });
     assert_eq!(refused.expect("one is refused by the node")["source"]["component"], "kubelet");
-}
-
-#[test]
-fn cluster_work_churn_leaves_nothing() {
-    let Some(node) = Node::start() else { return };
-    let name = |number: usize| format!("c{number}");
-    let (all, step) = (36, 6);
-    for first in (0..all).step_by(step) {
-        for number in first..first + step {
-            let pod = match number % 4 {
-                0 => crate::bed::pods::job(&name(number), "Never", "exit 0"),
-                _ => crate::bed::pods::sleeper(&name(number)),
-            };
-            node.bind(&pod);
-        }
-        // At odds with the starts: some of these have not begun, some are half way.
-        for number in first.saturating_sub(step / 2)..first + step / 2 {
-            if number % 3 != 0 {
-                node.cluster.delete(&node.one("pods", &name(number)), (number % 5 == 0).then_some(0));
-            }
-        }
-    }
-    let settled = |pod: &Value| is_ready(pod) || pod["status"]["phase"] == "Succeeded";
-    let left = node.told(|| {
-        until("all that were left are Ready or done", || {
-            let pods = node.cluster.list(&node.all("pods"));
-            let none_ends = pods.iter().all(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-            (none_ends && pods.iter().all(settled)).then_some(pods)
-        })
-    });
-    assert!(left.len() >= all / 3, "{}", left.len());
-    let wanted: BTreeSet<String> = left.iter().map(|pod| uid(pod).to_owned()).collect();
-    node.told(|| {
-        until("Docker and disk have just what the API has", || {
-            let label = |one: &Value| one["Labels"]["io.kubernetes.pod.uid"].as_str().unwrap_or_default().to_owned();
-            let docker: BTreeSet<String> = node.containers_of_node().iter().map(label).collect();
-            let folders = std::fs::read_dir(node.root().join("pods")).unwrap().flatten();
-            let disk: BTreeSet<String> =
-                folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-            // A pod that is done may have given back its sandbox already.
-            (docker.is_subset(&wanted) && disk.is_subset(&wanted)).then_some(())
-        });
-    });
-    node.cluster.delete(&node.all("pods"), None);
-    node.told(|| {
-        until("nothing is left", || {
-            let disk = std::fs::read_dir(node.root().join("pods")).unwrap().count();
-            (node.cluster.list(&node.all("pods")).is_empty() && node.containers_of_node().is_empty() && disk == 0)
-                .then_some(())
-        });
-    });
-    assert!(node.mounts().is_empty(), "{:?}", node.mounts());
 }

@@ -35,6 +35,7 @@ pub(super) async fn run(cluster: &Cluster) {
         left_out: HashMap::new(),
         level: HashMap::new(),
         waiting: HashMap::new(),
+        rests: None,
         in_flight: HashSet::new(),
         tasks: JoinSet::new(),
         patience: Patience::new(Duration::from_secs(10)),
@@ -93,6 +94,8 @@ struct Writer<'a> {
     level: HashMap<String, Level>,
     /// When a pod that failed is tried again.
     waiting: HashMap<String, Instant>,
+    /// Until when nothing is sent, since the API server is away or asked for time.
+    rests: Option<Instant>,
     in_flight: HashSet<String>,
     tasks: JoinSet<Done>,
     patience: Patience,
@@ -110,6 +113,10 @@ impl Writer<'_> {
         self.waiting.retain(|_, until| *until > now);
         if let Some(soonest) = self.waiting.values().min() {
             next = next.min(*soonest);
+        }
+        self.rests = self.rests.filter(|until| *until > now);
+        if let Some(until) = self.rests {
+            return next.min(until);
         }
         let mirrors = self.cluster.pods.mirrors();
         for view in self.cluster.views.published() {
@@ -141,7 +148,7 @@ impl Writer<'_> {
 
     /// Whether the API server knows all that there was at the last turn.
     fn is_done(&self) -> bool {
-        self.cluster.pods.synced() && self.in_flight.is_empty() && self.waiting.is_empty()
+        self.cluster.pods.synced() && self.rests.is_none() && self.in_flight.is_empty() && self.waiting.is_empty()
     }
 
     fn may(&self, uid: &str) -> bool {
@@ -254,8 +261,12 @@ impl Writer<'_> {
             }
             Err(error) => {
                 self.said.failed("a pod's status cannot be written", &error);
-                let wait = self.patience.after(&error);
-                self.waiting.insert(pod.uid, Instant::now() + wait);
+                let until = Instant::now() + self.patience.after(&error);
+                // That is no fault of this pod's: sixty pods are not to ask sixty times.
+                if matches!(error, ApiError::Unreachable { .. } | ApiError::Busy { .. }) {
+                    self.rests = self.rests.max(Some(until));
+                }
+                self.waiting.insert(pod.uid, until);
             }
         }
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Bed,
     cluster::{Cluster, until},
+    front::{Front, server_of},
     gate::Gate,
     pods::{condition, is_ready, uid, with},
     ports::free_port,
@@ -21,6 +22,7 @@ pub(crate) struct Node {
     pub(crate) port: u16,
     /// Between the node and the API server, where it was asked for.
     pub(crate) gate: Option<Gate>,
+    front: Option<Front>,
     bed: Bed,
 }
 
@@ -38,6 +40,14 @@ impl DerefMut for Node {
     }
 }
 
+/// A node's way to the API server.
+#[derive(Clone, Copy)]
+enum Way {
+    Straight,
+    Gate,
+    Front,
+}
+
 impl Node {
     /// A node that is Ready; `None` when there is no cluster or no Docker.
     pub(crate) fn start() -> Option<Node> {
@@ -47,6 +57,19 @@ impl Node {
     /// One whose API server can be shut off.
     pub(crate) fn start_gated() -> Option<Node> {
         Self::start_with(&[], true)
+    }
+
+    /// One whose API server misbehaves as its [`Front`] is told.
+    pub(crate) fn start_fronted() -> Option<Node> {
+        let mut node = Self::new_fronted()?;
+        node.bed.begin();
+        node.wait_node_ready();
+        Some(node)
+    }
+
+    /// The same, and its agent does not run yet.
+    pub(crate) fn new_fronted() -> Option<Node> {
+        Self::made(&[], Way::Front)
     }
 
     /// One that is told more.
@@ -59,19 +82,24 @@ impl Node {
 
     /// One whose agent does not run yet.
     pub(crate) fn new(flags: &[&str], gated: bool) -> Option<Node> {
+        Self::made(flags, if gated { Way::Gate } else { Way::Straight })
+    }
+
+    fn made(flags: &[&str], way: Way) -> Option<Node> {
         let cluster = Cluster::find()?;
         let mut bed = Bed::new()?;
         let name = bed.folder.file_name().unwrap().to_string_lossy().to_ascii_lowercase();
         let port = free_port();
-        let (mut bootstrap, mut gate) = (cluster.bootstrap.clone(), None);
-        if gated {
-            let mut config: Value = serde_json::from_slice(&fs::read(&bootstrap).unwrap()).unwrap();
-            let server = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
-            let made = Gate::before(server.strip_prefix("https://").unwrap().parse().unwrap());
-            config["clusters"][0]["cluster"]["server"] = json!(format!("https://{}", made.address));
+        let config: Value = serde_json::from_slice(&fs::read(&cluster.bootstrap).unwrap()).unwrap();
+        let gate = matches!(way, Way::Gate).then(|| Gate::before(server_of(&config)));
+        let front = matches!(way, Way::Front).then(|| Front::before(server_of(&config), &cluster.folder));
+        let address = gate.as_ref().map(|gate| gate.address).or(front.as_ref().map(|front| front.address));
+        let mut bootstrap = cluster.bootstrap.clone();
+        if let Some(address) = address {
+            let mut config = config;
+            config["clusters"][0]["cluster"]["server"] = json!(format!("https://{address}"));
             bootstrap = bed.folder.join("bootstrap.kubeconfig");
             fs::write(&bootstrap, config.to_string()).unwrap();
-            gate = Some(made);
         }
         bed.flags = vec![
             format!("--bootstrap-kubeconfig={}", bootstrap.display()),
@@ -95,7 +123,7 @@ impl Node {
         cluster.create("/api/v1/namespaces", &namespace);
         let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
         cluster.wait(&account, "there", |account| !account.is_null());
-        Some(Node { cluster, name, port, gate, bed })
+        Some(Node { cluster, name, port, gate, front, bed })
     }
 
     /// The path of the Node object.
@@ -127,6 +155,20 @@ impl Node {
         // What does not come through is an error of the API server's, after which a call is made again.
         let answer = self.told(|| self.cluster.call("GET", &path, "application/json", None));
         assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    /// Between the node and the API server, where it was asked for.
+    pub(crate) fn front(&self) -> &Front {
+        self.front.as_ref().unwrap()
+    }
+
+    /// Since when it is Ready: another time is that of a node that was not, for a while.
+    pub(crate) fn ready_since(&self) -> String {
+        let object = self.object();
+        assert!(condition(&object, "Ready"), "{:#}", object["status"]["conditions"]);
+        let mut all = object["status"]["conditions"].as_array().unwrap().iter();
+        let ready = all.find(|one| one["type"] == "Ready").unwrap();
+        ready["lastTransitionTime"].as_str().unwrap().to_owned()
     }
 
     /// The path of a kind of objects in this test's namespace: `pods`, `apps/deployments`, `batch/jobs`.
