@@ -52,7 +52,7 @@ const CARGO_DENY: &str = "0.20.2";
 const CLUSTER: &str = "cluster_";
 
 /// Those of them that take minutes each, and are for `--long` or for whoever asks for them by that name.
-const LONG: &str = "cluster_long_";
+const LONG: &str = "::cluster_long_";
 
 /// End-to-end tests wait more than they work.
 const AT_ONCE: &str = "--test-threads=4";
@@ -152,10 +152,13 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
     if args.no_cluster {
         report.skip("end to end in a cluster", "--no-cluster");
     } else if let (Some(e2e), Some(oldest), Some(newest)) = (e2e, flavors.first(), flavors.last()) {
-        in_cluster(place, args, report, e2e, (cluster::KUBERNETES, newest))?;
+        in_cluster(place, args, report, e2e, (cluster::KUBERNETES, newest), false)?;
+        if args.long || args.only.as_ref().is_some_and(|only| only.contains("long")) {
+            in_cluster(place, args, report, e2e, (cluster::KUBERNETES, newest), true)?;
+        }
         if args.long {
             for pair in [(cluster::OLDEST, oldest), (cluster::NEWEST, oldest), (cluster::NEWEST, newest)] {
-                in_cluster(place, args, report, e2e, pair)?;
+                in_cluster(place, args, report, e2e, pair, false)?;
             }
         }
     }
@@ -234,11 +237,11 @@ fn in_cluster(
     report: &mut Report,
     e2e: &Executable,
     (kubernetes, flavor): (&str, &Flavor),
+    long: bool,
 ) -> Result<()> {
     let list = process::output("e2e --list", Command::new(&e2e.path).arg("--list"), MINUTE)?;
     let names = list.lines().filter_map(|line| line.strip_suffix(": test")).filter(|name| name.starts_with(CLUSTER));
-    let long = args.only.as_ref().map_or(args.long && kubernetes == cluster::KUBERNETES, |only| only.contains("long"));
-    let names = names.filter(|name| long || !name.starts_with(LONG));
+    let names = names.filter(|name| name.contains(LONG) == long);
     let names: Vec<&str> = names.filter(|name| args.only.as_ref().is_none_or(|only| name.contains(only))).collect();
     if names.is_empty() {
         return Ok(());
@@ -246,7 +249,8 @@ fn in_cluster(
     let built = report.obtain(&format!("cluster-{kubernetes}: build"), || Kubernetes::find(place, kubernetes))?;
     let Some(kubernetes) = built else { return Ok(()) };
     report.obtain("cluster: other clients", || clients::fetch(place))?;
-    report.step(&format!("cluster-{} on {}: end to end", kubernetes.version, flavor.name), || {
+    let part = if long { "what takes minutes" } else { "end to end" };
+    report.step(&format!("cluster-{} on {}: {part}", kubernetes.version, flavor.name), || {
         let limit = 15 * MINUTE;
         once_more(&|again| {
             let world = World::prepare(place, flavor.clone())?;
@@ -262,7 +266,8 @@ fn in_cluster(
             command.extend(cluster::inside(&kubernetes.version, true, limit.as_secs(), folder.path(), &tests));
             let mut command = world.command(place, &command, limit + MINUTE);
             e2e.environment(place, &mut command);
-            let log = format!("cluster-{}{}", kubernetes.version, suffix(again));
+            let kind = if long { "-long" } else { "" };
+            let log = format!("cluster-{}{kind}{}", kubernetes.version, suffix(again));
             counted(place, &log, &mut command, limit + 3 * MINUTE)
         })
     })?;

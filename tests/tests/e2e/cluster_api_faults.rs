@@ -60,6 +60,9 @@ fn borne(judge: impl Fn(&str, &str) -> Fate + Send + Sync + 'static, enough: imp
     node.front().judge(judge);
     let began = Instant::now();
     node.front().end_watches(None);
+    node.told(|| {
+        until("the node asks for its pods", || node.front().asked_since(began).iter().any(watches_pods).then_some(()))
+    });
     node.docker.kill(&id(&a, "app"), "KILL");
     node.cluster.delete(&node.one("pods", "b"), None);
     node.told(|| until("the node tries again", || enough(&node.front().asked_since(began)).then_some(())));
@@ -147,14 +150,15 @@ fn cluster_api_faults_gone_is_listed_anew_and_ends_no_pod() {
     let began = Instant::now();
     let gone: Value = serde_json::from_str(&error(410, "Expired")).unwrap();
     node.front().end_watches(Some(&json!({"type": "ERROR", "object": gone}).to_string()));
-    // What happens while there is no list, the node cannot know.
-    node.cluster.delete(&node.one("pods", "b"), None);
     let asked = || {
         let asked = node.front().asked_since(began).into_iter();
         asked.filter(|one| one.path.starts_with("/api/v1/pods?")).collect::<Vec<_>>()
     };
     let lists = || asked().iter().filter(|one| !one.is_watch()).count();
-    node.told(|| until("it cannot list", || (lists() >= 3).then_some(())));
+    node.told(|| until("it asks for a list", || (lists() >= 1).then_some(())));
+    // What happens while there is none, the node cannot know.
+    node.cluster.delete(&node.one("pods", "b"), None);
+    node.told(|| until("it asks again", || (lists() >= 3).then_some(())));
     for pod in &before {
         assert_eq!(node.running(pod), Some(id(pod, "app")));
     }

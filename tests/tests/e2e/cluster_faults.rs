@@ -1,13 +1,13 @@
 //! The API server gone, back, and restarted; and the agent killed under its pods.
 
-use std::{fs, thread};
+use std::{fs, thread, time::Instant};
 
 use serde_json::{Value, json};
 
 use crate::bed::{
     cluster::until,
     etcd,
-    front::Fate,
+    front::{Asked, Fate},
     node::{MOMENT, Node},
     pods::{SLEEP, container, id, is_ready, job, phase, pod, restarts, sleeper, with},
 };
@@ -69,8 +69,11 @@ fn cluster_faults_etcd_is_compacted_and_the_api_server_restarted_with_another_ce
     assert_eq!(node.front().expired(), 0);
 
     // One that was away meanwhile asks for what is forgotten, of an API server that remembers nothing either.
+    let began = Instant::now();
     node.front().judge(|_, _| Fate::Gone);
     node.front().end_watches(None);
+    let is_of_pods = |one: &Asked| one.is_watch() && one.path.starts_with("/api/v1/pods?");
+    until("the node is cut off", || node.front().asked_since(began).iter().any(is_of_pods).then_some(()));
     node.cluster.delete(&node.one("pods", "b"), None);
     node.bind(&sleeper("d"));
     etcd::compact(&node.cluster);
