@@ -247,7 +247,7 @@ fn cluster_long_churn_of_100_pods() {
 }
 
 #[test]
-fn cluster_churn_60_pods_at_once_leave_the_node_ready() {
+fn cluster_long_60_pods_at_once_leave_the_node_ready() {
     let Some(node) = Node::start() else { return };
     let since = node.ready_since();
     let mut uids = BTreeSet::new();

@@ -301,10 +301,10 @@ impl Plane {
         if minor >= 34 {
             gates.extend(["PodCertificateRequest=true", "EnvFiles=true"]);
         }
-        if minor < 35 {
-            gates.push("ImageVolume=true");
-        } else {
-            gates.push("ImageVolumeWithDigest=true");
+        match minor {
+            ..35 => gates.push("ImageVolume=true"),
+            35 => {}
+            36.. => gates.push("ImageVolumeWithDigest=true"),
         }
         command.arg(format!("--feature-gates={}", gates.join(",")));
         command.arg("--runtime-config=certificates.k8s.io/v1beta1=true,certificates.k8s.io/v1alpha1=true");
