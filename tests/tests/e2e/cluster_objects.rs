@@ -181,7 +181,7 @@ fn cluster_objects_image_is_a_volume() {
     let of = |path: &str| mounts.iter().find(|mount| mount["mountPath"] == path).unwrap()["volumeStatus"].clone();
     assert_eq!(of("/e"), Value::Null);
     let told = of("/v")["image"]["imageRef"].as_str().unwrap_or_default().to_owned();
-    assert_eq!(told.starts_with("sha256:"), node.cluster.minor() >= 35, "{told:?}");
+    assert_eq!(told.starts_with("sha256:"), node.cluster.minor() >= 36, "{told:?}");
 }
 
 #[test]
