@@ -160,7 +160,8 @@ pub(crate) async fn run(start: Start) {
     if worker.pod.deletion.is_none() {
         worker.pod.deletion = worker.record.deletion;
     }
-    if worker.pod.source == Source::Api && worker.record == PodRecord::default() {
+    let blank = PodRecord { seen: worker.record.seen, ..PodRecord::default() };
+    if worker.pod.source == Source::Api && worker.record == blank {
         let known = worker.shared.ports.api.as_ref().and_then(|api| (api.status)(&worker.pod.id.uid));
         worker.record = record::seeded(known.as_ref().or(worker.pod.object.status.as_ref()));
         if let Some(given) = &mut worker.record.allocated {

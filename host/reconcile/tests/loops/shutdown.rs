@@ -110,7 +110,7 @@ async fn an_agent_that_is_restarted_amid_an_end_gives_no_time_anew() {
     let bed = Bed::with(steps([20, 10, 5]));
     let usual = of_api(of("usual", 0, 30));
     bed.source.set(vec![usual.clone()]);
-    bed.until_ready(&[usual.clone()]).await;
+    bed.until_ready(std::slice::from_ref(&usual)).await;
     bed.runtime.fail("stop", usize::MAX);
     bed.machine.turn(true);
     bed.until("told to end", |bed| bed.runtime.calls("stop") > 0).await;
