@@ -29,6 +29,17 @@ pub struct PodView {
     pub standing: Standing,
 }
 
+impl PodView {
+    /// Whether all but its standing is the same.
+    pub fn shows_the_same_as(&self, other: &PodView) -> bool {
+        self.id == other.id
+            && self.source == other.source
+            && self.object == other.object
+            && self.steps == other.steps
+            && self.probes == other.probes
+    }
+}
+
 /// What a plan for a pod is made from, and neither the sources nor its record nor the runtime tell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standing {

@@ -132,7 +132,11 @@ impl Views {
     /// Publishes a pod's state.
     pub fn publish(&self, view: PodView) {
         let mut pods = lock(&self.pods);
-        if pods.get(&view.id.uid).is_some_and(|known| **known == view) {
+        if let Some(known) = pods.get_mut(&view.id.uid).filter(|known| known.shows_the_same_as(&view)) {
+            // Who plans asks for it; who follows pods has nothing to do with it.
+            if known.standing != view.standing {
+                *known = Arc::new(view);
+            }
             return;
         }
         let uid = view.id.uid.clone();
