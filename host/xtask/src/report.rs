@@ -143,8 +143,13 @@ impl Report {
     }
 
     /// Prints what failed, what was skipped and, as the last line of all, the counts.
-    pub(crate) fn finish(&self) {
+    pub(crate) fn finish(&mut self) {
         say!("");
+        if self.flaky.len() > FEW_IN_ALL {
+            self.failed += self.flaky.len();
+            self.failures
+                .push(format!("{} tests passed only when they were run again: that is no chance", self.flaky.len()));
+        }
         for failure in &self.failures {
             say!("failed: {failure}");
         }
@@ -160,8 +165,41 @@ impl Report {
                 say!("  {}", skipped.lines().next().unwrap_or_default());
             }
         }
-        say!("{} passed, {} failed", self.passed, self.failed);
+        let again = match self.flaky.len() {
+            0 => String::new(),
+            count => format!(" ({count} only when they were run again)"),
+        };
+        say!("{} passed{again}, {} failed", self.passed, self.failed);
     }
+}
+
+/// So many tests of a step may fail by chance.
+const FEW: usize = 3;
+/// And so many of all together.
+const FEW_IN_ALL: usize = 5;
+
+/// Runs tests that share a machine, and a few that failed once more, alone. A test that passes then was in others' way; the report
+/// names it, and shows how it failed. `run` gets the names of those that it is to run, none for all.
+///
+/// # Errors
+/// Those of the first run.
+pub(crate) fn once_more(run: &dyn Fn(&[String]) -> Result<Outcome>) -> Result<Outcome> {
+    let mut first = run(&[])?;
+    if first.failed == 0 || first.failures.len() != first.failed || first.failed > FEW {
+        return Ok(first);
+    }
+    let told = match run(&first.failures) {
+        Ok(second) if second.failed == 0 && second.passed == first.failed => {
+            first.passed += second.passed;
+            first.failed = 0;
+            first.flaky = std::mem::take(&mut first.failures);
+            return Ok(first);
+        }
+        Ok(second) => format!("run again, alone: {} of {} failed", second.failed, first.failed),
+        Err(error) => format!("run again, alone: {error:#}"),
+    };
+    first.details = Some(format!("{}\n{told}", first.details.unwrap_or_default()));
+    Ok(first)
 }
 
 fn indent(text: &str) -> String {
@@ -211,6 +249,32 @@ mod tests {
         let sum = counts(text);
         assert_eq!((sum.passed, sum.failed, sum.skipped), (5, 4, 1));
         assert_eq!(counts("nothing"), Outcome::NOTHING);
+    }
+
+    fn failing(names: &[&str]) -> Outcome {
+        let failures: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        Outcome { passed: 9, failed: names.len(), failures, ..Outcome::NOTHING }
+    }
+
+    #[test]
+    fn a_few_that_failed_are_run_again_and_pass_only_when_all_of_them_do() {
+        let twice = |first: Outcome, second: &dyn Fn() -> Result<Outcome>| {
+            once_more(&|names| if names.is_empty() { Ok(first.clone()) } else { second() }).expect("an outcome")
+        };
+        let passed = |passed| move || Ok(Outcome { passed, ..Outcome::NOTHING });
+        let both = twice(failing(&["a", "b"]), &passed(2));
+        assert_eq!(
+            (both.passed, both.failed, both.flaky.as_slice()),
+            (11, 0, ["a".to_owned(), "b".to_owned()].as_slice())
+        );
+        let never = || -> Result<Outcome> { panic!("not to be run again") };
+        assert_eq!(twice(failing(&["a", "b", "c", "d"]), &never).failed, 4, "so many are no chance");
+        assert_eq!(twice(Outcome { failed: 1, ..Outcome::NOTHING }, &never).failed, 1, "it ended without a word");
+        for second in [&passed(1) as &dyn Fn() -> _, &|| Ok(failing(&["b"])), &|| anyhow::bail!("late")] {
+            let outcome = twice(failing(&["a", "b"]), second);
+            assert_eq!((outcome.failed, outcome.flaky.len()), (2, 0));
+            assert!(outcome.details.is_some_and(|details| details.contains("run again, alone")));
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     guests,
     place::Place,
     process,
-    report::{Outcome, Report, counts},
+    report::{Outcome, Report, counts, once_more},
     say, vm,
     world::{self, World},
 };
@@ -179,8 +179,9 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
 fn in_world(place: &Place, only: Option<&str>, report: &mut Report, test: &Executable, flavor: &Flavor) -> Result<()> {
     report.step(&format!("{}: {}", flavor.name, test.title()), || {
         let limit = 20 * MINUTE;
+        // Once: what the first run had, the second must not do without.
+        let world = World::prepare(place, flavor.clone())?;
         once_more(&|again| {
-            let world = World::prepare(place, flavor.clone())?;
             let mut command = vec![test.path.display().to_string()];
             if again.is_empty() {
                 command.extend(only.map(str::to_owned));
@@ -201,31 +202,12 @@ fn in_world(place: &Place, only: Option<&str>, report: &mut Report, test: &Execu
     Ok(())
 }
 
-/// So many tests may fail by chance.
-const FEW: usize = 3;
-
-/// Runs tests that share a machine, and a few that failed once more, alone. A test that passes then was in others' way; the report
-/// names it, and shows how it failed.
-pub(crate) fn once_more(run: &dyn Fn(&[String]) -> Result<Outcome>) -> Result<Outcome> {
-    let mut first = run(&[])?;
-    if first.failed == 0 || first.failures.len() != first.failed || first.failed > FEW {
-        return Ok(first);
-    }
-    let second = run(&first.failures)?;
-    if second.failed == 0 && second.passed == first.failed {
-        first.passed += second.passed;
-        first.failed = 0;
-        first.flaky = std::mem::take(&mut first.failures);
-    }
-    Ok(first)
-}
-
 /// The arguments for those tests, one after the other.
 pub(crate) fn by_name(names: &[String]) -> impl Iterator<Item = String> {
     ["--exact", "--test-threads=1"].map(str::to_owned).into_iter().chain(names.iter().cloned())
 }
 
-/// Keeps the log of what failed.
+/// Keeps the tests' own log of what failed.
 pub(crate) fn suffix(again: &[String]) -> &'static str {
     if again.is_empty() { "" } else { "-again" }
 }
@@ -252,8 +234,8 @@ fn in_cluster(
     let part = if long { "what takes minutes" } else { "end to end" };
     report.step(&format!("cluster-{} on {}: {part}", kubernetes.version, flavor.name), || {
         let limit = 15 * MINUTE;
+        let world = World::prepare(place, flavor.clone())?;
         once_more(&|again| {
-            let world = World::prepare(place, flavor.clone())?;
             let folder = tempfile::Builder::new().prefix(cluster::PREFIX).tempdir().context("a temporary folder")?;
             let mut tests = vec![e2e.path.display().to_string()];
             if again.is_empty() {

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     cluster::{self, Kubernetes},
     place::Place,
-    report::{Outcome, Report},
-    test::{by_name, counted, once_more, suffix},
+    report::{Outcome, Report, once_more},
+    test::{by_name, counted, suffix},
 };
 
 /// Names of the end-to-end tests that run here, as libtest's filters. Each takes five to ten times longer than on
@@ -36,7 +36,7 @@ const SELECTION: &[&str] = &[
 /// What the tests multiply their time limits by.
 const SLOWNESS: &str = "10";
 
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(180);
 const LONG: Duration = Duration::from_secs(240);
 /// Ten minutes on a machine that does other things meanwhile.
 const END_TO_END: Duration = Duration::from_secs(1800);

@@ -10,7 +10,7 @@ use super::machine::Machine;
 /// Its name, in `examples` and in the payload.
 pub(super) const FILE: &str = "longshore.service";
 
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(180);
 const LONG: Duration = Duration::from_secs(240);
 
 /// A drop-in of these tests.
