@@ -30,7 +30,7 @@ pub struct PodRecord {
     /// The end that the pod was asked for, so that a restart of the agent continues it.
     pub deletion: Option<Deletion>,
     /// When the pod ended, or was told to without being deleted: its grace period runs from then on, also under another
-    /// agent. `None` in records of before that was kept.
+    /// agent. `None` in records of before that was kept, and where the record was lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// When the pod was first seen on this node: its annotation `kubernetes.io/config.seen`.

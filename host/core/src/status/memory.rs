@@ -27,6 +27,12 @@ pub fn remember(
         let started = |seen: &&Container| seen.state != ContainerState::Created;
         let Some(seen) = observed.containers_named(name).find(started) else { continue };
         let known = record.containers.entry(name.to_owned()).or_default();
+        if let Some(last) = &mut known.last_exit
+            && let Some(exit) =
+                observed.containers_named(name).find(|older| older.id == last.id).and_then(Container::exit)
+        {
+            learn(&mut last.exit, exit);
+        }
         if !known.outlives(seen) {
             let went_on = known.exit.is_none();
             take_in(known, seen, observed, messages);
@@ -52,6 +58,14 @@ pub fn remember(
     record.containers.retain(|name, _| pod.container(name).is_some() || observed.container(name).is_some());
     record.backoffs.retain(|key, _| is_about(pod, key));
     record.forget_the_future(now);
+}
+
+/// That there was no memory may be told after the end.
+fn learn(kept: &mut Exit, seen: &Exit) {
+    let is_same = kept.finished_at == seen.finished_at && matches!(kept.reason.as_str(), "Error" | "Completed");
+    if is_same && seen.is_out_of_memory() {
+        kept.reason.clone_from(&seen.reason);
+    }
 }
 
 fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod, messages: &BTreeMap<String, String>) {
@@ -86,11 +100,8 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.started_at = Some(started_at);
         known.exit = None;
     }
-    // What is told of memory may come after the end.
-    if let (Some(exit), Some(kept)) = (seen.exit().filter(|exit| exit.is_out_of_memory()), &mut known.exit)
-        && kept.finished_at == exit.finished_at
-    {
-        kept.reason.clone_from(&exit.reason);
+    if let (Some(exit), Some(kept)) = (seen.exit(), &mut known.exit) {
+        learn(kept, exit);
     }
     if let (Some(exit), None) = (seen.exit(), &known.exit) {
         let mut exit = exit.clone();

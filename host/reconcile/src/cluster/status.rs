@@ -35,7 +35,7 @@ pub(super) async fn run(cluster: &Cluster) {
         left_out: HashMap::new(),
         level: HashMap::new(),
         waiting: HashMap::new(),
-        rests: None,
+        rest: Rest::default(),
         in_flight: HashSet::new(),
         tasks: JoinSet::new(),
         patience: Patience::new(Duration::from_secs(10)),
@@ -83,6 +83,27 @@ struct Level {
     at: Instant,
 }
 
+/// Until when nothing is sent, since the API server is away or asked for time: that is no fault of one pod's, and sixty are
+/// not to ask sixty times.
+#[derive(Debug, Default)]
+struct Rest(Option<Instant>);
+
+impl Rest {
+    fn until(&self, now: Instant) -> Option<Instant> {
+        self.0.filter(|until| *until > now)
+    }
+
+    /// When what failed is tried again. What fails while it rests was under way before: all of that is one failure.
+    fn failed(&mut self, error: &ApiError, patience: &mut Patience, now: Instant) -> Instant {
+        let passing = matches!(error, ApiError::Unreachable { .. } | ApiError::Busy { .. });
+        let until = self.until(now).filter(|_| passing).unwrap_or_else(|| now + patience.after(error));
+        if passing {
+            self.0 = Some(until);
+        }
+        until
+    }
+}
+
 struct Writer<'a> {
     cluster: &'a Cluster,
     /// What the API server answered last, by UID, until the watch shows it.
@@ -94,8 +115,7 @@ struct Writer<'a> {
     level: HashMap<String, Level>,
     /// When a pod that failed is tried again.
     waiting: HashMap<String, Instant>,
-    /// Until when nothing is sent, since the API server is away or asked for time.
-    rests: Option<Instant>,
+    rest: Rest,
     in_flight: HashSet<String>,
     tasks: JoinSet<Done>,
     patience: Patience,
@@ -114,8 +134,7 @@ impl Writer<'_> {
         if let Some(soonest) = self.waiting.values().min() {
             next = next.min(*soonest);
         }
-        self.rests = self.rests.filter(|until| *until > now);
-        if let Some(until) = self.rests {
+        if let Some(until) = self.rest.until(now) {
             return next.min(until);
         }
         let mirrors = self.cluster.pods.mirrors();
@@ -148,7 +167,10 @@ impl Writer<'_> {
 
     /// Whether the API server knows all that there was at the last turn.
     fn is_done(&self) -> bool {
-        self.cluster.pods.synced() && self.rests.is_none() && self.in_flight.is_empty() && self.waiting.is_empty()
+        self.cluster.pods.synced()
+            && self.rest.until(Instant::now()).is_none()
+            && self.in_flight.is_empty()
+            && self.waiting.is_empty()
     }
 
     fn may(&self, uid: &str) -> bool {
@@ -261,11 +283,7 @@ impl Writer<'_> {
             }
             Err(error) => {
                 self.said.failed("a pod's status cannot be written", &error);
-                let until = Instant::now() + self.patience.after(&error);
-                // That is no fault of this pod's: sixty pods are not to ask sixty times.
-                if matches!(error, ApiError::Unreachable { .. } | ApiError::Busy { .. }) {
-                    self.rests = self.rests.max(Some(until));
-                }
+                let until = self.rest.failed(&error, &mut self.patience, Instant::now());
                 self.waiting.insert(pod.uid, until);
             }
         }
@@ -275,4 +293,27 @@ impl Writer<'_> {
 fn is_named(mirror: &v1::Pod, id: &PodId) -> bool {
     mirror.metadata.name.as_deref() == Some(id.name.as_str())
         && mirror.metadata.namespace.as_deref() == Some(id.namespace.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_fail_together_are_one_failure() {
+        let (mut rest, mut patience) = (Rest::default(), Patience::new(Duration::from_secs(10)));
+        let away = ApiError::Unreachable { message: "reset".to_owned() };
+        let now = Instant::now();
+        for _ in 0..8 {
+            assert_eq!(rest.failed(&away, &mut patience, now), now + Duration::from_millis(200));
+        }
+        let later = now + Duration::from_millis(200);
+        assert_eq!(rest.until(later), None);
+        assert_eq!(rest.failed(&away, &mut patience, later), later + Duration::from_millis(400));
+        // What is one pod's own fault holds up no other.
+        let later = later + Duration::from_secs(1);
+        let refused = ApiError::Refused { code: 422, message: "no".to_owned() };
+        assert_eq!(rest.failed(&refused, &mut patience, later), later + Duration::from_millis(800));
+        assert_eq!(rest.until(later), None);
+    }
 }

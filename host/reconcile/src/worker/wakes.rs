@@ -30,6 +30,7 @@ impl Worker {
             if let (None, Some(terminal)) = (&self.record.terminal, ended) {
                 tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the API server says that the pod has ended");
                 self.record.terminal = Some(terminal);
+                self.record.ended_at.get_or_insert_with(jiff::Timestamp::now);
             }
         }
         if let Some(deletion) = wakes.deletion {
