@@ -43,7 +43,8 @@ pub(crate) async fn load(root: &Path, exec: Arc<dyn ContainerExec>) -> anyhow::R
     host.context("the probe plugins")
 }
 
-/// Loads them as they were compiled for this binary; `None` when they are not yet. Writes nothing.
+/// Loads them as they were compiled for this binary; `None` when they are not yet. What is damaged
+/// in the cache is mended, as at every start.
 pub(crate) async fn load_compiled(root: &Path, exec: Arc<dyn ContainerExec>) -> anyhow::Result<Option<ProbeHost>> {
     let cache = root.join("plugins").join("cache");
     let own = identity();

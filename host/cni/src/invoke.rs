@@ -192,7 +192,9 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n[ -n \"$PROBE\" ] && exit\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         // Another test's thread may fork while it is open for writing, which makes it busy: wait until it runs.
-        while std::process::Command::new(&program).env("PROBE", "1").status().is_err() {
+        let end = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = std::process::Command::new(&program).env("PROBE", "1").status() {
+            assert!(Instant::now() < end, "{}: {error}", program.display());
             std::thread::yield_now();
         }
         let environment = vec![("CNI_COMMAND", "ADD".into())];

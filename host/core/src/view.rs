@@ -42,6 +42,7 @@ impl PodView {
 
 /// What a plan for a pod is made from, and neither the sources nor its record nor the runtime tell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Standing {
     /// Why no container of it may be started, if so.
     pub blocked: Option<String>,

@@ -119,7 +119,8 @@ impl Meter {
         (deadline, moment): (Instant, Duration),
         call: F,
     ) -> Option<F::Output> {
-        let (mut call, mut late) = (pin!(call), pin!(sleep_until((deadline + moment).into())));
+        // Until the deadline, and then for its moment.
+        let (mut call, mut late) = (pin!(call), pin!(sleep_until(deadline.into())));
         let mut is_over = false;
         poll_fn(|context| {
             if !is_over && Instant::now() >= deadline {
@@ -133,7 +134,15 @@ impl Meter {
             let waits = self.wasi.load(Ordering::Relaxed) && !self.yielded.load(Ordering::Relaxed);
             match polled {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if waits => late.as_mut().poll(context).map(|()| None),
+                Poll::Pending if waits => match late.as_mut().poll(context) {
+                    // The deadline came in this very turn.
+                    Poll::Ready(()) if !is_over => {
+                        is_over = true;
+                        late.as_mut().reset((Instant::now() + moment).into());
+                        late.as_mut().poll(context).map(|()| None)
+                    }
+                    over => over.map(|()| None),
+                },
                 Poll::Pending => Poll::Pending,
             }
         })

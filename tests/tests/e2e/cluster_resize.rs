@@ -295,8 +295,9 @@ fn cluster_resize_of_the_pod_as_a_whole() {
     if node.cluster.minor() < 36 {
         return;
     }
-    let Some(declared) = node.object()["status"]["declaredFeatures"].as_array().cloned() else { return };
-    assert!(declared.contains(&json!("InPlacePodLevelResourcesVerticalScaling")), "{declared:?}");
+    let declared = node.object()["status"]["declaredFeatures"].clone();
+    let declares = |name: &str| declared.as_array().is_some_and(|all| all.contains(&json!(name)));
+    assert!(declares("InPlacePodLevelResourcesVerticalScaling"), "{declared:?}");
     let own = with(container("own", SLEEP), json!({"resources": size("50m", "32Mi")}));
     node.bind(&pod("a", json!([container("app", SLEEP), own]), json!({"resources": size("200m", "128Mi")})));
     let first = node.wait_api_ready("a");

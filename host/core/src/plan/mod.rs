@@ -70,6 +70,7 @@ pub struct Unhealthy {
 
 /// Work that goes on in the background for a pod; memory only, what a crash loses is planned again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Busy {
     /// Containers being stopped, by ID, with the time when they are killed.
     pub stopping: BTreeMap<String, Timestamp>,

@@ -134,8 +134,13 @@ fn pod(name: &str, node: &str) -> Value {
         "imagePullPolicy": "Never",
         "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"],
     });
-    // A token costs a request of its own, and the hollow node has none either.
-    let spec = json!({"nodeName": node, "containers": [container], "automountServiceAccountToken": false});
+    // A token costs a request of its own, and the hollow node has none either; nor does it tell that the cluster has no DNS.
+    let spec = json!({
+        "nodeName": node,
+        "containers": [container],
+        "automountServiceAccountToken": false,
+        "dnsPolicy": "Default",
+    });
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
 }
 

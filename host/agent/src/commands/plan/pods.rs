@@ -26,9 +26,10 @@ pub(super) fn text(world: &World) -> String {
     let mut actions = 0;
     let mut quiet = 0;
     let pods = all(world);
+    let ids = ids(world);
     let mut shares = shares(world, &pods);
     for pod in &pods {
-        let lines = pod_text(world, &mut shares, pod, &mut actions);
+        let lines = pod_text(world, &ids, &mut shares, pod, &mut actions);
         if lines.is_empty() {
             quiet += 1;
         } else {
@@ -99,7 +100,8 @@ fn given(pod: &Pod, record: &PodRecord) -> Pod {
 /// The pod of the same name that must have ended before one that nobody looks after yet begins.
 fn predecessor<'a>(world: &'a World, pods: &'a [PodId], pod: &Pod) -> Option<&'a PodId> {
     let known = |uid: &str| world.stored.contains_key(uid) || world.views.contains_key(uid);
-    if known(&pod.id.uid) {
+    // One that ends waits for nobody.
+    if known(&pod.id.uid) || pod.deletion.is_some() {
         return None;
     }
     // What runs, is ours, and is wanted by nobody has a worker, too.
@@ -108,15 +110,14 @@ fn predecessor<'a>(world: &'a World, pods: &'a [PodId], pod: &Pod) -> Option<&'a
 }
 
 /// What would be done for one pod, and what holds it up; empty when it is as it should be.
-fn pod_text(world: &World, shares: &mut Shares, pod: &Pod, actions: &mut usize) -> String {
+fn pod_text(world: &World, ids: &[PodId], shares: &mut Shares, pod: &Pod, actions: &mut usize) -> String {
     let nothing = ObservedPod::default();
     let uid = &pod.id.uid;
     let title = format!("pod {} ({uid})\n", pod.id);
     let observed = world.observed.get(uid).unwrap_or(&nothing);
     let record = world.stored.get(uid).map(|stored| stored.record.clone()).unwrap_or_default();
     let view = world.views.get(uid);
-    let ids: Vec<PodId> = ids(world);
-    if let Some(old) = predecessor(world, &ids, pod) {
+    if let Some(old) = predecessor(world, ids, pod) {
         return format!("{title}  waits: the former pod of that name ({}) ends first\n", old.uid);
     }
     let blocked = match world.spoken_for(pod) {
