@@ -90,6 +90,9 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
     }
 }
 
+/// The longest wait that the API server may ask for.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Waits between tries of something that failed: doubling, bounded, longer when the API server says so.
 #[derive(Debug)]
 struct Patience {
@@ -106,7 +109,7 @@ impl Patience {
         let wait = self.wait;
         self.wait = (self.wait * 2).min(self.most);
         match error {
-            ApiError::Busy { after } => wait.max(*after).min(Duration::from_secs(60)),
+            ApiError::Busy { after } => wait.max(*after).min(LONGEST),
             _ => wait,
         }
     }

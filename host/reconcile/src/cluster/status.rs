@@ -96,7 +96,14 @@ impl Rest {
     /// When what failed is tried again. What fails while it rests was under way before: all of that is one failure.
     fn failed(&mut self, error: &ApiError, patience: &mut Patience, now: Instant) -> Instant {
         let passing = matches!(error, ApiError::Unreachable { .. } | ApiError::Busy { .. });
-        let until = self.until(now).filter(|_| passing).unwrap_or_else(|| now + patience.after(error));
+        let until = match self.until(now).filter(|_| passing) {
+            None => now + patience.after(error),
+            Some(until) => match error {
+                // What it asked for counts all the same.
+                ApiError::Busy { after } => until.max(now + (*after).min(super::LONGEST)),
+                _ => until,
+            },
+        };
         if passing {
             self.0 = Some(until);
         }
@@ -309,6 +316,11 @@ mod tests {
         }
         let later = now + Duration::from_millis(200);
         assert_eq!(rest.until(later), None);
+        // Nobody comes sooner than the API server asked for.
+        let busy = ApiError::Busy { after: Duration::from_secs(3) };
+        let mut other = Rest(Some(later));
+        assert_eq!(other.failed(&busy, &mut patience, now), now + Duration::from_secs(3));
+        assert_eq!(other.failed(&away, &mut patience, now), now + Duration::from_secs(3));
         assert_eq!(rest.failed(&away, &mut patience, later), later + Duration::from_millis(400));
         // What is one pod's own fault holds up no other.
         let later = later + Duration::from_secs(1);
