@@ -1,15 +1,14 @@
 //! The emulated machine boots without its API server: its pods come back with what they need, and those whose secrets
 //! nothing may keep say so.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::joined::{Joined, LONG, STATE_KEY, object, pod, running};
+use super::{
+    joined::{Joined, LONG, STATE_KEY, object, pod, running},
+    machine::SHORT,
+};
 use crate::report::Outcome;
-
-const SHORT: Duration = Duration::from_secs(180);
 
 /// What stands in the Secret, and nowhere else.
 const SECRET: &str = "a-word-that-is-hidden";

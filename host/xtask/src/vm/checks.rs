@@ -9,7 +9,7 @@ use super::{
     alone, fill,
     image::{self, Image},
     joined::{Joined, STATE_KEY},
-    machine::Machine,
+    machine::{LONG, Machine, SHORT},
     power, short, unit,
 };
 use crate::{
@@ -36,8 +36,6 @@ const SELECTION: &[&str] = &[
 /// What the tests multiply their time limits by.
 const SLOWNESS: &str = "10";
 
-const SHORT: Duration = Duration::from_secs(180);
-const LONG: Duration = Duration::from_secs(240);
 /// Ten minutes on a machine that does other things meanwhile.
 const END_TO_END: Duration = Duration::from_secs(1800);
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::machine::Machine;
+use super::machine::{Machine, SHORT};
 use crate::{
     cluster::{self, Approver, Kubectl, Kubernetes, Plane},
     place::Place,
@@ -24,7 +24,6 @@ use crate::{
 /// The node's name.
 pub(super) const NODE: &str = "vm";
 
-const SHORT: Duration = Duration::from_secs(180);
 /// What takes seconds on a machine takes a minute in this one, when others want its cores, too.
 pub(super) const LONG: Duration = Duration::from_secs(300);
 

@@ -23,6 +23,11 @@ use crate::{
 /// Boots take 20 s on an idle machine; a busy CI may be many times slower.
 const BOOT: Duration = Duration::from_secs(300);
 
+/// How long a command in the machine may take that is over at once where nobody else wants the cores.
+pub(super) const SHORT: Duration = Duration::from_secs(180);
+/// And one that waits for services to begin or to end.
+pub(super) const LONG: Duration = Duration::from_secs(240);
+
 /// A running machine.
 #[derive(Debug)]
 pub(crate) struct Machine {

@@ -1,14 +1,12 @@
 //! `systemctl poweroff` in the emulated machine: logind waits, pods end by priority, and the next boot brings them back.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 
-use super::{image::Image, machine::Machine};
+use super::{
+    image::Image,
+    machine::{LONG, Machine, SHORT},
+};
 use crate::place::Place;
-
-const SHORT: Duration = Duration::from_secs(180);
-const LONG: Duration = Duration::from_secs(240);
 
 /// Seconds that pods get, critical ones included. Debian's logind waits for 5 s unless it is made to.
 const GRACE: u32 = 120;

@@ -1,14 +1,13 @@
 //! The emulated machine runs short of memory and of disk, as a node of a cluster: the right pod ends, and nothing is lost.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::joined::{Joined, LONG, NODE, is_true, object, pod, running};
+use super::{
+    joined::{Joined, LONG, NODE, is_true, object, pod, running},
+    machine::SHORT,
+};
 use crate::report::Outcome;
-
-const SHORT: Duration = Duration::from_secs(180);
 
 /// What the node keeps free, and what is left to it by the pod that takes too much.
 pub(super) const EVICTION: &[&str] =

@@ -1,17 +1,12 @@
 //! The unit that is shipped, `examples/longshore.service`, as it is: installed in the emulated machine, and what it says
 //! of hangs and wrong configurations kept by its systemd. What a test needs beside it are drop-ins.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 
-use super::machine::Machine;
+use super::machine::{LONG, Machine, SHORT};
 
 /// Its name, in `examples` and in the payload.
 pub(super) const FILE: &str = "longshore.service";
-
-const SHORT: Duration = Duration::from_secs(180);
-const LONG: Duration = Duration::from_secs(240);
 
 /// A drop-in of these tests.
 const DROP_IN: &str = "/etc/systemd/system/longshore.service.d/test.conf";
