@@ -1,7 +1,4 @@
-//! The way to the daemon: endpoint, HTTP connections, negotiated version, time limits.
-//!
-//! Every request has a connection of its own: a connection to a local socket costs less than telling whether a kept
-//! one has outlived a restart of the daemon. It must not know what is asked.
+//! The way to the daemon: endpoint, negotiated version, time limits. It must not know what is asked.
 
 use std::future::Future;
 use std::io;
@@ -18,14 +15,13 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
 use longshore_core::ports::runtime::RuntimeError;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OnceCell;
 
 use crate::fault::Fault;
+use crate::lines::{Duplex, Lines};
 use crate::wire;
 
 /// Time limit of ordinary calls: the kubelet's `--runtime-request-timeout`.
@@ -67,7 +63,7 @@ impl Endpoint {
         Err(format!("{text:?} is neither unix:///path nor tcp://host:port"))
     }
 
-    async fn connect(&self) -> io::Result<Box<dyn Duplex>> {
+    async fn connect(self) -> io::Result<Box<dyn Duplex>> {
         match self {
             Endpoint::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
             Endpoint::Tcp(address) => {
@@ -78,9 +74,6 @@ impl Endpoint {
         }
     }
 }
-
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// What was agreed with a daemon; holds until it is replaced by another version of itself.
 pub(crate) struct Session {
@@ -99,6 +92,7 @@ pub(crate) struct Connection {
     /// As the operator wrote it, for messages.
     pub(crate) name: String,
     endpoint: Endpoint,
+    lines: Lines,
     session: RwLock<Option<Arc<Session>>>,
     /// Held while a version is agreed, so that a crowd of callers asks once.
     negotiation: tokio::sync::Mutex<()>,
@@ -111,6 +105,7 @@ impl Connection {
         Ok(Connection {
             name: name.to_owned(),
             endpoint,
+            lines: Lines::default(),
             session: RwLock::new(None),
             negotiation: tokio::sync::Mutex::new(()),
         })
@@ -170,11 +165,11 @@ impl Connection {
             );
             return Err(Fault::Answer { status: 400, message });
         }
-        let endpoint = self.endpoint.clone();
+        let (endpoint, lines) = (self.endpoint.clone(), self.lines.clone());
         let transport =
             move |request: BollardRequest| -> Pin<Box<dyn Future<Output = Result<Response<Incoming>, Error>> + Send>> {
-                let endpoint = endpoint.clone();
-                Box::pin(async move { exchange(&endpoint, request).await })
+                let (endpoint, lines) = (endpoint.clone(), lines.clone());
+                Box::pin(async move { exchange(endpoint, &lines, request).await })
             };
         // bollard's own limit would cut long stops and pulls short; each call here has a limit of its own.
         let client = bollard::Docker::connect_with_custom_transport(
@@ -245,8 +240,7 @@ impl Connection {
             .body(bollard::body_full(body))
             .map_err(|error| Fault::Nonsense(format!("{path} cannot be asked for: {error}")))?;
         let answer = async {
-            let response =
-                exchange(&self.endpoint, request).await.map_err(|error| Fault::from_bollard(error, &self.name))?;
+            let response = self.exchange(request).await.map_err(|error| Fault::from_bollard(error, &self.name))?;
             let status = response.status();
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 return hyper::upgrade::on(response).await.map_err(|error| Fault::broken(&error, &self.name));
@@ -309,9 +303,12 @@ impl Connection {
         }
     }
 
+    async fn exchange(&self, request: BollardRequest) -> Result<Response<Incoming>, Error> {
+        exchange(self.endpoint.clone(), &self.lines, request).await
+    }
+
     async fn receive(&self, request: Result<BollardRequest, Fault>) -> Result<Response<Incoming>, Fault> {
-        let response =
-            exchange(&self.endpoint, request?).await.map_err(|error| Fault::from_bollard(error, &self.name))?;
+        let response = self.exchange(request?).await.map_err(|error| Fault::from_bollard(error, &self.name))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -328,26 +325,13 @@ pub(crate) fn speaks_otherwise(fault: &Fault) -> bool {
     matches!(fault, Fault::Answer { status: 400, message } if message.starts_with("client version "))
 }
 
-/// Ends a connection's task when the request is given up before its answer has begun, so that the daemon sees it.
-struct Hangup(Option<tokio::task::AbortHandle>);
-
-impl Drop for Hangup {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.abort();
-        }
-    }
+async fn exchange(endpoint: Endpoint, lines: &Lines, mut request: BollardRequest) -> Result<Response<Incoming>, Error> {
+    complete(&mut request)?;
+    lines.exchange(|| endpoint.connect(), request).await
 }
 
-/// One request on a connection of its own.
-async fn exchange(endpoint: &Endpoint, mut request: BollardRequest) -> Result<Response<Incoming>, Error> {
-    let stream = endpoint.connect().await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let task = tokio::spawn(async move {
-        // Its errors reach the one who asked; the body's end ends it.
-        let _ = connection.with_upgrades().await;
-    });
-    let mut hangup = Hangup(Some(task.abort_handle()));
+/// What every request has, whoever wrote it.
+fn complete(request: &mut BollardRequest) -> Result<(), Error> {
     let origin = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>()?;
     *request.uri_mut() = origin;
     request.headers_mut().insert(HOST, HeaderValue::from_static("docker"));
@@ -358,9 +342,7 @@ async fn exchange(endpoint: &Endpoint, mut request: BollardRequest) -> Result<Re
     {
         request.headers_mut().insert(auth, value);
     }
-    let response = sender.send_request(request).await?;
-    hangup.0 = None;
-    Ok(response)
+    Ok(())
 }
 
 /// A value for a query.

@@ -22,6 +22,7 @@ mod images;
 mod info;
 mod known;
 mod lifecycle;
+mod lines;
 mod logs;
 mod names;
 mod networks;
