@@ -13,7 +13,8 @@ mod v2;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use longshore_core::cgroup::{PodCgroup, PodsLimits, Qos};
 use longshore_core::node::CgroupDriver;
@@ -25,6 +26,9 @@ use crate::mounts;
 
 /// Name of the cgroup of all pods.
 const PODS: &str = "kubepods";
+
+/// How old what is known of the mounts of cgroups may be.
+const MOUNTED_AGE: Duration = Duration::from_secs(10);
 
 /// How cgroups are kept on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +83,20 @@ pub(crate) struct Cgroups {
     warned: AtomicBool,
     /// Those of all pods together, once they are known.
     limits: Mutex<Option<PodsLimits>>,
+    mounted: Mutex<Option<(Instant, Arc<Mounted>)>>,
+}
+
+/// What of cgroups is mounted.
+#[derive(Debug)]
+struct Mounted {
+    hierarchies: Vec<v1::Hierarchy>,
+    /// Of v2.
+    unified: Vec<PathBuf>,
 }
 
 impl Cgroups {
     pub(crate) fn new(options: CgroupOptions) -> Cgroups {
-        Cgroups { options, warned: AtomicBool::new(false), limits: Mutex::default() }
+        Cgroups { options, warned: AtomicBool::new(false), limits: Mutex::default(), mounted: Mutex::default() }
     }
 
     /// Makes a pod's cgroup and those above it, and sets its limits. Blocks.
@@ -103,7 +116,7 @@ impl Cgroups {
                 made.and_then(|()| set_huge_pages(&huge_pages, &cgroup.huge_pages, v2))
             }
             (CgroupDriver::Cgroupfs, true) => v2::prepare(&self.options.root, cgroup, &all),
-            (CgroupDriver::Cgroupfs, false) => v1::prepare(&v1::hierarchies()?, cgroup, &all),
+            (CgroupDriver::Cgroupfs, false) => v1::prepare(&self.mounted()?.hierarchies, cgroup, &all),
         };
         self.forgive(made)
     }
@@ -119,12 +132,26 @@ impl Cgroups {
                 systemd::limit_pods(&self.folder_of("cpu", &format!("{PODS}.slice"))?, limits, v2)
             }
             (CgroupDriver::Cgroupfs, true) => v2::limit_pods(&self.options.root, limits),
-            (CgroupDriver::Cgroupfs, false) => v1::limit_pods(&v1::hierarchies()?, limits),
+            (CgroupDriver::Cgroupfs, false) => v1::limit_pods(&self.mounted()?.hierarchies, limits),
         };
         set.map_err(|error| match error {
             CgroupError::NotAllowed(reason) => FilesError::NotAllowed(reason),
             CgroupError::Failed(error) => error,
         })
+    }
+
+    /// Where cgroups are mounted, as of a moment ago: mountinfo is long on a node with many pods, and whoever mounts waits for
+    /// its readers.
+    fn mounted(&self) -> Result<Arc<Mounted>, FilesError> {
+        let mut known = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, mounted)) = known.as_ref().filter(|(at, _)| at.elapsed() < MOUNTED_AGE) {
+            return Ok(mounted.clone());
+        }
+        let mounts = mounts::all()?;
+        let unified = mounts.iter().filter(|mount| mount.kind == "cgroup2").map(|mount| mount.point.clone());
+        let mounted = Arc::new(Mounted { hierarchies: v1::hierarchies(&mounts), unified: unified.collect() });
+        *known = Some((Instant::now(), mounted.clone()));
+        Ok(mounted)
     }
 
     /// Where a controller keeps a slice of systemd's.
@@ -133,8 +160,8 @@ impl Cgroups {
         if self.options.v2 {
             return Ok(self.options.root.join(path));
         }
-        let hierarchies = v1::hierarchies()?;
-        let found = hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
+        let mounted = self.mounted()?;
+        let found = mounted.hierarchies.iter().find(|hierarchy| hierarchy.has(controller));
         Ok(found.map_or_else(|| self.options.root.clone(), |found| found.root.clone()).join(path))
     }
 
@@ -150,9 +177,9 @@ impl Cgroups {
             vec![self.options.root.join(path)]
         } else {
             // Beside v1 (`unified`) runc makes the same folder in a mounted v2, too, and leaves it.
-            let beside = mounted("cgroup2")?.into_iter().map(|mount| mount.point);
-            let hierarchies = v1::hierarchies()?.into_iter().map(|hierarchy| hierarchy.root);
-            hierarchies.chain(beside).map(|root| root.join(path)).collect()
+            let mounted = self.mounted()?;
+            let hierarchies = mounted.hierarchies.iter().map(|hierarchy| &hierarchy.root);
+            hierarchies.chain(&mounted.unified).map(|root| root.join(path)).collect()
         };
         let removed = match self.options.driver {
             CgroupDriver::Cgroupfs => folders.iter().try_for_each(|folder| remove_folder(folder)),
@@ -253,11 +280,6 @@ fn class_shares(class: &Path, qos: Qos, v2: bool) -> Option<i64> {
     let shares = |weight: i64| 2 + ((weight.clamp(1, 10_000) - 1) * 262_142 + 9998) / 9999;
     let sum = values.fold(0_i64, |sum, value| sum.saturating_add(if v2 { shares(value) } else { value.max(2) }));
     Some(sum.clamp(2, 262_144))
-}
-
-/// Cgroup file systems that are mounted, as mountinfo has them.
-fn mounted(kind: &str) -> Result<Vec<mounts::Mount>, FilesError> {
-    Ok(mounts::all()?.into_iter().filter(|mount| mount.kind == kind).collect())
 }
 
 /// Limits of huge pages, where the controller is there.

@@ -104,7 +104,7 @@ fn where_there_are_none_pods_go_without() {
 /// The kernel's own hierarchies, where this machine has those of v1 and lets us write them.
 #[test]
 fn hierarchies_of_v1_get_limits_and_are_removed() {
-    let hierarchies = v1::hierarchies().unwrap();
+    let hierarchies = v1::hierarchies(&mounts::all().unwrap());
     let writable = |hierarchy: &v1::Hierarchy| {
         let probe = hierarchy.root.join(format!("longshore-test-{}", std::process::id()));
         std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
-use longshore_core::ports::files::FilesError;
 
-use super::{CgroupError, PODS, class_shares, make, mounted, or_max, set, set_huge_pages};
+use super::{CgroupError, PODS, class_shares, make, or_max, set, set_huge_pages};
+use crate::mounts::Mount;
 
 /// Controllers in whose hierarchies pods get a cgroup; `name=systemd` too, for runc makes containers there.
 const CONTROLLERS: [&str; 10] =
@@ -27,18 +27,18 @@ impl Hierarchy {
     }
 }
 
-/// All hierarchies that pods belong to. `cpu,cpuacct` is one when mounted together.
-pub(super) fn hierarchies() -> Result<Vec<Hierarchy>, FilesError> {
+/// All hierarchies that pods belong to, of what is mounted. `cpu,cpuacct` is one when mounted together.
+pub(super) fn hierarchies(mounts: &[Mount]) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
-    for mount in mounted("cgroup")? {
+    for mount in mounts.iter().filter(|mount| mount.kind == "cgroup") {
         let controllers: Vec<String> =
             mount.options.split(',').filter(|option| CONTROLLERS.contains(option)).map(str::to_owned).collect();
         // A hierarchy that is mounted twice is one all the same.
         if !controllers.is_empty() && !found.iter().any(|known| known.controllers == controllers) {
-            found.push(Hierarchy { root: mount.point, controllers });
+            found.push(Hierarchy { root: mount.point.clone(), controllers });
         }
     }
-    Ok(found)
+    found
 }
 
 fn some(hierarchies: &[Hierarchy]) -> Result<(), CgroupError> {
@@ -53,13 +53,17 @@ fn some(hierarchies: &[Hierarchy]) -> Result<(), CgroupError> {
 pub(super) fn prepare(hierarchies: &[Hierarchy], cgroup: &PodCgroup, all: &PodsLimits) -> Result<(), CgroupError> {
     some(hierarchies)?;
     for hierarchy in hierarchies {
-        let mut folder = hierarchy.root.clone();
-        for name in cgroup.names() {
-            let parent = folder.clone();
-            folder.push(name);
-            make(&folder)?;
-            if hierarchy.has("cpuset") {
-                inherit(&parent, &folder)?;
+        let folder = cgroup.names().iter().fold(hierarchy.root.clone(), |folder, name| folder.join(name));
+        // Most calls find it there; in a cpuset it may still be empty.
+        if hierarchy.has("cpuset") || !folder.is_dir() {
+            let mut made = hierarchy.root.clone();
+            for name in cgroup.names() {
+                let parent = made.clone();
+                made.push(name);
+                make(&made)?;
+                if hierarchy.has("cpuset") {
+                    inherit(&parent, &made)?;
+                }
             }
         }
         if hierarchy.has("cpu") {
