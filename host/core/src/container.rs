@@ -171,6 +171,8 @@ pub struct Mount {
 pub enum MountSource {
     /// A path on the node, bound.
     Path(PathBuf),
+    /// Likewise, and made by the runtime as a folder when it is absent: a hostPath of which nothing was said.
+    HostPath(PathBuf),
     /// The content of an image that is present, which the runtime mounts itself.
     Image {
         /// The image's ID.

@@ -243,7 +243,14 @@ fn of_spec(input: &ContainerInput<'_>, index: usize, mount: &v1::VolumeMount) ->
     let of_runtime = image.filter(|_| !input.files.volumes.contains_key(&mount.name));
     let source = match (of_runtime, part) {
         (Some(id), sub_path) => MountSource::Image { id: id.clone(), sub_path },
-        (None, None) => volume_root(mount, input.container, input.files)?.clone().into(),
+        (None, None) => {
+            let root = volume_root(mount, input.container, input.files)?.clone();
+            if volume::is_untyped_host_path(input.pod, &mount.name) {
+                MountSource::HostPath(root)
+            } else {
+                MountSource::Path(root)
+            }
+        }
         // Never joined here: only the file store opens a sub-path so that no link leads out of the volume.
         (None, Some(path)) => input.sub_paths.get(&index).cloned().map(MountSource::Path).ok_or_else(|| {
             ConfigError::new(format!(

@@ -24,6 +24,8 @@ const SHM_SIZE: i64 = 64 << 20;
 pub(crate) struct Dialect {
     /// Read-only binds are made read-only with all that is mounted below, unless told otherwise (API 1.44).
     pub(crate) recursive_read_only: bool,
+    /// Mounts can have what they bind made (API 1.42); before, only what was called a bind did.
+    pub(crate) makes_sources: bool,
     /// How logs are kept; `None` leaves that to the daemon.
     pub(crate) logs: Option<Logs>,
 }
@@ -85,6 +87,13 @@ pub(crate) fn container(config: &ContainerConfig, dialect: Dialect) -> Container
         Some(target) => Some(format!("container:{target}")),
         None => None,
     };
+    let (mut mounts, mut binds) = (Vec::new(), Vec::new());
+    for mount in &config.mounts {
+        match old_bind(mount).filter(|_| !dialect.makes_sources) {
+            Some(bind) => binds.push(bind),
+            None => mounts.push(mount),
+        }
+    }
     let resources = &config.resources;
     let unless_zero = |value: i64| (value != 0).then_some(value);
     let host_config = HostConfig {
@@ -93,8 +102,8 @@ pub(crate) fn container(config: &ContainerConfig, dialect: Dialect) -> Container
         pid_mode,
         uts_mode: config.host.network.then(|| "host".to_owned()),
         userns_mode: shares_host(config.host).then(|| "host".to_owned()),
-        mounts: (!config.mounts.is_empty())
-            .then(|| config.mounts.iter().map(|mount| mounted(mount, dialect)).collect()),
+        mounts: (!mounts.is_empty()).then(|| mounts.iter().map(|mount| mounted(mount, dialect)).collect()),
+        binds: some(&binds),
         cpu_shares: unless_zero(resources.cpu_shares),
         cpu_quota: unless_zero(resources.cpu_quota),
         cpu_period: unless_zero(resources.cpu_period),
@@ -174,6 +183,13 @@ fn labels(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
 fn mounted(mount: &Mount, dialect: Dialect) -> DockerMount {
     match &mount.source {
         MountSource::Path(path) => bind(mount, path, dialect),
+        MountSource::HostPath(path) => {
+            let mut bound = bind(mount, path, dialect);
+            if let Some(options) = &mut bound.bind_options {
+                options.create_mountpoint = dialect.makes_sources.then_some(true);
+            }
+            bound
+        }
         MountSource::Image { id, sub_path } => DockerMount {
             typ: Some(MountType::IMAGE),
             source: Some(id.clone()),
@@ -183,6 +199,19 @@ fn mounted(mount: &Mount, dialect: Dialect) -> DockerMount {
             ..Default::default()
         },
     }
+}
+
+/// A mount whose source is to be made, in the older way, where that can say it.
+fn old_bind(mount: &Mount) -> Option<String> {
+    let MountSource::HostPath(path) = &mount.source else { return None };
+    let (source, target) = (path.to_str()?, &mount.target);
+    let mode = if mount.read_only { "ro" } else { "rw" };
+    let propagation = match mount.propagation {
+        Propagation::Private => "",
+        Propagation::HostToContainer => ",rslave",
+        Propagation::Bidirectional => ",rshared",
+    };
+    (!source.contains(':') && !target.contains(':')).then(|| format!("{source}:{target}:{mode}{propagation}"))
 }
 
 /// A mount and not a bind: a bind would make a missing source, as a folder of root's.
@@ -237,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    const PLAIN: Dialect = Dialect { recursive_read_only: false, logs: None };
+    const PLAIN: Dialect = Dialect { recursive_read_only: false, makes_sources: false, logs: None };
 
     fn pod() -> PodId {
         PodId { namespace: "ns".to_owned(), name: "p".to_owned(), uid: "u".to_owned() }
@@ -303,11 +332,28 @@ mod tests {
         assert_eq!(json["Healthcheck"]["Test"][0], "NONE");
         assert!(json.get("Cmd").is_none() && json.get("Hostname").is_none() && host.get("LogConfig").is_none());
         let logs = Logs { driver: "json-file", bounds: LogBounds { max_size: 10 << 20, max_files: 5 } };
-        let newer = Dialect { recursive_read_only: true, logs: Some(logs) };
+        let newer = Dialect { recursive_read_only: true, makes_sources: true, logs: Some(logs) };
         let json = serde_json::to_value(container(&a_container(), newer)).unwrap();
         assert_eq!(json["HostConfig"]["Mounts"][0]["BindOptions"]["ReadOnlyNonRecursive"], true);
         let logs = serde_json::json!({"Type": "json-file", "Config": {"max-size": "10485760", "max-file": "5"}});
         assert_eq!(json["HostConfig"]["LogConfig"], logs);
+    }
+
+    #[test]
+    fn a_host_path_of_which_nothing_was_said_is_made_by_docker() {
+        let of = |path: &str, dialect: Dialect| {
+            let mut config = a_container();
+            config.mounts[0].source = MountSource::HostPath(path.into());
+            serde_json::to_value(container(&config, dialect)).unwrap()["HostConfig"].clone()
+        };
+        let older = of("/a", PLAIN);
+        assert_eq!(older["Binds"], serde_json::json!(["/a:/b:ro,rslave"]));
+        assert!(older.get("Mounts").is_none());
+        let newer = of("/a", Dialect { makes_sources: true, ..PLAIN });
+        assert_eq!(newer["Mounts"][0]["BindOptions"]["CreateMountpoint"], true);
+        assert!(newer.get("Binds").is_none());
+        // What a bind cannot say is not made.
+        assert_eq!(of("/a:b", PLAIN)["Mounts"][0]["Source"], "/a:b");
     }
 
     #[test]

@@ -50,7 +50,11 @@ impl Docker {
 
     async fn dialect(&self) -> Result<Dialect, RuntimeError> {
         let session = self.connection().session().await.map_err(|fault| fault.during("ask for the version"))?;
-        Ok(Dialect { recursive_read_only: session.api >= (1, 44), logs: self.log_driver().await? })
+        Ok(Dialect {
+            recursive_read_only: session.api >= (1, 44),
+            makes_sources: session.api >= (1, 42),
+            logs: self.log_driver().await?,
+        })
     }
 
     /// One call when all is well. A missing pause image is brought in and a name that is taken is seen to, once each.
@@ -212,7 +216,7 @@ impl Docker {
             }
         };
         let Err(first) = kill().await else { return Ok(()) };
-        tracing::warn!(id, fault = %first, "killing a container failed, trying again");
+        tracing::debug!(id, fault = %first, "killing a container failed, trying again");
         // A frozen process takes no signal before it is thawed.
         let _ = self.connection().call(CALL, |docker| async move { docker.unpause_container(id).await }).await;
         tokio::time::sleep(BETWEEN_TRIES).await;

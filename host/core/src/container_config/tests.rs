@@ -70,7 +70,7 @@ fn mounts_of(spec: &str) -> Result<Vec<String>, String> {
             Propagation::Bidirectional => " rshared",
         };
         let source = match &mount.source {
-            MountSource::Path(path) => path.display().to_string(),
+            MountSource::Path(path) | MountSource::HostPath(path) => path.display().to_string(),
             MountSource::Image { id, sub_path } => format!("image:{id}:{}", sub_path.as_deref().unwrap_or_default()),
         };
         format!("{source} {}{read_only}{propagation}", mount.target)

@@ -25,7 +25,9 @@ pub use self::references::{
     IssuedKind, IssuedReference, ObjectKind, ObjectReference, claim_of, issued_references, pull_secrets, references,
     service_account,
 };
-pub use self::resolve::{VolumeProblem, groups, is_read_only, not_set_up, on_disk, resolve, size_limits};
+pub use self::resolve::{
+    VolumeProblem, groups, is_read_only, is_untyped_host_path, not_set_up, on_disk, resolve, resolve_each, size_limits,
+};
 
 /// A volume that a pod needs on the node.
 #[derive(Clone, Debug, PartialEq)]

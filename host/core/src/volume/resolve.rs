@@ -1,7 +1,7 @@
 //! From a pod's volumes and the objects that they refer to, to what must be on the node's disk.
 //!
-//! As `pkg/volume/{emptydir,hostpath,nfs,projected}`. Never partly: a volume that cannot be made is a problem with the
-//! kubelet's words, and the pod waits.
+//! As `pkg/volume/{emptydir,hostpath,nfs,projected}`. A volume that cannot be made is a problem with the kubelet's
+//! words, and a pod that is not up yet waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,21 +33,36 @@ pub fn not_set_up(volume: &str, message: &str) -> String {
     format!("MountVolume.SetUp failed for volume {volume:?} : {message}")
 }
 
-/// Everything that a pod's volumes hold, in order of the spec, but for image volumes ([`super::mounted_images`]). `pod_ips`
-/// are empty before the sandbox runs; then the downward API's addresses are too.
+/// Everything that a pod's volumes hold, in order of the spec, but for image volumes ([`super::mounted_images`]), and what
+/// is wrong with the others. `pod_ips` are empty before the sandbox runs; then the downward API's addresses are too.
+pub fn resolve_each(
+    pod: &Pod,
+    node: &NodeFacts,
+    objects: &Objects,
+    pod_ips: &[IpAddr],
+) -> (Vec<VolumeSpec>, Vec<VolumeProblem>) {
+    let (mut specs, mut problems) = (Vec::new(), Vec::new());
+    for volume in pod.spec().volumes.iter().flatten().filter(|volume| volume.image.is_none()) {
+        match kind(pod, node, objects, pod_ips, volume) {
+            Ok(kind) => specs.push(with_mount_points(pod, volume, kind)),
+            Err(message) => problems.push(VolumeProblem { volume: volume.name.clone(), message }),
+        }
+    }
+    (specs, problems)
+}
+
+/// The same of a pod that needs them all.
+///
+/// # Errors
+/// What is wrong with the first that cannot be had.
 pub fn resolve(
     pod: &Pod,
     node: &NodeFacts,
     objects: &Objects,
     pod_ips: &[IpAddr],
 ) -> Result<Vec<VolumeSpec>, VolumeProblem> {
-    let volumes = pod.spec().volumes.iter().flatten().filter(|volume| volume.image.is_none());
-    let resolve = |volume: &v1::Volume| {
-        let kind = kind(pod, node, objects, pod_ips, volume);
-        kind.map(|kind| with_mount_points(pod, volume, kind))
-            .map_err(|message| VolumeProblem { volume: volume.name.clone(), message })
-    };
-    volumes.map(resolve).collect()
+    let (specs, problems) = resolve_each(pod, node, objects, pod_ips);
+    problems.into_iter().next().map_or(Ok(specs), Err)
 }
 
 fn with_mount_points(pod: &Pod, volume: &v1::Volume, kind: VolumeKind) -> VolumeSpec {
@@ -77,6 +92,13 @@ pub fn on_disk(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec().volumes.iter().flatten();
     let found = volumes.filter(|volume| volume.config_map.is_some() || volume.empty_dir.as_ref().is_some_and(is_plain));
     found.map(|volume| volume.name.clone()).collect()
+}
+
+/// Whether a volume is a hostPath without a type: nothing is checked then, and what is not there is made.
+pub fn is_untyped_host_path(pod: &Pod, name: &str) -> bool {
+    let untyped = |source: &v1::HostPathVolumeSource| source.type_.as_deref().unwrap_or_default().is_empty();
+    let mut volumes = pod.spec().volumes.iter().flatten();
+    volumes.any(|volume| volume.name == name && volume.host_path.as_ref().is_some_and(untyped))
 }
 
 /// Whether containers may only read a volume: it is written by us alone, or its claim says so

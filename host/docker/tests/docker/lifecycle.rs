@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use longshore_core::container::{Mount, PortMapping, Propagation, Resources};
+use longshore_core::container::{Mount, MountSource, PortMapping, Propagation, Resources};
 use longshore_core::labels;
 use longshore_core::observed::{ContainerState, SandboxState};
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError};
@@ -155,7 +155,7 @@ async fn sizes_change_while_a_container_runs() {
 }
 
 #[tokio::test]
-async fn a_missing_source_is_told_and_not_made() {
+async fn a_missing_source_is_told_and_made_only_where_that_is_wanted() {
     let Some(world) = World::new().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let sandbox = world.running_sandbox().await;
@@ -170,6 +170,13 @@ async fn a_missing_source_is_told_and_not_made() {
     let Err(RuntimeError::Failed { message, .. }) = world.docker.create_container(&config).await else { panic!() };
     assert!(message.contains("does not exist"), "{message}");
     assert!(!folder.path().join("absent").exists());
+    let made = folder.path().join("made");
+    config.mounts = vec![Mount { source: MountSource::HostPath(made.clone()), ..mount(made.clone()) }];
+    let id = world.docker.create_container(&config).await.unwrap();
+    world.docker.start(&id).await.unwrap();
+    assert_eq!(world.end(&id).await.0, 0);
+    assert!(made.is_dir());
+    "again".clone_into(&mut config.name);
     config.mounts = vec![mount(folder.path().to_owned())];
     let id = world.docker.create_container(&config).await.unwrap();
     world.docker.start(&id).await.unwrap();
