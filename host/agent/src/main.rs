@@ -160,10 +160,11 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
             return Ok(ExitCode::from(BAD_CONFIGURATION));
         }
     };
-    // The loops wait for Docker most of the time; more threads cost memory and win nothing.
+    // The loops wait for Docker most of the time; more threads cost memory and win nothing. Of those that wait for a disk or a
+    // name server there may be many: who uses them bounds how many go on at a time, and what hangs keeps its own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(16)
+        .max_blocking_threads(1024)
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .enable_all()
         .build()?;

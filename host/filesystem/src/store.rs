@@ -2,7 +2,8 @@
 //!
 //! Owns order and time; what is done to the disk is in the modules beside it. A job that overruns its limit (a hostPath on a dead
 //! NFS server) keeps its thread and its pod's turn until the kernel lets it go: the caller gets an error at once, other pods
-//! go on, and a retry waits for its turn without a thread.
+//! go on, and a retry waits for its turn without a thread. Of jobs that go on only so many run at a time; one that takes long
+//! counts no more, so that however many hang, the others find a place.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, P
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeKind;
+use tokio::sync::Semaphore;
 
 use crate::cgroups::{CgroupOptions, Cgroups};
 use crate::images::Images;
@@ -35,6 +37,10 @@ const USAGE_LIMIT: Duration = Duration::from_secs(10);
 const UNPACK_LIMIT: Duration = Duration::from_secs(3600);
 /// How long records gather before they are flushed together.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// Jobs that run at a time: a disk does no more at once, and each takes a thread.
+const PLACES: usize = 16;
+/// How long a job keeps its place.
+const SLOW: Duration = Duration::from_secs(1);
 /// Turns of pods that nobody waits for are forgotten from so many on.
 const TURNS: usize = 256;
 
@@ -49,6 +55,7 @@ struct Inner {
     cgroups: Cgroups,
     images: Images,
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    places: Semaphore,
     /// Records that a power cut could still undo.
     unflushed: Mutex<Vec<PathBuf>>,
 }
@@ -77,6 +84,7 @@ impl Files {
                 cgroups: Cgroups::new(cgroups),
                 images: Images::default(),
                 turns,
+                places: Semaphore::new(PLACES),
                 unflushed: Mutex::default(),
             }),
         })
@@ -98,12 +106,18 @@ impl Files {
                 format!("an earlier operation has not ended for {seconds} s; is a disk or network mount hanging?");
             return Err(refuse(place, message));
         };
-        let inner = self.inner.clone();
-        let work = tokio::task::spawn_blocking(move || {
+        let (held, inner) = (self.inner.places.acquire().await, self.inner.clone());
+        let mut work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             job(&inner)
         });
-        match tokio::time::timeout_at(deadline, work).await {
+        let soon = tokio::time::timeout_at(deadline.min(tokio::time::Instant::now() + SLOW), &mut work).await;
+        drop(held);
+        let done = match soon {
+            Ok(done) => Ok(done),
+            Err(_) => tokio::time::timeout_at(deadline, work).await,
+        };
+        match done {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => {
                 Err(refuse(place, format!("the operation broke off, which is a fault of longshore: {error}")))

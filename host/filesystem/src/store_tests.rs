@@ -296,6 +296,36 @@ async fn a_job_that_hangs_delays_no_other_pod() {
 }
 
 #[tokio::test]
+async fn however_many_jobs_hang_the_others_go_on() {
+    let fixture = Fixture::new();
+    let place = fixture.pod_folder("hung");
+    let release = Arc::new(std::sync::RwLock::new(()));
+    let held = release.write().unwrap();
+    let hung: Vec<_> = (0..3 * PLACES)
+        .map(|at| {
+            let (files, place, release) = (fixture.files.clone(), place.clone(), release.clone());
+            tokio::spawn(async move {
+                let job = files.job(format!("hung-{at}"), &place, Duration::from_secs(60), move |_| {
+                    drop(release.read());
+                    Ok(())
+                });
+                job.await
+            })
+        })
+        .collect();
+    let others = async {
+        fixture.files.prepare(&spec("u2", vec![], None)).await.unwrap();
+        fixture.files.save("u2", &stored()).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(30), others).await.unwrap();
+    assert!(hung.iter().all(|job| !job.is_finished()));
+    drop(held);
+    for job in hung {
+        job.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn places_for_other_volumes_are_made_and_stay() {
     let fixture = Fixture::new();
     for memory in [false, true] {

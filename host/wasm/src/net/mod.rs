@@ -1,5 +1,6 @@
 //! Connections of the host to targets, for `longshore:dial` and `longshore:http`. It must not choose a target: that is the call's.
 
+mod lookup;
 pub(crate) mod tls;
 pub(crate) mod web;
 
@@ -54,11 +55,10 @@ impl Socket {
         let stream = match address {
             Address::Ip(ip) => TcpStream::connect(SocketAddr::new(*ip, port)).await,
             Address::Name(name) => {
-                let found = tokio::net::lookup_host((name.as_str(), port)).await;
-                let found = found.map_err(|error| ConnectError::Lookup(error_text(&error)))?;
+                let found = lookup::lookup(name).await.map_err(ConnectError::Lookup)?;
                 let mut last = Err(io::Error::other("the name has no address"));
-                for address in found {
-                    last = TcpStream::connect(address).await;
+                for address in found.iter() {
+                    last = TcpStream::connect(SocketAddr::new(*address, port)).await;
                     if last.is_ok() {
                         break;
                     }
