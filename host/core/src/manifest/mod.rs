@@ -26,6 +26,9 @@ use serde::de::DeserializeOwned;
 /// Problems told of one manifest; more are counted.
 const MAX_PROBLEMS: usize = 50;
 
+/// Bytes of a problem's message.
+const MAX_MESSAGE: usize = 1024;
+
 /// Whose manifest it is and where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -61,7 +64,8 @@ impl Parsed {
 
 /// Reads a manifest. Never fails as a whole: whatever is wrong is among the problems.
 pub fn parse(bytes: &[u8], origin: &Origin) -> Parsed {
-    let mut reader = Reader { origin, parsed: Parsed::default(), left_out: 0, seen: BTreeSet::new() };
+    let mut reader =
+        Reader { origin, parsed: Parsed::default(), left_out: 0, left_out_errors: false, seen: BTreeSet::new() };
     match text::documents(bytes) {
         Ok(documents) => {
             reader.parsed.documents = documents.len();
@@ -76,6 +80,8 @@ struct Reader<'a> {
     origin: &'a Origin,
     parsed: Parsed,
     left_out: usize,
+    /// Whether one of these is more than a warning.
+    left_out_errors: bool,
     /// Kind, namespace and name of what was read.
     seen: BTreeSet<(&'static str, String, String)>,
 }
@@ -89,10 +95,16 @@ struct Item<'a> {
 }
 
 impl Reader<'_> {
-    fn problem(&mut self, at: At, message: String, warning: bool) {
+    fn problem(&mut self, at: At, mut message: String, warning: bool) {
         if self.parsed.problems.len() >= MAX_PROBLEMS {
             self.left_out += 1;
+            self.left_out_errors |= !warning;
             return;
+        }
+        // What was found is said in it, however long that is.
+        if message.len() > MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+            message.push('…');
         }
         let place = match (at.line, at.column) {
             (0, _) => self.origin.place.clone(),
@@ -105,7 +117,8 @@ impl Reader<'_> {
     fn finish(mut self) -> Parsed {
         if self.left_out > 0 {
             let message = format!("{} more problems are not shown", self.left_out);
-            self.parsed.problems.push(SourceProblem { place: self.origin.place.clone(), message, warning: false });
+            let warning = !self.left_out_errors;
+            self.parsed.problems.push(SourceProblem { place: self.origin.place.clone(), message, warning });
         }
         self.parsed
     }

@@ -217,6 +217,29 @@ fn problems_are_bounded() {
 }
 
 #[test]
+fn many_warnings_are_no_error() {
+    let pods = (0..60).map(|at| format!("- {{apiVersion: v1, kind: Pod, metadata: {{name: p{at}}}, spec: {{x: 1, containers: [{{name: c, image: i}}]}}}}\n"));
+    let parsed = read(&format!("apiVersion: v1\nkind: List\nitems:\n{}", pods.collect::<String>()));
+    assert_eq!((parsed.pods.len(), parsed.problems.len()), (60, MAX_PROBLEMS + 1));
+    assert!(!parsed.has_errors());
+}
+
+#[test]
+fn a_problem_is_short_however_long_what_it_is_about() {
+    let long = "é".repeat(1 << 20);
+    let parsed =
+        read(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {long}}}\nspec: {{containers: [], {long}: 1}}\n"));
+    assert!(parsed.has_errors());
+    assert!(parsed.problems.iter().all(|problem| problem.message.len() <= MAX_MESSAGE + 3));
+}
+
+#[test]
+fn a_control_character_is_told_with_its_line() {
+    let parsed = read("apiVersion: v1\nkind: Pod\nmetadata: {name: \u{7}}\n");
+    assert_eq!(parsed.problems[0].place, format!("{}:3", origin().place));
+}
+
+#[test]
 fn secrets_are_not_repeated_in_problems() {
     let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {key: 'hunter2!'}\nstringData: {a: [hunter2], b: 2}\n";
     let problems = format!("{:?}", read(text).problems);

@@ -38,8 +38,11 @@ pub(super) fn documents(bytes: &[u8]) -> Result<Vec<Node>, TextError> {
         let line = before.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
         TextError { at: At { line, column: 0 }, message: "expected UTF-8, found bytes that are not".to_owned() }
     })?;
-    if let Some(character) = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}')) {
-        return Err(whole(format!("expected text, found the control character {character:?}")));
+    let is_control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}');
+    if let Some((offset, character)) = text.char_indices().find(|(_, c)| is_control(*c)) {
+        let line = text[..offset].matches('\n').count() as u64 + 1;
+        let message = format!("expected text, found the control character {character:?}");
+        return Err(TextError { at: At { line, column: 0 }, message });
     }
     let documents = if text.trim_start().starts_with('{') {
         // `{a: b}` is YAML; whoever meant JSON wants the JSON reader's complaint.
