@@ -296,7 +296,11 @@ impl World {
             let of_source = stored.iter().filter(|stored| stored.source == source).filter_map(from_stored);
             of_source.filter(|pod| pod.deletion.is_none()).collect()
         };
-        let memory = Memory { former: former(Source::File), file: config.root_dir.join(MANIFESTS_IDENTITY) };
+        let memory = Memory {
+            former: former(Source::File),
+            optional: config.manifests_optional,
+            file: config.root_dir.join(MANIFESTS_IDENTITY),
+        };
         let check = config.file_check_frequency;
         let folder = Arc::new(ManifestFolder::with_memory(&config.manifests, &facts.name, check, memory));
         let mut sources: Vec<Arc<dyn PodSource>> = vec![folder.clone()];

@@ -62,6 +62,8 @@ pub(crate) const DEFAULT_DOCKER: &str = "unix:///var/run/docker.sock";
 pub(crate) struct Config {
     /// The manifest folder.
     pub(crate) manifests: PathBuf,
+    /// Whether it was not named: then there need be none.
+    pub(crate) manifests_optional: bool,
     /// The folder that all state lies in.
     pub(crate) root_dir: PathBuf,
     /// Where Docker listens, as a URL.
@@ -250,6 +252,7 @@ impl Config {
         }
         let server = draft.server.finish(in_cluster || whole == Whole::FileAlone, findings);
         Config {
+            manifests_optional: draft.manifests.is_none(),
             manifests: draft.manifests.unwrap_or_else(|| PathBuf::from(DEFAULT_MANIFESTS)),
             root_dir,
             docker_endpoint: docker_endpoint.unwrap_or_else(|| DEFAULT_DOCKER.to_owned()),

@@ -16,6 +16,26 @@ use serde::{Deserialize, Serialize};
 /// Largest manifest (`maxConfigLength` in `pkg/kubelet/config`), in bytes.
 pub(super) const LARGEST: u64 = 10 << 20;
 
+/// Why a folder could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    /// There is none.
+    #[error("{0}")]
+    Absent(std::io::Error),
+    /// It cannot be told what is there.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<std::io::Error> for Unread {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Unread::Absent(error),
+            _ => Unread::Other(error.to_string()),
+        }
+    }
+}
+
 /// Which folder it is, whatever its path: a disk that is unmounted uncovers another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {

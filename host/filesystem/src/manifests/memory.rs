@@ -17,6 +17,8 @@ pub const MANIFESTS_IDENTITY: &str = "manifests.identity";
 pub struct Memory {
     /// Pods of the manifest folder that ran then and that nobody has asked to end, from their records.
     pub former: Vec<Pod>,
+    /// Whether a folder that is not there, and of which there are none of these, is one without pods: nobody named it.
+    pub optional: bool,
     /// Where it is kept which folder they came from: a file in the root folder, made here.
     pub file: PathBuf,
 }

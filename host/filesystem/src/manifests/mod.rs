@@ -27,7 +27,7 @@ use longshore_core::ports::sources::{PodSource, SourceProblem, SourceSnapshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::layout::{At, refuse};
-use folder::Content;
+use folder::{Content, Unread};
 pub use memory::{MANIFESTS_IDENTITY, Memory};
 pub use objects::FolderObjects;
 use state::State;
@@ -159,11 +159,20 @@ pub fn read_as_at_start(path: &Path, node_name: &str, memory: Option<Memory>) ->
     let path = std::path::absolute(path).at(path)?;
     let mut state = State::new(path.clone());
     if let Some(memory) = memory {
-        state.remember(memory.former.clone(), memory.read(), memory.release());
+        let identity = memory.read();
+        state.remember(memory, identity);
     }
-    let listing =
-        folder::list(&path).map_err(|error| refuse(&path, format!("the manifest folder cannot be read: {error}")))?;
-    for (name, place, known) in state.listed(listing, task::now()) {
+    let look = match folder::list(&path).map_err(Unread::from) {
+        Ok(listing) => state.listed(listing, task::now()),
+        Err(reason) => {
+            state.unreadable(&reason);
+            if !state.spoke() {
+                return Err(refuse(&path, format!("the manifest folder cannot be read: {reason}")));
+            }
+            Vec::new()
+        }
+    };
+    for (name, place, known) in look {
         match folder::read(&place, known) {
             Content::Bytes(stamp, bytes) => {
                 let parsed = manifest::parse(&bytes, &task::origin(&place, node_name));

@@ -17,8 +17,9 @@ use longshore_core::manifest::Parsed;
 use longshore_core::pod::Pod;
 use longshore_core::ports::sources::{SourceProblem, SourceSnapshot};
 
+use super::Memory;
 use super::choice::Choice;
-use super::folder::{Entry, Identity, Listing, Stamp};
+use super::folder::{Entry, Identity, Listing, Stamp, Unread};
 use super::objects::{FolderObjects, Key};
 
 /// Files that are read; the rest is a problem. A node has some hundred pods.
@@ -52,6 +53,10 @@ pub(super) struct State {
     held: bool,
     /// How a user says that an empty folder is meant.
     release: String,
+    /// Whether there need not be a folder, as long as there are no pods from it.
+    optional: bool,
+    /// Whether there is none, and need be none.
+    absent: bool,
 }
 
 #[derive(Debug, Default)]
@@ -136,12 +141,15 @@ impl State {
             remembered: None,
             held: false,
             release: "restart longshore".to_owned(),
+            optional: false,
+            absent: false,
         }
     }
 
     /// What is known from before the agent started.
-    pub(super) fn remember(&mut self, former: Vec<Pod>, identity: Option<Identity>, release: String) {
-        (self.former, self.remembered, self.release) = (former, identity, release);
+    pub(super) fn remember(&mut self, memory: Memory, identity: Option<Identity>) {
+        self.release = memory.release();
+        (self.former, self.remembered, self.optional) = (memory.former, identity, memory.optional);
     }
 
     /// The folder that the pods of the last word came from, to be remembered; none when there are no pods in it.
@@ -149,9 +157,9 @@ impl State {
         self.identity.filter(|_| self.files.values().any(|file| file.good.len() > 0))
     }
 
-    /// Whether the folder was ever read.
+    /// Whether it is known what comes from the folder.
     pub(super) fn spoke(&self) -> bool {
-        self.identity.is_some()
+        self.identity.is_some() || self.absent
     }
 
     /// Whether a file must be looked at again soon.
@@ -177,10 +185,19 @@ impl State {
     }
 
     /// The folder could not be read.
-    pub(super) fn unreadable(&mut self, reason: &str) {
+    pub(super) fn unreadable(&mut self, reason: &Unread) {
         self.folder_problems.clear();
+        let new = self.identity.is_none() && self.former.is_empty();
+        if let (true, true, Unread::Absent(_)) = (new, self.optional, reason) {
+            self.absent = true;
+            return self.folder_problem(
+                "there is no such folder: manifests can be put there once it is made".to_owned(),
+                true,
+            );
+        }
         let kept = self.kept();
-        self.folder_problem(format!("the manifest folder cannot be read: {reason}; {kept}; put it back"), false);
+        let advice = if new { "make it, or name another one with --config" } else { "put it back" };
+        self.folder_problem(format!("the manifest folder cannot be read: {reason}; {kept}; {advice}"), false);
     }
 
     /// Changes to the folder cannot be watched.

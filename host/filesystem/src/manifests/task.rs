@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::stream::StreamExt;
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::folder::{self, Content, Listing, Stamp};
+use super::folder::{self, Content, Listing, Stamp, Unread};
 use super::state::State;
 use super::watch::Watch;
 use super::{Memory, Word};
@@ -32,7 +33,7 @@ const BURST: Duration = Duration::from_millis(100);
 const MISSING: Duration = Duration::from_secs(1);
 /// How soon a file that may be half written is looked at again.
 const UNSETTLED: Duration = Duration::from_millis(150);
-/// Files that are read at a time, and that may hang before no more are tried.
+/// Files that are read at a time, and that hang before no more are tried; some of the former may come on top.
 const READERS: usize = 8;
 const HANGING: usize = 32;
 
@@ -66,8 +67,8 @@ impl Task {
         let mut remembered = None;
         if let Some(memory) = &mut self.memory {
             remembered = memory.load().await;
-            let release = memory.release();
-            state.remember(std::mem::take(&mut memory.former), remembered, release);
+            state.remember(memory.clone(), remembered);
+            memory.former = Vec::new();
         }
         let mut eyes = Eyes { wake: Arc::new(Notify::new()), watch: None, look: None, hanging: HashMap::new() };
         loop {
@@ -117,7 +118,7 @@ impl Task {
     }
 
     /// The listing, and why there is no watch on the folder.
-    async fn list(&self, eyes: &mut Eyes) -> Result<(Listing, Option<String>), String> {
+    async fn list(&self, eyes: &mut Eyes) -> Result<(Listing, Option<String>), Unread> {
         let mut reason = None;
         // A second round, when the watch turns out to be on a folder that is no longer there.
         for _ in 0..2 {
@@ -131,51 +132,60 @@ impl Task {
                 })
             });
             let Ok(looked) = tokio::time::timeout(ANSWER, look).await else {
-                return Err(format!("it does not answer within {} s", ANSWER.as_secs()));
+                return Err(Unread::Other(format!("it does not answer within {} s", ANSWER.as_secs())));
             };
             eyes.look = None;
-            let (watch, listing) = looked.map_err(|error| format!("looking at it broke off: {error}"))?;
+            let (watch, listing) =
+                looked.map_err(|error| Unread::Other(format!("looking at it broke off: {error}")))?;
             match watch {
                 Some(Ok(watch)) => eyes.watch = Some(watch),
                 Some(Err(error)) => reason = Some(error),
                 None => {}
             }
-            let listing = listing.map_err(|error| error.to_string())?;
+            let listing = listing.map_err(Unread::from)?;
             match &eyes.watch {
                 Some(watch) if !watch.holds(listing.identity) => eyes.watch = None,
                 _ => return Ok((listing, reason)),
             }
         }
-        Err("it is being replaced over and over".to_owned())
+        Err(Unread::Other("it is being replaced over and over".to_owned()))
     }
 
     async fn read(&self, state: &mut State, eyes: &mut Eyes, look: Vec<(OsString, PathBuf, Option<Stamp>)>) {
         eyes.hanging.retain(|_, reading| !reading.is_finished());
-        let mut contents =
-            futures::stream::iter(look.into_iter().filter(|(name, ..)| !eyes.hanging.contains_key(name)))
-                .map(|(name, path, known)| async move {
+        let look: Vec<_> = look.into_iter().filter(|(name, ..)| !eyes.hanging.contains_key(name)).collect();
+        let hanging = AtomicUsize::new(eyes.hanging.len());
+        let mut contents = futures::stream::iter(look)
+            .map(|(name, path, known)| {
+                let few = hanging.load(Ordering::Relaxed) < HANGING;
+                async move {
                     let place = path.clone();
+                    if !few {
+                        return (name, place, Err(None));
+                    }
                     let mut reading = tokio::task::spawn_blocking(move || folder::read(&path, known));
                     let content = tokio::time::timeout(ANSWER, &mut reading).await;
-                    (name, place, content.map_err(|_| reading))
-                })
-                .buffer_unordered(READERS);
-        let mut hanging = Vec::new();
+                    (name, place, content.map_err(|_| Some(reading)))
+                }
+            })
+            .buffer_unordered(READERS);
         while let Some((name, place, content)) = contents.next().await {
             match content {
                 Ok(Ok(content)) => self.take(state, &name, &place, content).await,
                 Ok(Err(error)) => state.file_unreadable(&name, format!("reading it broke off: {error}")),
-                Err(reading) => {
+                Err(Some(reading)) => {
                     state.file_unreadable(&name, format!("does not answer within {} s", ANSWER.as_secs()));
-                    hanging.push((name, reading));
-                    if hanging.len() >= HANGING {
-                        break;
-                    }
+                    hanging.fetch_add(1, Ordering::Relaxed);
+                    eyes.hanging.insert(name, reading);
+                }
+                Err(None) => {
+                    state.file_unreadable(
+                        &name,
+                        format!("is not read while {HANGING} files of the folder do not answer"),
+                    );
                 }
             }
         }
-        drop(contents);
-        eyes.hanging.extend(hanging);
     }
 
     async fn take(&self, state: &mut State, name: &OsString, place: &Path, content: Content) {

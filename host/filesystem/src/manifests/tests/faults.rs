@@ -75,8 +75,46 @@ async fn a_file_that_hangs_stalls_no_other() {
     assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
+/// Nobody named it: as the kubelet, which has no folder then.
+#[tokio::test]
+async fn a_folder_that_need_not_be_there_is_one_without_pods_until_it_is() {
+    let fixture = Fixture::new();
+    std::fs::remove_dir(fixture.folder()).unwrap();
+    let memory = |optional, former: &[Pod]| {
+        let memory = Memory { former: former.to_vec(), optional, file: fixture.dir.path().join("memory") };
+        ManifestFolder::with_memory(&fixture.folder(), "node", Duration::from_millis(200), memory)
+    };
+    let named = memory(false, &[]);
+    let told = async {
+        while named.problems().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+    let message = named.problems()[0].message.clone();
+    assert!(message.ends_with("make it, or name another one with --config"), "{message}");
+    assert!(named.words.borrow().snapshot.is_none());
+    let mut reader = Reader::new(memory(true, &[]));
+    let first = reader.until("no pods", |snapshot| snapshot.pods.is_empty()).await;
+    assert!(says(&first, "there is no such folder") && first.problems[0].warning);
+    std::fs::create_dir(fixture.folder()).unwrap();
+    fixture.write("a", &pod("a", "one"));
+    let seen = reader.until("the pod", |snapshot| names(snapshot) == ["a"]).await;
+    assert_eq!(seen.problems, []);
+    // With pods from it, one that is gone is not "no pods".
+    std::fs::remove_dir_all(fixture.folder()).unwrap();
+    let after = memory(true, &seen.pods);
+    let told = async {
+        while after.problems().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+    assert!(after.problems()[0].message.ends_with("put it back") && after.words.borrow().snapshot.is_none());
+}
+
 fn restart(fixture: &Fixture, former: &[Pod]) -> Reader {
-    let memory = Memory { former: former.to_vec(), file: fixture.dir.path().join("memory") };
+    let memory = Memory { former: former.to_vec(), optional: false, file: fixture.dir.path().join("memory") };
     Reader::new(ManifestFolder::with_memory(&fixture.folder(), "node", Duration::from_millis(200), memory))
 }
 
