@@ -143,6 +143,9 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
             in_world(place, args.only.as_deref(), report, test, flavor)?;
         }
     }
+    if let (None, Some(flavor)) = (&args.only, flavors.first()) {
+        report.step(&format!("{}: demo --once", flavor.name), || demo(place, flavor))?;
+    }
     // What depends on how Docker makes its rules for packets.
     let whole = tests.iter().find(|test| test.name == "e2e" && args.only.is_none());
     if let (Some(e2e), Some(flavor)) = (whole, flavors.iter().find(|flavor| flavor.programs.is_some())) {
@@ -200,6 +203,16 @@ fn in_world(place: &Place, only: Option<&str>, report: &mut Report, test: &Execu
         })
     })?;
     Ok(())
+}
+
+/// What README begins with, with what was built already.
+fn demo(place: &Place, flavor: &Flavor) -> Result<Outcome> {
+    let world = World::prepare(place, flavor.clone())?;
+    let root = tempfile::Builder::new().prefix("longshore-demo-").tempdir().context("a temporary folder")?;
+    let arguments = ["demo", "--once", "--debug", "--no-build", "--root-dir"].map(str::to_owned);
+    let mut command = vec![world.program.display().to_string()];
+    command.extend(arguments.into_iter().chain([root.path().display().to_string()]));
+    check(place, "demo", &mut world.command(place, &command, 5 * MINUTE))
 }
 
 /// The arguments for those tests, one after the other.
