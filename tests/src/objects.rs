@@ -43,6 +43,12 @@ impl FakeObjects {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// Takes away the ConfigMap of that name.
+    pub fn remove(&self, name: &str) {
+        self.config_maps.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     /// Puts a claim of that name, whatever its namespace, or takes it away; as of the API server, nobody is told.
     pub fn set_claim(&self, name: &str, claim: Option<BoundClaim>) {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);

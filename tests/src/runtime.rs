@@ -446,7 +446,7 @@ impl ContainerRuntime for FakeRuntime {
     }
 
     async fn foreign(&self) -> Result<Vec<ForeignContainer>, RuntimeError> {
-        Ok(self.world().foreign.clone())
+        Ok(self.called("foreign")?.foreign.clone())
     }
 }
 

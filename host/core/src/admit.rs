@@ -1,4 +1,4 @@
-//! Whether a pod may run on this node at all. A pod that may not ends Failed and is never tried again.
+//! Whether a pod may run on this node at all. A pod that may not ends Failed; only the agent's next start asks again.
 //!
 //! The kubelet's own reasons and no others, as far as they need no API server:
 //! `pkg/kubelet/lifecycle/{predicate,handlers}.go`, `pkg/scheduler/eventhandlers.go` (`AdmissionCheck`) and
@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1;
 use crate::node::NodeFacts;
 use crate::pod::{ContainerKind, Pod, Source, init_kind};
 use crate::preempt::Need;
+use crate::record::{PodRecord, Terminal};
 use crate::{quantity, resources, shutdown};
 
 mod affinity;
@@ -35,6 +36,24 @@ pub struct Rejection {
     pub reason: Cow<'static, str>,
     /// `status.message`.
     pub message: String,
+}
+
+/// What the message of every rejected pod begins with.
+const REJECTED: &str = "Pod was rejected: ";
+
+impl Rejection {
+    /// How a pod ends for it.
+    pub fn terminal(self) -> Terminal {
+        let message = Some(format!("{REJECTED}{}", self.message));
+        Terminal { phase: "Failed".to_owned(), reason: Some(self.reason.into_owned()), message }
+    }
+}
+
+/// Whether a pod that was rejected is asked about again when the agent starts: what was in its way may have gone since, and
+/// no controller makes another in its place. The kubelet forgets that it rejected a static pod.
+pub fn is_asked_again(source: &Source, record: &PodRecord) -> bool {
+    let message = record.terminal.as_ref().and_then(|terminal| terminal.message.as_deref());
+    *source != Source::Api && message.is_some_and(|message| message.starts_with(REJECTED))
 }
 
 fn reject(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Result<(), Rejection> {
@@ -347,8 +366,12 @@ fn host_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Rejection> {
     let clash = |a: &HostPort, b: &HostPort| a.1 == b.1 && a.2 == b.2 && (a.0 == b.0 || every(&a.0) || every(&b.0));
     for other in others {
         let taken = ports(other);
-        if wanted.iter().any(|port| taken.iter().any(|held| clash(port, held))) {
-            let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        if let Some((_, protocol, number)) = wanted.iter().find(|port| taken.iter().any(|held| clash(port, held))) {
+            let message = format!(
+                "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports: pod {} has \
+                 {protocol} port {number}",
+                other.id
+            );
             return reject("NodePorts", message);
         }
     }

@@ -37,8 +37,8 @@ pub fn refused(spec: &ProbeSpec, error: &impl std::fmt::Display) -> Hold {
 }
 
 /// What the node cannot do for the pod.
-pub fn unsupported(pod: &Pod, node: &NodeFacts) -> Option<Hold> {
-    let support::Unsupported { event, message, .. } = support::unsupported(pod, node)?;
+pub fn unsupported(pod: &Pod, node: &NodeFacts, in_cluster: bool) -> Option<Hold> {
+    let support::Unsupported { event, message, .. } = support::unsupported(pod, node, in_cluster)?;
     Some(Hold { event, message })
 }
 
@@ -82,6 +82,12 @@ pub fn foreign(pod: &Pod, observed: &ObservedPod, others: &[ForeignContainer]) -
         other.name
     );
     Some(Hold { event: FAILED_SANDBOX, message })
+}
+
+/// Whether another agent's containers of it run cannot be told.
+pub fn unknown(error: &str) -> Hold {
+    let message = format!("whether another agent runs containers of this pod cannot be told: {error}");
+    Hold { event: FAILED_SANDBOX, message }
 }
 
 /// The pod of the same name that must have ended before this one begins: a changed manifest is a new pod. `others` are

@@ -68,6 +68,15 @@ impl PodRecord {
         }
     }
 
+    /// Makes it that of a pod that ended, or was not let in, and is admitted anew. What is known of its containers stays:
+    /// their restart policies count, and restart counts do not fall.
+    pub fn begin_anew(&mut self) {
+        self.terminal = None;
+        self.start_time = None;
+        (self.evicted, self.ended_at) = (None, None);
+        (self.emptied, self.released) = (false, false);
+    }
+
     /// Whether it is yet to be asked if the pod may run here: it is new, and nobody has asked it to end.
     pub fn awaits_admission(&self, pod: &Pod) -> bool {
         self.start_time.is_none() && self.terminal.is_none() && pod.deletion.is_none()

@@ -103,15 +103,6 @@ pub fn comes_back(source: &Source, record: &PodRecord) -> bool {
     *source != Source::Api && matches!(why, Some(REASON | REJECTED_REASON))
 }
 
-/// Makes the record of such a pod that of one that is admitted anew. What is known of its containers stays: their restart
-/// policies count, and restart counts do not fall.
-pub fn bring_back(record: &mut PodRecord) {
-    record.terminal = None;
-    record.start_time = None;
-    (record.evicted, record.ended_at) = (None, None);
-    (record.emptied, record.released) = (false, false);
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -193,7 +184,7 @@ mod tests {
         assert!(!comes_back(&Source::File, &PodRecord::default()));
         let mut record = ended(REASON);
         record.containers.entry("c".into()).or_default().restarts = 3;
-        bring_back(&mut record);
+        record.begin_anew();
         assert!(record.terminal.is_none() && !comes_back(&Source::File, &record));
         assert_eq!(record.containers["c"].restarts, 3);
     }

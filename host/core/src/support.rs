@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1;
 
 use crate::node::NodeFacts;
 use crate::pod::{Pod, Source};
+use crate::{quantity, resources};
 
 /// Something that cannot be done here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +24,17 @@ const FAILED_MOUNT: &str = "FailedMount";
 const FAILED_SANDBOX: &str = "FailedCreatePodSandBox";
 const FAILED_CLAIMS: &str = "FailedPrepareDynamicResources";
 
-/// What cannot be done for the pod, all of it in one message; the first one gives the event.
-pub fn unsupported(pod: &Pod, node: &NodeFacts) -> Option<Unsupported> {
+/// What cannot be done for the pod, all of it in one message; the first one gives the event. In a cluster extended resources
+/// may be others' to advertise on the Node, and the scheduler's to see to.
+pub fn unsupported(pod: &Pod, node: &NodeFacts, in_cluster: bool) -> Option<Unsupported> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
     volumes(pod, node, &mut found);
     sandbox(pod, node, &mut found);
     for container in pod.containers() {
         of_container(container.spec, &mut found);
+        if !in_cluster {
+            devices(container.spec, &mut found);
+        }
     }
     let event = found.first()?.0;
     let message = found.into_iter().map(|(_, message)| message).collect::<Vec<_>>().join("; ");
@@ -103,6 +108,19 @@ fn sandbox(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>)
     }
 }
 
+fn devices(container: &v1::Container, found: &mut Vec<(&'static str, String)>) {
+    let asked = container.resources.iter().flat_map(|resources| resources.limits.iter().flatten());
+    let amount = |quantity| quantity::value(quantity).is_some_and(|amount| amount > 0);
+    for (name, _) in asked.filter(|(name, quantity)| resources::is_extended(name) && amount(quantity)) {
+        let message = format!(
+            "container {}: nothing on this node gives {name}: device plugins are not supported; remove it from resources, \
+             and mount what the container needs with a hostPath",
+            container.name
+        );
+        found.push((FAILED_SANDBOX, message));
+    }
+}
+
 fn of_container(container: &v1::Container, found: &mut Vec<(&'static str, String)>) {
     let name = &container.name;
     let mut refuse = |event, message: String| found.push((event, format!("container {name}: {message}")));
@@ -144,7 +162,11 @@ mod tests {
     use crate::admit::testing::{node, pod};
 
     fn message(spec: &str) -> String {
-        match unsupported(&pod(spec), &node()) {
+        message_in(spec, false)
+    }
+
+    fn message_in(spec: &str, in_cluster: bool) -> String {
+        match unsupported(&pod(spec), &node(), in_cluster) {
             Some(found) => format!("{} {} {}", found.event, found.reason, found.message),
             None => "supported".to_owned(),
         }
@@ -157,10 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn resources_are_for_admission_to_judge() {
+    fn resources_are_for_admission_to_judge_but_for_devices_of_a_node_that_is_alone() {
         let limits =
             "{containers: [{name: c, image: i, resources: {limits: {hugepages-2Mi: 2Mi, nvidia.com/gpu: '1'}}}]}";
-        assert_eq!(message(limits), "supported");
+        assert_eq!(message_in(limits, true), "supported");
+        assert!(message(limits).contains("container c: nothing on this node gives nvidia.com/gpu"));
+        assert_eq!(message(&limits.replace("'1'", "'0'")), "supported");
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Gate<'_> {
         pod: &Pod,
         observed: &ObservedPod,
         node: &NodeFacts,
-        foreign: impl Future<Output = Arc<Vec<ForeignContainer>>>,
+        foreign: impl Future<Output = Result<Arc<Vec<ForeignContainer>>, String>>,
     ) -> Checked {
         let (probes, hold) = match gate::probes(pod) {
             Ok(probes) => (Some(probes), None),
@@ -52,14 +52,17 @@ impl Gate<'_> {
             checked.hold = self.refused(checked.probes.as_deref().unwrap_or_default()).await;
         }
         if checked.hold.is_none() {
-            checked.hold = gate::unsupported(pod, node);
+            checked.hold = gate::unsupported(pod, node, self.in_cluster);
         }
         if checked.hold.is_none() {
             checked.hold = self.missing(pod, observed).await;
             checked.missing = checked.hold.is_some();
         }
         if checked.hold.is_none() && observed.containers.is_empty() && observed.sandboxes.is_empty() {
-            checked.hold = gate::foreign(pod, observed, &foreign.await);
+            checked.hold = match foreign.await {
+                Ok(others) => gate::foreign(pod, observed, &others),
+                Err(error) => Some(gate::unknown(&error)),
+            };
         }
         checked
     }

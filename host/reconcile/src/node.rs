@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{SelectAll, select_all};
@@ -16,7 +16,7 @@ use longshore_core::node::NodeFacts;
 use longshore_core::observed::{ObservedPod, by_pod};
 use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::objects::ObjectStore;
-use longshore_core::ports::runtime::{ForeignContainer, RuntimeEvent};
+use longshore_core::ports::runtime::RuntimeEvent;
 use longshore_core::ports::sources::SourceSnapshot;
 use longshore_core::record::StoredPod;
 use tokio::task::JoinSet;
@@ -32,6 +32,7 @@ use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
 use crate::roster::{Member, Roster};
+use crate::seen::Seen;
 use crate::shutdown;
 use crate::views::StaticPod;
 use crate::wishes::Wishes;
@@ -39,16 +40,10 @@ use crate::worker::{self, Start};
 
 pub use crate::ports::{ApiPorts, AskForNode, ImagePull, Look, NodeCredentials, Options, Ports, StatusOf};
 
-/// How old a list of other agents' containers may be.
-const FOREIGN_AGE: Duration = Duration::from_secs(5);
-
-/// How long a look at the node's addresses and names may take; what it would tell stays as it was.
-const LOOK: Duration = Duration::from_secs(2);
-
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) ports: Ports,
-    facts: Mutex<Arc<NodeFacts>>,
+    pub(crate) seen: Seen,
     pub(crate) options: Options,
     pub(crate) puller: Puller,
     /// Held while an image is unpacked for volumes.
@@ -64,30 +59,9 @@ pub(crate) struct Shared {
     pub(crate) wishes: Wishes,
     /// Whether the API server has said which pods it wants, in this life of the agent.
     heard: AtomicBool,
-    /// Other agents' containers as last listed: one list serves all pods of a burst.
-    foreign: tokio::sync::Mutex<Option<(Instant, Arc<Vec<ForeignContainer>>)>>,
 }
 
 impl Shared {
-    /// The node as it was when it was last looked at.
-    pub(crate) fn facts(&self) -> Arc<NodeFacts> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The node as it is now.
-    pub(crate) async fn look(&self) -> Arc<NodeFacts> {
-        // Cancel safe: a look that is dropped changes nothing.
-        let now = tokio::time::timeout(LOOK, (self.ports.look)()).await.unwrap_or_default();
-        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(changed) = facts.in_surroundings(now) {
-            if changed.ips != facts.ips {
-                tracing::info!(addresses = ?changed.ips, "the node's addresses have changed");
-            }
-            *facts = Arc::new(changed);
-        }
-        facts.clone()
-    }
-
     /// Whether the pod may be evicted. One of the API server may not before that was heard: nobody would make another.
     pub(crate) fn may_evict(&self, pod: &Pod) -> bool {
         pod.source != Source::Api || self.heard.load(Ordering::Relaxed)
@@ -99,22 +73,6 @@ impl Shared {
         match (&self.ports.api, source) {
             (Some(api), Source::Api) => &api.objects,
             _ => &self.ports.objects,
-        }
-    }
-
-    /// Other agents' containers, as of a few seconds ago at most; none when the runtime does not say.
-    pub(crate) async fn foreign(&self) -> Arc<Vec<ForeignContainer>> {
-        let mut known = self.foreign.lock().await;
-        if let Some((_, list)) = known.as_ref().filter(|(at, _)| at.elapsed() < FOREIGN_AGE) {
-            return list.clone();
-        }
-        match self.ports.runtime.foreign().await {
-            Ok(list) => {
-                let list = Arc::new(list);
-                *known = Some((Instant::now(), list.clone()));
-                list
-            }
-            Err(_) => Arc::default(),
         }
     }
 
@@ -185,7 +143,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
     let root_id = facts.root_id.clone();
     let shared = Arc::new(Shared {
         ports,
-        facts: Mutex::new(Arc::new(facts)),
+        seen: Seen::new(facts),
         options,
         network,
         puller,
@@ -196,7 +154,6 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         leaving: Mutex::default(),
         wishes: Wishes::default(),
         heard: AtomicBool::new(false),
-        foreign: tokio::sync::Mutex::default(),
     });
     let mut node = Node {
         shared: shared.clone(),

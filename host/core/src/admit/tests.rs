@@ -103,7 +103,8 @@ overhead: {cpu: 50m}
 #[test]
 fn ports_of_the_node_are_taken_once() {
     let port = |rest: &str| pod(&with(&format!("ports: [{{containerPort: 80, hostPort: 80, protocol: TCP{rest}}}]")));
-    let clash = "NodePorts: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    let clash = "NodePorts: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports: pod \
+                 default/pod has TCP port 80";
     assert_eq!(outcome(&port(""), &[&port("")]), clash);
     assert_eq!(outcome(&port(", hostIP: 10.0.0.1"), &[&port("")]), clash);
     assert_eq!(outcome(&port(", hostIP: 10.0.0.1"), &[&port(", hostIP: 10.0.0.2")]), "admitted");

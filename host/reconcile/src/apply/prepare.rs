@@ -8,7 +8,7 @@ use longshore_core::observed::Sandbox;
 use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
 use longshore_core::ports::objects::ObjectStore;
-use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind};
+use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, VolumeProblem};
 use longshore_core::{dns, resize, sandbox_config, services};
 
 use super::Step;
@@ -49,13 +49,29 @@ impl From<FilesError> for Unprepared {
 }
 
 impl Worker {
-    /// Makes the pod's folder, cgroup and volumes, or brings them up to date.
+    /// Makes the pod's folder, cgroup and volumes, or brings them up to date. As with the kubelet, volumes of a pod that is up
+    /// stay as they are when they cannot be brought up to date, and its containers are restarted with them.
     async fn prepare_files(&mut self) -> Result<(), Unprepared> {
         let shared = self.shared.clone();
         self.facts = shared.look().await;
-        self.look_up_objects().await.map_err(Unprepared::object)?;
-        let volumes = volume::resolve(&self.as_told(), &self.facts, &self.objects, &self.pod_ips())
-            .map_err(|problem| Unprepared::volume(&problem.volume, &problem.message))?;
+        let is_up = self.observed.sandbox().is_some_and(Sandbox::is_up);
+        let kept = self.files.as_ref().filter(|_| is_up).map(|files| files.volumes.clone()).unwrap_or_default();
+        if let Err(unknown) = self.look_up_objects().await {
+            let is_kept = unknown.volume.as_ref().is_some_and(|volume| kept.contains_key(volume));
+            let unprepared = Unprepared::object(unknown);
+            if !is_kept {
+                return Err(unprepared);
+            }
+            self.tell_unprepared(&unprepared);
+        }
+        let (volumes, problems) = volume::resolve_each(&self.as_told(), &self.facts, &self.objects, &self.pod_ips());
+        for VolumeProblem { volume, message } in problems {
+            let unprepared = Unprepared::volume(&volume, &message);
+            if !kept.contains_key(&volume) {
+                return Err(unprepared);
+            }
+            self.tell_unprepared(&unprepared);
+        }
         let security = self.pod.spec().security_context.as_ref();
         let fs_group = security.and_then(|security| {
             Some(FsGroup {
@@ -74,7 +90,16 @@ impl Worker {
             // As dockershim: what runs keeps what its sandbox was made with.
             new_resolv_conf: !self.observed.sandbox().is_some_and(Sandbox::is_running),
         };
-        let files = shared.ports.files.prepare(&spec).await?;
+        let mut files = match (shared.ports.files.prepare(&spec).await, &self.files) {
+            (Err(FilesError::Volume { volume, message }), Some(files)) if kept.contains_key(&volume) => {
+                self.tell_unprepared(&Unprepared::volume(&volume, &message));
+                files.clone()
+            }
+            (prepared, _) => prepared?,
+        };
+        for (volume, place) in kept {
+            files.volumes.entry(volume).or_insert(place);
+        }
         let hosts = dns::hosts_file(&self.pod, &self.facts, &self.pod_ips());
         shared.ports.files.write_hosts(&self.pod.id, &hosts).await?;
         self.files = Some(files);
@@ -92,13 +117,17 @@ impl Worker {
                 }
                 Step::Done
             }
-            Err(Unprepared { reason, message }) => {
+            Err(unprepared) => {
                 self.prepared_at = self.prepared_at.map(|_| std::time::Instant::now());
-                self.event(None, EventType::Warning, reason, &message);
-                self.failed("pod", "ContainerCreating", &message);
+                self.tell_unprepared(&unprepared);
+                self.failed("pod", "ContainerCreating", &unprepared.message);
                 Step::Waits
             }
         }
+    }
+
+    fn tell_unprepared(&self, Unprepared { reason, message }: &Unprepared) {
+        self.event(None, EventType::Warning, reason, message);
     }
 
     /// Where what the pod refers to is kept.

@@ -8,7 +8,7 @@ use longshore_core::event::EventType;
 use longshore_core::gate::Hold;
 use longshore_core::pod::Pod;
 use longshore_core::ports::sources::SourceProblem;
-use longshore_core::record::Terminal;
+use longshore_core::probe;
 use longshore_core::resize;
 use longshore_core::room::{self, House};
 
@@ -33,6 +33,7 @@ impl Worker {
         let checked = self.gate().check(&self.pod, &self.observed, &self.facts, shared.foreign()).await;
         if let Some(probes) = &checked.probes {
             self.probes.clone_from(probes);
+            self.pass_former_probes();
         }
         let missing = checked.hold.as_ref().filter(|_| checked.missing);
         self.tell_sources(missing.map(|hold| hold.message.as_str()));
@@ -46,6 +47,18 @@ impl Worker {
             }
         }
         self.checked = Some(checked);
+    }
+
+    /// A probe that was taken from a running container, which nobody asks any more, keeps it from nothing.
+    fn pass_former_probes(&mut self) {
+        for seen in self.observed.containers.iter().filter(|seen| seen.is_running()) {
+            let known = self.record.containers.get_mut(&seen.name);
+            if let Some(known) = known.filter(|known| known.id.as_ref() == Some(&seen.id)) {
+                let (started, ready) = probe::initial(&self.probes, &seen.name);
+                known.started |= started;
+                known.ready |= ready;
+            }
+        }
     }
 
     fn gate(&self) -> Gate<'_> {
@@ -69,6 +82,13 @@ impl Worker {
             && self.gate().missing(&self.pod, &self.observed).await.is_none()
         {
             self.checked = None;
+        }
+    }
+
+    /// Has a pod admitted anew that an earlier start rejected.
+    pub(super) fn ask_again(&mut self) {
+        if self.pod.deletion.is_none() && admit::is_asked_again(&self.pod.source, &self.record) {
+            self.record.begin_anew();
         }
     }
 
@@ -100,11 +120,7 @@ impl Worker {
             let admitted = admitted.map(|ending| self.await_room(&ending));
             if let Err(rejection) = admitted {
                 self.event(None, EventType::Warning, &rejection.reason, &rejection.message);
-                self.record.terminal = Some(Terminal {
-                    phase: "Failed".to_owned(),
-                    reason: Some(rejection.reason.into_owned()),
-                    message: Some(format!("Pod was rejected: {}", rejection.message)),
-                });
+                self.record.terminal = Some(rejection.terminal());
                 return;
             }
         }

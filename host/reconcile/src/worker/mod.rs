@@ -100,6 +100,8 @@ pub(crate) struct Worker {
     pub(crate) prepared_at: Option<std::time::Instant>,
     /// Background stops by container ID, to be replaced when less grace is left.
     pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
+    /// Why the last stop failed: told once, however often it is tried.
+    pub(crate) stop_error: Option<String>,
     /// IDs of the containers that run, for stops that wait for others.
     pub(crate) running: watch::Sender<BTreeSet<String>>,
     /// What plugins and the node make of the pod's spec, asked once per spec and again while it is held back.
@@ -144,6 +146,7 @@ pub(crate) async fn run(start: Start) {
         held: BTreeSet::new(),
         prepared_at: None,
         stops: BTreeMap::new(),
+        stop_error: None,
         running: watch::Sender::default(),
         checked: None,
         room: None,
@@ -177,6 +180,7 @@ pub(crate) async fn run(start: Start) {
     if worker.shared.ports.health.shutdown() == Shutdown::StaysUp {
         worker.bring_back();
     }
+    worker.ask_again();
     let inbox = worker.inbox.clone();
     loop {
         let wakes = worker.inbox.take();

@@ -28,7 +28,7 @@ impl Worker {
             return;
         }
         tracing::info!(pod = %self.pod.id, "the machine stays up: the pod runs again");
-        shutdown::bring_back(&mut self.record);
+        self.record.begin_anew();
         self.checked = None;
         self.files = None;
         self.refresh = true;

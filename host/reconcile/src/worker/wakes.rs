@@ -113,9 +113,12 @@ impl Worker {
             Done::Stop { id, error } => {
                 self.busy.stopping.remove(&id);
                 self.stops.remove(&id);
-                if let Some(error) = error {
+                if let Some(error) = &error
+                    && self.stop_error.as_ref() != Some(error)
+                {
                     tracing::warn!(pod = %self.pod.id, "a container could not be stopped: {error}; trying again");
                 }
+                self.stop_error = error;
                 self.look_at(&id).await;
             }
             Done::PostStart { id, container, error } => {

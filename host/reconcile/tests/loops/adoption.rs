@@ -25,6 +25,33 @@ async fn a_restart_restarts_nothing_and_readiness_does_not_flap() {
     assert_eq!(bed.runtime.things(), before);
 }
 
+/// The kubelet forgets at its end that it rejected a static pod.
+#[tokio::test]
+async fn a_rejected_pod_is_asked_about_again_after_a_restart() {
+    let pods = || {
+        ["a", "b"].map(|name| {
+            pod(name, "{containers: [{name: app, image: app, ports: [{containerPort: 80, hostPort: 80}]}]}")
+        })
+    };
+    let rejected =
+        |bed: &Bed, name: &str| bed.status(name).is_some_and(|status| status.reason.as_deref() == Some("NodePorts"));
+    let bed = Bed::new();
+    bed.source.set(vec![pods()[0].clone()]);
+    bed.until("the first runs", |bed| bed.is_ready("a")).await;
+    bed.source.set(pods().to_vec());
+    bed.until("the second is rejected", |bed| rejected(bed, "b")).await;
+    assert!(bed.status("b").unwrap().message.unwrap().ends_with("pod default/a has TCP port 80"));
+    let bed = bed.restart().await;
+    bed.source.set(pods().to_vec());
+    bed.until("again, for the same reason", |bed| bed.is_ready("a") && rejected(bed, "b")).await;
+    bed.source.set(vec![pods()[1].clone()]);
+    bed.until("what was in its way is gone", |bed| bed.runtime.things().is_empty()).await;
+    assert!(rejected(&bed, "b"));
+    let bed = bed.restart().await;
+    bed.source.set(vec![pods()[1].clone()]);
+    bed.until("it runs", |bed| bed.is_ready("b")).await;
+}
+
 #[tokio::test]
 async fn a_kill_at_any_moment_is_made_up_for() {
     let mut bed = Bed::new();

@@ -38,6 +38,30 @@ async fn a_folder_that_fails_is_no_volume() {
     bed.until("ready", |bed| bed.is_ready("p")).await;
 }
 
+/// As with the kubelet: what is mounted stays, and so do restarts.
+#[tokio::test]
+async fn a_pod_that_is_up_keeps_volumes_whose_objects_are_gone() {
+    let bed = Bed::new();
+    bed.objects.put("one");
+    bed.objects.put("two");
+    let volumes = "[{name: a, configMap: {name: one}}, {name: b, configMap: {name: two}}]";
+    let mounts = "[{name: a, mountPath: /a}, {name: b, mountPath: /b}]";
+    let spec = format!("{{containers: [{{name: app, image: app, volumeMounts: {mounts}}}], volumes: {volumes}}}");
+    bed.source.set(vec![pod("p", &spec)]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    bed.objects.remove("one");
+    bed.until("told", |bed| bed.has_event("p", "FailedMount")).await;
+    bed.until("the other one goes on", |bed| {
+        bed.files.prepared("p").0.iter().map(|volume| volume.name.as_str()).eq(["b"])
+    })
+    .await;
+    let first = bed.runtime.container("p", "app").unwrap().id;
+    bed.runtime.end(&first, 1);
+    bed.until("restarted", |bed| bed.restarts("p", "app") == 1 && bed.is_ready("p")).await;
+    let mounted = bed.runtime.mounts(&bed.runtime.container("p", "app").unwrap().id);
+    assert!(["/a", "/b"].iter().all(|target| mounted.iter().any(|mount| mount.target == *target)), "{mounted:?}");
+}
+
 #[tokio::test]
 async fn an_image_that_cannot_be_pulled_backs_off_and_others_go_on() {
     let bed = Bed::new();
@@ -62,6 +86,15 @@ async fn lost_events_are_made_up_for() {
     bed.runtime.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
     bed.runtime.end(&bed.runtime.container("p", "app").unwrap().id, 1);
     bed.until("restarted", |bed| bed.restarts("p", "app") == 1 && bed.is_ready("p")).await;
+}
+
+#[tokio::test]
+async fn a_pod_waits_while_it_cannot_be_told_whether_another_agent_runs_it() {
+    let bed = Bed::new();
+    bed.runtime.fail("foreign", 1);
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}]}")]);
+    bed.until("told", |bed| bed.has_event("p", "FailedCreatePodSandBox")).await;
+    assert!(bed.runtime.things().is_empty());
 }
 
 #[tokio::test]

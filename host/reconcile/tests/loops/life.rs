@@ -273,10 +273,10 @@ async fn names_and_addresses_of_the_node_are_those_of_now() {
         ..Surroundings::default()
     };
     *bed.surroundings.lock().unwrap() = moved;
+    bed.until("what runs tells the new address", |bed| host_ip(bed, "p") == "10.1.1.1").await;
     bed.source.set(vec![pod("p", spec), pod("q", spec)]);
     bed.until("another is ready", |bed| bed.is_ready("q")).await;
     assert_eq!((bed.files.resolv_conf("q"), host_ip(&bed, "q")), ("nameserver 10.1.1.254\n".into(), "10.1.1.1".into()));
-    bed.until("what runs tells the new address", |bed| host_ip(bed, "p") == "10.1.1.1").await;
     // Its container starts again; its names are its sandbox's.
     bed.runtime.end(&bed.runtime.container("p", "app").unwrap().id, 1);
     bed.until("restarted", |bed| bed.restarts("p", "app") == 1 && bed.is_ready("p")).await;

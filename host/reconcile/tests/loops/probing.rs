@@ -33,6 +33,23 @@ async fn readiness_follows_the_probe_both_ways() {
     bed.until("ready again", |bed| bed.is_ready("p")).await;
 }
 
+/// With `metadata.uid` a changed annotation restarts nothing.
+#[tokio::test]
+async fn a_probe_that_is_taken_away_keeps_a_running_container_from_nothing() {
+    for kind in ["readiness", "startup"] {
+        let bed = Bed::new();
+        bed.probes.answer("p", "app", failure());
+        bed.source.set(vec![probed(kind)]);
+        bed.until("probed", |bed| bed.probes.calls() > 1).await;
+        assert!(!bed.is_ready("p"));
+        let mut plain = probed(kind);
+        std::sync::Arc::make_mut(&mut plain.object).metadata.annotations = None;
+        bed.source.set(vec![plain]);
+        bed.until(kind, |bed| bed.is_ready("p")).await;
+        assert_eq!(bed.restarts("p", "app"), 0);
+    }
+}
+
 #[tokio::test]
 async fn a_dead_container_is_restarted() {
     let bed = Bed::new();

@@ -29,7 +29,7 @@ use longshore_core::ports::runtime::ContainerRuntime;
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::record::StoredPod;
 use longshore_core::view::PodView;
-use longshore_core::{shutdown, volume};
+use longshore_core::{admit, shutdown, volume};
 use longshore_docker::{Docker, DockerOptions};
 use longshore_filesystem::{CgroupOptions, Files, Memory, read_as_at_start};
 use longshore_reconcile::gate::Gate;
@@ -116,11 +116,14 @@ pub(crate) async fn plan(config: &Config, arguments: &PlanArgs) -> anyhow::Resul
 }
 
 impl World {
-    /// What an agent does at its start before it plans: pods that ended for the machine's end alone run again.
+    /// What an agent does at its start before it plans: pods that ended for the machine's end alone run again, and those
+    /// that were rejected are asked about again.
     fn comes_up(&mut self) {
         for stored in self.stored.values_mut().filter(|stored| stored.record.deletion.is_none()) {
-            if shutdown::comes_back(&stored.source, &stored.record) {
-                shutdown::bring_back(&mut stored.record);
+            if shutdown::comes_back(&stored.source, &stored.record)
+                || admit::is_asked_again(&stored.source, &stored.record)
+            {
+                stored.record.begin_anew();
             }
         }
     }
@@ -135,7 +138,7 @@ impl World {
         let mut holds = Vec::new();
         for pod in self.desired.pods.values().filter(|pod| self.spoken_for(pod).is_none()) {
             let observed = self.observed.get(&pod.id.uid).unwrap_or(&nothing);
-            let checked = gate.check(pod, observed, &self.facts, std::future::ready(foreign.clone())).await;
+            let checked = gate.check(pod, observed, &self.facts, std::future::ready(Ok(foreign.clone()))).await;
             holds.extend(checked.hold.map(|hold| (pod.id.uid.clone(), hold.message)));
         }
         self.holds.extend(holds);
@@ -184,7 +187,7 @@ async fn look(
         }
         docker = Some((Docker::connect(&endpoint, id.clone(), DockerOptions::default())?, id));
     }
-    let memory = is_agents.then(|| memory(&config.root_dir, &stored));
+    let memory = is_agents.then(|| memory(&config.root_dir, config.manifests_optional, &stored));
     let reading = tokio::task::spawn_blocking(move || read_as_at_start(&folder, &node, memory)).await?;
     let reading = reading.context("nothing would be done: an unreadable folder is never taken for an empty one")?;
     let words = BTreeMap::from([(Source::File, Some(reading.snapshot))]);
@@ -232,10 +235,11 @@ async fn look(
 }
 
 /// What an agent's first look at its folder begins with.
-fn memory(root: &Path, stored: &HashMap<String, StoredPod>) -> Memory {
+fn memory(root: &Path, optional: bool, stored: &HashMap<String, StoredPod>) -> Memory {
     let files = stored.values().filter(|stored| stored.source == Source::File).filter_map(from_stored);
     Memory {
         former: files.filter(|pod| pod.deletion.is_none()).collect(),
+        optional,
         file: root.join(longshore_filesystem::MANIFESTS_IDENTITY),
     }
 }

@@ -1,0 +1,75 @@
+//! The node and other agents' containers as they were last looked at: one look serves the pods of a burst. It must not judge
+//! what it sees.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use longshore_core::node::NodeFacts;
+use longshore_core::ports::runtime::ForeignContainer;
+
+use crate::node::Shared;
+
+/// How long a look at the node's addresses and names may take; what it would tell stays as it was.
+const LOOK: Duration = Duration::from_secs(2);
+/// How old a look may be.
+const LOOK_AGE: Duration = Duration::from_millis(300);
+/// How old a list of other agents' containers may be.
+const FOREIGN_AGE: Duration = Duration::from_secs(5);
+
+/// Other agents' containers, or why the runtime did not say.
+pub(crate) type Foreign = Result<Arc<Vec<ForeignContainer>>, String>;
+
+/// See the module.
+pub(crate) struct Seen {
+    facts: Mutex<Arc<NodeFacts>>,
+    /// When the node was last looked at.
+    looked: tokio::sync::Mutex<Option<Instant>>,
+    foreign: tokio::sync::Mutex<Option<(Instant, Foreign)>>,
+}
+
+impl Seen {
+    pub(crate) fn new(facts: NodeFacts) -> Self {
+        let facts = Mutex::new(Arc::new(facts));
+        Seen { facts, looked: tokio::sync::Mutex::default(), foreign: tokio::sync::Mutex::default() }
+    }
+}
+
+impl Shared {
+    /// The node as it was when it was last looked at.
+    pub(crate) fn facts(&self) -> Arc<NodeFacts> {
+        self.seen.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The node as it is now, or was a moment ago: one look serves the pods of a burst.
+    pub(crate) async fn look(&self) -> Arc<NodeFacts> {
+        // Cancel safe: a look that is dropped changes nothing.
+        let mut looked = self.seen.looked.lock().await;
+        if looked.is_some_and(|at| at.elapsed() < LOOK_AGE) {
+            return self.facts();
+        }
+        let now = tokio::time::timeout(LOOK, (self.ports.look)()).await.unwrap_or_default();
+        *looked = Some(Instant::now());
+        let mut facts = self.seen.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(changed) = facts.in_surroundings(now) {
+            if changed.ips != facts.ips {
+                tracing::info!(addresses = ?changed.ips, "the node's addresses have changed");
+            }
+            *facts = Arc::new(changed);
+        }
+        facts.clone()
+    }
+
+    /// Other agents' containers, as of a few seconds ago at most.
+    ///
+    /// # Errors
+    /// Why the runtime did not say, as long: many pods may ask, and it may take its time for that.
+    pub(crate) async fn foreign(&self) -> Foreign {
+        let mut known = self.seen.foreign.lock().await;
+        if let Some((_, list)) = known.as_ref().filter(|(at, _)| at.elapsed() < FOREIGN_AGE) {
+            return list.clone();
+        }
+        let list = self.ports.runtime.foreign().await.map(Arc::new).map_err(|error| error.to_string());
+        *known = Some((Instant::now(), list.clone()));
+        list
+    }
+}
