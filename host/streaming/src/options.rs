@@ -45,8 +45,11 @@ pub struct Limits {
     pub output_buffer: usize,
     /// Largest WebSocket message, in bytes (32 MiB, as of golang.org/x/net/websocket); never held whole.
     pub message: u64,
-    /// How long a closing connection may make no progress before it is cut.
+    /// How long a connection may take to close that is closed for what its client did, or left undone.
     pub linger: Duration,
+    /// How long a client may take to read what is left when all is done, and to close (15 min, as of cri-streaming's
+    /// `finishTimeout`).
+    pub farewell: Duration,
 }
 
 impl Default for Limits {
@@ -61,6 +64,7 @@ impl Default for Limits {
             output_buffer: 256 << 10,
             message: 32 << 20,
             linger: Duration::from_secs(30),
+            farewell: Duration::from_secs(15 * 60),
         }
     }
 }

@@ -32,6 +32,7 @@ async fn streams_end_on_each_side_alone() {
     assert_eq!(reader.control(PING).await.unwrap().0, 7);
     let closing = tokio::spawn(async move { session.close().await });
     assert_eq!(reader.control(GOAWAY).await, Some((1, 0)));
+    drop((reader, writer));
     closing.await.unwrap();
     assert!(incoming.next().await.is_none());
 }

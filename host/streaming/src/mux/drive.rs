@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -66,10 +67,12 @@ impl Drop for Guard {
 }
 
 impl Session {
-    /// Closes in order and waits until everything is written, or the peer is gone or stands still.
+    /// Closes in order and waits until the client has closed too, who then has everything, or is gone, or had
+    /// [`Limits::farewell`](crate::Limits::farewell) for it. The connection is closed then.
     pub(crate) async fn close(&self) {
+        self.shared.patient.store(true, Ordering::Relaxed);
         self.shared.close(self.shared.codec.fine());
-        self.shared.flushed.cancelled().await;
+        self.shared.done.cancelled().await;
     }
 }
 
@@ -79,42 +82,65 @@ where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (reader, writer) = tokio::io::split(io);
-    tokio::spawn(drive(reader, writer, shared.clone(), demux));
+    tokio::spawn({
+        let shared = shared.clone();
+        async move {
+            drive(reader, writer, &shared, demux).await;
+            shared.done.cancel();
+        }
+    });
     Session { _guard: Arc::new(Guard(shared.clone())), shared }
 }
 
-async fn drive<IO>(reader: ReadHalf<IO>, mut io: WriteHalf<IO>, shared: Arc<Shared>, mut demux: impl Demux)
+async fn drive<IO>(reader: ReadHalf<IO>, mut io: WriteHalf<IO>, shared: &Shared, mut demux: impl Demux)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let linger = shared.options.limits.linger;
     let mut input = Input::new(reader);
     {
-        let mut read = std::pin::pin!(demux.run(&mut input, &shared));
-        let mut write = std::pin::pin!(write(&mut io, &shared));
-        let written = tokio::select! {
-            written = &mut write => written,
-            ended = &mut read => {
-                shared.over.cancel();
-                match ended {
-                    Ended::Gone => false,
-                    Ended::Close(status) => {
-                        shared.close(status);
-                        write.await
+        let mut read = std::pin::pin!(demux.run(&mut input, shared));
+        let mut overdue = std::pin::pin!(overdue(shared));
+        let mut heard_all = false;
+        let written = {
+            let mut write = std::pin::pin!(write(&mut io, shared));
+            tokio::select! {
+                written = &mut write => written,
+                ended = &mut read => {
+                    heard_all = true;
+                    shared.over.cancel();
+                    match ended {
+                        Ended::Gone => false,
+                        Ended::Close(status) => {
+                            shared.close(status);
+                            tokio::select! {
+                                written = &mut write => written,
+                                () = &mut overdue => false,
+                            }
+                        }
                     }
                 }
+                () = &mut overdue => false,
+                () = watch(shared) => false,
             }
-            () = watch(&shared) => false,
         };
+        if written && !heard_all && shared.patient.load(Ordering::Relaxed) {
+            // What was written may be in sockets' buffers still, of megabytes, and those between us and the client
+            // close both ways when one of us closes: whatever the client then still sends, if only a ping, makes a
+            // kernel throw away what the client has not read yet. So it is the client who closes first.
+            tokio::select! {
+                _ = &mut read => {}
+                () = answer(&mut io, shared) => {}
+                () = &mut overdue => {}
+                () = watch(shared) => {}
+            }
+        }
         if !written {
             shared.die();
         }
     }
-    let shut = tokio::time::timeout(linger, io.shutdown()).await;
-    shared.flushed.cancel();
+    let shut = tokio::time::timeout(shared.options.limits.linger, io.shutdown()).await;
     if matches!(shut, Ok(Ok(()))) && !shared.state().dead {
-        // Closing a socket with unread input makes the kernel send a reset, which can overtake the tail of our
-        // output at the client: read until it closes too.
+        // Closing a socket with unread input makes the kernel send a reset.
         let drained = async {
             while let Ok(piece) = input.some(usize::MAX).await {
                 let n = piece.len();
@@ -124,12 +150,30 @@ where
                 input.consume(n);
             }
         };
-        let _ = tokio::time::timeout(linger.min(Duration::from_secs(5)), drained).await;
+        let _ = tokio::time::timeout(shared.options.limits.linger.min(Duration::from_secs(5)), drained).await;
     }
     shared.die();
 }
 
-/// Writes until the session closes; `false` if the peer is gone or stands still while we close.
+/// Returns when a session that closes has had its time.
+async fn overdue(shared: &Shared) {
+    shared.closing.cancelled().await;
+    let limits = &shared.options.limits;
+    let patient = shared.patient.load(Ordering::Relaxed);
+    tokio::time::sleep(if patient { limits.farewell } else { limits.linger }).await;
+}
+
+/// Answers a client that has not closed yet; returns when it cannot be written to.
+async fn answer<IO: AsyncWrite>(io: &mut WriteHalf<IO>, shared: &Shared) {
+    loop {
+        shared.to_write.notified().await;
+        if !write(io, shared).await {
+            return;
+        }
+    }
+}
+
+/// Writes until the session closes; `false` if the peer is gone.
 async fn write<IO: AsyncWrite>(io: &mut WriteHalf<IO>, shared: &Shared) -> bool {
     let (mut out, mut urgent) = (Vec::new(), Vec::new());
     loop {
@@ -154,39 +198,17 @@ async fn write<IO: AsyncWrite>(io: &mut WriteHalf<IO>, shared: &Shared) -> bool 
             continue;
         }
         for buffer in [&mut urgent, &mut out] {
-            if !write_all(io, buffer, shared).await {
+            if io.write_all(buffer).await.is_err() {
                 return false;
             }
             buffer.clear();
         }
-        if within(shared, io.flush()).await.is_none_or(|flushed| flushed.is_err()) {
+        if io.flush().await.is_err() {
             return false;
         }
         let mut state = shared.state();
         state.written += ordered as u64;
         state.wake_writers();
-    }
-}
-
-async fn write_all<IO: AsyncWrite>(io: &mut WriteHalf<IO>, mut buffer: &[u8], shared: &Shared) -> bool {
-    while !buffer.is_empty() {
-        match within(shared, io.write(buffer)).await {
-            Some(Ok(n)) if n > 0 => buffer = &buffer[n..],
-            _ => return false,
-        }
-    }
-    true
-}
-
-/// The result of a step of writing; `None` if it takes longer than `linger` while the session closes.
-async fn within<T>(shared: &Shared, step: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        done = step => Some(done),
-        () = async {
-            shared.closing.cancelled().await;
-            tokio::time::sleep(shared.options.limits.linger).await;
-        } => None,
     }
 }
 

@@ -9,6 +9,9 @@ use super::state::{Flow, Shared, State, WINDOW};
 use super::wire::{Codec, control, rst};
 use super::{End, Entry};
 
+/// Most bytes of answers that wait to be written.
+const ANSWERS: usize = 64 << 10;
+
 /// How much of a chunk a stream took.
 enum Pushed {
     Took(usize),
@@ -185,14 +188,24 @@ impl Shared {
         }
     }
 
+    /// Answers a frame of the peer's, ahead of what waits. A session that closes leaves out what does not fit, for it
+    /// reads on.
+    pub(crate) fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        if !state.closing || (self.codec == Codec::Spdy && state.urgent.len() < ANSWERS) {
+            write(&mut state.urgent);
+            drop(state);
+            self.to_write.notify_one();
+        }
+    }
+
     /// Waits until answers to the peer's frames fit: a peer that asks and never reads is read no further.
     pub(crate) async fn room_for_answers(&self) {
         loop {
             {
                 let state = self.state();
                 if state.closing
-                    || (state.urgent.len() < 64 << 10
-                        && state.out.len() < self.options.limits.output_buffer + (64 << 10))
+                    || (state.urgent.len() < ANSWERS && state.out.len() < self.options.limits.output_buffer + ANSWERS)
                 {
                     return;
                 }

@@ -1,7 +1,7 @@
 //! The state of a session and of each of its streams.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -124,8 +124,10 @@ pub(crate) struct Shared {
     pub(crate) probe: Notify,
     pub(crate) pong: Notify,
     pub(crate) closing: CancellationToken,
-    /// All that was to be written is written and the write side is shut.
-    pub(crate) flushed: CancellationToken,
+    /// Whoever closes waits for the client, who may be slow to read.
+    pub(crate) patient: AtomicBool,
+    /// The connection is closed.
+    pub(crate) done: CancellationToken,
     /// The peer is gone or the session over.
     pub(crate) over: CancellationToken,
     started: Instant,
@@ -162,7 +164,8 @@ impl Shared {
             probe: Notify::new(),
             pong: Notify::new(),
             closing: CancellationToken::new(),
-            flushed: CancellationToken::new(),
+            patient: AtomicBool::new(false),
+            done: CancellationToken::new(),
             over: CancellationToken::new(),
             started: Instant::now(),
             active: AtomicU64::new(0),
@@ -208,7 +211,6 @@ impl Shared {
         state.entries.values_mut().for_each(Entry::wake);
         drop(state);
         self.closing.cancel();
-        self.flushed.cancel();
         self.over.cancel();
         self.to_write.notify_one();
         self.room.notify_one();
@@ -223,9 +225,11 @@ impl State {
         self.enqueued += (self.out.len() - before) as u64;
     }
 
-    /// Aborts a stream from our side.
+    /// Aborts a stream from our side. A session that closes says no more of its streams.
     pub(crate) fn reset(&mut self, codec: Codec, id: u32, status: u32) {
-        self.append(|out| codec.reset(out, id, status));
+        if !self.closing {
+            self.append(|out| codec.reset(out, id, status));
+        }
         self.abort(id);
     }
 

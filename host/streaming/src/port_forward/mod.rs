@@ -97,7 +97,7 @@ impl Forwards {
         }
     }
 
-    /// Closes when the client has everything, or is gone or stands still.
+    /// Closes when the client has read everything and closed, or is gone, or had its time for it.
     pub async fn close(self) {
         match self.0 {
             Kind::Spdy { session, .. } => session.close().await,

@@ -113,7 +113,8 @@ pub struct Finish {
 }
 
 impl Finish {
-    /// Ends the outputs, writes the status, and closes when the client has everything. Write all output before.
+    /// Ends the outputs, writes the status, and closes when the client has: it may be slow to read the tail. Write all
+    /// output before.
     ///
     /// # Errors
     /// The client went away before it had everything.

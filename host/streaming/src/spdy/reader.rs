@@ -106,8 +106,7 @@ impl Reader {
                 if id % 2 == 0 {
                     shared.pong.notify_one();
                 } else {
-                    crate::mux::control(&mut shared.state().urgent, 6, 0, &[id]);
-                    shared.to_write.notify_one();
+                    shared.answer(|out| crate::mux::control(out, 6, 0, &[id]));
                 }
                 None
             }

@@ -33,7 +33,7 @@ impl Session {
         (Self(session), Incoming { receiver, shared })
     }
 
-    /// Says GOAWAY and waits until all that was written is with the client, or it is gone or stands still.
+    /// Says GOAWAY and waits until the client has read all that was written, and closed; or is gone, or had its time.
     pub async fn close(&self) {
         self.0.close().await;
     }

@@ -115,11 +115,10 @@ fn control(shared: &Shared, opcode: u8, body: &[u8]) -> Option<Ended> {
             }))
         }
         9 => {
-            let mut state = shared.state();
-            ws_header(&mut state.urgent, 10, body.len());
-            state.urgent.extend_from_slice(body);
-            drop(state);
-            shared.to_write.notify_one();
+            shared.answer(|out| {
+                ws_header(out, 10, body.len());
+                out.extend_from_slice(body);
+            });
             None
         }
         10 => None,

@@ -1,7 +1,7 @@
 //! A small SPDY client for tests, in clear bytes: header blocks are stored, replies' blocks are skipped.
 #![allow(clippy::unwrap_used, dead_code, missing_docs)]
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 
 pub(crate) const SYN_STREAM: u16 = 1;
 pub(crate) const SYN_REPLY: u16 = 2;
@@ -26,9 +26,9 @@ impl Frame {
     }
 }
 
-pub(crate) struct Reader(pub(crate) ReadHalf<DuplexStream>);
+pub(crate) struct Reader<R = ReadHalf<DuplexStream>>(pub(crate) R);
 
-impl Reader {
+impl<R: AsyncRead + Unpin> Reader<R> {
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         let mut header = [0; 8];
         self.0.read_exact(&mut header).await.ok()?;
@@ -54,12 +54,16 @@ impl Reader {
     }
 }
 
-pub(crate) struct Writer {
-    pub(crate) io: WriteHalf<DuplexStream>,
+pub(crate) struct Writer<W = WriteHalf<DuplexStream>> {
+    pub(crate) io: W,
     begun: bool,
 }
 
-impl Writer {
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    pub(crate) fn new(io: W) -> Self {
+        Self { io, begun: false }
+    }
+
     pub(crate) async fn control(&mut self, kind: u16, flags: u8, body: &[u8]) {
         let mut frame = vec![0x80, 3];
         frame.extend_from_slice(&kind.to_be_bytes());
@@ -107,5 +111,5 @@ impl Writer {
 pub(crate) fn connect() -> (Reader, Writer, DuplexStream) {
     let (client, server) = tokio::io::duplex(64 << 10);
     let (reader, writer) = tokio::io::split(client);
-    (Reader(reader), Writer { io: writer, begun: false }, server)
+    (Reader(reader), Writer::new(writer), server)
 }
