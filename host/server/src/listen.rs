@@ -57,8 +57,10 @@ impl Held {
     pub(crate) fn spawn(self, work: impl Future<Output = ()> + Send + 'static) {
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
+            // The whole of it: a block that names one field takes that alone, and the place would be free at once.
+            let held = self;
             tokio::select! {
-                () = self.end.cancelled() => {}
+                () = held.end.cancelled() => {}
                 () = work => {}
             }
         });

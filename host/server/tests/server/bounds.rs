@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::streams::open;
 use crate::world::{Caller, World, exchange, plain};
 
 /// Whether the other side closes at all.
@@ -52,14 +53,36 @@ async fn heads_and_numbers_are_bounded() {
     assert!(closes(last).await, "beyond the bound it is closed at once");
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200, "other ports have bounds of their own");
     drop(held);
+    place_is_free(&world).await;
+}
+
+/// Waits for a place among the connections of HTTPS.
+async fn place_is_free(world: &World) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let mut stream = TcpStream::connect(world.https).await.unwrap();
         // A place is free when the server waits for a handshake.
         let mut byte = [0];
         if tokio::time::timeout(Duration::from_millis(100), stream.read(&mut byte)).await.is_err() {
-            break;
+            return;
         }
         assert!(Instant::now() < end, "places are not given back");
     }
+}
+
+/// A stream takes its connection's place for as long as it lasts.
+#[tokio::test]
+async fn streams_are_connections() {
+    let world = World::new(|config| {
+        config.connections_per_client = 1;
+        // For longer than we wait for the connection to be closed.
+        config.handshake_limit = Duration::from_secs(60);
+    })
+    .await;
+    world.allow("master", "t", &["proxy"]);
+    let stream = open(&world, "/exec/n/p/c?command=cat&input=1&output=1", "v4.channel.k8s.io").await;
+    let mut second = TcpStream::connect(world.https).await.unwrap();
+    assert!(closes(&mut second).await, "beyond the bound it is closed at once");
+    drop(stream);
+    place_is_free(&world).await;
 }

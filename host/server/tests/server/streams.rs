@@ -7,7 +7,7 @@ use tokio_rustls::client::TlsStream;
 use crate::world::{Caller, World};
 
 /// A WebSocket to a path.
-async fn open(world: &World, path: &str, protocol: &str) -> TlsStream<TcpStream> {
+pub(crate) async fn open(world: &World, path: &str, protocol: &str) -> TlsStream<TcpStream> {
     let mut stream = world.connect(&Caller::default()).await;
     let head = format!(
         "GET {path} HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
