@@ -18,6 +18,8 @@ use pairs::Pairs;
 
 /// Most ports of a request over channels: each takes two of 255.
 const MOST_PORTS: usize = 127;
+/// Largest header block of a stream, in bytes: a kind, a port and a request's number are in it.
+const HEADER_BLOCK: usize = 8 << 10;
 
 /// One connection to be forwarded.
 #[derive(Debug)]
@@ -109,10 +111,11 @@ impl Forwards {
 /// Serves port forwarding on an upgraded connection. `ports` are those of the query ([`ports_of_query`]); over SPDY
 /// and the tunnel each pair of streams names its own.
 #[must_use]
-pub fn serve<IO>(io: IO, protocol: Protocol, ports: &[u16], options: Options) -> Forwards
+pub fn serve<IO>(io: IO, protocol: Protocol, ports: &[u16], mut options: Options) -> Forwards
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    options.limits.header_block = options.limits.header_block.min(HEADER_BLOCK);
     let timeout = options.creation_timeout;
     let (session, incoming) = match protocol {
         Protocol::Spdy { .. } => spdy::Session::serve(io, options),

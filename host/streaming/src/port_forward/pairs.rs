@@ -1,6 +1,6 @@
 //! Pairs of SPDY streams, data and error, that make one forward (cri-streaming `portforward/httpstream.go`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,26 +17,29 @@ pub(crate) struct Pairs {
     incoming: Incoming,
     timeout: Duration,
     halves: HashMap<String, Half>,
-    /// When halves expire, the oldest first, with their stream: a request's name may come again.
-    expiries: VecDeque<(Instant, String, u32)>,
+    /// The names of the halves, by when they expire.
+    expiries: BTreeMap<Expiry, String>,
 }
+
+/// A half's time, and its stream.
+type Expiry = (Instant, u32);
 
 /// The first stream of a pair.
 #[derive(Debug)]
 struct Half {
     stream: Stream,
     is_error: bool,
+    expiry: Expiry,
 }
 
 impl Pairs {
     pub(crate) fn new(shared: Arc<Shared>, incoming: Incoming, timeout: Duration) -> Self {
-        Self { shared, incoming, timeout, halves: HashMap::new(), expiries: VecDeque::new() }
+        Self { shared, incoming, timeout, halves: HashMap::new(), expiries: BTreeMap::new() }
     }
 
     pub(crate) async fn next(&mut self) -> Option<Forward> {
         loop {
-            self.forget_paired();
-            let expiry = self.expiries.front().map(|(at, ..)| *at);
+            let expiry = self.expiries.first_key_value().map(|((at, _), _)| *at);
             let new = tokio::select! {
                 new = self.incoming.next() => new?,
                 () = async {
@@ -73,6 +76,7 @@ impl Pairs {
                     self.halves.insert(name, half);
                 }
                 Some(half) => {
+                    self.expiries.remove(&half.expiry);
                     let stream = new.accept();
                     let (data, error) = if is_error { (half.stream, stream) } else { (stream, half.stream) };
                     let end = ForwardEnd { error, data: data.id(), _running: None };
@@ -80,29 +84,19 @@ impl Pairs {
                 }
                 None => {
                     let stream = new.accept();
-                    self.expiries.push_back((Instant::now() + self.timeout, name.clone(), stream.id()));
-                    self.halves.insert(name, Half { stream, is_error });
+                    let expiry = (Instant::now() + self.timeout, stream.id());
+                    self.expiries.insert(expiry, name.clone());
+                    self.halves.insert(name, Half { stream, is_error, expiry });
                 }
             }
         }
     }
 
-    fn forget_paired(&mut self) {
-        while let Some((_, name, id)) = self.expiries.front() {
-            if self.halves.get(name).is_some_and(|half| half.stream.id() == *id) {
-                break;
-            }
-            self.expiries.pop_front();
-        }
-    }
-
     fn expire(&mut self) {
         let now = Instant::now();
-        while self.expiries.front().is_some_and(|(at, ..)| *at <= now) {
-            let Some((_, name, id)) = self.expiries.pop_front() else { return };
-            if self.halves.get(&name).is_some_and(|half| half.stream.id() == id)
-                && let Some(half) = self.halves.remove(&name)
-            {
+        while let Some(first) = self.expiries.first_entry().filter(|first| first.key().0 <= now) {
+            let name = first.remove();
+            if let Some(half) = self.halves.remove(&name) {
                 tracing::debug!(request = name, "timed out waiting for streams");
                 self.fail(&half, &format!("(request={name}) timed out waiting for streams"));
             }
@@ -128,5 +122,51 @@ fn request(headers: &Headers) -> Result<(u16, bool), String> {
         "error" => Ok((number, true)),
         "data" => Ok((number, false)),
         other => Err(format!("invalid stream type {other:?}")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::options::Options;
+    use crate::spdy::Session;
+
+    /// A SPDY frame that opens a stream; its headers are in a stored block of the session's zlib stream.
+    fn open(id: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+        let mut text = (headers.len() as u32).to_be_bytes().to_vec();
+        for part in headers.iter().flat_map(|(name, value)| [name, value]) {
+            text.extend_from_slice(&(part.len() as u32).to_be_bytes());
+            text.extend_from_slice(part.as_bytes());
+        }
+        let mut body = [&id.to_be_bytes()[..], &[0; 6]].concat();
+        if id == 1 {
+            body.extend_from_slice(&[0x78, 0x01]);
+        }
+        let length = text.len() as u16;
+        body.push(0);
+        body.extend([length.to_le_bytes(), (!length).to_le_bytes()].concat());
+        body.extend(text);
+        [&[0x80, 3, 0, 1][..], &(body.len() as u32).to_be_bytes(), &body].concat()
+    }
+
+    /// One half that waits for the other does not have the others' names kept.
+    #[tokio::test]
+    async fn what_is_paired_is_forgotten() {
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        let (session, incoming) = Session::serve(server, Options::default());
+        let mut pairs = Pairs::new(session.shared().clone(), incoming, Duration::from_secs(30));
+        client.write_all(&open(1, &[("streamtype", "error"), ("port", "80"), ("requestid", "alone")])).await.unwrap();
+        for request in 1..10u32 {
+            let name = request.to_string();
+            for (id, kind) in [(4 * request, "error"), (4 * request + 2, "data")] {
+                let headers = [("streamtype", kind), ("port", "80"), ("requestid", name.as_str())];
+                client.write_all(&open(id + 1, &headers)).await.unwrap();
+            }
+            assert_eq!(pairs.next().await.unwrap().port, 80);
+        }
+        assert_eq!((pairs.halves.len(), pairs.expiries.len()), (1, 1));
     }
 }

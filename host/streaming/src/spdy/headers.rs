@@ -6,6 +6,11 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::dictionary;
 use crate::options::Limits;
 
+/// What Kubernetes' services say of a stream.
+const KNOWN: [&str; 3] = ["streamtype", "port", "requestid"];
+/// Longest value of these, in bytes. Theirs are words and numbers.
+const LONGEST: usize = 256;
+
 /// The headers of a stream, names in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);
@@ -15,6 +20,15 @@ impl Headers {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Those that a service looks at: streams wait, and nothing is to be held for them that nobody reads.
+    pub(crate) fn known(mut self) -> Result<Self, HeaderError> {
+        self.0.retain(|(name, _)| KNOWN.contains(&name.as_str()));
+        match self.0.iter().find(|(_, value)| value.len() > LONGEST) {
+            Some(_) => Err(HeaderError::Malformed("value too long")),
+            None => Ok(self),
+        }
     }
 
     /// All headers, in their order.
@@ -168,6 +182,15 @@ mod tests {
             let headers = inflater.read(&deflate(&mut zlib, &block(&[("Streamtype", kind)])), &limits).unwrap();
             assert_eq!(headers.get("streamType"), Some(kind));
         }
+    }
+
+    #[test]
+    fn keeps_what_a_service_reads() {
+        let long = "7".repeat(LONGEST + 1);
+        let known = |headers: &[(&str, &str)]| parse(&block(headers), 100).and_then(Headers::known);
+        let headers = known(&[("Port", "80"), ("x", &long), ("requestID", &long[1..])]).unwrap();
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("port", "80"), ("requestid", &long[1..])]);
+        assert_eq!(known(&[("requestID", &long)]), Err(HeaderError::Malformed("value too long")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
-use super::headers::{HeaderError, Inflater};
+use super::headers::{HeaderError, Headers, Inflater};
 use super::session::Arrived;
 use crate::mux::{Demux, Ended, Flow, Input, Shared};
 
@@ -124,7 +124,7 @@ impl Reader {
     }
 
     fn syn_stream(&mut self, shared: &Shared, version: u16, flags: u8, id: u32, block: &[u8]) -> Option<Ended> {
-        let headers = self.inflater.read(block, &shared.options.limits);
+        let headers = self.inflater.read(block, &shared.options.limits).and_then(Headers::known);
         if let Err(error @ HeaderError::Broken(_)) = headers {
             tracing::debug!(%error, "SPDY header block");
             return Some(Ended::Close(PROTOCOL_ERROR));
