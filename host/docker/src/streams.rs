@@ -136,12 +136,9 @@ impl ContainerStreams for Docker {
         }
         let config = inspect.config.unwrap_or_default();
         let terminal = config.tty.unwrap_or_default();
-        if wants.stdin && !config.open_stdin.unwrap_or_default() {
-            return Err(RuntimeError::Failed {
-                operation: OPERATION,
-                message: format!("container {container_id} was made without stdin"),
-            });
-        }
+        // `kubectl attach -i` does not look whether a container has a stdin, and other runtimes do not mind.
+        let nowhere = wants.stdin && !config.open_stdin.unwrap_or_default();
+        let wants = Wants { stdin: wants.stdin && !nowhere, ..wants };
         let path = format!(
             "/containers/{container_id}/attach?stream=true&logs=false&stdin={}&stdout={}&stderr={}",
             wants.stdin,
@@ -150,7 +147,11 @@ impl ContainerStreams for Docker {
         );
         let upgraded =
             self.connection().hijack(CALL, &path, Bytes::new()).await.map_err(|fault| fault.during(OPERATION))?;
-        Ok(self.parts(upgraded, wants, terminal, Of::Container(container_id.to_owned())))
+        let mut attached = self.parts(upgraded, wants, terminal, Of::Container(container_id.to_owned()));
+        if nowhere {
+            attached.stdin = Some(Box::new(futures::io::sink()));
+        }
+        Ok(attached)
     }
 
     async fn process_id(&self, id: &str) -> Result<u32, RuntimeError> {

@@ -97,11 +97,16 @@ async fn attachments_see_what_comes() {
     let id = world
         .run(&sandbox, "app", &["sh", "-c", "while ! test -e /tmp/go; do sleep 0.05; done; echo late; exit 3"])
         .await;
-    let wants = Wants { stdin: false, ..ALL };
-    assert!(world.docker.attach(&id, ALL).await.is_err(), "it has no stdin");
-    let it = world.docker.attach(&id, wants).await.unwrap();
+    let it = world.docker.attach(&id, Wants { stdin: false, ..ALL }).await.unwrap();
+    assert!(it.stdin.is_none());
+    // It has no stdin: what comes for it goes nowhere.
+    let mut talker = world.docker.attach(&id, ALL).await.unwrap();
+    talker.stdin.as_mut().unwrap().write_all(&[b'x'; 1 << 20]).await.unwrap();
     assert_eq!(it.control.exit_code().await.unwrap(), None);
     crate::exec::until(&world, &id, &["touch", "/tmp/go"]).await;
     let (out, _err) = tokio::join!(text(it.stdout), text(it.stderr));
+    assert_eq!(out, "late\n");
+    talker.stdin.as_mut().unwrap().close().await.unwrap();
+    let (out, _err) = tokio::join!(text(talker.stdout), text(talker.stderr));
     assert_eq!(out, "late\n");
 }
