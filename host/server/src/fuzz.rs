@@ -10,7 +10,7 @@ pub fn query(bytes: &[u8]) {
         // What is not encoded stays as it is, and what is gets shorter.
         assert!(decode(text, plus).chars().count() <= text.chars().count());
     }
-    let query = Query::parse(text);
+    let Some(query) = Query::parse(text) else { return };
     logs::try_query(&query);
     node_logs::try_query(&query);
 }

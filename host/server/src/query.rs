@@ -4,20 +4,21 @@
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
 
-/// So many parameters are read at most.
-const LIMIT: usize = 4096;
+/// Most parameters of a query, as Go has them (`urlmaxqueryparams`).
+pub(crate) const LIMIT: usize = 10_000;
 
 impl Query {
-    pub(crate) fn parse(text: &str) -> Query {
-        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(LIMIT);
-        Query(
-            pairs
-                .map(|pair| {
-                    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    (decode(key, true), decode(value, true))
-                })
-                .collect(),
-        )
+    /// `None` with more parameters than [`LIMIT`]: without some of its words a command is another.
+    pub(crate) fn parse(text: &str) -> Option<Query> {
+        let pairs = || text.split('&').filter(|pair| !pair.is_empty());
+        if pairs().nth(LIMIT).is_some() {
+            return None;
+        }
+        let decoded = pairs().map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key, true), decode(value, true))
+        });
+        Some(Query(decoded.collect()))
     }
 
     /// The first value; `None` also when it is empty.
@@ -64,12 +65,13 @@ pub(crate) fn decode(text: &str, plus: bool) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn queries() {
-        let query = Query::parse("command=a%20b&command=%2B+c&tty=1&follow=false&x=%+1&tail");
+        let query = Query::parse("command=a%20b&command=%2B+c&tty=1&follow=false&x=%+1&tail").unwrap();
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["a b", "+ c"]);
         assert!(query.is_one("tty") && !query.is_set("follow") && query.is_set("tail"));
         assert_eq!(query.get("x"), Some("% 1"));

@@ -18,7 +18,7 @@ use crate::access::{Access, Refusal};
 use crate::config::{Parts, ServerConfig};
 use crate::listen::{Held, Peer};
 use crate::namespaces::Namespaces;
-use crate::query::{Query, decode};
+use crate::query::{self, Query, decode};
 use crate::{health, logs, metrics, node_logs, run, streams, zpages};
 
 /// A request's body may be this long; none of ours needs more.
@@ -102,7 +102,9 @@ async fn entry(
 /// What is a plain handler in the kubelet answers to every method; what go-restful serves there, to those of its routes,
 /// and HEAD is none of them.
 async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: Request) -> Response {
-    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let Some(query) = Query::parse(request.uri().query().unwrap_or_default()) else {
+        return text(StatusCode::BAD_REQUEST, format!("the query has more than {} parameters", query::LIMIT));
+    };
     let trimmed = path.strip_prefix('/').unwrap_or(path);
     let mut segments: Vec<&str> = trimmed.split('/').collect();
     if segments.len() > 1 && segments.last() == Some(&"") && segments.first() != Some(&"logs") {

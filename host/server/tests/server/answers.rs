@@ -102,6 +102,13 @@ async fn pages() {
         let answer = world.ask(&Caller::token("t"), "POST", path).await;
         assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
     }
+    // A command without its last words is another.
+    let long = format!("/exec/n/p/c?{}command=last&output=1", "command=a&".repeat(4_999));
+    let answer = world.ask(&Caller::token("t"), "POST", &long).await;
+    assert!(answer.code == 400 && answer.text.ends_with("Upgrade request required"), "{answer:?}");
+    let long = format!("/exec/n/p/c?{}output=1", "a&".repeat(10_000));
+    let answer = world.ask(&Caller::token("t"), "POST", &long).await;
+    assert!(answer.code == 400 && answer.text.ends_with("the query has more than 10000 parameters"), "{answer:?}");
     let mut stream = world.connect(&Caller::default()).await;
     let answer = exchange(&mut stream, "PUT", "/debug/flags/v", "Authorization: Bearer t\r\n", "4").await;
     assert!(answer.code == 200 && answer.text.contains("verbosity to 4"), "{answer:?}");
