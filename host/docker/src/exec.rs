@@ -138,15 +138,23 @@ impl Docker {
     }
 
     /// The exit code of an exec whose output has ended. Docker notes it a little later.
-    pub(crate) async fn exit_code(&self, exec: &str) -> Result<i32, Fault> {
-        let end = Instant::now() + CLEANUP;
+    async fn exit_code(&self, exec: &str) -> Result<i32, Fault> {
+        self.exit_code_at_last(exec, Some(Instant::now() + CLEANUP)).await
+    }
+
+    /// The same, where a command that has closed its outputs may go on until then, or for as long as it likes.
+    pub(crate) async fn exit_code_at_last(&self, exec: &str, mut end: Option<Instant>) -> Result<i32, Fault> {
         let mut pause = LOOKS.0;
         loop {
             let seen = self.look_at_exec(exec).await?;
-            if let (false, Some(code)) = (seen.running.unwrap_or_default(), seen.exit_code) {
+            let running = seen.running.unwrap_or_default();
+            if let (false, Some(code)) = (running, seen.exit_code) {
                 return Ok(i32::try_from(code).unwrap_or(-1));
             }
-            if Instant::now() > end {
+            if !running {
+                end = end.or(Some(Instant::now() + CLEANUP));
+            }
+            if end.is_some_and(|end| Instant::now() > end) {
                 return Err(Fault::Nonsense("the command's output ended, but Docker tells no exit code".to_owned()));
             }
             tokio::time::sleep(pause).await;

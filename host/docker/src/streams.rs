@@ -176,7 +176,8 @@ impl AttachedControl for Control {
     async fn exit_code(&self) -> Result<Option<i32>, RuntimeError> {
         match &self.of {
             Of::Exec { id, .. } => {
-                let code = self.docker.exit_code(id).await.map_err(|fault| fault.during("exec in container"))?;
+                let code = self.docker.exit_code_at_last(id, None).await;
+                let code = code.map_err(|fault| fault.during("exec in container"))?;
                 self.ended.store(true, Ordering::Relaxed);
                 Ok(Some(code))
             }

@@ -112,8 +112,9 @@ async fn remote_command(
             Err(error) => return tracing::debug!(%pod, %container, %error, "a stream did not begin"),
         };
         let gone = command.gone();
-        let wants =
-            Wants { stdin: requested.stdin, stdout: requested.stdout, stderr: requested.stderr, tty: requested.tty };
+        // The end of an output tells the process's: one is attached also for a client that wants none.
+        let stdout = requested.stdout || !requested.stderr;
+        let wants = Wants { stdin: requested.stdin, stdout, stderr: requested.stderr, tty: requested.tty };
         let (attached, attaching) = match verb {
             Verb::Exec(words) => {
                 let exec = StreamedExec { container_id: id, command: words, wants };
@@ -165,7 +166,6 @@ async fn connect(
     attaching: bool,
 ) -> Outcome {
     let Attached { stdin, stdout, stderr, control } = attached;
-    let has_output = stdout.is_some() || stderr.is_some();
     let input = async {
         let (Some(from), Some(to)) = (client.stdin, stdin) else { return };
         let mut to = to.compat_write();
@@ -187,10 +187,6 @@ async fn connect(
     };
     let work = async {
         tokio::pin!(input, output);
-        if !has_output {
-            input.await;
-            return;
-        }
         tokio::select! {
             () = &mut output => {}
             () = &mut input => output.await,

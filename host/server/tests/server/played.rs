@@ -139,7 +139,7 @@ impl Stats for Numbers {
     }
 }
 
-/// Echoes stdin to stdout and ends with 3, or 0 for `true`, having said something on stderr.
+/// Echoes stdin to stdout and ends with 3, having said something on stderr; `true` ends with 0 and reads nothing.
 pub(crate) struct Echo;
 
 struct Ended(i32);
@@ -156,13 +156,14 @@ impl AttachedControl for Ended {
 }
 
 fn echo(wants: Wants, code: i32) -> Attached {
+    let reads = wants.stdin && code != 0;
     let (near, far) = tokio::io::duplex(1024);
     let (read, write) = tokio::io::split(near);
     let (mut far_read, mut far_write) = tokio::io::split(far);
     tokio::spawn(async move {
-        if wants.stdin {
+        if reads {
             let _ = tokio::io::copy(&mut far_read, &mut far_write).await;
-        } else {
+        } else if !wants.stdin {
             let _ = far_write.write_all(b"said").await;
         }
         let _ = far_write.shutdown().await;

@@ -77,6 +77,16 @@ async fn exec_and_attach() {
     assert!(of(&messages, 3).contains("Success"));
 }
 
+/// Only a process's output tells its end; the client wants none, and cannot end its own side.
+#[tokio::test]
+async fn exec_without_output() {
+    let world = World::new(|_| {}).await;
+    world.allow("master", "t", &["proxy"]);
+    let mut stream = open(&world, "/exec/n/p/c?command=true&input=1", "v4.channel.k8s.io").await;
+    let messages = tokio::time::timeout(std::time::Duration::from_secs(30), receive(&mut stream)).await.unwrap();
+    assert!(of(&messages, 1).is_empty() && of(&messages, 3).contains("Success"), "{messages:?}");
+}
+
 #[tokio::test]
 async fn ports() {
     let world = World::new(|_| {}).await;
