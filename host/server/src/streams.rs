@@ -28,8 +28,6 @@ use crate::namespaces::{Namespace, Namespaces};
 use crate::query::Query;
 use crate::routes::{Api, NoPod, bare, running, statuses, text};
 
-/// Connections into a pod at a time, for each client's connection.
-const FORWARDS: usize = 1024;
 /// What the client may still send to a pod that has closed its side.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -254,7 +252,7 @@ pub(crate) async fn port_forward(
     let upgrade = hyper::upgrade::on(&mut request);
     let response = switch(agreed.headers());
     let options = Options { idle_timeout: api.config.streaming_idle, ..Options::default() };
-    let (pod, namespaces) = (view.id.to_string(), api.namespaces.clone());
+    let (pod, namespaces, most) = (view.id.to_string(), api.namespaces.clone(), api.config.forwards.max(1));
     held.spawn(async move {
         let io = match upgrade.await {
             Ok(upgraded) => TokioIo::new(upgraded),
@@ -262,12 +260,15 @@ pub(crate) async fn port_forward(
         };
         tracing::debug!(%pod, ?protocol, "a port-forward begins");
         let mut forwards = port_forward::serve(io, protocol, &ports, options);
-        let (tasks, slots) = (tokio_util::sync::CancellationToken::new(), Arc::new(Semaphore::new(FORWARDS)));
-        let running = TaskTracker::new();
+        let (tasks, slots) = (tokio_util::sync::CancellationToken::new(), Arc::new(Semaphore::new(most)));
+        let (running, gone) = (TaskTracker::new(), forwards.gone());
         // Ends the connections into the pod when the client is gone, also when this task is dropped.
         let _end = tasks.clone().drop_guard();
-        while let Ok(slot) = slots.clone().acquire_owned().await
-            && let Some(forward) = forwards.next().await
+        // While all slots are taken nothing else tells that the client is gone.
+        while let Some(Ok(slot)) = tokio::select! {
+            slot = slots.clone().acquire_owned() => Some(slot),
+            () = gone.wait() => None,
+        } && let Some(forward) = forwards.next().await
         {
             let (namespaces, pod, stop) = (namespaces.clone(), pod.clone(), tasks.clone());
             let namespace = namespace.clone();

@@ -57,7 +57,7 @@ async fn heads_and_numbers_are_bounded() {
 }
 
 /// Waits for a place among the connections of HTTPS.
-async fn place_is_free(world: &World) {
+pub(crate) async fn place_is_free(world: &World) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let mut stream = TcpStream::connect(world.https).await.unwrap();

@@ -6,6 +6,7 @@ mod client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::bounds::place_is_free;
 use crate::world::{Caller, World};
 use client::{Frame, GOAWAY, PING, Reader, Writer};
 
@@ -110,6 +111,23 @@ async fn ports() {
         }
     }
     assert_eq!(data, b"ping, pong", "each side ends alone");
+}
+
+/// Also one that waits for a slot while a pod holds all of them.
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_forwards() {
+    let world = World::new(|config| (config.forwards, config.connections_per_client) = (1, 1)).await;
+    world.allow("master", "t", &["proxy"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let (reader, mut writer) = open(&world, "/portForward/n/p", Some("portforward.k8s.io")).await;
+    for (id, kind, request) in [(1, "error", "0"), (3, "data", "0"), (5, "error", "1"), (7, "data", "1")] {
+        writer.open(id, &[("streamtype", kind), ("port", &port), ("requestid", request)]).await;
+    }
+    // A pod that says nothing and never closes.
+    let (_held, _) = listener.accept().await.unwrap();
+    drop((reader, writer));
+    place_is_free(&world).await;
 }
 
 /// `streamingConnectionIdleTimeout`.

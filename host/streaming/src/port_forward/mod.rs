@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::mux::{self, Stream};
 use crate::negotiate::Protocol;
 use crate::options::Options;
+use crate::remote_command::Gone;
 use crate::spdy;
 use crate::websocket::{self, Channel};
 use pairs::Pairs;
@@ -97,6 +98,15 @@ impl Forwards {
                 None
             }
         }
+    }
+
+    /// Tells when the client goes away.
+    #[must_use]
+    pub fn gone(&self) -> Gone {
+        Gone(match &self.0 {
+            Kind::Spdy { session, .. } => session.shared().over.clone(),
+            Kind::Channels { session, .. } => session.shared.over.clone(),
+        })
     }
 
     /// Closes when the client has read everything and closed, or is gone, or had its time for it.

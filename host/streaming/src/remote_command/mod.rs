@@ -93,7 +93,7 @@ impl RemoteCommand {
 
 /// Tells when the client goes away; any number of clones may wait.
 #[derive(Debug, Clone)]
-pub struct Gone(CancellationToken);
+pub struct Gone(pub(crate) CancellationToken);
 
 impl Gone {
     /// Resolves when the client went away, was idle for too long, or the connection was closed.
