@@ -116,6 +116,8 @@ pub struct ServerConfig {
     pub idle_limit: Duration,
     /// A TLS handshake has to be done in so long.
     pub handshake_limit: Duration,
+    /// How long Docker may take for its part of the numbers of all pods.
+    pub scrape_limit: Duration,
     /// How often files are looked at.
     pub reload: Duration,
 }
@@ -153,6 +155,7 @@ impl ServerConfig {
             // `IdleTimeout` of `pkg/kubelet/server/server.go`.
             idle_limit: Duration::from_secs(90),
             handshake_limit: Duration::from_secs(10),
+            scrape_limit: Duration::from_secs(3),
             reload: Duration::from_secs(5),
         }
     }

@@ -1,14 +1,16 @@
 //! `/metrics/resource`, `/metrics/cadvisor`, `/metrics/probes` and `/stats/summary` from the ports. It must not read a
 //! cgroup itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
+use k8s_openapi::api::core::v1;
 use longshore_core::ports::stats::{FileSystem, Interface, NodeUsage, PodQuery, PodUsage, Usage};
 use longshore_core::view::{PodView, ProbeTally};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::routes::{Api, bare, statuses};
 
@@ -18,23 +20,55 @@ const AT_ONCE: usize = 8;
 /// A pod, what it uses, and whether its sandbox was found.
 type Read = (Arc<PodView>, PodUsage);
 
+/// A run of a container: its ID, and when it began.
+type Run = (String, Option<jiff::Timestamp>);
+
+/// The processes of containers that run.
+pub(crate) type Processes = Mutex<HashMap<Run, u32>>;
+
+/// The process of a container. What Docker said once is kept, and it is asked until the deadline only: all other numbers
+/// are the kernel's, and are to be had while it hangs.
+async fn process(api: &Api, status: &v1::ContainerStatus, deadline: Instant) -> Option<u32> {
+    let run = run(status)?;
+    let kept = || api.processes.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(process) = kept().get(&run) {
+        return Some(*process);
+    }
+    let process = tokio::time::timeout_at(deadline, api.parts.streams.process_id(&run.0)).await.ok()?.ok()?;
+    kept().insert(run, process);
+    Some(process)
+}
+
+/// The containers that run and have an ID.
+fn running(view: &PodView) -> impl Iterator<Item = &v1::ContainerStatus> {
+    statuses(&view.object).filter(|status| run(status).is_some())
+}
+
+fn run(status: &v1::ContainerStatus) -> Option<Run> {
+    status.state.as_ref()?.running.as_ref()?;
+    Some((bare(status.container_id.as_deref()?).to_owned(), began(status)))
+}
+
+/// When a container that runs began to.
+fn began(status: &v1::ContainerStatus) -> Option<jiff::Timestamp> {
+    let running = status.state.as_ref().and_then(|state| state.running.as_ref());
+    running.and_then(|running| running.started_at.as_ref()).map(|time| time.0)
+}
+
 async fn read(api: &Api) -> (NodeUsage, Vec<Read>) {
-    let pods = api.parts.views.pods().into_iter().filter_map(|view| {
-        let running =
-            statuses(&view.object).filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
-        let containers: Vec<(String, String)> = running
-            .filter_map(|status| Some((status.name.clone(), bare(status.container_id.as_deref()?).to_owned())))
-            .collect();
-        (!containers.is_empty()).then_some((view, containers))
-    });
-    let pods: Vec<_> = pods.collect();
-    let read = futures::stream::iter(pods.into_iter().map(|(view, containers)| async move {
+    let deadline = Instant::now() + api.config.scrape_limit;
+    let pods: Vec<_> = api.parts.views.pods().into_iter().filter(|view| running(view).next().is_some()).collect();
+    let runs: HashSet<Run> = pods.iter().flat_map(|view| running(view)).filter_map(run).collect();
+    api.processes.lock().unwrap_or_else(PoisonError::into_inner).retain(|kept, _| runs.contains(kept));
+    let read = futures::stream::iter(pods.into_iter().map(|view| async move {
         let network = view.object.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default();
         // Every container of a pod is in its network namespace, the first as good as the sandbox.
-        let process = match containers.first() {
-            Some((_, id)) if !network => api.parts.streams.process_id(id).await.ok(),
+        let first = running(&view).next();
+        let process = match first {
+            Some(status) if !network => process(api, status, deadline).await,
             _ => None,
         };
+        let containers = running(&view).filter_map(|status| Some((status.name.clone(), run(status)?.0))).collect();
         let query =
             PodQuery { pod: view.id.clone(), cgroup: (api.parts.cgroup)(&view), sandbox_process: process, containers };
         let usage = api.parts.stats.pod(&query).await;
@@ -139,14 +173,12 @@ pub(crate) async fn resource(api: &Api) -> String {
     }
     for (view, _) in &pods {
         for status in statuses(&view.object) {
-            let running = status.state.as_ref().and_then(|state| state.running.as_ref());
-            let started = running.and_then(|running| running.started_at.as_ref()).map(|time| time.0);
             page.add(
                 "container_start_time_seconds",
                 "gauge",
                 "[STABLE] Start time of the container since unix epoch in seconds",
                 &[("container", &status.name), ("namespace", &view.id.namespace), ("pod", &view.id.name)],
-                started.map(|started| started.as_millisecond() as f64 / 1e3),
+                began(status).map(|began| began.as_millisecond() as f64 / 1e3),
                 None,
             );
         }
@@ -317,8 +349,7 @@ pub(crate) async fn summary(api: &Api, only_cpu_and_memory: bool) -> Value {
         let started = view.object.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(now, |at| at.0);
         let containers = used.containers.iter().map(|(name, used)| {
             let status = statuses(&view.object).find(|status| status.name == *name);
-            let running = status.and_then(|status| status.state.as_ref()).and_then(|state| state.running.as_ref());
-            let begun = running.and_then(|running| running.started_at.as_ref()).map_or(started, |at| at.0);
+            let begun = status.and_then(began).unwrap_or(started);
             let mut container = object(json!({"name": name, "startTime": time(begun)}));
             usage(&mut container, used, None);
             Value::Object(container)

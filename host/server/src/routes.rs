@@ -40,13 +40,15 @@ pub(crate) struct Api {
     pub(crate) config: ServerConfig,
     pub(crate) parts: Parts,
     pub(crate) namespaces: Namespaces,
+    pub(crate) processes: metrics::Processes,
     access: Access,
     started: jiff::Timestamp,
 }
 
 impl Api {
     pub(crate) fn new(config: ServerConfig, parts: Parts, access: Access) -> Api {
-        Api { config, parts, namespaces: Namespaces::default(), access, started: jiff::Timestamp::now() }
+        let (namespaces, processes) = Default::default();
+        Api { config, parts, namespaces, processes, access, started: jiff::Timestamp::now() }
     }
 
     /// The newest pod of that name, or the one with that UID: an old one may still be ending.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::played::PIECE;
+use crate::played::{PIECE, other};
 use crate::world::{Answer, Caller, World, exchange, plain};
 
 async fn master(change: impl FnOnce(&mut longshore_server::ServerConfig)) -> World {
@@ -138,6 +138,21 @@ async fn health_that_fails() {
     }
     *world.pods.sick.lock().unwrap() = None;
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
+}
+
+/// Numbers are there while Docker hangs, and it is asked for a process once.
+#[tokio::test]
+async fn numbers_do_not_wait_for_docker() {
+    let world = master(|config| config.scrape_limit = Duration::from_millis(50)).await;
+    for (name, id) in [("hangs", "hung"), ("answers", "good")] {
+        world.pods.others.lock().unwrap().push(other(name, id));
+    }
+    for path in ["/metrics/resource", "/metrics/cadvisor", "/stats/summary"] {
+        let asked = tokio::time::timeout(Duration::from_secs(30), world.get("t", path)).await;
+        let answer = asked.unwrap_or_else(|_| panic!("{path} never comes"));
+        assert!(answer.code == 200 && answer.text.contains("hangs") && answer.text.contains("answers"), "{answer:?}");
+    }
+    assert_eq!(world.echo.asked.load(Ordering::SeqCst), 4, "three times of the one, once of the other");
 }
 
 #[tokio::test]

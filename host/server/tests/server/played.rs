@@ -78,6 +78,19 @@ fn probe() -> ProbeView {
 #[derive(Default)]
 pub(crate) struct Pods {
     pub(crate) sick: Mutex<Option<String>>,
+    /// Pods besides that one.
+    pub(crate) others: Mutex<Vec<Arc<PodView>>>,
+}
+
+/// A pod with an address of its own and one container, which runs.
+pub(crate) fn other(name: &str, container_id: &str) -> Arc<PodView> {
+    let object = serde_json::json!({
+        "metadata": {"name": name, "namespace": "n", "uid": name},
+        "spec": {"containers": [{"name": "c"}]},
+        "status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+            "containerID": format!("docker://{container_id}"), "state": {"running": {}}}]}
+    });
+    published(name, name, object)
 }
 
 fn view() -> Arc<PodView> {
@@ -99,8 +112,12 @@ fn view() -> Arc<PodView> {
         ]}
     });
     object["status"]["containerStatuses"].as_array_mut().unwrap().extend(logs);
+    published("p", "u", object)
+}
+
+fn published(name: &str, uid: &str, object: serde_json::Value) -> Arc<PodView> {
     Arc::new(PodView {
-        id: PodId { namespace: "n".to_owned(), name: "p".to_owned(), uid: "u".to_owned() },
+        id: PodId { namespace: "n".to_owned(), name: name.to_owned(), uid: uid.to_owned() },
         source: Source::Api,
         object: serde_json::from_value(object).unwrap(),
         steps: Vec::new(),
@@ -111,7 +128,7 @@ fn view() -> Arc<PodView> {
 
 impl PodViews for Pods {
     fn pods(&self) -> Vec<Arc<PodView>> {
-        vec![view()]
+        [view()].into_iter().chain(self.others.lock().unwrap().clone()).collect()
     }
 
     fn pod(&self, uid: &str) -> Option<Arc<PodView>> {
@@ -140,7 +157,11 @@ impl Stats for Numbers {
 }
 
 /// Echoes stdin to stdout and ends with 3, having said something on stderr; `true` ends with 0 and reads nothing.
-pub(crate) struct Echo;
+#[derive(Default)]
+pub(crate) struct Echo {
+    /// How often a process was asked for.
+    pub(crate) asked: AtomicUsize,
+}
 
 struct Ended(i32);
 
@@ -187,7 +208,11 @@ impl ContainerStreams for Echo {
         Ok(echo(wants, 3))
     }
 
-    async fn process_id(&self, _id: &str) -> Result<u32, RuntimeError> {
+    async fn process_id(&self, id: &str) -> Result<u32, RuntimeError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if id == "hung" {
+            pending::<()>().await;
+        }
         Ok(std::process::id())
     }
 }

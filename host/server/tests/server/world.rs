@@ -55,6 +55,7 @@ pub(crate) struct World {
     pub(crate) judge: Arc<Judge>,
     pub(crate) pods: Arc<Pods>,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) echo: Arc<Echo>,
     pub(crate) ca: Ca,
     pub(crate) https: SocketAddr,
     pub(crate) read_only: SocketAddr,
@@ -104,10 +105,11 @@ impl World {
         config.reload = Duration::from_millis(20);
         change(&mut config);
         let (judge, pods, kept) = (Arc::new(Judge::default()), Arc::new(Pods::default()), Arc::new(Logs::default()));
+        let echo = Arc::new(Echo::default());
         let parts = Parts {
             views: pods.clone(),
             logs: logs(kept.clone()),
-            streams: Arc::new(Echo),
+            streams: echo.clone(),
             stats: Arc::new(Numbers),
             reviews: Some(judge.clone()),
             cgroup: Arc::new(|view| format!("/kubepods/pod{}", view.id.uid)),
@@ -121,7 +123,7 @@ impl World {
             (server.https_address().unwrap(), server.read_only_address().unwrap(), server.healthz_address().unwrap());
         let stop = CancellationToken::new();
         tokio::spawn(server.serve(stop.clone()));
-        World { folder, judge, pods, logs: kept, ca, https, read_only, healthz, stop }
+        World { folder, judge, pods, logs: kept, echo, ca, https, read_only, healthz, stop }
     }
 
     /// Gives a token to somebody with rights to these subresources.
