@@ -293,13 +293,15 @@ pub(crate) async fn port_forward(
 /// tells it may end and its number become another's, while the pod keeps its network.
 async fn network(api: &Api, view: &PodView) -> Result<Option<Namespace>, String> {
     let spec = view.object.spec.as_ref();
-    if spec.and_then(|spec| spec.host_network).unwrap_or_default() {
-        return Ok(None);
-    }
+    let host = spec.and_then(|spec| spec.host_network).unwrap_or_default();
     // Any container that runs is as good as the sandbox: they are in one namespace.
     for status in statuses(&view.object) {
         let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
         let Some(id) = status.container_id.as_deref().filter(|_| runs).map(bare) else { continue };
+        // The node's ports are a pod's no more when it has ended.
+        if host {
+            return Ok(None);
+        }
         let Ok(process) = api.parts.streams.process_id(id).await else { continue };
         let opened = Namespaces::of(process);
         // If it is still that one, the namespace that was opened is that one's.

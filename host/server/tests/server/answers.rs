@@ -1,5 +1,6 @@
 //! What is answered to those who may.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -138,6 +139,20 @@ async fn health_that_fails() {
     }
     *world.pods.sick.lock().unwrap() = None;
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
+}
+
+/// It has nothing on the node's loopback any more.
+#[tokio::test]
+async fn a_pod_of_the_nodes_network_that_has_ended() {
+    let world = master(|_| {}).await;
+    let mut ended = (*other("ended", "id")).clone();
+    ended.object.spec.as_mut().unwrap().host_network = Some(true);
+    let status = &mut ended.object.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+    let state = serde_json::json!({"terminated": {"exitCode": 0, "containerID": "docker://id"}});
+    status.state = Some(serde_json::from_value(state).unwrap());
+    world.pods.others.lock().unwrap().push(Arc::new(ended));
+    let answer = world.ask(&Caller::token("t"), "POST", "/portForward/n/ended").await;
+    assert!(answer.code == 500 && answer.text.contains("is not running"), "{answer:?}");
 }
 
 /// Numbers are there while Docker hangs, and it is asked for a process once.
