@@ -21,10 +21,23 @@ pub(crate) fn raise() -> u64 {
     current.unwrap_or(u64::MAX)
 }
 
+/// Of what the servers get, this part is for logs that are read: a connection of HTTP/2 may ask for many, and each is
+/// one to Docker.
+const LOGS: u64 = 8;
+
 /// How many connections may be open under such a limit, `most` at most and 16 at least.
 pub(crate) fn connections(limit: u64, most: usize) -> usize {
-    let room = usize::try_from(limit.saturating_sub(OWN) / EACH).unwrap_or(usize::MAX);
-    room.clamp(16, most.max(16))
+    let room = limit.saturating_sub(OWN);
+    clamp((room - room / LOGS) / EACH, 16, most)
+}
+
+/// How many logs may be read at a time under such a limit, `most` at most and 4 at least.
+pub(crate) fn log_readers(limit: u64, most: usize) -> usize {
+    clamp(limit.saturating_sub(OWN) / LOGS, 4, most)
+}
+
+fn clamp(room: u64, least: usize, most: usize) -> usize {
+    usize::try_from(room).unwrap_or(usize::MAX).clamp(least, most.max(least))
 }
 
 #[cfg(test)]
@@ -34,8 +47,10 @@ mod tests {
     #[test]
     fn the_agent_keeps_its_own() {
         assert_eq!(connections(u64::MAX, 4096), 4096);
-        assert_eq!(connections(1024, 4096), 170);
-        assert_eq!(connections(100, 4096), 16);
+        let (all, logs) = (connections(1024, 4096), log_readers(1024, 1024));
+        assert_eq!((all, logs), (149, 64));
+        assert!(OWN + EACH * all as u64 + logs as u64 <= 1024);
+        assert_eq!((connections(100, 4096), log_readers(100, 1024)), (16, 4));
         assert!(raise() > 0);
     }
 }

@@ -107,6 +107,8 @@ pub struct ServerConfig {
     pub connections: usize,
     /// Connections of one client address.
     pub connections_per_client: usize,
+    /// Logs that are read at a time: a connection of HTTP/2 may ask for many.
+    pub log_readers: usize,
     /// Connections into pods at a time, of one client's connection.
     pub forwards: usize,
     /// A head of a request has to be complete in so long; idle connections of HTTP/1.1 end after it, and those of HTTP/2
@@ -150,6 +152,7 @@ impl ServerConfig {
             streaming_idle: Duration::from_secs(4 * 3600),
             connections: 4096,
             connections_per_client: 1024,
+            log_readers: 1024,
             forwards: 1024,
             header_limit: Duration::from_secs(32),
             // `IdleTimeout` of `pkg/kubelet/server/server.go`.

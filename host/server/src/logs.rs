@@ -11,6 +11,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 use longshore_core::ports::runtime::{LogChunk, LogOptions, RuntimeError};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::query::Query;
 use crate::routes::{Api, bare, has_container, respond, statuses, text};
@@ -40,6 +41,14 @@ pub(crate) async fn answer(api: &Api, namespace: &str, pod: &str, container: &st
         Ok(id) => id,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
+    // Each is a connection to Docker.
+    let Ok(place) = api.log_readers.clone().try_acquire_owned() else {
+        let most = api.config.log_readers;
+        return text(
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("{most} logs are read on this node already, try again later"),
+        );
+    };
     let follow = wanted.options.follow;
     let mut chunks = (api.parts.logs)(&id, wanted.options).peekable();
     // A log that cannot be opened, or read at all, gets an answer; one that breaks later breaks the connection. The first
@@ -51,17 +60,19 @@ pub(crate) async fn answer(api: &Api, namespace: &str, pod: &str, container: &st
             _ => break,
         }
     }
-    let body = Body::from_stream(parts(chunks, wanted.only, wanted.limit));
+    let body = Body::from_stream(parts(chunks, place, wanted.only, wanted.limit));
     respond(StatusCode::OK, "text/plain", body)
 }
 
-/// The bytes that are wanted of a log. It ends with the last of them, without a look at what the container writes next.
+/// The bytes that are wanted of a log. It ends with the last of them, without a look at what the container writes next,
+/// and keeps its place until then.
 fn parts(
     chunks: impl Stream<Item = Result<LogChunk, RuntimeError>> + Send + Unpin,
+    place: OwnedSemaphorePermit,
     only: Option<bool>,
     limit: Option<u64>,
 ) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send {
-    stream::unfold((chunks, limit), move |(mut chunks, mut left)| async move {
+    stream::unfold((chunks, place, limit), move |(mut chunks, place, mut left)| async move {
         loop {
             if left == Some(0) {
                 return None;
@@ -69,7 +80,7 @@ fn parts(
             let mut data = match chunks.next().await? {
                 Ok(chunk) if only.is_some_and(|stderr| chunk.stderr != stderr) => continue,
                 Ok(chunk) => chunk.data,
-                Err(error) => return Some((Err(std::io::Error::other(error)), (chunks, left))),
+                Err(error) => return Some((Err(std::io::Error::other(error)), (chunks, place, left))),
             };
             if data.is_empty() {
                 continue;
@@ -78,7 +89,7 @@ fn parts(
                 data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= data.len() as u64;
             }
-            return Some((Ok(data), (chunks, left)));
+            return Some((Ok(data), (chunks, place, left)));
         }
     })
 }
@@ -177,7 +188,8 @@ mod tests {
 
     #[test]
     fn parameters() {
-        let wanted = read(&Query::parse("follow=true&tailLines=5&limitBytes=7&timestamps=1&previous=false").unwrap()).unwrap();
+        let wanted =
+            read(&Query::parse("follow=true&tailLines=5&limitBytes=7&timestamps=1&previous=false").unwrap()).unwrap();
         assert!(wanted.options.follow && wanted.options.timestamps && !wanted.previous);
         assert_eq!((wanted.options.tail, wanted.limit), (Some(5), Some(7)));
         for (query, code) in [

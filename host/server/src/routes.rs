@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::status;
 use longshore_core::view::PodView;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use crate::access::{Access, Refusal};
 use crate::config::{Parts, ServerConfig};
@@ -41,6 +42,7 @@ pub(crate) struct Api {
     pub(crate) parts: Parts,
     pub(crate) namespaces: Namespaces,
     pub(crate) processes: metrics::Processes,
+    pub(crate) log_readers: Arc<Semaphore>,
     access: Access,
     started: jiff::Timestamp,
 }
@@ -48,7 +50,8 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(config: ServerConfig, parts: Parts, access: Access) -> Api {
         let (namespaces, processes) = Default::default();
-        Api { config, parts, namespaces, processes, access, started: jiff::Timestamp::now() }
+        let log_readers = Arc::new(Semaphore::new(config.log_readers.max(1)));
+        Api { config, parts, namespaces, processes, log_readers, access, started: jiff::Timestamp::now() }
     }
 
     /// The newest pod of that name, or the one with that UID: an old one may still be ending.

@@ -77,6 +77,27 @@ async fn who_waits_for_an_answer_stays() {
     assert!(ends(connection).await);
 }
 
+/// However many a connection may ask for.
+#[tokio::test]
+async fn logs_that_are_read_are_bounded() {
+    let world = World::new(|config| config.log_readers = 2).await;
+    world.allow("master", "t", &["proxy"]);
+    let (mut client, _connection) = world.http2(&Caller::default(), WINDOW).await;
+    let mut ask = async || client.send_request(get("/containerLogs/n/p/silent?follow=true", Some("t"))).await.unwrap();
+    let _first = ask().await;
+    let second = ask().await;
+    let third = ask().await;
+    assert_eq!((second.status(), third.status()), (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS));
+    let words = third.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(words, "2 logs are read on this node already, try again later");
+    drop(second);
+    let end = Instant::now() + Duration::from_secs(30);
+    while ask().await.status() != StatusCode::OK {
+        assert!(Instant::now() < end, "places are not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn frames_are_bounded() {
     let world = World::new(|_| {}).await;
