@@ -10,7 +10,7 @@ use longshore_core::ports::streams::{Read, StreamedExec, Wants};
 use crate::query::Query;
 use crate::routes::{Api, NoPod, has_container, respond, running, text};
 
-/// Output beyond this is cut off.
+/// Output beyond this is thrown away: a process must not stand still for it.
 const OUTPUT: u64 = 16 << 20;
 /// The command is let go after so long.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -57,8 +57,9 @@ async fn output(api: &Api, container_id: String, command: Vec<String>) -> Result
 async fn whole(stream: Option<Read>) -> std::io::Result<Vec<u8>> {
     use futures::AsyncReadExt;
     let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        stream.take(OUTPUT).read_to_end(&mut bytes).await?;
+    if let Some(mut stream) = stream {
+        (&mut stream).take(OUTPUT).read_to_end(&mut bytes).await?;
+        futures::io::copy(stream, &mut futures::io::sink()).await?;
     }
     Ok(bytes)
 }

@@ -103,6 +103,9 @@ async fn pages() {
         let answer = world.ask(&Caller::token("t"), "POST", path).await;
         assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
     }
+    let answer = world.ask(&Caller::token("t"), "POST", "/run/n/p/c?cmd=chatter").await;
+    let body = answer.text.split_once("\r\n\r\n").unwrap().1;
+    assert_eq!((answer.code, body.len()), (200, 16 << 20), "what is beyond is read, and not answered");
     // A command without its last words is another.
     let long = format!("/exec/n/p/c?{}command=last&output=1", "command=a&".repeat(4_999));
     let answer = world.ask(&Caller::token("t"), "POST", &long).await;

@@ -197,11 +197,46 @@ fn echo(wants: Wants, code: i32) -> Attached {
     }
 }
 
+/// Ends when all of its output was taken, of which there is a MiB more than `/run` answers.
+fn chatter() -> Attached {
+    let (near, mut far) = tokio::io::duplex(1 << 16);
+    let (ended, end) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        for _ in 0..17 {
+            if far.write_all(&vec![b'x'; 1 << 20]).await.is_err() {
+                return;
+            }
+        }
+        let _ = ended.send(());
+    });
+    let control = Box::new(Taken(tokio::sync::Mutex::new(Some(end))));
+    Attached { stdin: None, stdout: Some(Box::new(near.compat())), stderr: None, control }
+}
+
+struct Taken(tokio::sync::Mutex<Option<tokio::sync::oneshot::Receiver<()>>>);
+
+#[async_trait]
+impl AttachedControl for Taken {
+    async fn resize(&self, _width: u16, _height: u16) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    async fn exit_code(&self) -> Result<Option<i32>, RuntimeError> {
+        let end = self.0.lock().await.take().unwrap();
+        end.await.map_err(|_| RuntimeError::Failed { operation: "exec", message: "nobody read it".to_owned() })?;
+        Ok(Some(0))
+    }
+}
+
 #[async_trait]
 impl ContainerStreams for Echo {
     async fn exec_streams(&self, exec: &StreamedExec) -> Result<Attached, RuntimeError> {
         assert_eq!(exec.container_id, "id-c");
-        Ok(echo(exec.wants, if exec.command == ["true"] { 0 } else { 3 }))
+        match exec.command.join(" ").as_str() {
+            "chatter" => Ok(chatter()),
+            "true" => Ok(echo(exec.wants, 0)),
+            _ => Ok(echo(exec.wants, 3)),
+        }
     }
 
     async fn attach(&self, _container_id: &str, wants: Wants) -> Result<Attached, RuntimeError> {
