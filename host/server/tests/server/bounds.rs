@@ -43,6 +43,10 @@ async fn heads_and_numbers_are_bounded() {
     let mut stream = world.connect(&Caller::default()).await;
     let long = format!("X: {}\r\n", "y".repeat(200 << 10));
     assert!(matches!(exchange(&mut stream, "GET", "/healthz", &long, "").await.code, 431 | 0));
+    let mut stream = world.connect(&Caller::default()).await;
+    let long = format!("/exec/n/p/c?command={}&output=1", "y".repeat(64 << 10));
+    let code = exchange(&mut stream, "POST", &long, "", "").await.code;
+    assert!(matches!(code, 414 | 431 | 0), "{code}");
     drop(stream);
 
     let mut held = Vec::new();
