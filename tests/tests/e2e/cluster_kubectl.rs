@@ -136,6 +136,16 @@ fn cluster_kubectl_cp() {
     kubectl.said(&["cp", "a:/tmp/tree", &back.display().to_string()]);
     assert!(fs::read(back.join("sub/big")).unwrap() == bytes);
     assert_eq!(fs::read(back.join("run")).unwrap(), b"#!/bin/sh\n");
+
+    // Back, kubectl leaves links out and modes to the umask; what it says to use instead keeps them.
+    let (code, archive, err) = kubectl.run(&["exec", "a", "--", "tar", "cf", "-", "-C", "/tmp", "tree"], b"");
+    assert_eq!(code, 0, "{err}");
+    let whole = node.folder.join("whole");
+    tar::Archive::new(archive.as_slice()).unpack(&whole).unwrap();
+    let whole = whole.join("tree");
+    assert_eq!(fs::read_link(whole.join("link")).unwrap().to_str(), Some("sub/big"));
+    assert_eq!(fs::metadata(whole.join("run")).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert!(fs::read(whole.join("link")).unwrap() == bytes);
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod cluster_preemption;
 mod cluster_resize;
 mod cluster_terminal;
 mod cluster_volumes;
+mod cluster_websocket;
 mod cluster_work;
 mod cni;
 mod cni_plugins;
