@@ -55,6 +55,10 @@ pub(crate) async fn answer(api: &Api, namespace: &str, pod: &str, container: &st
     // piece says that it is open: one that is followed may stay silent for long and must not hold the answer up.
     loop {
         match Pin::new(&mut chunks).peek().await {
+            Some(Err(RuntimeError::NotFound { .. })) => {
+                let words = format!("unable to retrieve container logs for docker://{id}");
+                return text(StatusCode::BAD_REQUEST, words);
+            }
             Some(Err(error)) => return text(StatusCode::BAD_REQUEST, error.to_string()),
             Some(Ok(chunk)) if chunk.data.is_empty() && !follow => drop(chunks.next().await),
             _ => break,

@@ -14,7 +14,7 @@ use longshore_core::ports::runtime::RuntimeError;
 use longshore_core::ports::streams::{Attached, StreamedExec, Wants};
 use longshore_core::view::PodView;
 use longshore_streaming::Options;
-use longshore_streaming::negotiate::{self, Protocol, Service};
+use longshore_streaming::negotiate::{self, NegotiationError, Protocol, Service};
 use longshore_streaming::port_forward;
 use longshore_streaming::remote_command::{self, Outcome, Requested};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -26,7 +26,7 @@ use crate::copy::copy;
 use crate::listen::Held;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::query::Query;
-use crate::routes::{Api, NoPod, bare, running, statuses, text};
+use crate::routes::{Api, NoPod, bare, error, running, statuses, text};
 
 /// What the client may still send to a pod that has closed its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -85,14 +85,18 @@ async fn remote_command(
         Ok(view) => running(&view, container).map(str::to_owned).map(|id| (view, id)),
     };
     let Some((view, id)) = found else {
-        return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
+        let words = match verb {
+            Verb::Exec(_) => format!("container not found ({container:?})"),
+            Verb::Attach => format!("container {container} not found in pod {name}_{namespace}"),
+        };
+        return text(StatusCode::INTERNAL_SERVER_ERROR, words);
     };
     if matches!(&verb, Verb::Exec(command) if command.is_empty()) {
         return text(StatusCode::BAD_REQUEST, "no command: give it as ?command=");
     }
     let agreed = match negotiate::negotiate(Service::RemoteCommand, request.headers()) {
         Ok(agreed) => agreed,
-        Err(error) => return refuse(error.status(), error.headers(), error.to_string()),
+        Err(why) => return refuse(&why),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let (response, protocol) = (switch(agreed.headers()), agreed.protocol());
@@ -246,7 +250,7 @@ pub(crate) async fn port_forward(
     };
     let agreed = match agreed {
         Ok(agreed) => agreed,
-        Err(error) => return refuse(error.status(), error.headers(), error.to_string()),
+        Err(why) => return refuse(&why),
     };
     let protocol = agreed.protocol();
     let upgrade = hyper::upgrade::on(&mut request);
@@ -270,16 +274,17 @@ pub(crate) async fn port_forward(
             () = gone.wait() => None,
         } && let Some(forward) = forwards.next().await
         {
-            let (namespaces, pod, stop) = (namespaces.clone(), pod.clone(), tasks.clone());
-            let namespace = namespace.clone();
+            let (namespaces, namespace, stop) = (namespaces.clone(), namespace.clone(), tasks.clone());
+            let (name, uid) = (view.id.name.clone(), view.id.uid.clone());
             running.spawn(async move {
                 let _slot = slot;
-                let (port, data, end) = forward.into_parts();
+                let (port, mut data, end) = forward.into_parts();
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    result = one(&namespaces, namespace.as_ref(), port, data, &pod) => {
+                    result = one(&namespaces, namespace.as_ref(), port, &mut data) => {
+                        let said = |why: String| format!("error forwarding port {port} to pod {name}, uid {uid}: {why}");
                         // It fails when the client is gone, which ends everything anyway.
-                        let _ = end.finish(result).await;
+                        let _ = end.finish(result.map_err(said)).await;
                     }
                 }
             });
@@ -309,7 +314,7 @@ async fn network(api: &Api, view: &PodView) -> Result<Option<Namespace>, String>
             return opened.map(Some).map_err(|error| format!("unable to do port forwarding: {error}"));
         }
     }
-    Err(format!("unable to do port forwarding: pod {} is not running", view.id))
+    Err(format!("pod not found ({:?})", format!("{}_{}", view.id.name, view.id.namespace)))
 }
 
 /// One connection. Half-closes pass through both ways.
@@ -318,12 +323,11 @@ async fn one(
     namespace: Option<&Namespace>,
     port: u16,
     data: impl AsyncRead + AsyncWrite + Unpin,
-    pod: &str,
 ) -> Result<(), String> {
     let stream = namespaces
         .connect(namespace, port)
         .await
-        .map_err(|error| format!("failed to connect to localhost:{port} inside the namespace of pod {pod}: {error}"))?;
+        .map_err(|error| format!("failed to connect to localhost:{port} inside the pod's network: {error}"))?;
     let (mut from_pod, mut to_pod) = stream.into_split();
     let (from_client, mut to_client) = tokio::io::split(data);
     let up = async {
@@ -351,12 +355,20 @@ async fn one(
 }
 
 fn switch(headers: HeaderMap) -> Response {
-    refuse(StatusCode::SWITCHING_PROTOCOLS.as_u16(), headers, String::new())
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().extend(headers);
+    response
 }
 
-fn refuse(code: u16, headers: HeaderMap, message: String) -> Response {
-    let mut response = Response::new(Body::from(message));
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST);
-    response.headers_mut().extend(headers);
+fn refuse(why: &NegotiationError) -> Response {
+    let code = StatusCode::from_u16(why.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = match why {
+        // The kubelet's own proxy says it, what else there is to say the server behind that.
+        NegotiationError::NoUpgrade => error(code, &why.to_string()),
+        _ => Response::new(Body::from(why.to_string())),
+    };
+    *response.status_mut() = code;
+    response.headers_mut().extend(why.headers());
     response
 }

@@ -68,7 +68,11 @@ impl NegotiationError {
     /// The HTTP status of the refusal.
     #[must_use]
     pub fn status(&self) -> u16 {
-        if matches!(self, Self::NoCommonProtocol { .. }) { 403 } else { 400 }
+        match self {
+            Self::NoUpgrade => 500,
+            Self::NoCommonProtocol { .. } => 403,
+            Self::NoProtocols | Self::BadWebSocket => 400,
+        }
     }
 
     /// Headers that the refusal carries.
@@ -240,7 +244,7 @@ mod tests {
         assert_eq!(agreed.headers()["X-Stream-Protocol-Version"], "v3.channel.k8s.io");
         let refused = negotiate(Service::PortForward, &asked).unwrap_err();
         assert_eq!((refused.status(), refused.headers().len()), (403, 1));
-        assert_eq!(negotiate(Service::RemoteCommand, &headers(&[])).unwrap_err().status(), 400);
+        assert_eq!(negotiate(Service::RemoteCommand, &headers(&[])).unwrap_err().status(), 500);
     }
 
     #[test]

@@ -173,6 +173,8 @@ async fn nonsense_frames_close_a_websocket() {
         (&[0xc2, 0x80, 0, 0, 0, 0], 1002),
         (&[0x80, 0x80, 0, 0, 0, 0], 1002),
         (&[0x09, 0x80, 0, 0, 0, 0], 1002),
+        // Half of a status.
+        (&[0x88, 0x81, 0, 0, 0, 0, 3], 1002),
         (&[0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], 1009),
     ] {
         let (mut client, io) = tokio::io::duplex(1024);
@@ -267,7 +269,7 @@ async fn the_tunnel_carries_spdy() {
     let (mut client, io) = websocket().await;
     let mut forwards = port_forward::serve(io, Protocol::Tunnel, &[], Options::default());
     tokio::spawn(async move {
-        let (_, _, end) = forwards.next().await.unwrap().into_parts();
+        let (_, _data, end) = forwards.next().await.unwrap().into_parts();
         end.finish(Err("no such port".to_owned())).await.unwrap();
         forwards.close().await;
     });
@@ -292,6 +294,10 @@ async fn the_tunnel_carries_spdy() {
     }
     let text = b"\x00\x00\x00\x01\x00\x00\x00\x0cno such port";
     assert!(answer.windows(text.len()).any(|window| window == text));
+    for id in [3, 1] {
+        let reset = [0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, id, 0, 0, 0, 5];
+        assert!(answer.windows(reset.len()).any(|window| window == reset), "{id} is aborted");
+    }
     assert!(answer.ends_with(&goaway));
 }
 

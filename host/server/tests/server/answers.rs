@@ -88,7 +88,9 @@ async fn pages() {
         ("/exec/n/p/w?command=true&output=1", 500, "container not found (\"w\")"),
         ("/exec/n/p/other/c?command=true&output=1", 500, "container not found (\"c\")"),
         ("/exec/n/p/c?command=true", 400, "\r\n\r\nyou must specify at least 1 of stdin, stdout, stderr"),
-        ("/exec/n/p/c?command=true&output=1", 400, "Upgrade request required"),
+        ("/exec/n/p/c?command=true&output=1", 500, "\r\n\r\nUpgrade request required\n"),
+        ("/attach/n/p/w?output=1", 500, "\r\n\r\ncontainer w not found in pod p_n"),
+        ("/portForward/n/p", 500, "\r\n\r\nUpgrade request required\n"),
         ("/portForward/n/absent", 404, "\r\n\r\npod does not exist"),
         ("/portForward/n/p/other", 404, "\r\n\r\npod not found"),
         ("/checkpoint/n/absent/c", 404, "\r\n\r\npod does not exist"),
@@ -109,7 +111,7 @@ async fn pages() {
     // A command without its last words is another.
     let long = format!("/exec/n/p/c?{}command=last&output=1", "command=a&".repeat(4_999));
     let answer = world.ask(&Caller::token("t"), "POST", &long).await;
-    assert!(answer.code == 400 && answer.text.ends_with("Upgrade request required"), "{answer:?}");
+    assert!(answer.code == 500 && answer.text.ends_with("Upgrade request required\n"), "{answer:?}");
     let long = format!("/exec/n/p/c?{}output=1", "a&".repeat(10_000));
     let answer = world.ask(&Caller::token("t"), "POST", &long).await;
     assert!(answer.code == 400 && answer.text.ends_with("the query has more than 10000 parameters"), "{answer:?}");
@@ -155,7 +157,7 @@ async fn a_pod_of_the_nodes_network_that_has_ended() {
     status.state = Some(serde_json::from_value(state).unwrap());
     world.pods.others.lock().unwrap().push(Arc::new(ended));
     let answer = world.ask(&Caller::token("t"), "POST", "/portForward/n/ended").await;
-    assert!(answer.code == 500 && answer.text.contains("is not running"), "{answer:?}");
+    assert!(answer.code == 500 && answer.text.ends_with("\r\n\r\npod not found (\"ended_n\")"), "{answer:?}");
 }
 
 /// Numbers are there while Docker hangs, and it is asked for a process once.
@@ -209,7 +211,8 @@ async fn logs_that_stay_silent() {
     assert!(answer.code == 200 && answer.text.contains("some"), "{answer:?}");
     for query in ["broken?follow=true", "broken"] {
         let answer = ask(query).await;
-        assert!(answer.code == 400 && answer.text.ends_with("\r\n\r\ncontainer broken does not exist"), "{answer:?}");
+        let words = "\r\n\r\nunable to retrieve container logs for docker://broken";
+        assert!(answer.code == 400 && answer.text.ends_with(words), "{answer:?}");
     }
 }
 

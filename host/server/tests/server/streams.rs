@@ -112,7 +112,9 @@ async fn ports() {
     let messages = receive(&mut stream).await;
     let error: Vec<u8> = messages.iter().filter(|(channel, _)| *channel == 1).flat_map(|(_, it)| it.clone()).collect();
     let error = String::from_utf8_lossy(&error).into_owned();
-    assert!(error.contains(&format!("failed to connect to localhost:{closed}")), "{error}");
+    let words =
+        format!("error forwarding port {closed} to pod p, uid u: failed to connect to localhost:{closed} inside");
+    assert!(error.contains(&words), "{error}");
 }
 
 /// `streamingConnectionIdleTimeout`.

@@ -58,16 +58,18 @@ pub struct ForwardEnd {
 }
 
 impl ForwardEnd {
-    /// Ends the forward: without an error, or with one for the client to see, which also aborts the data.
+    /// Ends the forward: without an error, or with one for the client to see, which also aborts both streams. Keep the
+    /// data until then: dropped, it has ended in order already.
     ///
     /// # Errors
     /// The client went away.
     pub async fn finish(mut self, result: Result<(), String>) -> io::Result<()> {
-        if let Err(message) = result {
-            self.error.write_all(message.as_bytes()).await?;
-            self.error.reset_other(self.data);
-        }
-        self.error.shutdown().await
+        let Err(message) = result else { return self.error.shutdown().await };
+        self.error.write_all(message.as_bytes()).await?;
+        self.error.flush().await?;
+        self.error.reset_other(self.data);
+        self.error.reset();
+        Ok(())
     }
 }
 

@@ -107,7 +107,11 @@ impl Kind {
 fn control(shared: &Shared, opcode: u8, body: &[u8]) -> Option<Ended> {
     match opcode {
         8 => {
-            let status = body.first_chunk::<2>().map_or(NORMAL, |code| u32::from(u16::from_be_bytes(*code)));
+            let status = match body {
+                [] => NORMAL,
+                [first, second, ..] => u32::from(u16::from_be_bytes([*first, *second])),
+                [_] => PROTOCOL_ERROR,
+            };
             Some(Ended::Close(if matches!(status, 1000..=1003 | 1007..=1014 | 3000..=4999) {
                 status
             } else {
