@@ -4,6 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use longshore_server::{AnonymousAccess, Authorization};
+use rustls::CipherSuite;
+use rustls::crypto::ring;
+use rustls::version::{TLS12, TLS13};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::world::{Answer, Ca, Caller, World, plain};
 
@@ -219,4 +224,42 @@ async fn certificates_follow_their_files() {
     assert_eq!(world.ask(&caller, "GET", "/pods").await.code, 401);
     std::fs::write(world.folder.path().join("ca.pem"), &other.pem).unwrap();
     until(async || world.ask(&caller, "GET", "/pods").await.code == 403).await;
+}
+
+#[tokio::test]
+async fn versions_and_suites_are_as_configured() {
+    const SUITE: CipherSuite = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    let all = ring::default_provider;
+    let others = || {
+        let mut provider = all();
+        provider.cipher_suites.retain(|suite| suite.suite() != SUITE);
+        provider
+    };
+    let shake = async |world: &World, version, provider| {
+        let stream = world.shake_hands(&Caller::default(), &[], &[version], provider).await.ok()?;
+        let session = stream.get_ref().1;
+        Some((session.protocol_version()?, session.negotiated_cipher_suite()?.suite()))
+    };
+    let world = World::new(|_| {}).await;
+    for version in [&TLS12, &TLS13] {
+        assert_eq!(shake(&world, version, all()).await.map(|agreed| agreed.0), Some(version.version));
+    }
+    // A hello of TLS 1.1 (RFC 4346), with a suite of that time.
+    let hello = [&[3, 2][..], &[7; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
+    let length = u8::try_from(hello.len()).unwrap();
+    let mut stream = TcpStream::connect(world.https).await.unwrap();
+    stream.write_all(&[&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.len() == 7 && (answer[0], answer[5]) == (21, 2), "no fatal alert: {answer:?}");
+
+    let world = World::new(|config| config.tls_min_version = "VersionTLS13".to_owned()).await;
+    assert_eq!(shake(&world, &TLS12, all()).await, None);
+    assert!(shake(&world, &TLS13, all()).await.is_some());
+
+    let name = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256".to_owned();
+    let world = World::new(|config| config.tls_cipher_suites = vec![name]).await;
+    assert_eq!(shake(&world, &TLS12, all()).await.map(|agreed| agreed.1), Some(SUITE));
+    assert_eq!(shake(&world, &TLS12, others()).await, None);
+    assert!(shake(&world, &TLS13, others()).await.is_some(), "those of TLS 1.3 cannot be chosen");
 }

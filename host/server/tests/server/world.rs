@@ -12,6 +12,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use longshore_core::ports::reviews::User;
 use longshore_server::{Certificates, Parts, Server, ServerConfig};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::SupportedProtocolVersion;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,9 +144,21 @@ impl World {
 
     /// A connection on which the client offers protocols.
     pub(crate) async fn connect_with(&self, caller: &Caller, protocols: &[&str]) -> TlsStream<TcpStream> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = rustls::crypto::ring::default_provider();
+        self.shake_hands(caller, protocols, rustls::DEFAULT_VERSIONS, provider).await.unwrap()
+    }
+
+    /// A connection of a client that knows these versions, and the provider's suites.
+    pub(crate) async fn shake_hands(
+        &self,
+        caller: &Caller,
+        protocols: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+        provider: CryptoProvider,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let provider = Arc::new(provider);
         let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anything(provider)));
@@ -158,7 +172,7 @@ impl World {
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         let stream = TcpStream::connect(self.https).await.unwrap();
         let name = ServerName::try_from("node").unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     /// A connection of HTTP/2, and its end. Streams have a window of so many bytes.
@@ -219,7 +233,7 @@ pub(crate) async fn plain(address: SocketAddr, path: &str) -> Answer {
 
 /// Believes every server.
 #[derive(Debug)]
-struct Anything(Arc<rustls::crypto::CryptoProvider>);
+struct Anything(Arc<CryptoProvider>);
 
 impl rustls::client::danger::ServerCertVerifier for Anything {
     fn verify_server_cert(
