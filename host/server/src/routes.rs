@@ -169,7 +169,9 @@ async fn debugging(
         ["logs", ..] if !api.config.system_log_handler => {
             error(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.")
         }
-        ["logs", rest @ ..] if gets => node_logs::answer(&api.config, rest, query).await,
+        ["logs", rest @ ..] if gets => {
+            node_logs::answer(&api.config, rest, query, request.uri(), request.headers()).await
+        }
         ["logs", ..] => not_allowed("GET"),
         ["run", _, _, _] | ["run", _, _, _, _] if !posts => not_allowed("POST"),
         ["run", namespace, pod, container] => run::run(api, (namespace, pod, None), container, query).await,

@@ -113,9 +113,9 @@ fn copy(root: &Path, name: &str, out: &mut Vec<u8>) {
     use std::io::Read;
     for file in [name.to_owned(), format!("{name}.log"), format!("{name}/{name}.log")] {
         match look(root, Path::new(&file)) {
-            Ok(Found::File(file)) => {
+            Ok(Found::File(opened)) => {
                 let left = OUTPUT.saturating_sub(out.len() as u64);
-                if let Err(error) = file.take(left).read_to_end(out) {
+                if let Err(error) = opened.file.take(left).read_to_end(out) {
                     out.extend_from_slice(format!("\nerror getting log for {name}: {error}\n").as_bytes());
                 }
                 return;

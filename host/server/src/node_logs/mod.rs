@@ -1,6 +1,7 @@
 //! `/logs/`: the files of the log folder, and queries of services' logs (`pkg/kubelet/kubelet_server_journal.go` of 1.36).
 //! It must not leave the folder.
 
+mod file;
 mod journal;
 mod wanted;
 
@@ -8,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use axum::response::Response;
-use http::StatusCode;
+use file::Opened;
 use http::header::{HeaderValue, LOCATION};
-use tokio_util::io::ReaderStream;
+use http::{HeaderMap, StatusCode, Uri};
 
 use crate::config::ServerConfig;
 use crate::query::Query;
@@ -24,12 +25,24 @@ pub(crate) fn try_query(query: &Query) {
     drop(wanted::read(query).map(|wanted| wanted.map(|wanted| wanted.validate())));
 }
 
-pub(crate) async fn answer(config: &ServerConfig, rest: &[&str], query: &Query) -> Response {
-    if rest.is_empty() {
-        let mut response = text(StatusCode::MOVED_PERMANENTLY, "");
-        response.headers_mut().insert(LOCATION, HeaderValue::from_static("/logs/"));
-        return response;
+/// To another path, with the same query.
+fn moved(to: &str, uri: &Uri) -> Response {
+    let to = uri.query().map_or_else(|| to.to_owned(), |query| format!("{to}?{query}"));
+    let mut response = text(StatusCode::MOVED_PERMANENTLY, "");
+    if let Ok(to) = HeaderValue::from_str(&to) {
+        response.headers_mut().insert(LOCATION, to);
     }
+    response
+}
+
+pub(crate) async fn answer(
+    config: &ServerConfig,
+    rest: &[&str],
+    query: &Query,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Response {
+    let Some(last) = rest.last() else { return moved("/logs/", uri) };
     let root = config.log_folder.clone();
     let mut path: PathBuf = rest.iter().collect();
     // Those of a query, whose answers are of another kind.
@@ -62,11 +75,10 @@ pub(crate) async fn answer(config: &ServerConfig, rest: &[&str], query: &Query) 
             let why = wanted::invalid("query", files, "no such file or directory");
             error(StatusCode::NOT_ACCEPTABLE, &why)
         }
+        // Its links begin at its own path.
+        Ok(Ok(Found::Folder(_))) if !last.is_empty() => moved(&format!("{}/", href(last)), uri),
         Ok(Ok(Found::Folder(page))) => respond(StatusCode::OK, "text/html; charset=utf-8", Body::from(page)),
-        Ok(Ok(Found::File(file))) => {
-            let body = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file)));
-            respond(StatusCode::OK, "text/plain; charset=utf-8", body)
-        }
+        Ok(Ok(Found::File(opened))) => file::answer(opened, headers).await,
         Ok(Err(why)) if why.kind() == std::io::ErrorKind::PermissionDenied => {
             error(StatusCode::FORBIDDEN, "403 Forbidden")
         }
@@ -76,7 +88,7 @@ pub(crate) async fn answer(config: &ServerConfig, rest: &[&str], query: &Query) 
 
 enum Found {
     Folder(String),
-    File(std::fs::File),
+    File(Opened),
 }
 
 /// Links that lead out of the folder lead nowhere, but for those of `/var/log/{pods,containers}` to Docker's files,
@@ -89,7 +101,8 @@ fn look(root: &Path, wanted: &Path) -> std::io::Result<Found> {
     }
     let kind = std::fs::metadata(&path)?;
     if kind.is_file() {
-        return Ok(Found::File(std::fs::File::open(path)?));
+        let changed = kind.modified().ok().and_then(|at| at.try_into().ok());
+        return Ok(Found::File(Opened { file: std::fs::File::open(path)?, size: kind.len(), changed }));
     }
     if !kind.is_dir() {
         return Err(std::io::ErrorKind::NotFound.into());

@@ -271,6 +271,35 @@ async fn disabled() {
     }
 }
 
+/// What browsers and those who fetch large files again ask for.
+#[tokio::test]
+async fn files_of_the_log_folder() {
+    let world = master(|_| {}).await;
+    std::fs::create_dir(world.folder.path().join("log/deep")).unwrap();
+    let ask = async |path: &str, header: &str| {
+        let headers = format!("Authorization: Bearer t\r\n{header}");
+        exchange(&mut world.connect(&Caller::default()).await, "GET", path, &headers, "").await
+    };
+    let answer = ask("/logs/deep?x=1", "").await;
+    assert!(answer.code == 301 && answer.text.contains("location: deep/?x=1\r\n"), "{answer:?}");
+    let whole = ask("/logs/one", "").await;
+    assert!(whole.code == 200 && whole.text.ends_with("\r\n\r\na line\n"), "{whole:?}");
+    assert!(whole.text.contains("content-length: 7\r\n") && whole.text.contains("accept-ranges: bytes\r\n"));
+    let date = whole.text.lines().find_map(|line| line.strip_prefix("last-modified: ")).unwrap();
+    assert!(date.ends_with(" GMT"), "{date}");
+    for (header, code, part) in [
+        ("Range: bytes=2-3".to_owned(), 206, "\r\n\r\nli"),
+        (format!("Range: bytes=2-\r\nIf-Range: {date}"), 206, "content-range: bytes 2-6/7\r\n"),
+        ("Range: bytes=2-\r\nIf-Range: Sat, 01 Jan 2000 00:00:00 GMT".to_owned(), 200, "\r\n\r\na line\n"),
+        ("Range: bytes=7-".to_owned(), 416, "content-range: bytes */7\r\n"),
+        (format!("If-Modified-Since: {date}"), 304, ""),
+        ("If-Modified-Since: Sat, 01 Jan 2000 00:00:00 GMT".to_owned(), 200, "a line"),
+    ] {
+        let answer = ask("/logs/one", &format!("{header}\r\n")).await;
+        assert!(answer.code == code && answer.text.contains(part), "{header}: {answer:?}");
+    }
+}
+
 async fn accepting(world: &World, path: &str, accept: &str) -> Answer {
     let headers = format!("Authorization: Bearer t\r\nAccept: {accept}\r\n");
     exchange(&mut world.connect(&Caller::default()).await, "GET", path, &headers, "").await
