@@ -24,7 +24,6 @@ use crate::bed::{
     callers::{self, Authority},
     limit,
     pods::{condition, container, pod, uid, with},
-    ports::free_port,
     until,
 };
 
@@ -198,21 +197,7 @@ fn half_a_hello() -> Vec<u8> {
 #[test]
 fn hostile_clients_harm_neither_probes_nor_users() {
     let Some(mut bed) = Bed::new() else { return };
-    let ours = Authority::new("ours");
-    let server = ours.sign("server");
-    for (name, text) in [("ca.pem", &ours.pem), ("server.pem", &server.chain), ("server.key", &server.key)] {
-        fs::write(bed.folder.join(name), text).unwrap();
-    }
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let path = |name: &str| bed.folder.join(name).display().to_string();
-    bed.flags = vec![
-        "--address=127.0.0.1".to_owned(),
-        format!("--port={}", address.port()),
-        "--authorization-mode=AlwaysAllow".to_owned(),
-        format!("--client-ca-file={}", path("ca.pem")),
-        format!("--tls-cert-file={}", path("server.pem")),
-        format!("--tls-private-key-file={}", path("server.key")),
-    ];
+    let (ours, address) = callers::serving(&mut bed);
     bed.begin();
     PODS.iter().for_each(|name| bed.apply(&probed(name)));
     let log = |name: &&str| {

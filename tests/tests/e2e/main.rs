@@ -11,6 +11,7 @@
 
 mod bed;
 
+mod aborted_streams;
 mod adoption;
 mod cli;
 mod cluster_access;

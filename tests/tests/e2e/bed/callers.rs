@@ -1,7 +1,11 @@
 //! Callers of a node's server over TLS: who signs certificates, and connections with and without one. Must not know what
 //! is asked.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -13,6 +17,8 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Bed, ports::free_port};
 
 /// What every server's certificate here is for.
 const NAME: &str = "node";
@@ -64,6 +70,26 @@ impl Authority {
         };
         TlsConnector::from(Arc::new(config))
     }
+}
+
+/// Has an agent that does not run yet serve on loopback all who have a certificate of an authority: that, and where.
+pub(crate) fn serving(bed: &mut Bed) -> (Authority, SocketAddr) {
+    let ours = Authority::new("ours");
+    let server = ours.sign("server");
+    for (name, text) in [("ca.pem", &ours.pem), ("server.pem", &server.chain), ("server.key", &server.key)] {
+        fs::write(bed.folder.join(name), text).unwrap();
+    }
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let path = |name: &str| bed.folder.join(name).display().to_string();
+    bed.flags = vec![
+        "--address=127.0.0.1".to_owned(),
+        format!("--port={}", address.port()),
+        "--authorization-mode=AlwaysAllow".to_owned(),
+        format!("--client-ca-file={}", path("ca.pem")),
+        format!("--tls-cert-file={}", path("server.pem")),
+        format!("--tls-private-key-file={}", path("server.key")),
+    ];
+    (ours, address)
 }
 
 pub(crate) fn server_name() -> ServerName<'static> {
