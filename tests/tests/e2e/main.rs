@@ -45,6 +45,7 @@ mod hostile;
 mod image_volumes;
 mod lifecycle;
 mod limits;
+mod local_logs;
 mod manifest_url;
 mod manifests;
 mod network;

@@ -13,19 +13,26 @@ use super::{docker::Docker, http, until};
 /// The daemon and its folder. Dropped, it ends.
 pub(crate) struct Daemon {
     folder: PathBuf,
+    flags: Vec<String>,
     child: Option<Child>,
 }
 
 impl Daemon {
     /// Starts one; `None`, with a line that says so, where there is no dockerd to run.
     pub(crate) fn run(folder: &Path) -> Option<Daemon> {
+        Self::run_with(folder, &[])
+    }
+
+    /// One that is told more.
+    pub(crate) fn run_with(folder: &Path, flags: &[&str]) -> Option<Daemon> {
         let isolated = Command::new("unshare").args(["--net", "dockerd", "--version"]).stdout(Stdio::null()).status();
         if !isolated.is_ok_and(|status| status.success()) {
             eprintln!("SKIPPED: no dockerd on the PATH, or no network of its own for it (unshare --net)");
             return None;
         }
         fs::create_dir_all(folder).unwrap();
-        let mut daemon = Daemon { folder: folder.to_owned(), child: None };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut daemon = Daemon { folder: folder.to_owned(), flags, child: None };
         daemon.begin();
         daemon.docker().have_image();
         Some(daemon)
@@ -42,6 +49,7 @@ impl Daemon {
         let mut command = Command::new("unshare");
         // A network of its own: without a bridge it would remove docker0, which is another daemon's.
         command.args(["--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.args(&self.flags);
         for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(flag).arg(self.folder.join(name));
         }
