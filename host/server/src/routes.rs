@@ -10,6 +10,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, StatusCode};
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1;
+use longshore_core::pod::Source;
 use longshore_core::status;
 use longshore_core::view::PodView;
 use serde::Serialize;
@@ -68,6 +69,17 @@ impl Api {
         }
         named.retain(|view| uid.is_none_or(|uid| view.id.uid == uid));
         named.into_iter().max_by_key(started).ok_or(NoPod::WithThatUid)
+    }
+
+    /// The same for who wants to run a command: a static pod goes by any UID then, for the one that the API server has is
+    /// its mirror's.
+    pub(crate) fn pod_to_run_in(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<Arc<PodView>, NoPod> {
+        match self.pod(namespace, name, uid) {
+            Err(NoPod::WithThatUid) => {
+                self.pod(namespace, name, None).ok().filter(|pod| pod.source != Source::Api).ok_or(NoPod::WithThatUid)
+            }
+            found => found,
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn run(
     container: &str,
     query: &Query,
 ) -> Response {
-    let id = match api.pod(namespace, pod, uid) {
+    let id = match api.pod_to_run_in(namespace, pod, uid) {
         Err(NoPod::OfThatName) => return text(StatusCode::NOT_FOUND, "pod does not exist"),
         Err(NoPod::WithThatUid) => None,
         Ok(view) => running(&view, container).map(str::to_owned),

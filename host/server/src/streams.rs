@@ -79,7 +79,11 @@ async fn remote_command(
     if let Err(error) = requested.check() {
         return text(StatusCode::BAD_REQUEST, error.to_string());
     }
-    let found = match api.pod(namespace, name, uid) {
+    let found = match &verb {
+        Verb::Exec(_) => api.pod_to_run_in(namespace, name, uid),
+        Verb::Attach => api.pod(namespace, name, uid),
+    };
+    let found = match found {
         Err(NoPod::OfThatName) => return text(StatusCode::NOT_FOUND, "pod does not exist"),
         Err(NoPod::WithThatUid) => None,
         Ok(view) => running(&view, container).map(str::to_owned).map(|id| (view, id)),

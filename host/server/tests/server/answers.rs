@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use longshore_core::pod::Source;
 use tokio::io::AsyncWriteExt;
 
 use crate::played::{PIECE, other};
@@ -123,6 +124,24 @@ async fn pages() {
     let long = "4".repeat((1 << 20) + 1);
     let answer = exchange(&mut stream, "PUT", "/debug/flags/v", "Authorization: Bearer t\r\n", &long).await;
     assert!(answer.code == 400 && answer.text.contains("error reading request body"), "{}", answer.code);
+}
+
+/// Its mirror has another UID, and that is the one that people see.
+#[tokio::test]
+async fn a_static_pod_goes_by_any_uid() {
+    let world = master(|_| {}).await;
+    let mut fixed = (*other("static", "id-c")).clone();
+    fixed.source = Source::File;
+    world.pods.others.lock().unwrap().push(Arc::new(fixed));
+    world.pods.others.lock().unwrap().push(other("api", "id-c"));
+    for (path, code, part) in [
+        ("/run/n/static/mirror/c?cmd=true", 200, "saiderr"),
+        ("/exec/n/static/mirror/c?command=true&output=1", 500, "Upgrade request required"),
+        ("/run/n/api/mirror/c?cmd=true", 500, "container not found (\"c\")"),
+    ] {
+        let answer = world.ask(&Caller::token("t"), "POST", path).await;
+        assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
+    }
 }
 
 #[tokio::test]
