@@ -4,6 +4,7 @@
 //! and the agent's end. It is replaced as a whole, atomically. A missing record is an empty one.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
@@ -55,6 +56,9 @@ pub struct PodRecord {
     /// All containers are being removed, to begin anew in the same sandbox: condition `AllContainersRestarting`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restarting_all: bool,
+    /// The addresses that its last sandbox had: the status of a pod that has ended still tells them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<IpAddr>,
 }
 
 impl PodRecord {
@@ -133,6 +137,7 @@ pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
     let Some(status) = status else { return record };
     record.start_time = status.start_time.as_ref().map(|time| time.0);
     record.allocated = Allocation::told(status);
+    record.ips = status.pod_ips.iter().flatten().filter_map(|known| known.ip.parse().ok()).collect();
     for condition in status.conditions.iter().flatten() {
         let Some(since) = condition.last_transition_time.as_ref() else { continue };
         let known = ConditionRecord { status: condition.status.clone(), since: since.0 };
@@ -296,6 +301,7 @@ mod tests {
     fn a_lost_record_begins_with_what_the_api_server_knows() {
         let object: v1::Pod = serde_json::from_value(serde_json::json!({"status": {
             "phase": "Failed", "reason": "Evicted", "startTime": "2026-01-01T00:00:00Z",
+            "podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.2"}],
             "containerStatuses": [{"name": "a", "image": "i",
                 "imageID": "docker://sha256:1", "ready": false, "restartCount": 4,
                 "containerID": "docker://x", "state": {"terminated": {"exitCode": 3, "reason": "Error",
@@ -303,6 +309,7 @@ mod tests {
         .expect("a pod");
         let record = seeded(object.status.as_ref());
         assert_eq!(record.terminal.as_ref().and_then(|end| end.reason.as_deref()), Some("Evicted"));
+        assert_eq!(record.ips, ["10.0.0.2".parse::<IpAddr>().expect("an address")]);
         let known = &record.containers["a"];
         assert_eq!((known.restarts, known.id.as_deref(), known.image_id.as_str()), (4, Some("x"), "docker://sha256:1"));
         assert_eq!(known.exit.as_ref().map(|exit| exit.code), Some(3));

@@ -11,8 +11,8 @@ use crate::record::{ContainerRecord, EndedContainer, PodRecord};
 use crate::{resize, restart};
 
 /// Brings the record up to date with what is seen: counts never fall, the newest exit and the one before are kept, also
-/// when their containers are removed; one that ran and cannot be found ended unknown, once. `messages` has termination
-/// messages by container ID. Nothing that is remembered lies after `now`.
+/// when their containers are removed; one that ran and cannot be found ended unknown, once; the addresses stay when their
+/// sandbox goes. `messages` has termination messages by container ID. Nothing that is remembered lies after `now`.
 pub fn remember(
     record: &mut PodRecord,
     pod: &Pod,
@@ -20,6 +20,10 @@ pub fn remember(
     messages: &BTreeMap<String, String>,
     now: Timestamp,
 ) {
+    let sandbox = observed.sandbox().filter(|sandbox| sandbox.is_running() && !sandbox.ips.is_empty());
+    if let Some(sandbox) = sandbox {
+        record.ips.clone_from(&sandbox.ips);
+    }
     let mut names: Vec<&str> = observed.containers.iter().map(|seen| seen.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();

@@ -85,7 +85,7 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
         };
         status.phase = Some(phase.to_owned());
     }
-    let ips: Vec<String> = pod_ips(pod, observed, node).iter().map(ToString::to_string).collect();
+    let ips: Vec<String> = told_ips(input).iter().map(ToString::to_string).collect();
     status.pod_ip = ips.first().cloned();
     status.pod_ips = (!ips.is_empty()).then(|| ips.into_iter().map(|ip| v1::PodIP { ip }).collect());
     let shown = status.phase.clone().unwrap_or_default();
@@ -143,14 +143,25 @@ fn runs(observed: &ObservedPod) -> bool {
     observed.containers.iter().any(crate::observed::Container::is_running)
 }
 
-/// Addresses of the pod: its sandbox's, or the node's on the node's network.
-/// None before that runs. The primary one first, which is of the family of the node's first.
+/// Addresses that the pod can be reached at: its sandbox's, or the node's on the node's network.
+/// None while that does not run. The primary one first, which is of the family of the node's first.
 pub fn pod_ips(pod: &Pod, observed: &ObservedPod, node: &NodeFacts) -> Vec<IpAddr> {
     match observed.sandbox().filter(|sandbox| sandbox.is_running()) {
         Some(_) if pod.host_network() => node.ips.clone(),
         Some(sandbox) => by_family(&sandbox.ips, &node.ips),
         None => Vec::new(),
     }
+}
+
+/// The addresses that the status tells: also those that the pod had last, when it has no sandbox any more or the next one
+/// has none yet (`getPodIPs` in pkg/kubelet/pleg/generic.go); on the node's network always the node's.
+fn told_ips(input: &StatusInput<'_>) -> Vec<IpAddr> {
+    let StatusInput { pod, observed, record, node, .. } = *input;
+    if pod.host_network() {
+        return node.ips.clone();
+    }
+    let now = pod_ips(pod, observed, node);
+    if now.is_empty() { by_family(&record.ips, &node.ips) } else { now }
 }
 
 /// The statuses of all containers: app containers, then init and ephemeral ones.

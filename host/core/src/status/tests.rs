@@ -1,6 +1,7 @@
 //! The kubelet's rules of a status, case by case, and what holds of every status.
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
 mod containers;
 mod eviction;
 
@@ -429,16 +430,6 @@ fn a_deleted_pod_ends_as_its_containers_did() {
         pod.look();
         assert_eq!(pod.phase(), phase);
     }
-}
-
-#[test]
-fn addresses_and_class() {
-    let status = one("Always").status();
-    assert_eq!(status.pod_ip.as_deref(), Some("172.17.0.2"));
-    assert_eq!(status.host_ip.as_deref(), Some("192.168.1.10"));
-    assert_eq!((status.qos_class.as_deref(), status.start_time), (Some("BestEffort"), Some(Time(at(5)))));
-    let status = case("{hostNetwork: true, containers: [{name: a, image: i}]}").status();
-    assert_eq!(status.pod_ip, status.host_ip);
 }
 
 proptest! {

@@ -94,7 +94,11 @@ impl Keeper<'_> {
     fn has_begun(&self, pod: &Pod) -> bool {
         let view = self.cluster.views.pod(&pod.id.uid);
         let status = view.as_ref().and_then(|view| view.object.status.as_ref());
-        status.is_some_and(|status| status.pod_ip.is_some() || status.phase.as_deref() != Some("Pending"))
+        let is_up =
+            |condition: &v1::PodCondition| condition.type_ == "PodReadyToStartContainers" && condition.status == "True";
+        status.is_some_and(|status| {
+            status.phase.as_deref() != Some("Pending") || status.conditions.iter().flatten().any(is_up)
+        })
     }
 
     fn judge(&mut self, what: &str, result: Result<(), ApiError>) -> Duration {
