@@ -50,6 +50,9 @@ pub fn patch(known: &v1::Pod, status: &v1::PodStatus) -> Option<Value> {
             // Set once.
             "startTime" if !was.is_null() => None,
             "qosClass" if !was.is_null() => None,
+            // Said of the phase, by whomever: ours are all of an end, so none of them is stale before the phase is another
+            // (`generateAPIPodStatus` in pkg/kubelet/kubelet_pods.go).
+            "reason" | "message" if is.is_null() && before.phase == status.phase => None,
             _ => Some(is.clone()),
         };
         if let Some(change) = change {
@@ -201,11 +204,20 @@ mod tests {
 
     #[test]
     fn what_is_cleared_is_null_and_an_ended_phase_stays() {
-        let known = pod(json!({"phase": "Pending", "reason": "x", "podIP": "10.0.0.2"}));
-        let change = patch(&known, &status(json!({"phase": "Pending"}))).unwrap();
-        assert_eq!(change["status"], json!({"reason": null, "podIP": null}));
+        let known = pod(json!({"phase": "Pending", "reason": "x", "message": "y", "podIP": "10.0.0.2"}));
+        let change = patch(&known, &status(json!({"phase": "Running"}))).unwrap();
+        assert_eq!(change["status"], json!({"phase": "Running", "reason": null, "message": null, "podIP": null}));
         let ended = pod(json!({"phase": "Failed", "reason": "Evicted"}));
         assert_eq!(patch(&ended, &status(json!({"phase": "Running"}))), None);
+    }
+
+    #[test]
+    fn what_others_say_of_a_phase_stays_with_it() {
+        let known = pod(json!({"phase": "Failed", "reason": "NodeLost", "message": "gone", "podIP": "10.0.0.2"}));
+        assert_eq!(patch(&known, &status(json!({"phase": "Failed", "podIP": "10.0.0.2"}))), None);
+        let ours =
+            patch(&known, &status(json!({"phase": "Failed", "reason": "Evicted", "podIP": "10.0.0.2"}))).unwrap();
+        assert_eq!(ours["status"], json!({"reason": "Evicted"}));
     }
 
     proptest! {
