@@ -86,6 +86,23 @@ fn cluster_pod_is_ready_when_its_readiness_gates_are() {
 }
 
 #[test]
+fn cluster_pod_keeps_what_others_say_of_its_phase() {
+    let Some(node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    node.wait_api_ready("a");
+    let said = json!({"status": {"reason": "Observed", "message": "by somebody else"}});
+    let kind = "application/strategic-merge-patch+json";
+    let path = format!("{}/status", node.one("pods", "a"));
+    assert_eq!(node.cluster.call("PATCH", &path, kind, Some(&said)).status, 200);
+    // The node has something to say as well.
+    node.sh("a", "kill 1");
+    let a = node.wait_api("a", "restarted", |pod| restarts(pod, "app") == 1 && is_ready(pod));
+    assert_eq!((&a["status"]["reason"], phase(&a)), (&json!("Observed"), "Running"));
+    node.cluster.delete(&node.one("pods", "a"), None);
+    node.wait_api_gone(&a);
+}
+
+#[test]
 fn cluster_pods_end_for_a_drain_and_the_api_knows_before_it_is_over() {
     let Some(node) = Node::start() else { return };
     let script = "trap 'sleep 1; exit 0' TERM; while :; do sleep 0.1; done";
@@ -202,6 +219,10 @@ fn cluster_pod_that_ends_has_its_phase() {
     node.bind(&job("good", "Never", "echo bye > /dev/termination-log"));
     node.bind(&job("bad", "Never", "exit 3"));
     node.bind(&job("again", "OnFailure", "exit 4"));
+    let host = json!({"spec": {"hostNetwork": true}});
+    node.bind(&with(job("host", "Never", "exit 0"), host.clone()));
+    let absent = with(container("app", SLEEP), json!({"image": "longshore.dev/nowhere:1"}));
+    node.bind(&with(pod("pending", json!([absent]), json!({})), host));
     let good = node.wait_api("good", "Succeeded", |pod| phase(pod) == "Succeeded");
     let ended = &status(&good, "app")["state"]["terminated"];
     assert_eq!(
@@ -211,10 +232,62 @@ fn cluster_pod_that_ends_has_its_phase() {
     let bad = node.wait_api("bad", "Failed", |pod| phase(pod) == "Failed");
     let ended = &status(&bad, "app")["state"]["terminated"];
     assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(3), &json!("Error")));
+    // Where they were is told of those that have ended as well; of one on the node's network from the first.
+    let host = node.wait_api("host", "Succeeded", |pod| phase(pod) == "Succeeded");
+    let pending = node.wait_api("pending", "waits", |pod| waiting(pod, "app") == "ErrImageNeverPull");
+    assert_eq!(phase(&pending), "Pending");
+    for (pod, of_node) in [(&good, false), (&bad, false), (&host, true), (&pending, true)] {
+        let told = &pod["status"];
+        assert!(told["podIP"].is_string() && told["podIPs"][0]["ip"] == told["podIP"], "{told}");
+        assert_eq!(told["podIP"] == told["hostIP"], of_node, "{told}");
+    }
     let again = node.wait_api("again", "restarted", |pod| restarts(pod, "app") >= 1);
     assert_eq!(status(&again, "app")["lastState"]["terminated"]["exitCode"], 4);
     node.wait_api("again", "backing off", |pod| waiting(pod, "app") == "CrashLoopBackOff");
     node.wait_api_event("again", "BackOff", "");
+}
+
+#[test]
+fn cluster_pod_that_somebody_holds_keeps_its_end() {
+    let Some(mut node) = Node::start() else { return };
+    let held = |pod: Value| with(pod, json!({"metadata": {"finalizers": ["longshore.dev/held"]}}));
+    let deaf = container("app", "trap '' TERM; while :; do sleep 0.1; done");
+    node.bind(&held(pod("killed", json!([deaf]), json!({}))));
+    node.bind(&held(sleeper("good")));
+    let absent = json!({"image": "127.0.0.1:1/no/such:1", "imagePullPolicy": "IfNotPresent"});
+    node.bind(&held(pod("pulling", json!([with(container("app", SLEEP), absent)]), json!({}))));
+    for name in ["killed", "good"] {
+        node.wait_api_ready(name);
+    }
+    node.wait_api("pulling", "no image", |pod| ["ErrImagePull", "ImagePullBackOff"].contains(&waiting(pod, "app")));
+    let wanted = [("killed", "Failed"), ("good", "Succeeded"), ("pulling", "Failed")];
+    for (name, _) in wanted {
+        node.cluster.delete(&node.one("pods", name), None);
+    }
+    let over = |pod: &Value| pod["metadata"]["deletionGracePeriodSeconds"] == 0;
+    let ended = wanted.map(|(name, wanted)| node.wait_api(name, "ended", |pod| phase(pod) == wanted && over(pod)));
+    let [killed, good, pulling] = &ended;
+    for (pod, code) in [(killed, 137), (good, 0)] {
+        assert_eq!(status(pod, "app")["state"]["terminated"]["exitCode"], code, "{}", pod["status"]);
+        assert!(pod["status"]["podIPs"][0]["ip"].is_string() && !is_ready(pod), "{}", pod["status"]);
+    }
+    assert!(!condition(pulling, "Ready"), "{}", pulling["status"]);
+    for pod in &ended {
+        crate::bed::cluster::until("nothing of it runs", || node.in_docker(pod).is_empty().then_some(()));
+    }
+    // So it stays as long as somebody holds them, whatever becomes of the agent.
+    node.kill();
+    node.begin();
+    node.bind(&sleeper("later"));
+    node.wait_api_ready("later");
+    for before in &ended {
+        let now = node.cluster.get(&node.one("pods", before["metadata"]["name"].as_str().unwrap())).unwrap();
+        assert_eq!(now["status"], before["status"]);
+        assert!(node.in_docker(before).is_empty());
+        let path = node.one("pods", before["metadata"]["name"].as_str().unwrap());
+        node.cluster.patch(&path, &json!({"metadata": {"finalizers": null}}));
+        node.wait_api_gone(before);
+    }
 }
 
 #[test]
