@@ -1,6 +1,6 @@
 //! Probe plugins in memory: each container's health is what the test last said, and what was asked is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ struct State {
     /// Answers by a part of the configuration.
     by_config: Vec<(String, ProbeAnswer)>,
     takes: Duration,
+    /// Pods whose checks never end.
+    hanging: BTreeSet<String>,
     checks: Vec<Check>,
     running: usize,
     peak: usize,
@@ -52,6 +54,11 @@ impl FakeProbes {
     /// How long each check takes from now on.
     pub fn takes(&self, time: Duration) {
         self.state().takes = time;
+    }
+
+    /// The checks of that pod do not end any more.
+    pub fn hangs(&self, pod: &str) {
+        self.state().hanging.insert(pod.to_owned());
     }
 
     /// Checks so far.
@@ -90,7 +97,7 @@ impl ProbePlugins for FakeProbes {
             state.checks.push(Check { call: call.clone(), begun: Timestamp::now() });
             state.running += 1;
             state.peak = state.peak.max(state.running);
-            state.takes
+            if state.hanging.contains(&call.target.pod) { Duration::MAX } else { state.takes }
         };
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;

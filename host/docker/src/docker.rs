@@ -28,7 +28,7 @@ pub struct DockerOptions {
     pub pause_image: Option<String>,
     /// How many creates, starts and removals are under way at a time; more make Docker slower.
     pub in_flight: usize,
-    /// How many commands of probes run in containers at a time.
+    /// How many commands of probes run in containers at a time at most, those that hang among them.
     pub execs: usize,
     /// A pull is given up when nothing moved for so long (the kubelet's `--image-pull-progress-deadline`).
     pub pull_stall: Duration,
@@ -51,14 +51,13 @@ pub struct LogBounds {
 }
 
 impl Default for DockerOptions {
-    /// Two heavy calls and two commands per core: more of these than the probes' scheduler lets begin, for theirs is the
-    /// queue that counts.
+    /// Two heavy calls per core. As many commands as there are calls of plugins at a time: the queues that count are theirs
+    /// and the probes' scheduler's, and a wait here would be charged to the call.
     fn default() -> DockerOptions {
-        let cores = cores();
         DockerOptions {
             pause_image: None,
-            in_flight: 2 * cores,
-            execs: 2 * cores,
+            in_flight: 2 * cores(),
+            execs: 128,
             pull_stall: Duration::from_secs(60),
             cache: None,
             config_dir: None,

@@ -105,7 +105,7 @@ pub struct Options {
     pub pull_burst: u32,
     /// Delays of restarts after crashes.
     pub crash_loop: Policy,
-    /// Execs (probes) at a time: the machine's cores.
+    /// Execs (probes) that are started at a time: the machine's cores.
     pub max_execs: usize,
     /// When pods are evicted.
     pub eviction: eviction::Options,

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,11 @@ use crate::inbox::{Inbox, Verdict};
 use crate::node::Ports;
 use crate::views::Views;
 
-/// Checks at a time that are no execs.
-const MAX_CHECKS: usize = 64;
+/// Checks at a time.
+const MAX_CHECKS: usize = 128;
+/// How long an exec keeps its turn at most. Making and starting one is what is dear, and done by then; commands that hang
+/// must not keep others from being started.
+const TURN: Duration = Duration::from_millis(250);
 /// A check that could not be made is tried again at once, this often (`maxProbeRetries` in pkg/kubelet/prober).
 const MAX_TRIES: usize = 3;
 
@@ -337,20 +341,34 @@ async fn run(inner: Arc<Inner>, stop: CancellationToken) {
 
 /// Makes one check, in its turn; the wait for the turn is not charged to the probe's timeout.
 async fn check(inner: Arc<Inner>, key: Key, generation: u64, call: ProbeCall, results: mpsc::Sender<Ended>) {
-    let turns = if call.plugin == "exec" { &inner.execs } else { &inner.checks };
-    let Ok(_turn) = turns.clone().acquire_owned().await else { return };
+    let turn = if call.plugin == "exec" { inner.execs.clone().acquire_owned().await.ok() } else { None };
+    let Ok(_place) = inner.checks.clone().acquire_owned().await else { return };
+    let mut checked = pin!(try_to_check(&inner, &call));
+    let turn_is_over = async {
+        tokio::time::sleep(TURN).await;
+        drop(turn);
+        std::future::pending::<()>().await;
+    };
+    let (answer, took) = tokio::select! {
+        ended = &mut checked => ended,
+        () = turn_is_over => return,
+    };
+    // The scheduler is gone only when the agent stops.
+    let _ = results.send(Ended { key, generation, answer, took }).await;
+}
+
+/// Calls the plugin, again at once where the check could not be made. Returns how long the last call took as well.
+async fn try_to_check(inner: &Inner, call: &ProbeCall) -> (ProbeAnswer, Duration) {
     let mut tries = 0;
-    let (answer, took) = loop {
+    loop {
         tries += 1;
         let begun = Instant::now();
         let answer = inner.plugins.check(call.clone()).await;
         let again = matches!(answer.outcome, ProbeOutcome::Error { .. }) && answer.again.is_none() && tries < MAX_TRIES;
         if !again {
-            break (answer, begun.elapsed());
+            return (answer, begun.elapsed());
         }
-    };
-    // The scheduler is gone only when the agent stops.
-    let _ = results.send(Ended { key, generation, answer, took }).await;
+    }
 }
 
 #[cfg(test)]

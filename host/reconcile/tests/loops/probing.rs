@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::probes::{ProbeAnswer, ProbeOutcome};
 use longshore_tests::pod;
 
@@ -13,9 +14,13 @@ fn failure() -> ProbeOutcome {
 
 /// A pod with a probe of that kind by annotation, every 20 ms.
 fn probed(kind: &str) -> longshore_core::pod::Pod {
-    let mut probed = pod("p", "{containers: [{name: app, image: app}]}");
+    probed_by("p", kind, "plugin: tcp, config: {port: 80}")
+}
+
+fn probed_by(name: &str, kind: &str, plugin: &str) -> longshore_core::pod::Pod {
+    let mut probed = pod(name, "{containers: [{name: app, image: app}]}");
     let mut object = (*probed.object).clone();
-    let probe = "{plugin: tcp, config: {port: 80}, period: 20ms, failureThreshold: 3}".to_owned();
+    let probe = format!("{{{plugin}, period: 20ms, failureThreshold: 3}}");
     object.metadata.annotations = Some([(format!("probe.longshore.dev/app.{kind}"), probe)].into());
     probed.object = std::sync::Arc::new(object);
     probed
@@ -149,4 +154,22 @@ async fn faults_and_errors_never_count() {
         bed.until("probed often", |bed| bed.probes.calls() > calls + 5).await;
         assert!(bed.is_ready("p") && bed.restarts("p", "app") == 0);
     }
+}
+
+#[tokio::test]
+async fn commands_that_hang_keep_no_others_from_being_run() {
+    let bed = Bed::with(|options| options.max_execs = 2);
+    let exec = |name: &str| Pod {
+        source: Source::Api,
+        ..probed_by(name, "readiness", "plugin: exec, config: {command: [x]}")
+    };
+    let hanging: Vec<Pod> = (0..5).map(|number| exec(&format!("hangs-{number}"))).collect();
+    for pod in &hanging {
+        bed.probes.hangs(&pod.id.name);
+    }
+    bed.source.set(hanging.clone());
+    bed.until("all turns are taken", |bed| bed.probes.calls() >= 2).await;
+    bed.source.set(hanging.into_iter().chain([exec("quick")]).collect());
+    bed.until("it is ready", |bed| bed.is_ready("quick")).await;
+    bed.until("it keeps its period", |bed| bed.probes.checks_of("quick").len() >= 10).await;
 }
