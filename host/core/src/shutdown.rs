@@ -13,6 +13,8 @@ use crate::record::PodRecord;
 pub const REASON: &str = "Terminated";
 /// `status.message` of such a pod.
 pub const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
+/// Reason of the node's event when that begins, and when it is called off.
+pub const EVENT_REASON: &str = "Shutdown";
 /// `status.reason` of a pod that came while the machine goes down.
 pub const REJECTED_REASON: &str = "NodeShutdown";
 /// `status.message` of such a pod.

@@ -34,11 +34,14 @@ fn pulls_that_cannot_be() {
     assert_eq!(phase(&never), "Pending");
     assert!(message(&never).contains("is not present with pull policy of Never"), "{}", message(&never));
     bed.wait_event("never", "ErrImageNeverPull", "");
+    bed.wait_event("never", "Failed", "Error: ErrImageNeverPull");
     bed.wait("invalid", "InvalidImageName", |pod| waiting(pod, "app") == "InvalidImageName");
     bed.wait("refused", "cannot be pulled", |pod| {
         matches!(waiting(pod, "app"), "ErrImagePull" | "RegistryUnavailable")
     });
     bed.wait("refused", "backs off", |pod| waiting(pod, "app") == "ImagePullBackOff");
+    bed.wait_event("refused", "BackOff", "Back-off pulling image \"127.0.0.1:1/none:1\"");
+    bed.wait_event("refused", "Failed", "Error: ImagePullBackOff");
     bed.wait_ready("good");
     assert!(bed.say(&["why", "never"]).contains("not present"));
     let table = bed.say(&["get", "pods"]);

@@ -136,7 +136,7 @@ fn start_logs_in_json() {
         log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect();
     let started = lines.iter().find(|line| line["reason"] == "Started").unwrap();
     assert_eq!((&started["pod"], &started["container"]), (&json!(format!("default/a-{NODE}")), &json!("app")));
-    assert!(started["level"] == "INFO" && started["message"].as_str().unwrap().contains("Started container"));
+    assert!(started["level"] == "INFO" && started["message"].as_str().unwrap().contains("Container started"));
 }
 
 #[test]

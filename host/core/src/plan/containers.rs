@@ -388,8 +388,16 @@ fn wait_for_pull(name: &str, image: &str, backoff: &Backoff, until: Timestamp, n
         plan.wake_at(shown);
         return;
     }
-    let message = format!("Back-off pulling image {image:?}: {}: {}", backoff.reason, backoff.message);
+    let message = format!("Back-off pulling image {image:?}{CAUSE}{}: {}", backoff.reason, backoff.message);
     plan.wait(name, "ImagePullBackOff", message, Some(until));
+}
+
+/// What stands before the cause of a back-off. No image that was tried to be pulled has it in its name.
+const CAUSE: &str = ": ";
+
+/// What an event says of a back-off of pulls: its message without the cause, which had an event of its own.
+pub fn without_cause(message: &str) -> &str {
+    message.split_once(CAUSE).map_or(message, |(what, _)| what)
 }
 
 /// `ContainerCreating`, or `PodInitializing` in a pod with init containers.

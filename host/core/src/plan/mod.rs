@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::containers::without_cause;
 pub(crate) use self::ending::left_of;
 use crate::action::{Action, Planned, Stage};
 use crate::backoff::Policy;

@@ -344,6 +344,7 @@ fn a_failed_pull_is_shown_first_and_then_that_it_is_waited() {
     model.now = begun + jiff::SignedDuration::from_secs(5);
     assert_eq!(wait(&model).reason, "ImagePullBackOff");
     assert_eq!(wait(&model).message, "Back-off pulling image \"x\": ErrImagePull: not found");
+    assert_eq!(super::without_cause(&wait(&model).message), "Back-off pulling image \"x\"");
     assert_eq!(model.plan().wake, Some(begun + jiff::SignedDuration::from_secs(10)));
     model.now = begun + jiff::SignedDuration::from_secs(10);
     assert!(model.plan().actions().any(|planned| matches!(planned.action, Action::EnsureImage { .. })));

@@ -28,7 +28,7 @@ pub(super) async fn create_container(worker: &mut Worker, name: &str, attempt: u
             {
                 known.delayed_restarts = restart::counted_restarts(known, &exit).saturating_add(1);
             }
-            worker.event(Some(name), EventType::Normal, "Created", &format!("Created container: {name}"));
+            worker.event(Some(name), EventType::Normal, "Created", "Container created");
             Step::Done
         }
         Err(failure) => {
@@ -174,7 +174,7 @@ pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
     }
     worker.record.backoffs.remove(&format!("create/{name}"));
     worker.forget_images(name);
-    worker.event(Some(name), EventType::Normal, "Started", &format!("Started container {name}"));
+    worker.event(Some(name), EventType::Normal, "Started", "Container started");
     let seen = worker.observed.container(name).cloned();
     if let Some(seen) = &seen
         && let Some(log) = &seen.runtime_log

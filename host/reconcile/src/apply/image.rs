@@ -121,9 +121,7 @@ fn failed(worker: &mut Worker, container: &str, about: Option<&str>, failure: &F
         _ => "Failed",
     };
     worker.event(about, EventType::Warning, event, &failure.message);
-    if about.is_none() {
-        worker.event(Some(container), EventType::Warning, "Failed", &format!("Error: {}", failure.reason));
-    }
+    worker.event(Some(container), EventType::Warning, "Failed", &format!("Error: {}", failure.reason));
     worker.failed(&format!("create/{container}"), failure.reason, &failure.message);
     Step::Waits
 }

@@ -165,6 +165,6 @@ impl<'a> Keeper<'a> {
     }
 
     fn event(&self, message: &str) {
-        self.shared.ports.events.record_node(EventType::Normal, shutdown::REJECTED_REASON, message);
+        self.shared.ports.events.record_node(EventType::Normal, shutdown::EVENT_REASON, message);
     }
 }

@@ -365,20 +365,24 @@ impl Worker {
     fn tell_waits(&mut self, plan: &Plan) {
         let mut now: BTreeSet<String> = BTreeSet::new();
         for (container, wait) in &plan.waits {
-            let (reason, message) = match wait.reason.as_str() {
+            let (kind, message) = match wait.reason.as_str() {
                 "CrashLoopBackOff" => (
-                    "BackOff",
+                    EventType::Warning,
                     format!(
                         "Back-off restarting failed container {container} in pod {}_{}({})",
                         self.pod.id.name, self.pod.id.namespace, self.pod.id.uid
                     ),
                 ),
-                "ImagePullBackOff" => ("BackOff", wait.message.clone()),
+                "ImagePullBackOff" => (EventType::Normal, plan::without_cause(&wait.message).to_owned()),
                 _ => continue,
             };
-            let key = format!("{reason}/{container}/{:?}", wait.until);
+            let key = format!("{}/{container}/{:?}", wait.reason, wait.until);
             if !self.told.contains(&key) {
-                self.event(Some(container), EventType::Warning, reason, &message);
+                self.event(Some(container), kind, "BackOff", &message);
+                if kind == EventType::Normal {
+                    let message = format!("Error: {}", wait.reason);
+                    self.event(Some(container), EventType::Warning, "Failed", &message);
+                }
             }
             now.insert(key);
         }

@@ -1,10 +1,12 @@
-//! Image volumes: pulled with the container that mounts them, mounted by the runtime or unpacked, and never collected.
+//! Image volumes: pulled with the container that mounts them, mounted by the runtime or unpacked, and never collected; and
+//! what is told of images that are away.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use longshore_core::collect::Policy;
 use longshore_core::container::MountSource;
+use longshore_core::event::EventType;
 use longshore_core::pod::Pod;
 use longshore_reconcile::collection;
 use longshore_tests::pod;
@@ -94,6 +96,26 @@ async fn a_container_waits_for_an_image_that_cannot_be_had_and_others_do_not() {
     let (about, message) = told(&bed, "invalid", "InspectFailed").remove(0);
     let wanted = "Failed to apply default image tag \"Not:A:Name\": couldn't parse image name \"Not:A:Name\": ";
     assert!(about.is_none() && message.starts_with(wanted), "{message}");
+}
+
+#[tokio::test]
+async fn what_keeps_an_image_away_is_told_in_the_kubelets_words() {
+    let bed = Bed::new();
+    let spec = |image: &str, policy: &str| {
+        pod(image, &format!("{{containers: [{{name: app, image: {image:?}, imagePullPolicy: {policy}}}]}}"))
+    };
+    bed.source.set(vec![spec("none", "IfNotPresent"), spec("never", "Never"), spec("Not:A:Name", "Always")]);
+    for (uid, reason) in
+        [("never", "ErrImageNeverPull"), ("Not:A:Name", "InvalidImageName"), ("none", "ImagePullBackOff")]
+    {
+        bed.until(reason, |bed| bed.waiting_reason(uid, "app") == reason).await;
+        bed.until("told", |bed| bed.has_message(uid, &format!("Error: {reason}"))).await;
+    }
+    // The cause is in the status, and in the event of the pull.
+    let backing_off: Vec<_> =
+        bed.events.events(Some("none")).into_iter().filter(|one| one.reason == "BackOff").collect();
+    let words: Vec<_> = backing_off.iter().map(|one| (one.kind, one.message.as_str())).collect();
+    assert_eq!(words, [(EventType::Normal, "Back-off pulling image \"none\"")]);
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ async fn done(lines: &mut Receiver<Told>) -> Outcome {
 
 fn node_events(bed: &Bed) -> Vec<String> {
     let events = bed.events.events(None).into_iter();
-    events.filter(|event| event.pod.is_none() && event.reason == "NodeShutdown").map(|event| event.message).collect()
+    events.filter(|event| event.pod.is_none() && event.reason == "Shutdown").map(|event| event.message).collect()
 }
 
 #[tokio::test]
