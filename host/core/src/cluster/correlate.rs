@@ -1,8 +1,8 @@
 //! Events on their way to the API server: repeats are counted, similar ones joined, floods held back.
 //!
 //! As client-go's `tools/record/events_cache.go`: an event that was sent before is patched with a new count; more than
-//! ten different messages of one kind within ten minutes become one; an object has a burst of 25 events, then one each
-//! five minutes.
+//! ten different messages of one kind within ten minutes become one; an object has a burst of 25 events of each type, then
+//! one each five minutes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,7 +15,7 @@ const MEMORY: usize = 4096;
 /// Different messages of one kind within [`SIMILAR_WINDOW`] that are told one by one.
 const SIMILAR: usize = 10;
 const SIMILAR_WINDOW: SignedDuration = SignedDuration::from_secs(600);
-/// Events of one object at once, and the time in which it gets another one.
+/// Events of one object and type at once, and the time in which it gets another one.
 const BURST: f64 = 25.0;
 const REFILL: SignedDuration = SignedDuration::from_secs(300);
 /// Put before the message of events that were joined.
@@ -71,15 +71,16 @@ impl Correlator {
     /// What to send for an event; `None` when its object has had too many.
     pub fn take(&mut self, event: &Event, now: Timestamp) -> Option<Sending> {
         let object = event.pod.as_ref().map_or("node", |pod| pod.uid.as_str()).to_owned();
-        if !self.may(&object, now) {
+        let kind = if event.kind == EventType::Normal { "Normal" } else { "Warning" };
+        if !self.may(format!("{object}\n{kind}"), now) {
             return None;
         }
-        let kind = if event.kind == EventType::Normal { "Normal" } else { "Warning" };
         let container = event.container.as_deref().unwrap_or_default();
-        let group = format!("{object}\n{container}\n{kind}\n{}", event.reason);
+        // Whichever of the pod's containers they are about.
+        let group = format!("{object}\n{kind}\n{}", event.reason);
         let (key, message) = match self.is_joined(&group, &event.message, now) {
             true => (group, format!("{COMBINED}{}", event.message)),
-            false => (format!("{group}\n{}", event.message), event.message.clone()),
+            false => (format!("{group}\n{container}\n{}", event.message), event.message.clone()),
         };
         if self.known.len() >= MEMORY {
             self.known.clear();
@@ -107,11 +108,11 @@ impl Correlator {
         self.known.remove(key);
     }
 
-    fn may(&mut self, object: &str, now: Timestamp) -> bool {
+    fn may(&mut self, of: String, now: Timestamp) -> bool {
         if self.buckets.len() >= MEMORY {
             self.buckets.clear();
         }
-        let bucket = self.buckets.entry(object.to_owned()).or_insert(Bucket { left: BURST, at: now });
+        let bucket = self.buckets.entry(of).or_insert(Bucket { left: BURST, at: now });
         let passed = now.duration_since(bucket.at).as_secs_f64().max(0.0);
         bucket.left = (bucket.left + passed / REFILL.as_secs_f64()).min(BURST);
         bucket.at = now;
@@ -202,6 +203,35 @@ mod tests {
         // A message that was told by itself is counted by itself.
         let Some(Sending::Patch { message, count, .. }) = correlator.take(&event("3"), at(20)) else { panic!() };
         assert_eq!((message.as_str(), count), ("3", 2));
+    }
+
+    #[test]
+    fn those_of_several_containers_are_joined() {
+        let mut correlator = Correlator::default();
+        let mut joined = BTreeSet::new();
+        for n in 0..15 {
+            let container = Some(format!("c{}", n % 5));
+            let event = Event { container, ..event(&n.to_string()) };
+            let Some(Sending::Create { key, message }) = correlator.take(&event, at(n)) else { continue };
+            joined.extend(message.starts_with(COMBINED).then(|| key.clone()));
+            correlator.created(&key, "default", "x");
+        }
+        assert_eq!(joined.len(), 1, "{joined:?}");
+        // The same of two containers are two.
+        let mut correlator = Correlator::default();
+        for container in ["a", "b"] {
+            let event = Event { container: Some(container.to_owned()), ..event("same") };
+            let Some(Sending::Create { key, .. }) = correlator.take(&event, at(0)) else { panic!("{container}") };
+            correlator.created(&key, "default", "x");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_type_keeps_none_of_the_other_back() {
+        let mut correlator = Correlator::default();
+        while correlator.take(&event("a"), at(0)).is_some() {}
+        let normal = Event { kind: EventType::Normal, ..event("a") };
+        assert!(correlator.take(&normal, at(0)).is_some());
     }
 
     proptest! {
