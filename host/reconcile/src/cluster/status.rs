@@ -36,6 +36,7 @@ pub(super) async fn run(cluster: &Cluster) {
         level: HashMap::new(),
         waiting: HashMap::new(),
         rest: Rest::default(),
+        refused: Refused::default(),
         in_flight: HashSet::new(),
         tasks: JoinSet::new(),
         patience: Patience::new(Duration::from_secs(10)),
@@ -111,6 +112,24 @@ impl Rest {
     }
 }
 
+/// What the API server has against a pod's status, by UID: it may be for good, and is said once.
+#[derive(Debug, Default)]
+struct Refused(HashMap<String, String>);
+
+impl Refused {
+    /// Whether that was not said yet.
+    fn is_news(&mut self, pod: &PodId, error: &ApiError) -> bool {
+        let text = error.to_string();
+        self.0.insert(pod.uid.clone(), text.clone()) != Some(text)
+    }
+
+    fn told(&mut self, pod: &PodId, error: &ApiError) {
+        if self.is_news(pod, error) {
+            tracing::warn!(pod = %pod, "the pod's status is not taken: {error}; trying again");
+        }
+    }
+}
+
 struct Writer<'a> {
     cluster: &'a Cluster,
     /// What the API server answered last, by UID, until the watch shows it.
@@ -123,6 +142,7 @@ struct Writer<'a> {
     /// When a pod that failed is tried again.
     waiting: HashMap<String, Instant>,
     rest: Rest,
+    refused: Refused,
     in_flight: HashSet<String>,
     tasks: JoinSet<Done>,
     patience: Patience,
@@ -168,6 +188,7 @@ impl Writer<'_> {
         }
         self.acknowledged.retain(|_, (_, at)| at.elapsed() < CATCH_UP);
         self.left_out.retain(|uid, _| self.cluster.pods.pod(uid).is_some());
+        self.refused.0.retain(|uid, _| self.cluster.pods.pod(uid).is_some());
         self.level.retain(|_, level| level.at.elapsed() < RESYNC);
         next
     }
@@ -270,6 +291,7 @@ impl Writer<'_> {
             Ok(Answer::Patched { pod: answer, left_out }) => {
                 self.said.worked("pods' status");
                 self.patience.reset();
+                self.refused.0.remove(&pod.uid);
                 match left_out {
                     Some(left_out) => drop(self.left_out.insert(pod.uid.clone(), left_out)),
                     None => drop(self.left_out.remove(&pod.uid)),
@@ -289,7 +311,10 @@ impl Writer<'_> {
                 self.waiting.insert(pod.uid, Instant::now() + Duration::from_secs(1));
             }
             Err(error) => {
-                self.said.failed("a pod's status cannot be written", &error);
+                match &error {
+                    ApiError::Refused { code, .. } if *code < 500 => self.refused.told(&pod, &error),
+                    error => self.said.failed("pods' status cannot be written", error),
+                }
                 let until = self.rest.failed(&error, &mut self.patience, Instant::now());
                 self.waiting.insert(pod.uid, until);
             }
@@ -305,6 +330,16 @@ fn is_named(mirror: &v1::Pod, id: &PodId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_refused_is_told_once_of_each_pod() {
+        let mut refused = Refused::default();
+        let pod = |uid: &str| PodId { namespace: "d".to_owned(), name: uid.to_owned(), uid: uid.to_owned() };
+        let error = |message: &str| ApiError::Refused { code: 422, message: message.to_owned() };
+        let news =
+            [("a", "x"), ("b", "x"), ("a", "x"), ("a", "y")].map(|(uid, why)| refused.is_news(&pod(uid), &error(why)));
+        assert_eq!(news, [true, true, false, true]);
+    }
 
     #[test]
     fn requests_that_fail_together_are_one_failure() {
