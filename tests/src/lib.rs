@@ -1,6 +1,7 @@
 //! In-memory ports for tests of the loops: a runtime, a disk, objects, probes and a source that do what they are told
 //! and fail when they are told to. They decide nothing.
 
+pub mod cluster;
 pub mod files;
 pub mod machine;
 pub mod network;
@@ -72,5 +73,6 @@ pub fn node() -> NodeFacts {
         seccomp_root: "/nonexistent".to_owned(),
         allowed_unsafe_sysctls: Vec::new(),
         seccomp_default: false,
+        recursive_read_only: false,
     }
 }

@@ -3,6 +3,7 @@
 //! Pure: the loops in `reconcile` carry it there.
 
 pub mod correlate;
+pub mod event_name;
 pub mod lease;
 pub mod mirror;
 pub mod node;

@@ -1,16 +1,18 @@
 //! Events on their way to the API server. Bounded: what does not fit is dropped, and no status waits for it.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use longshore_core::cluster::correlate::{Correlator, Sending};
+use longshore_core::cluster::event_name::event_name;
 use longshore_core::event::{Event, EventType};
 use longshore_core::ports::cluster::ApiError;
 use serde_json::json;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{Cluster, Patience};
 
@@ -27,26 +29,53 @@ pub(super) async fn run(cluster: &Cluster) {
     let mut correlator = Correlator::default();
     // What was said of the node before there was a connection. Of pods, their status tells.
     let before = cluster.events.events(None).into_iter().filter(|event| event.pod.is_none());
-    let mut queue: VecDeque<Event> = before.collect();
+    let mut queue = Queue { waiting: before.collect(), dropped: 0 };
     loop {
-        if queue.is_empty() {
-            match news.recv().await {
-                Ok(event) => queue.push_back(event),
-                Err(RecvError::Lagged(missed)) => tracing::debug!(missed, "events were not sent: too many at once"),
-                Err(RecvError::Closed) => return std::future::pending().await,
-            }
-        }
-        // Nothing is sent while there is no API server; what comes while the queue is full is dropped, as by client-go.
-        if let Some(event) = queue.pop_front() {
-            send(cluster, &mut correlator, event).await;
-        }
+        let Some(event) = queue.next() else {
+            queue.take(news.recv().await).await;
+            continue;
+        };
+        // Nothing is sent while there is no API server: what comes meanwhile waits.
+        let mut sent = pin!(send(cluster, &mut correlator, event));
         loop {
-            match news.try_recv() {
-                Ok(event) if queue.len() < QUEUE => queue.push_back(event),
-                Ok(_) | Err(TryRecvError::Lagged(_)) => {}
-                Err(_) => break,
+            // Cancel safe: news that was not received stays in the channel.
+            tokio::select! {
+                () = &mut sent => break,
+                heard = news.recv() => queue.take(heard).await,
             }
         }
+    }
+}
+
+/// Events that wait; what comes while it is full is dropped, as by client-go.
+struct Queue {
+    waiting: VecDeque<Event>,
+    /// How many were since it was last empty.
+    dropped: u64,
+}
+
+impl Queue {
+    fn next(&mut self) -> Option<Event> {
+        let next = self.waiting.pop_front();
+        if next.is_none() && self.dropped > 0 {
+            let dropped = std::mem::take(&mut self.dropped);
+            tracing::info!(dropped, "events are sent again; some were not");
+        }
+        next
+    }
+
+    async fn take(&mut self, heard: Result<Event, RecvError>) {
+        let missed = match heard {
+            Ok(event) if self.waiting.len() < QUEUE => return self.waiting.push_back(event),
+            Ok(_) => 1,
+            Err(RecvError::Lagged(missed)) => missed,
+            // There is no more to come.
+            Err(RecvError::Closed) => return std::future::pending().await,
+        };
+        if self.dropped == 0 {
+            tracing::warn!("events come faster than the API server takes them: those that do not fit are not sent");
+        }
+        self.dropped += missed;
     }
 }
 
@@ -54,14 +83,22 @@ async fn send(cluster: &Cluster, correlator: &mut Correlator, event: Event) {
     let Some(sending) = correlator.take(&event, Timestamp::now()) else { return };
     let mut patience = Patience::new(Duration::from_secs(10));
     let mut sending = sending;
+    // Made once: each try is of the same Event.
+    let mut made = None;
     for _ in 0..TRIES {
         let result = match &sending {
             Sending::Create { key, message } => {
-                let object = object(cluster, &event, message);
-                cluster.api.create_event(&object).await.map(|_| {
-                    let ObjectMeta { namespace, name, .. } = object.metadata;
-                    correlator.created(key, &namespace.unwrap_or_default(), &name.unwrap_or_default());
-                })
+                let object = made.get_or_insert_with(|| object(cluster, &event, message));
+                match cluster.api.create_event(object).await {
+                    // It is there: the answer to an earlier try was lost.
+                    Ok(_) | Err(ApiError::Conflict { exists: true, .. }) => {
+                        let ObjectMeta { namespace, name, .. } = &object.metadata;
+                        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+                        correlator.created(key, &text(namespace), &text(name));
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Sending::Patch { name, count, message, .. } => {
                 let patch = json!({"count": count, "message": message, "lastTimestamp": Time(event.at)});
@@ -111,7 +148,7 @@ fn object(cluster: &Cluster, event: &Event, message: &str) -> v1::Event {
     let of = involved.name.clone().unwrap_or_default();
     v1::Event {
         metadata: ObjectMeta {
-            name: Some(format!("{of}.{:x}", Timestamp::now().as_nanosecond())),
+            name: Some(event_name(&of, Timestamp::now().as_nanosecond())),
             namespace: Some(namespace.to_owned()),
             annotations: (!event.annotations.is_empty()).then(|| event.annotations.clone()),
             ..Default::default()

@@ -1,7 +1,7 @@
 //! The Node: created or mended at the start, its status computed again and again and posted when it changed here, or
 //! when somebody else changed what we had posted; registered again when it is deleted.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use longshore_core::event::EventType;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::events::EventSink;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{Cluster, Patience, Said, version};
 use crate::views::NodeWord;

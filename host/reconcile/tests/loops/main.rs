@@ -13,6 +13,7 @@ mod limits;
 mod network;
 mod preemption;
 mod probing;
+mod reporting;
 mod resize;
 mod schedule;
 mod shutdown;
