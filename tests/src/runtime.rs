@@ -47,6 +47,8 @@ struct World {
     deaf: BTreeSet<String>,
     /// What commands say that run in a container, by its name; success unless told.
     exits: BTreeMap<String, i32>,
+    /// What it says that it is, once it was told.
+    info: Option<RuntimeInfo>,
 }
 
 /// The runtime.
@@ -61,6 +63,23 @@ pub struct FakeRuntime {
 impl Default for FakeRuntime {
     fn default() -> Self {
         FakeRuntime { world: Mutex::default(), events: broadcast::channel(4096).0, deaf: false.into() }
+    }
+}
+
+/// What a runtime of that version says that has those runtimes.
+#[must_use]
+pub fn info(version: &str, runtimes: &[&str]) -> RuntimeInfo {
+    RuntimeInfo {
+        version: version.to_owned(),
+        api_version: "1.41".to_owned(),
+        cgroup_driver: CgroupDriver::Cgroupfs,
+        cgroup_v2: true,
+        apparmor: false,
+        runtimes: runtimes.iter().map(|&name| name.to_owned()).collect(),
+        min_oom_score_adj: -1000,
+        cpus: 4,
+        memory: 8 << 30,
+        data_root: None,
     }
 }
 
@@ -174,6 +193,12 @@ impl FakeRuntime {
         self.send(RuntimeEvent::Resync);
     }
 
+    /// It was away, and is now as it says.
+    pub fn comes_back_as(&self, info: RuntimeInfo) {
+        self.world().info = Some(info);
+        self.send(RuntimeEvent::Resync);
+    }
+
     fn change(&self, id: &str, change: RuntimeChange, with: impl FnOnce(&mut Observation)) {
         let mut world = self.world();
         let Some(thing) = world.things.get_mut(id) else { return };
@@ -228,18 +253,7 @@ impl ContainerExec for FakeRuntime {
 #[async_trait]
 impl ContainerRuntime for FakeRuntime {
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
-        Ok(RuntimeInfo {
-            version: "0".to_owned(),
-            api_version: "1.41".to_owned(),
-            cgroup_driver: CgroupDriver::Cgroupfs,
-            cgroup_v2: true,
-            apparmor: false,
-            runtimes: vec!["runc".to_owned()],
-            min_oom_score_adj: -1000,
-            cpus: 4,
-            memory: 8 << 30,
-            data_root: None,
-        })
+        Ok(self.called("info")?.info.clone().unwrap_or_else(|| info("0", &["runc"])))
     }
 
     async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {

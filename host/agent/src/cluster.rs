@@ -258,7 +258,7 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
     let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let uname = rustix::system::uname();
     let (capacity, allocatable) = resources(config, facts, info);
-    NodeDescription {
+    let description = NodeDescription {
         name: facts.name.clone(),
         hostname: facts.name.clone(),
         labels: facts.labels.clone(),
@@ -276,14 +276,14 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
         os_image: pretty.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned()),
         architecture: facts.labels.get("kubernetes.io/arch").cloned().unwrap_or_default(),
         swap: swap(&read("/proc/meminfo")),
-        runtime_version: format!("docker://{}", info.version),
-        runtime_handlers: facts.runtimes.clone(),
         port: if config.server.enabled { config.server.port.into() } else { 0 },
         declared_features: declared_features(config),
         max_images: config.joining.status_max_images,
         kubelet_version: config.joining.kubelet_version.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-    }
+        ..NodeDescription::default()
+    };
+    description.on(info)
 }
 
 /// How fast the API server is asked.

@@ -40,6 +40,7 @@ use longshore_reconcile::shutdown::{self, Control};
 use longshore_reconcile::views::Views;
 use longshore_stats::{KernelMessages, MachineStats, StatsOptions};
 use longshore_wasm::ProbeHost;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, ClusterParts, Joining};
@@ -209,8 +210,13 @@ impl World {
             shutdown: shutdown::Options { steps: self.config.resources.shutdown.clone(), ..Default::default() },
             ..Options::default()
         };
-        let docker =
-            DockerWatch { docker: self.docker.clone(), state: self.state.clone(), health: self.health.clone(), status };
+        let docker = DockerWatch {
+            docker: self.docker.clone(),
+            state: self.state.clone(),
+            health: self.health.clone(),
+            runtime: self.views.runtime(),
+            status,
+        };
         self.health.runtime(Ok(()));
         // Cancel safe: a look at Docker that is dropped changes nothing.
         let loops = async {
@@ -338,6 +344,8 @@ struct DockerWatch {
     docker: Docker,
     state: Arc<AgentState>,
     health: Arc<Health>,
+    /// What it is, once the loops have asked it again.
+    runtime: watch::Receiver<Option<RuntimeInfo>>,
     status: String,
 }
 
@@ -364,6 +372,15 @@ impl DockerWatch {
             }
             if before != error {
                 self.state.update(|state| state.docker.error = error);
+            }
+            if let Some(info) = self.runtime.borrow().clone()
+                && self.state.info().docker.version.as_ref() != Some(&info.version)
+            {
+                tracing::info!(version = info.version, api = info.api_version, "Docker is of another version now");
+                self.state.update(|state| {
+                    state.docker.version = Some(info.version);
+                    state.docker.api_version = Some(info.api_version);
+                });
             }
         }
     }

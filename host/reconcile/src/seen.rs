@@ -59,6 +59,25 @@ impl Shared {
         facts.clone()
     }
 
+    /// Asks the runtime what it is: after it was away it may be another one. Whether it answered.
+    pub(crate) async fn meet_runtime(&self) -> bool {
+        let info = match self.ports.runtime.info().await {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!("the runtime does not say what it is: {error}");
+                return false;
+            }
+        };
+        let mut facts = self.seen.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = NodeFacts { runtimes: info.runtimes.clone(), ..(**facts).clone() };
+        if now != **facts {
+            *facts = Arc::new(now);
+        }
+        drop(facts);
+        self.ports.views.set_runtime(info);
+        true
+    }
+
     /// Other agents' containers, as of a few seconds ago at most.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::pod::{Pod, Source};
+use longshore_core::ports::runtime::RuntimeInfo;
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::view::{PodView, ProbeView};
 use tokio::sync::watch;
@@ -44,6 +45,7 @@ pub struct Views {
     ended: Mutex<BTreeMap<String, Arc<PodView>>>,
     statics: watch::Sender<Option<Vec<StaticPod>>>,
     node: watch::Sender<NodeWord>,
+    runtime: watch::Sender<Option<RuntimeInfo>>,
     version: watch::Sender<u64>,
     /// Up to which version the API server was told; all where nobody tells it.
     reported: watch::Sender<u64>,
@@ -58,6 +60,7 @@ impl Default for Views {
             ended: Mutex::default(),
             statics: watch::channel(None).0,
             node: watch::channel(NodeWord::default()).0,
+            runtime: watch::channel(None).0,
             version: watch::channel(0).0,
             reported: watch::channel(u64::MAX).0,
         }
@@ -78,6 +81,20 @@ impl Views {
     /// Publishes the Node as the API server has it now; `None` when it has none.
     pub fn set_node(&self, node: Option<Arc<v1::Node>>) {
         self.node.send_replace(NodeWord { told: true, node });
+    }
+
+    /// What the runtime is, as it said when it was last found; `None` as long as it is the one of the agent's start.
+    pub fn runtime(&self) -> watch::Receiver<Option<RuntimeInfo>> {
+        self.runtime.subscribe()
+    }
+
+    /// Publishes what the runtime is now.
+    pub fn set_runtime(&self, info: RuntimeInfo) {
+        self.runtime.send_if_modified(|known| {
+            let is_news = known.as_ref() != Some(&info);
+            *known = Some(info);
+            is_news
+        });
     }
 
     /// All pods, ordered by namespace and name.

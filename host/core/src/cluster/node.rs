@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 
+use crate::ports::runtime::RuntimeInfo;
+
 /// Volumes are attached by the controller manager, not by the node.
 const CONTROLLER_ATTACHES: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 /// The address that `--node-ip` named, for the external cloud controller.
@@ -68,6 +70,18 @@ pub struct NodeDescription {
     pub kubelet_version: Option<String>,
     /// longshore's own version.
     pub version: String,
+}
+
+impl NodeDescription {
+    /// The same node on that container runtime, which may be another one than at the start.
+    pub fn on(self, runtime: &RuntimeInfo) -> NodeDescription {
+        let runtime_version = format!("docker://{}", runtime.version);
+        NodeDescription {
+            runtime_version,
+            runtime_handlers: runtime.runtimes.clone(),
+            ..self
+        }
+    }
 }
 
 /// What stands in for the kubelet's version: the API server's minor version, at most the newest one that this agent was

@@ -52,6 +52,7 @@ pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<Stri
     let mut health = cluster.health.subscribe();
     let mut word = cluster.views.node_word();
     let mut addresses = cluster.addresses.clone();
+    let mut runtime = cluster.views.runtime();
     cluster.events.record_node(EventType::Normal, "Starting", "Starting kubelet.");
     loop {
         let began = Instant::now();
@@ -73,6 +74,7 @@ pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<Stri
                 () = tokio::time::sleep_until(until) => break,
                 Ok(()) = health.changed() => break,
                 Ok(()) = addresses.changed() => break,
+                Ok(()) = runtime.changed() => break,
                 Ok(()) = word.changed() => {
                     let now = word.borrow_and_update().clone();
                     if keeper.heard(&now) {
@@ -125,7 +127,10 @@ impl Keeper<'_> {
         let images = self.cluster.runtime.images().await.unwrap_or_default();
         let problems = self.cluster.health.problems();
         let ips = self.cluster.addresses.borrow().clone();
-        let description = NodeDescription { ips, ..self.cluster.description.clone() };
+        let mut description = NodeDescription { ips, ..self.cluster.description.clone() };
+        if let Some(runtime) = &*self.cluster.views.runtime().borrow() {
+            description = description.on(runtime);
+        }
         let status = compute(&NodeStatusInput {
             description: &description,
             server,

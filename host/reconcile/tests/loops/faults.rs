@@ -3,6 +3,7 @@
 use longshore_core::pod::PodId;
 use longshore_core::ports::runtime::ForeignContainer;
 use longshore_tests::pod;
+use longshore_tests::runtime::info;
 
 use crate::bed::Bed;
 
@@ -113,4 +114,16 @@ async fn another_agents_pod_is_left_alone() {
     assert!(bed.runtime.things().is_empty());
     bed.runtime.remove_foreign();
     bed.until("it starts once the other one is gone", |bed| bed.is_ready("p")).await;
+}
+
+#[tokio::test]
+async fn a_runtime_that_comes_back_as_another_one_is_known_as_that() {
+    let bed = Bed::new();
+    let spec = "{runtimeClassName: gvisor, containers: [{name: app, image: app}]}";
+    bed.source.set(vec![pod("p", spec)]);
+    bed.until("it is held back", |bed| bed.has_event("p", "FailedCreatePodSandBox")).await;
+    bed.runtime.fail("info", 1);
+    bed.runtime.comes_back_as(info("29.1.0", &["gvisor", "runc"]));
+    bed.until("it runs", |bed| bed.is_ready("p")).await;
+    assert_eq!(bed.views.runtime().borrow().as_ref().map(|info| info.version.clone()), Some("29.1.0".to_owned()));
 }

@@ -10,8 +10,9 @@ use longshore_core::pod::PodId;
 use longshore_core::ports::events::EventSink;
 use longshore_reconcile::cluster::{self, Cluster, ClusterOptions};
 use longshore_reconcile::events::EventRing;
+use longshore_reconcile::views::Views;
 use longshore_tests::cluster::FakeCluster;
-use longshore_tests::runtime::FakeRuntime;
+use longshore_tests::runtime::{FakeRuntime, info};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -19,12 +20,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 struct Joined {
     api: Arc<FakeCluster>,
     events: Arc<EventRing>,
+    views: Arc<Views>,
     _addresses: watch::Sender<Vec<std::net::IpAddr>>,
     _stop: DropGuard,
 }
 
 fn join(api: FakeCluster) -> Joined {
     let (api, events, stop) = (Arc::new(api), EventRing::new(), CancellationToken::new());
+    let views: Arc<Views> = Arc::default();
     let addresses = watch::Sender::new(vec![[10, 0, 0, 1].into()]);
     let description = NodeDescription {
         name: "n1".to_owned(),
@@ -37,7 +40,7 @@ fn join(api: FakeCluster) -> Joined {
         own_node: api.clone(),
         pods: api.clone(),
         runtime: Arc::new(FakeRuntime::default()),
-        views: Arc::default(),
+        views: views.clone(),
         events: events.clone(),
         health: Arc::default(),
         description,
@@ -45,7 +48,7 @@ fn join(api: FakeCluster) -> Joined {
         options: ClusterOptions::default(),
     };
     tokio::spawn(cluster::run(loops, stop.clone()));
-    Joined { api, events, _addresses: addresses, _stop: stop.drop_guard() }
+    Joined { api, events, views, _addresses: addresses, _stop: stop.drop_guard() }
 }
 
 impl Joined {
@@ -159,4 +162,18 @@ async fn a_machine_that_booted_again_says_so_once() {
         joined.until("it is posted again", |api| api.posts() > 1).await;
         assert_eq!(joined.api.events("Rebooted").len(), times, "{known}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_runtime_is_told_when_it_is_found() {
+    let joined = join(FakeCluster::default());
+    joined.until("it is posted", |api| api.posts() > 0).await;
+    let began = tokio::time::Instant::now();
+    joined.views.set_runtime(info("29.1.0", &["gvisor", "runc"]));
+    joined.until("posted again", |api| api.posts() > 1).await;
+    assert!(began.elapsed() < ClusterOptions::default().update, "{:?}", began.elapsed());
+    let status = joined.api.the_node().unwrap().status.unwrap();
+    assert_eq!(status.node_info.unwrap().container_runtime_version, "docker://29.1.0");
+    let handlers: Vec<_> = status.runtime_handlers.unwrap().into_iter().filter_map(|handler| handler.name).collect();
+    assert!(handlers.contains(&"gvisor".to_owned()), "{handlers:?}");
 }
