@@ -76,6 +76,7 @@ pub fn info(version: &str, runtimes: &[&str]) -> RuntimeInfo {
         cgroup_v2: true,
         apparmor: false,
         runtimes: runtimes.iter().map(|&name| name.to_owned()).collect(),
+        recursive_read_only: false,
         min_oom_score_adj: -1000,
         cpus: 4,
         memory: 8 << 30,

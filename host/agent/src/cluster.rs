@@ -386,6 +386,7 @@ mod tests {
                 cgroup_v2: facts.cgroup_v2,
                 apparmor: false,
                 runtimes: Vec::new(),
+                recursive_read_only: false,
                 min_oom_score_adj: 0,
                 cpus: 1,
                 memory: 0,

@@ -132,6 +132,7 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
         min_oom_score_adj: info.min_oom_score_adj,
         apparmor: info.apparmor,
         runtimes: info.runtimes.clone(),
+        recursive_read_only: info.recursive_read_only,
         seccomp_root: config.root_dir.join("seccomp").display().to_string(),
         allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
         seccomp_default: config.seccomp_default,
@@ -177,6 +178,7 @@ pub(crate) fn estimate(config: &Config, name: String) -> anyhow::Result<NodeFact
         apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|text| text.starts_with('Y')),
         runtimes: vec!["runc".to_owned()],
+        recursive_read_only: true,
         min_oom_score_adj: -1000,
         cpus: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
         memory: 0,

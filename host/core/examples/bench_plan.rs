@@ -111,6 +111,7 @@ fn node() -> NodeFacts {
         seccomp_root: String::new(),
         allowed_unsafe_sysctls: Vec::new(),
         seccomp_default: false,
+        recursive_read_only: false,
     }
 }
 

@@ -162,6 +162,8 @@ pub struct Mount {
     pub target: String,
     /// Read-only.
     pub read_only: bool,
+    /// If read-only, with all that is mounted below.
+    pub recursive: bool,
     /// `private`, `rslave` or `rshared`.
     pub propagation: Propagation,
 }

@@ -229,7 +229,13 @@ fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, ConfigError> {
         let Some(source) = source.filter(|source| !source.as_os_str().is_empty()) else { continue };
         if !mounts.iter().any(|mount| mount.target == target) {
             let source = MountSource::Path(source.to_owned());
-            mounts.push(Mount { source, target, read_only: false, propagation: Propagation::Private });
+            mounts.push(Mount {
+                source,
+                target,
+                read_only: false,
+                recursive: false,
+                propagation: Propagation::Private,
+            });
         }
     }
     Ok(mounts)
@@ -271,19 +277,37 @@ fn of_spec(input: &ContainerInput<'_>, index: usize, mount: &v1::VolumeMount) ->
     if target == "/" {
         return Err(ConfigError::new(format!("{place}: mountPath {:?} is the container's root", mount.mount_path)));
     }
-    // `IfPossible` leaves it to the runtime: Docker 25 and later make read-only binds recursive where the kernel can.
-    if mount.recursive_read_only.as_deref() == Some("Enabled") {
-        return Err(ConfigError::new(format!(
-            "{place}: failed to resolve recursive read-only mode: recursiveReadOnly: Enabled is not supported here, use \
-             IfPossible"
-        )));
-    }
+    let recursive = is_recursive(input.pod, input.node, mount).map_err(|message| {
+        ConfigError::new(format!("failed to resolve recursive read-only mode: {message} ({place})"))
+    })?;
     let mut volumes = input.pod.spec().volumes.iter().flatten();
     let ours_alone = volumes.any(|volume| volume.name == mount.name && volume::is_read_only(volume));
     // Our own mount of an image's files is read-only and more (noexec), which a runtime that makes it read-only again undoes.
     let is_bound = image.is_some() && of_runtime.is_none();
     let read_only = !is_bound && (mount.read_only.unwrap_or(false) || ours_alone);
-    Ok(Mount { source, target, read_only, propagation })
+    Ok(Mount { source, target, read_only, recursive: recursive && read_only, propagation })
+}
+
+/// Whether a mount is read-only with all that is mounted below (`resolveRecursiveReadOnly` in pkg/kubelet/kubelet_pods.go).
+/// Docker's own runtime alone is known to do that.
+pub(crate) fn is_recursive(pod: &Pod, node: &NodeFacts, mount: &v1::VolumeMount) -> Result<bool, String> {
+    let of_docker = pod.spec().runtime_class_name.as_deref().is_none_or(str::is_empty);
+    let name = &mount.name;
+    match mount.recursive_read_only.as_deref() {
+        None | Some("" | "Disabled") => Ok(false),
+        _ if mount.read_only != Some(true) => {
+            Err(format!("volume {name:?} requested recursive read-only mode, but it is not read-only"))
+        }
+        _ if mount.mount_propagation.as_deref().is_some_and(|mode| !matches!(mode, "" | "None")) => Err(format!(
+            "volume {name:?} requested recursive read-only mode, but it is not compatible with mount propagation"
+        )),
+        Some("IfPossible") => Ok(node.recursive_read_only && of_docker),
+        _ if node.recursive_read_only && of_docker => Ok(true),
+        _ => Err(format!(
+            "volume {name:?} requested recursive read-only mode, but it is not supported by the runtime: that is Docker's own \
+             from version 25 on, with Linux 5.12 or later"
+        )),
+    }
 }
 
 /// An absolute path without doubled or trailing slashes and without `.`, so that equal targets are seen to be.

@@ -50,6 +50,8 @@ pub struct NodeFacts {
     pub apparmor: bool,
     /// Names of the runtimes that the daemon knows.
     pub runtimes: Vec<String>,
+    /// Whether a mount can be made read-only with all that is mounted below.
+    pub recursive_read_only: bool,
     /// Folder with seccomp profiles for `Localhost` (`<root>/seccomp`).
     pub seccomp_root: String,
     /// Sysctls (or `prefix*`) that are allowed beyond the safe ones.

@@ -130,13 +130,6 @@ fn of_container(container: &v1::Container, found: &mut Vec<(&'static str, String
             "volumeDevices (raw block volumes) are not supported; use a hostPath of type BlockDevice".to_owned(),
         );
     }
-    for mount in container.volume_mounts.iter().flatten() {
-        if mount.recursive_read_only.as_deref() == Some("Enabled") {
-            let message =
-                format!("recursiveReadOnly: Enabled of {} is not supported; use IfPossible", mount.mount_path);
-            refuse(FAILED_MOUNT, message);
-        }
-    }
     if container.security_context.as_ref().is_some_and(|security| security.windows_options.is_some()) {
         refuse(FAILED_SANDBOX, "windowsOptions are for Windows nodes, this one runs Linux; remove them".to_owned());
     }
@@ -198,7 +191,6 @@ mod tests {
             "{containers: [{name: c, image: i}], runtimeClassName: gvisor}",
             "{containers: [{name: c, image: i}], resourceClaims: [{name: x}]}",
             "{containers: [{name: c, image: i, volumeDevices: [{name: v, devicePath: /dev/x}]}]}",
-            "{containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /v, recursiveReadOnly: Enabled, readOnly: true}]}]}",
             "{containers: [{name: c, image: i, securityContext: {windowsOptions: {}}}]}",
         ];
         let messages: Vec<String> = specs.iter().map(|spec| message(spec)).collect();

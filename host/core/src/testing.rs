@@ -117,5 +117,6 @@ pub(crate) fn node() -> crate::node::NodeFacts {
         seccomp_root: "/var/lib/longshore/seccomp".to_owned(),
         allowed_unsafe_sysctls: Vec::new(),
         seccomp_default: false,
+        recursive_read_only: false,
     }
 }

@@ -222,14 +222,21 @@ fn bind(mount: &Mount, source: &Path, dialect: Dialect) -> DockerMount {
         Propagation::HostToContainer => Some(MountBindOptionsPropagationEnum::RSLAVE),
         Propagation::Bidirectional => Some(MountBindOptionsPropagationEnum::RSHARED),
     };
-    // `readOnly` of Kubernetes is not recursive.
-    let read_only_non_recursive = (mount.read_only && dialect.recursive_read_only).then_some(true);
+    // `readOnly` of Kubernetes is not recursive unless that is asked for, and then it is an error where it cannot be.
+    let told = mount.read_only && dialect.recursive_read_only;
+    let read_only_non_recursive = (told && !mount.recursive).then_some(true);
+    let read_only_force_recursive = (told && mount.recursive).then_some(true);
     DockerMount {
         typ: Some(MountType::BIND),
         source: Some(source.to_string_lossy().into_owned()),
         target: Some(mount.target.clone()),
         read_only: Some(mount.read_only),
-        bind_options: Some(MountBindOptions { propagation, read_only_non_recursive, ..Default::default() }),
+        bind_options: Some(MountBindOptions {
+            propagation,
+            read_only_non_recursive,
+            read_only_force_recursive,
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -288,6 +295,7 @@ mod tests {
                 source: MountSource::Path("/a".into()),
                 target: "/b".to_owned(),
                 read_only: true,
+                recursive: false,
                 propagation: Propagation::HostToContainer,
             }],
             resources: Resources { memory: 5 << 20, ..Default::default() },
@@ -335,6 +343,12 @@ mod tests {
         let newer = Dialect { recursive_read_only: true, makes_sources: true, logs: Some(logs) };
         let json = serde_json::to_value(container(&a_container(), newer)).unwrap();
         assert_eq!(json["HostConfig"]["Mounts"][0]["BindOptions"]["ReadOnlyNonRecursive"], true);
+        let mut recursive = a_container();
+        recursive.mounts[0].recursive = true;
+        recursive.mounts[0].propagation = Propagation::Private;
+        let json = serde_json::to_value(container(&recursive, newer)).unwrap();
+        let options = &json["HostConfig"]["Mounts"][0]["BindOptions"];
+        assert_eq!(*options, serde_json::json!({"ReadOnlyForceRecursive": true}));
         let logs = serde_json::json!({"Type": "json-file", "Config": {"max-size": "10485760", "max-file": "5"}});
         assert_eq!(json["HostConfig"]["LogConfig"], logs);
     }
@@ -360,8 +374,8 @@ mod tests {
     fn images_are_mounted_whole_or_in_part() {
         let of = |sub_path: Option<&str>| {
             let source = MountSource::Image { id: "sha256:1".to_owned(), sub_path: sub_path.map(str::to_owned) };
-            let mount =
-                Mount { source, target: "/i".to_owned(), read_only: true, propagation: Propagation::HostToContainer };
+            let (target, propagation) = ("/i".to_owned(), Propagation::HostToContainer);
+            let mount = Mount { source, target, read_only: true, recursive: false, propagation };
             serde_json::to_value(mounted(&mount, PLAIN)).unwrap()
         };
         let whole = serde_json::json!({"Type": "image", "Source": "sha256:1", "Target": "/i", "ReadOnly": true});

@@ -39,6 +39,15 @@ struct Kept {
     min_oom_score_adj: i32,
 }
 
+/// The API from which on it is told whether read-only binds are read-only with all that is mounted below.
+pub(crate) const RECURSIVE: (u32, u32) = (1, 44);
+
+/// Major and minor of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 impl Docker {
     pub(crate) async fn find_out(&self) -> Result<RuntimeInfo, RuntimeError> {
         let info = self.ask_info().await?;
@@ -50,6 +59,7 @@ impl Docker {
         let mut runtimes: Vec<String> = info.runtimes.iter().flatten().map(|(name, _)| name.clone()).collect();
         runtimes.sort();
         let apparmor = has("apparmor");
+        let kernel = info.kernel_version.as_deref().and_then(version);
         let daemon = format!("{} {}", info.id.as_deref().unwrap_or_default(), session.daemon);
         Ok(RuntimeInfo {
             version: info.server_version.unwrap_or_else(|| session.daemon.clone()),
@@ -61,6 +71,7 @@ impl Docker {
             cgroup_v2: info.cgroup_version.as_deref() == Some("2"),
             apparmor,
             runtimes,
+            recursive_read_only: session.api >= RECURSIVE && kernel.is_some_and(|version| version >= (5, 12)),
             min_oom_score_adj: self.least_oom_score_adj(daemon).await,
             cpus: info.ncpu.and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1).max(1),
             memory: info.mem_total.unwrap_or_default(),

@@ -19,6 +19,7 @@ use crate::connection::CALL;
 use crate::create::{self, Dialect};
 use crate::docker::Docker;
 use crate::fault::Fault;
+use crate::info::RECURSIVE;
 use crate::{names, observe, wire};
 
 /// What a stop may take beyond the grace period: the kill and its bookkeeping.
@@ -51,7 +52,7 @@ impl Docker {
     async fn dialect(&self) -> Result<Dialect, RuntimeError> {
         let session = self.connection().session().await.map_err(|fault| fault.during("ask for the version"))?;
         Ok(Dialect {
-            recursive_read_only: session.api >= (1, 44),
+            recursive_read_only: session.api >= RECURSIVE,
             makes_sources: session.api >= (1, 42),
             logs: self.log_driver().await?,
         })

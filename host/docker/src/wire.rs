@@ -23,6 +23,7 @@ pub(crate) struct Info {
     #[serde(rename = "ID")]
     pub(crate) id: Option<String>,
     pub(crate) server_version: Option<String>,
+    pub(crate) kernel_version: Option<String>,
     pub(crate) cgroup_driver: Option<String>,
     pub(crate) cgroup_version: Option<String>,
     pub(crate) security_options: Option<Vec<String>>,

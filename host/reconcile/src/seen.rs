@@ -69,7 +69,11 @@ impl Shared {
             }
         };
         let mut facts = self.seen.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = NodeFacts { runtimes: info.runtimes.clone(), ..(**facts).clone() };
+        let now = NodeFacts {
+            runtimes: info.runtimes.clone(),
+            recursive_read_only: info.recursive_read_only,
+            ..(**facts).clone()
+        };
         if now != **facts {
             *facts = Arc::new(now);
         }

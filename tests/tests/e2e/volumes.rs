@@ -48,6 +48,42 @@ fn volumes_empty_dirs() {
 }
 
 #[test]
+fn volumes_read_only_with_all_that_is_mounted_below() {
+    let Some(bed) = Bed::start() else { return };
+    let volumes = json!([{"name": "d", "hostPath": {"path": "/dev"}}]);
+    let mounts = |mode: &str| {
+        let plain = json!({"name": "d", "mountPath": "/plain", "readOnly": true});
+        json!([plain, {"name": "d", "mountPath": "/whole", "readOnly": true, "recursiveReadOnly": mode}])
+    };
+    bed.apply(&mounted("a", volumes.clone(), mounts("IfPossible"), json!({})));
+    bed.apply(&mounted("b", volumes, mounts("Enabled"), json!({})));
+    let a = bed.wait_ready("a");
+    let told = crate::bed::pods::status(&a, "app")["volumeMounts"].clone();
+    let mode = |path: &str| {
+        let mut all = told.as_array().unwrap().iter();
+        all.find(|mount| mount["mountPath"] == path).unwrap()["recursiveReadOnly"].clone()
+    };
+    assert_eq!(mode("/plain"), "Disabled");
+    // There is a tmpfs at /dev/shm on every machine.
+    let writes = |name: &str, path: &str| {
+        bed.try_exec(name, "app", &format!("touch {path}/shm/longshore && rm {path}/shm/longshore")).0 == 0
+    };
+    assert!(writes("a", "/plain"));
+    let can = mode("/whole") == "Enabled";
+    assert_eq!(writes("a", "/whole"), !can);
+    let version = bed.docker.call("GET", "/version", None).json()["ApiVersion"].as_str().unwrap().to_owned();
+    let minor: u32 = version.split('.').nth(1).unwrap().parse().unwrap();
+    assert_eq!(can, minor >= 44, "API {version}");
+    if can {
+        bed.wait_ready("b");
+        assert!(writes("b", "/plain") && !writes("b", "/whole"));
+    } else {
+        bed.wait("b", "refused", |pod| crate::bed::pods::waiting(pod, "app") == "CreateContainerConfigError");
+        bed.wait_event("b", "Failed", "requested recursive read-only mode, but it is not supported by the runtime");
+    }
+}
+
+#[test]
 fn volumes_host_paths() {
     let Some(bed) = Bed::start() else { return };
     let host = bed.folder.join("host");

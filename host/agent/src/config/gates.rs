@@ -114,7 +114,7 @@ const KNOWN: &[(&str, Here)] = &[
     ("ProcMountType", Silent),
     ("QOSReserved", Absent),
     ("RecoverVolumeExpansionFailure", Silent),
-    ("RecursiveReadOnlyMounts", Absent),
+    ("RecursiveReadOnlyMounts", Always),
     ("ReduceDefaultCrashLoopBackOffDecay", Absent),
     ("RelaxedDNSSearchValidation", Silent),
     ("RelaxedEnvironmentVariableValidation", Silent),

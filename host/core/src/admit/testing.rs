@@ -36,6 +36,7 @@ pub(crate) fn node() -> NodeFacts {
         seccomp_root: "/var/lib/longshore/seccomp".to_owned(),
         allowed_unsafe_sysctls: vec!["kernel.msg*".to_owned(), "net.core.somaxconn".to_owned()],
         seccomp_default: false,
+        recursive_read_only: false,
     }
 }
 

@@ -60,6 +60,8 @@ pub struct NodeDescription {
     pub runtime_version: String,
     /// Names of the container runtime's handlers.
     pub runtime_handlers: Vec<String>,
+    /// Whether its own handler makes mounts read-only with all that is mounted below.
+    pub recursive_read_only: bool,
     /// Port of the node's HTTPS server; 0 when it has none.
     pub port: i32,
     /// Features that the node declares.
@@ -79,6 +81,7 @@ impl NodeDescription {
         NodeDescription {
             runtime_version,
             runtime_handlers: runtime.runtimes.clone(),
+            recursive_read_only: runtime.recursive_read_only,
             ..self
         }
     }

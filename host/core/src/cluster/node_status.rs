@@ -85,7 +85,7 @@ pub fn compute(input: &NodeStatusInput<'_>) -> v1::NodeStatus {
             ..Default::default()
         }),
         images: Some(images(input.images, description.max_images)),
-        runtime_handlers: Some(runtime_handlers(&description.runtime_handlers)),
+        runtime_handlers: Some(runtime_handlers(description)),
         features: Some(v1::NodeFeatures { supplemental_groups_policy: Some(false) }),
         declared_features: (!description.declared_features.is_empty()).then(|| description.declared_features.clone()),
         ..Default::default()
@@ -142,15 +142,18 @@ fn images(images: &[NodeImage], most: Option<usize>) -> Vec<v1::ContainerImage> 
 }
 
 /// The default handler (without a name) and the runtimes that RuntimeClasses may name.
-fn runtime_handlers(names: &[String]) -> Vec<v1::NodeRuntimeHandler> {
-    let features = || {
-        Some(v1::NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(false), user_namespaces: Some(false) })
+fn runtime_handlers(description: &NodeDescription) -> Vec<v1::NodeRuntimeHandler> {
+    let handler = |name: &str| {
+        let recursive = description.recursive_read_only && name.is_empty();
+        let features = v1::NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(recursive),
+            user_namespaces: Some(false),
+        };
+        v1::NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features) }
     };
-    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut names: Vec<&str> = description.runtime_handlers.iter().map(String::as_str).collect();
     names.sort_unstable();
-    let named =
-        names.into_iter().map(|name| v1::NodeRuntimeHandler { name: Some(name.to_owned()), features: features() });
-    std::iter::once(v1::NodeRuntimeHandler { name: Some(String::new()), features: features() }).chain(named).collect()
+    std::iter::once("").chain(names).map(handler).collect()
 }
 
 fn conditions(input: &NodeStatusInput<'_>) -> Vec<v1::NodeCondition> {

@@ -63,7 +63,11 @@ fn image(user: &str) -> Image {
 /// Mounts as `source target`, with `ro` and the propagation where they are not the usual.
 fn mounts_of(spec: &str) -> Result<Vec<String>, String> {
     let show = |mount: &Mount| {
-        let read_only = if mount.read_only { " ro" } else { "" };
+        let read_only = match (mount.read_only, mount.recursive) {
+            (true, true) => " rro",
+            (true, false) => " ro",
+            _ => "",
+        };
         let propagation = match mount.propagation {
             Propagation::Private => "",
             Propagation::HostToContainer => " rslave",
@@ -149,6 +153,23 @@ fn mounts_in_order_then_ours() {
             MESSAGE,
         ]
     );
+}
+
+#[test]
+fn what_is_mounted_below_is_read_only_where_that_can_be() {
+    let mode = |mode: &str, more: &str, recursive_read_only: bool| {
+        let mount = format!("{{name: h, mountPath: /h, readOnly: true, recursiveReadOnly: {mode}}}");
+        let pod = pod_from(&format!("{{containers: [{{name: a, volumeMounts: [{mount}]}}]{more}}}"));
+        let node = NodeFacts { recursive_read_only, ..node() };
+        is_recursive(&pod, &node, &pod.spec().containers[0].volume_mounts.as_ref().unwrap()[0]).ok()
+    };
+    for (name, can, cannot) in
+        [("Enabled", Some(true), None), ("IfPossible", Some(true), Some(false)), ("Disabled", Some(false), Some(false))]
+    {
+        assert_eq!((mode(name, "", true), mode(name, "", false)), (can, cannot), "{name}");
+        // What another runtime can do is not known.
+        assert_eq!(mode(name, ", runtimeClassName: other", true), cannot, "{name}");
+    }
 }
 
 #[test]

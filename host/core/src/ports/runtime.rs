@@ -86,6 +86,8 @@ pub struct RuntimeInfo {
     pub apparmor: bool,
     /// Names of its runtimes.
     pub runtimes: Vec<String>,
+    /// Whether it can make a bind read-only with all that is mounted below.
+    pub recursive_read_only: bool,
     /// The lowest `oom_score_adj` that it can set, found out by probing once.
     pub min_oom_score_adj: i32,
     /// Cores of the machine.

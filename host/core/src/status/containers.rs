@@ -4,6 +4,8 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::StatusInput;
+use crate::container_config::is_recursive;
+use crate::node::NodeFacts;
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::{ContainerKind, ContainerOf, Pod};
 use crate::record::ContainerRecord;
@@ -92,7 +94,7 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
     };
     super::resources::fill(container, seen, known, &mut status);
     let images = seen.map_or(&known.volume_images, |seen| &seen.volume_images);
-    status.volume_mounts = volume_mounts(input.pod, container, images);
+    status.volume_mounts = volume_mounts(input.pod, input.node, container, images);
     status.user = known.user.as_ref().filter(|_| seen.is_some()).map(|user| v1::ContainerUser {
         linux: Some(v1::LinuxContainerUser {
             uid: user.uid,
@@ -104,8 +106,12 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
 }
 
 /// How volumes are mounted, and which images (`ImageVolumeWithDigest`: an API server that has not this gate on drops them).
-/// What is mounted below a read-only one is not made read-only with it here.
-fn volume_mounts(pod: &Pod, container: ContainerOf<'_>, images: &[String]) -> Option<Vec<v1::VolumeMountStatus>> {
+fn volume_mounts(
+    pod: &Pod,
+    node: &NodeFacts,
+    container: ContainerOf<'_>,
+    images: &[String],
+) -> Option<Vec<v1::VolumeMountStatus>> {
     let mut volumes: Vec<&str> =
         volume::mounted_images(pod, container.spec).into_iter().map(|image| image.volume).collect();
     volumes.sort_unstable();
@@ -116,7 +122,10 @@ fn volume_mounts(pod: &Pod, container: ContainerOf<'_>, images: &[String]) -> Op
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only,
-            recursive_read_only: read_only.map(|_| "Disabled".to_owned()),
+            recursive_read_only: read_only.map(|_| {
+                let recursive = is_recursive(pod, node, mount) == Ok(true);
+                if recursive { "Enabled" } else { "Disabled" }.to_owned()
+            }),
             volume_status: image
                 .map(|(_, id)| v1::VolumeStatus { image: Some(v1::ImageVolumeStatus { image_ref: id.clone() }) }),
         }

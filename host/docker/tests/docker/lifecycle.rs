@@ -164,6 +164,7 @@ async fn a_missing_source_is_told_and_made_only_where_that_is_wanted() {
         source: source.into(),
         target: "/data".to_owned(),
         read_only: true,
+        recursive: false,
         propagation: Propagation::Private,
     };
     config.mounts = vec![mount(folder.path().join("absent"))];
