@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::manifest_url::Server;
+
 use crate::bed::{
     cluster::until,
     docker::image,
@@ -111,4 +113,52 @@ fn cluster_life_static_pod_may_not_use_the_apis_objects() {
     node.bind(&pod("a", spec["containers"].clone(), json!({"volumes": spec["volumes"]})));
     node.wait_api_ready("a");
     assert_eq!(node.sh("a", "cat /c/word").1, "of the API");
+}
+
+#[test]
+fn cluster_life_joining_and_leaving_restart_no_pod_of_the_folder() {
+    let Some(mut node) = Node::new(&[], false) else { return };
+    let joining = node.flags.clone();
+    let alone: Vec<String> = joining.iter().filter(|flag| flag.starts_with("--hostname-override")).cloned().collect();
+    let name = format!("s-{}", node.name);
+    let unmirrored = json!({"metadata": {"name": name}});
+    node.apply(&fixed(&node, "s"));
+    node.flags = alone.clone();
+    node.begin();
+    let container = node.told(|| until("it runs", || node.running(&unmirrored)));
+    node.stop();
+    node.flags = joining;
+    node.begin();
+    node.wait_node_ready();
+    let mirror = node.wait_api_ready(&name);
+    assert_eq!(id(&mirror, "app"), container);
+    assert_eq!(crate::bed::pods::restarts(&mirror, "app"), 0);
+    // And back, as when a cluster is given up.
+    node.stop();
+    node.flags = alone;
+    node.begin();
+    node.told(|| {
+        until("it is known again", || {
+            let shown = node.say(&["get", "pods", "-A"]);
+            shown.lines().any(|line| line.contains(&name) && line.contains("Running")).then_some(())
+        })
+    });
+    assert_eq!(node.running(&unmirrored), Some(container));
+}
+
+#[test]
+fn cluster_life_pod_of_the_manifest_url_has_a_mirror() {
+    let server = Server::start();
+    let url = format!("--manifest-url={}", server.url());
+    let Some(node) = Node::start_with(&[&url, "--http-check-frequency=1s"], false) else { return };
+    server.say(&fixed(&node, "u"));
+    let name = format!("u-{}", node.name);
+    let mirror = node.wait_api_ready(&name);
+    assert_eq!(mirror["metadata"]["annotations"]["kubernetes.io/config.source"], "http");
+    node.cluster.delete(&node.one("pods", &name), Some(0));
+    let again = node.wait_api(&name, "another mirror", |pod| is_ready(pod) && uid(pod) != uid(&mirror));
+    assert_eq!(id(&again, "app"), id(&mirror, "app"));
+    server.say(&json!({"apiVersion": "v1", "kind": "PodList", "items": []}));
+    node.wait_api(&name, "gone", Value::is_null);
+    until("nothing left in Docker", || node.containers_of_node().is_empty().then_some(()));
 }

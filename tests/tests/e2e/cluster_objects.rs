@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::bed::{
+    cluster::until,
     docker::image,
+    front::Fate,
     node::Node,
-    pods::{SLEEP, container, pod, restarts, status, waiting, with},
+    pods::{SLEEP, container, pod, restarts, sleeper, status, waiting, with},
 };
 
 fn map(name: &str, data: Value) -> Value {
@@ -110,6 +112,33 @@ fn cluster_objects_token_is_good() {
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token.trim()}});
     let told = node.cluster.create("/apis/authentication.k8s.io/v1/tokenreviews", &review);
     assert_ne!(told["status"]["authenticated"], true);
+}
+
+/// A TokenRequest's answer, its token told to be good for a moment only.
+fn short_lived(body: &str) -> String {
+    let Ok(mut answer) = serde_json::from_str::<Value>(body) else { return body.to_owned() };
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(20);
+    answer["status"]["expirationTimestamp"] = json!(soon.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    answer.to_string()
+}
+
+#[test]
+fn cluster_objects_token_is_renewed_in_time() {
+    let Some(node) = Node::start_fronted() else { return };
+    let is_token = |path: &str| path.split('?').next().is_some_and(|path| path.ends_with("/token"));
+    node.front().judge(move |_, path| if is_token(path) { Fate::Told(short_lived) } else { Fate::Pass });
+    node.bind(&sleeper("a"));
+    let a = node.wait_api_ready("a");
+    let token = || node.sh("a", "cat /var/run/secrets/kubernetes.io/serviceaccount/token").1;
+    let first = token();
+    let next = node.told(|| until("another token", || Some(token()).filter(|now| *now != first && !now.is_empty())));
+    let review =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": next.trim()}});
+    let told = node.cluster.create("/apis/authentication.k8s.io/v1/tokenreviews", &review);
+    let user = &told["status"]["user"];
+    assert_eq!(told["status"]["authenticated"], true, "{told}");
+    assert_eq!(user["extra"]["authentication.kubernetes.io/pod-uid"][0], a["metadata"]["uid"], "{told}");
+    assert_eq!(restarts(&node.wait_api_ready("a"), "app"), 0);
 }
 
 #[test]

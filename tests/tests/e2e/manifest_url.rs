@@ -21,14 +21,14 @@ use crate::bed::{
 type Answer = Option<(u16, String, String)>;
 
 /// A server of manifests. It ends with its test's process.
-struct Server {
+pub(crate) struct Server {
     port: u16,
     answer: Arc<Mutex<Answer>>,
     heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    fn start() -> Server {
+    pub(crate) fn start() -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = Server { port, answer: Arc::default(), heard: Arc::default() };
@@ -43,7 +43,7 @@ impl Server {
         server
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/pods", self.port)
     }
 
@@ -51,7 +51,7 @@ impl Server {
         *self.answer.lock().unwrap() = answer;
     }
 
-    fn say(&self, body: &Value) {
+    pub(crate) fn say(&self, body: &Value) {
         self.set(Some((200, String::new(), body.to_string())));
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum Fate {
     Late(Duration),
     /// It goes on, to another path.
     Instead(String),
+    /// It goes on, and what the answer's body is made into comes back.
+    Told(fn(&str) -> String),
     /// It is answered with that code, header lines and body, and does not go on.
     Answer(u16, String, String),
     /// It is done, and the connection breaks before the answer.
@@ -266,13 +268,25 @@ async fn serve(mut client: server::TlsStream<TcpStream>, state: &State) -> Optio
             &request.path
         }
         Fate::Instead(path) => path,
-        Fate::Pass | Fate::Lost => &request.path,
+        Fate::Pass | Fate::Lost | Fate::Told(_) => &request.path,
     };
     let mut server = forward(state, &request, path, &name_of(&client)).await?;
     if matches!(fate, Fate::Lost) {
         let mut answer = Vec::new();
         let _ = server.read_to_end(&mut answer).await;
         return None;
+    }
+    if let Fate::Told(tell) = fate {
+        let mut answer = Vec::new();
+        let _ = server.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let code = head.split(' ').nth(1)?;
+        answered(code.parse().ok()?);
+        let body = tell(body);
+        let head = format!("HTTP/1.1 {code} So\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        client.write_all(format!("{head}\r\nConnection: close\r\n\r\n{body}").as_bytes()).await.ok()?;
+        return client.shutdown().await.ok();
     }
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let mut buffer = vec![0; 65536];
