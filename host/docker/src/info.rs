@@ -40,7 +40,7 @@ struct Kept {
 }
 
 /// The API from which on it is told whether read-only binds are read-only with all that is mounted below.
-pub(crate) const RECURSIVE: (u32, u32) = (1, 44);
+pub(crate) const RECURSIVE: (usize, usize) = (1, 44);
 
 /// Major and minor of a kernel's release.
 fn version(release: &str) -> Option<(u32, u32)> {

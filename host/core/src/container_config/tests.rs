@@ -289,10 +289,11 @@ fn problems_say_their_field() {
         ),
         (
             format!(
-                "{{{volume}, containers: [{{name: app, volumeMounts: [{{name: e, mountPath: /a, recursiveReadOnly: Enabled}}]}}]}}"
+                "{{{volume}, containers: [{{name: app, volumeMounts: [{{name: e, mountPath: /a, readOnly: true, recursiveReadOnly: Enabled}}]}}]}}"
             ),
-            "volumeMounts[0] of container \"app\": failed to resolve recursive read-only mode: recursiveReadOnly: Enabled is \
-             not supported here, use IfPossible",
+            "failed to resolve recursive read-only mode: volume \"e\" requested recursive read-only mode, but it is not \
+             supported by the runtime: that is Docker's own from version 25 on, with Linux 5.12 or later (volumeMounts[0] of \
+             container \"app\")",
         ),
         (
             format!("{{{volume}, containers: [{{name: app, volumeMounts: [{{name: e, mountPath: ./}}]}}]}}"),
