@@ -40,7 +40,9 @@ fn pulls_that_cannot_be() {
         matches!(waiting(pod, "app"), "ErrImagePull" | "RegistryUnavailable")
     });
     bed.wait("refused", "backs off", |pod| waiting(pod, "app") == "ImagePullBackOff");
-    bed.wait_event("refused", "BackOff", "Back-off pulling image \"127.0.0.1:1/none:1\"");
+    let event = bed.wait_event("refused", "BackOff", "Back-off pulling image");
+    assert_eq!(event["message"], "Back-off pulling image \"127.0.0.1:1/none:1\"", "without the cause");
+    assert_eq!(event["kind"], "Normal");
     bed.wait_event("refused", "Failed", "Error: ImagePullBackOff");
     bed.wait_ready("good");
     assert!(bed.say(&["why", "never"]).contains("not present"));
