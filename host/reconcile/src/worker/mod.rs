@@ -23,7 +23,7 @@ use longshore_core::evict;
 use longshore_core::node::NodeFacts;
 use longshore_core::observed::{ContainerState, ObservedPod};
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
-use longshore_core::pod::{CONFIG_SEEN, Pod, Source};
+use longshore_core::pod::{CONFIG_SEEN, Pod, PodId, Source};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::files::PodFiles;
 use longshore_core::ports::runtime::Image;
@@ -364,15 +364,13 @@ impl Worker {
     /// Events for what the pod waits for, each once.
     fn tell_waits(&mut self, plan: &Plan) {
         let mut now: BTreeSet<String> = BTreeSet::new();
+        let PodId { namespace, name, uid } = &self.pod.id;
         for (container, wait) in &plan.waits {
             let (kind, message) = match wait.reason.as_str() {
-                "CrashLoopBackOff" => (
-                    EventType::Warning,
-                    format!(
-                        "Back-off restarting failed container {container} in pod {}_{}({})",
-                        self.pod.id.name, self.pod.id.namespace, self.pod.id.uid
-                    ),
-                ),
+                "CrashLoopBackOff" => {
+                    let pod = format!("{name}_{namespace}({uid})");
+                    (EventType::Warning, format!("Back-off restarting failed container {container} in pod {pod}"))
+                }
                 "ImagePullBackOff" => (EventType::Normal, plan::without_cause(&wait.message).to_owned()),
                 _ => continue,
             };
@@ -380,8 +378,7 @@ impl Worker {
             if !self.told.contains(&key) {
                 self.event(Some(container), kind, "BackOff", &message);
                 if kind == EventType::Normal {
-                    let message = format!("Error: {}", wait.reason);
-                    self.event(Some(container), EventType::Warning, "Failed", &message);
+                    self.event(Some(container), EventType::Warning, "Failed", "Error: ImagePullBackOff");
                 }
             }
             now.insert(key);
