@@ -299,14 +299,14 @@ async fn a_job_that_hangs_delays_no_other_pod() {
 async fn however_many_jobs_hang_the_others_go_on() {
     let fixture = Fixture::new();
     let place = fixture.pod_folder("hung");
-    let release = Arc::new(std::sync::RwLock::new(()));
-    let held = release.write().unwrap();
+    let release = Arc::new((Mutex::new(false), std::sync::Condvar::new()));
     let hung: Vec<_> = (0..3 * PLACES)
         .map(|at| {
             let (files, place, release) = (fixture.files.clone(), place.clone(), release.clone());
             tokio::spawn(async move {
                 let job = files.job(format!("hung-{at}"), &place, Duration::from_secs(60), move |_| {
-                    drop(release.read());
+                    let (released, told) = &*release;
+                    drop(told.wait_while(released.lock().unwrap(), |released| !*released));
                     Ok(())
                 });
                 job.await
@@ -317,9 +317,13 @@ async fn however_many_jobs_hang_the_others_go_on() {
         fixture.files.prepare(&spec("u2", vec![], None)).await.unwrap();
         fixture.files.save("u2", &stored()).await.unwrap();
     };
-    tokio::time::timeout(Duration::from_secs(30), others).await.unwrap();
-    assert!(hung.iter().all(|job| !job.is_finished()));
-    drop(held);
+    let others = tokio::time::timeout(Duration::from_secs(30), others).await;
+    let hung_still = hung.iter().all(|job| !job.is_finished());
+    // First, or a failed test would never end.
+    *release.0.lock().unwrap() = true;
+    release.1.notify_all();
+    others.unwrap();
+    assert!(hung_still);
     for job in hung {
         job.await.unwrap().unwrap();
     }
