@@ -1,4 +1,5 @@
-//! Whether a pod may run on this node at all. A pod that may not ends Failed; only the agent's next start asks again.
+//! Whether a pod may run on this node at all. A pod that may not ends Failed; of those that are not the API server's the
+//! agent's next start asks again.
 //!
 //! The kubelet's own reasons and no others, as far as they need no API server:
 //! `pkg/kubelet/lifecycle/{predicate,handlers}.go`, `pkg/scheduler/eventhandlers.go` (`AdmissionCheck`) and
@@ -367,12 +368,11 @@ fn host_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Rejection> {
     for other in others {
         let taken = ports(other);
         if let Some((_, protocol, number)) = wanted.iter().find(|port| taken.iter().any(|held| clash(port, held))) {
-            let message = format!(
-                "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports: pod {} has \
-                 {protocol} port {number}",
-                other.id
-            );
-            return reject("NodePorts", message);
+            let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+            // Whose pods there are is not for every user of a cluster to know.
+            let holder =
+                (pod.source != Source::Api).then(|| format!(": pod {} has {protocol} port {number}", other.id));
+            return reject("NodePorts", format!("{message}{}", holder.unwrap_or_default()));
         }
     }
     Ok(())

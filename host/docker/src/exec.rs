@@ -26,6 +26,8 @@ use processes::Prey;
 const ANSWER: Duration = Duration::from_millis(1500);
 /// How long Docker may take beyond a command's time for all else that it is asked.
 const CLEANUP: Duration = Duration::from_secs(10);
+/// Looks in a row that may fail at a command that goes on without a time limit.
+const FAULTS: u32 = 20;
 /// Between two looks at an exec whose output has ended and whose exit code is not there yet.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
@@ -145,8 +147,19 @@ impl Docker {
     /// The same, where a command that has closed its outputs may go on until then, or for as long as it likes.
     pub(crate) async fn exit_code_at_last(&self, exec: &str, mut end: Option<Instant>) -> Result<i32, Fault> {
         let mut pause = LOOKS.0;
+        let mut faults = 0;
         loop {
-            let seen = self.look_at_exec(exec).await?;
+            let seen = match self.look_at_exec(exec).await {
+                // A daemon that is busy for a moment ends no command that goes on.
+                Err(fault) if end.is_none() && !fault.is_absent() && faults < FAULTS => {
+                    faults += 1;
+                    tracing::debug!(exec, %fault, "a command cannot be looked at");
+                    tokio::time::sleep(LOOKS.1).await;
+                    continue;
+                }
+                seen => seen?,
+            };
+            faults = 0;
             let running = seen.running.unwrap_or_default();
             if let (false, Some(code)) = (running, seen.exit_code) {
                 return Ok(i32::try_from(code).unwrap_or(-1));

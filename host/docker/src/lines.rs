@@ -19,7 +19,8 @@ use tokio::task::AbortHandle;
 
 /// Connections that are kept, streams that go on among them: more than this many pods are not made at a time.
 const KEPT: usize = 16;
-/// How long one is kept: a burst of calls is over by then, and what lies between may have forgotten it.
+/// How long one is used again: a burst of calls is over by then, and what lies between may have forgotten it. It is closed
+/// at the next request.
 const KEPT_FOR: Duration = Duration::from_secs(5);
 
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -98,7 +99,7 @@ impl Lines {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|line| !line.sender.is_closed() && line.used.elapsed() < KEPT_FOR);
         let at = kept.iter().rposition(|line| line.sender.is_ready())?;
-        Some(kept.swap_remove(at))
+        Some(kept.remove(at))
     }
 
     /// Keeps one whose answer is being read. Of one that is forgotten the answer goes on.

@@ -106,7 +106,12 @@ impl Files {
                 format!("an earlier operation has not ended for {seconds} s; is a disk or network mount hanging?");
             return Err(refuse(place, message));
         };
-        let (held, inner) = (self.inner.places.acquire().await, self.inner.clone());
+        let Ok(held) = tokio::time::timeout_at(deadline, self.inner.places.acquire()).await else {
+            let message =
+                format!("other operations have left no room for {seconds} s; is a disk or network mount hanging?");
+            return Err(refuse(place, message));
+        };
+        let inner = self.inner.clone();
         let mut work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             job(&inner)

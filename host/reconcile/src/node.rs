@@ -125,8 +125,6 @@ struct Node {
     /// Which pod's worker a task is.
     owners: HashMap<tokio::task::Id, String>,
     stop: CancellationToken,
-    /// Whether the runtime came back and has not said yet what it is.
-    unmet: bool,
     /// What was found in the runtime at start, until a worker takes it.
     found: HashMap<String, ObservedPod>,
     /// Records found on the disk at start, until a worker takes them.
@@ -165,7 +163,6 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         tasks: JoinSet::new(),
         owners: HashMap::new(),
         stop: stop.clone(),
-        unmet: false,
         found: HashMap::new(),
         stored: HashMap::new(),
         finished: HashSet::new(),
@@ -401,9 +398,7 @@ impl Node {
     /// Looks at the whole runtime at once; workers whose pods are not as they know them look for themselves.
     async fn resync(&mut self) {
         self.shared.look().await;
-        if self.unmet {
-            self.unmet = !self.shared.meet_runtime().await;
-        }
+        self.shared.meet_runtime_again();
         match self.shared.ports.runtime.list().await {
             Ok(mut list) => {
                 complete_all(&*self.shared.ports.plugins, &mut list);
@@ -446,8 +441,8 @@ impl Node {
                 }
             }
             RuntimeEvent::Resync => {
-                self.unmet = !self.shared.ports.health.turning(self.shared.meet_runtime()).await;
                 self.wake_all(|wakes| wakes.resync = true);
+                self.shared.meet_runtime();
             }
         }
     }

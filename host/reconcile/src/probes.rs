@@ -26,11 +26,12 @@ use crate::inbox::{Inbox, Verdict};
 use crate::node::Ports;
 use crate::views::Views;
 
-/// Checks at a time.
+/// Checks at a time, and those of them that may be commands: however many of these hang, others are made.
 const MAX_CHECKS: usize = 128;
+const MAX_COMMANDS: usize = 96;
 /// How long an exec keeps its turn at most. Making and starting one is what is dear, and done by then; commands that hang
 /// must not keep others from being started.
-const TURN: Duration = Duration::from_millis(250);
+const TURN: Duration = Duration::from_millis(100);
 /// A check that could not be made is tried again at once, this often (`maxProbeRetries` in pkg/kubelet/prober).
 const MAX_TRIES: usize = 3;
 
@@ -74,6 +75,7 @@ struct Inner {
     events: Arc<EventRing>,
     views: Arc<Views>,
     execs: Arc<Semaphore>,
+    commands: Arc<Semaphore>,
     checks: Arc<Semaphore>,
     begun: Instant,
 }
@@ -102,6 +104,7 @@ impl ProbeScheduler {
             events: ports.events.clone(),
             views: ports.views.clone(),
             execs: Arc::new(Semaphore::new(max_execs.max(1))),
+            commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
             checks: Arc::new(Semaphore::new(MAX_CHECKS)),
             begun: Instant::now(),
         });
@@ -341,7 +344,9 @@ async fn run(inner: Arc<Inner>, stop: CancellationToken) {
 
 /// Makes one check, in its turn; the wait for the turn is not charged to the probe's timeout.
 async fn check(inner: Arc<Inner>, key: Key, generation: u64, call: ProbeCall, results: mpsc::Sender<Ended>) {
-    let turn = if call.plugin == "exec" { inner.execs.clone().acquire_owned().await.ok() } else { None };
+    let is_command = call.plugin == "exec";
+    let _running = if is_command { inner.commands.clone().acquire_owned().await.ok() } else { None };
+    let turn = if is_command { inner.execs.clone().acquire_owned().await.ok() } else { None };
     let Ok(_place) = inner.checks.clone().acquire_owned().await else { return };
     let mut checked = pin!(try_to_check(&inner, &call));
     let turn_is_over = async {

@@ -1,18 +1,16 @@
-//! The node and other agents' containers as they were last looked at: one look serves the pods of a burst. It must not judge
-//! what it sees.
+//! The node, its runtime and other agents' containers as they were last looked at. It must not judge what it sees.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use longshore_core::node::NodeFacts;
-use longshore_core::ports::runtime::ForeignContainer;
+use longshore_core::ports::runtime::{ForeignContainer, RuntimeError};
 
 use crate::node::Shared;
 
 /// How long a look at the node's addresses and names may take; what it would tell stays as it was.
 const LOOK: Duration = Duration::from_secs(2);
-/// How old a look may be.
-const LOOK_AGE: Duration = Duration::from_millis(300);
 /// How old a list of other agents' containers may be.
 const FOREIGN_AGE: Duration = Duration::from_secs(5);
 
@@ -22,15 +20,22 @@ pub(crate) type Foreign = Result<Arc<Vec<ForeignContainer>>, String>;
 /// See the module.
 pub(crate) struct Seen {
     facts: Mutex<Arc<NodeFacts>>,
-    /// When the node was last looked at.
-    looked: tokio::sync::Mutex<Option<Instant>>,
     foreign: tokio::sync::Mutex<Option<(Instant, Foreign)>>,
+    /// Whether the runtime was away since it last said what it is.
+    unmet: AtomicBool,
+    /// Held while it is asked.
+    meeting: tokio::sync::Mutex<()>,
 }
 
 impl Seen {
     pub(crate) fn new(facts: NodeFacts) -> Self {
         let facts = Mutex::new(Arc::new(facts));
-        Seen { facts, looked: tokio::sync::Mutex::default(), foreign: tokio::sync::Mutex::default() }
+        Seen {
+            facts,
+            foreign: tokio::sync::Mutex::default(),
+            unmet: AtomicBool::new(false),
+            meeting: tokio::sync::Mutex::default(),
+        }
     }
 }
 
@@ -40,15 +45,10 @@ impl Shared {
         self.seen.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The node as it is now, or was a moment ago: one look serves the pods of a burst.
+    /// The node as it is now.
     pub(crate) async fn look(&self) -> Arc<NodeFacts> {
         // Cancel safe: a look that is dropped changes nothing.
-        let mut looked = self.seen.looked.lock().await;
-        if looked.is_some_and(|at| at.elapsed() < LOOK_AGE) {
-            return self.facts();
-        }
         let now = tokio::time::timeout(LOOK, (self.ports.look)()).await.unwrap_or_default();
-        *looked = Some(Instant::now());
         let mut facts = self.seen.facts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(changed) = facts.in_surroundings(now) {
             if changed.ips != facts.ips {
@@ -59,15 +59,29 @@ impl Shared {
         facts.clone()
     }
 
-    /// Asks the runtime what it is: after it was away it may be another one. Whether it answered.
-    pub(crate) async fn meet_runtime(&self) -> bool {
-        let info = match self.ports.runtime.info().await {
-            Ok(info) => info,
-            Err(error) => {
-                tracing::debug!("the runtime does not say what it is: {error}");
-                return false;
+    /// Has the runtime asked what it is: after it was away it may be another one. It may take a minute to say.
+    pub(crate) fn meet_runtime(self: &Arc<Self>) {
+        self.seen.unmet.store(true, Ordering::Relaxed);
+        self.meet_runtime_again();
+    }
+
+    /// The same, if it has not answered since it was away, and is not being asked.
+    pub(crate) fn meet_runtime_again(self: &Arc<Self>) {
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let Ok(_alone) = shared.seen.meeting.try_lock() else { return };
+            while shared.seen.unmet.swap(false, Ordering::Relaxed) {
+                if let Err(error) = shared.met_runtime().await {
+                    tracing::debug!("the runtime does not say what it is: {error}");
+                    shared.seen.unmet.store(true, Ordering::Relaxed);
+                    return;
+                }
             }
-        };
+        });
+    }
+
+    async fn met_runtime(&self) -> Result<(), RuntimeError> {
+        let info = self.ports.runtime.info().await?;
         let mut facts = self.seen.facts.lock().unwrap_or_else(PoisonError::into_inner);
         let now = NodeFacts {
             runtimes: info.runtimes.clone(),
@@ -79,7 +93,7 @@ impl Shared {
         }
         drop(facts);
         self.ports.views.set_runtime(info);
-        true
+        Ok(())
     }
 
     /// Other agents' containers, as of a few seconds ago at most.

@@ -47,8 +47,8 @@ pub struct Limits {
     pub message: u64,
     /// How long a connection may take to close that is closed for what its client did, or left undone.
     pub linger: Duration,
-    /// How long a client may take to read what is left when all is done, and to close (15 min, as of cri-streaming's
-    /// `finishTimeout`).
+    /// How long a client may take to read what is left when all is done, and to close (15 min: less would cut the tail of a
+    /// client that is paused, in a pager; it keeps its place among the connections so long).
     pub farewell: Duration,
 }
 

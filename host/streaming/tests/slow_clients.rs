@@ -83,7 +83,8 @@ async fn over_spdy() {
     }
     assert_eq!((out, status), (OUTPUT, Outcome::Success.message(4)));
     while pongs < SIGNS.1 {
-        pongs += usize::from(reader.control(PING).await.is_some());
+        reader.control(PING).await.unwrap();
+        pongs += 1;
     }
     assert!(!server.is_finished(), "the client closes first");
     drop((reader, writer));

@@ -195,7 +195,13 @@ pub(crate) fn require() -> Result<()> {
              or `cargo xtask test --fast` for all that needs none"
         );
     }
-    let programs = [("unshare", "util-linux"), ("ip", "iproute2"), ("iptables", "iptables"), ("mount", "mount")];
+    let programs = [
+        ("unshare", "util-linux"),
+        ("ip", "iproute2"),
+        ("iptables", "iptables"),
+        ("nft", "nftables"),
+        ("mount", "mount"),
+    ];
     let missing = programs.iter().filter(|(program, _)| process::on_path(program).is_none());
     let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
     if !packages.is_empty() {

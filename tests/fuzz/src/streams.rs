@@ -19,7 +19,7 @@ pub(crate) fn upgrade(bytes: &[u8]) {
     for service in [Service::RemoteCommand, Service::PortForward] {
         match negotiate::negotiate(service, &headers) {
             Ok(agreed) => assert!(!agreed.headers().is_empty()),
-            Err(error) => assert!((400..500).contains(&error.status()), "{error}"),
+            Err(error) => assert!((400..=500).contains(&error.status()), "{error}"),
         }
     }
 }

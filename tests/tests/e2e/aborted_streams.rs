@@ -91,7 +91,7 @@ fn aborted_streams_leave_nothing_behind() {
             last = descriptors(&bed);
             (last < before + NOISE).then_some(())
         });
-        until("no process is left", || bed.docker.exec(&app, &["pidof", "cat"]).0.ne(&0).then_some(()));
+        until("no process is left", || bed.docker.exec(&app, &["pidof", "cat"]).0.eq(&1).then_some(()));
     }));
     assert!(seen.is_ok(), "{before} descriptors, then {last}\n{}", bed.log());
 }

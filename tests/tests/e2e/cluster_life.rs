@@ -2,14 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::manifest_url::Server;
-
 use crate::bed::{
     cluster::until,
     docker::image,
     node::Node,
     pods::{SLEEP, container, id, is_ready, pod, sleeper, uid, with},
 };
+use crate::manifest_url::Server;
 
 /// A static pod in this test's namespace.
 fn fixed(node: &Node, name: &str) -> Value {

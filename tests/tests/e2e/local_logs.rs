@@ -34,7 +34,8 @@ fn local_logs_through_the_server() {
     bed.docker = daemon.docker();
     let (ours, server) = callers::serving(&mut bed);
     bed.begin();
-    let script = format!("i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); done; echo err >&2; {SLEEP}");
+    let script =
+        format!("i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); done; sleep 1; echo err >&2; {SLEEP}");
     bed.apply(&pod("a", json!([container("app", &script)]), json!({"hostNetwork": true})));
     let app = id(&bed.wait_ready("a"), "app");
     assert_eq!(bed.docker.inspect(&app).unwrap()["HostConfig"]["LogConfig"]["Type"], "local");

@@ -21,7 +21,6 @@ mod cluster_churn;
 mod cluster_clients;
 mod cluster_doctor;
 mod cluster_eviction;
-
 mod cluster_faults;
 mod cluster_flags;
 mod cluster_kube;

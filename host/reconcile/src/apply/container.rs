@@ -60,7 +60,9 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
     let Some(sandbox) = worker.observed.sandbox().map(|sandbox| sandbox.id.clone()) else {
         return Err(create_error("its sandbox went away".to_owned()));
     };
-    worker.look_up_objects().await.map_err(|unknown| config_error(unknown.message))?;
+    if let Some(unknown) = worker.look_up_objects().await.into_iter().next() {
+        return Err(config_error(unknown.message));
+    }
     let Some(mut files) = worker.files.clone() else {
         return Err(create_error("its volumes are not prepared".to_owned()));
     };

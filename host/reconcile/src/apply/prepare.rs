@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use longshore_core::event::EventType;
 use longshore_core::observed::Sandbox;
@@ -14,6 +15,10 @@ use longshore_core::{dns, resize, sandbox_config, services};
 use super::Step;
 use crate::objects::{self, Unknown};
 use crate::worker::Worker;
+
+/// How often tokens and certificates in volumes are looked after, besides whenever their store says so (the kubelet
+/// remounts every 60 to 90 seconds).
+const REMOUNT: Duration = Duration::from_secs(75);
 
 /// Why a pod is not prepared: reason and message of its event, as the kubelet has them.
 struct Unprepared {
@@ -56,13 +61,15 @@ impl Worker {
         self.facts = shared.look().await;
         let is_up = self.observed.sandbox().is_some_and(Sandbox::is_up);
         let kept = self.files.as_ref().filter(|_| is_up).map(|files| files.volumes.clone()).unwrap_or_default();
-        if let Err(unknown) = self.look_up_objects().await {
+        let mut all_anew = true;
+        for unknown in self.look_up_objects().await {
             let is_kept = unknown.volume.as_ref().is_some_and(|volume| kept.contains_key(volume));
             let unprepared = Unprepared::object(unknown);
             if !is_kept {
                 return Err(unprepared);
             }
             self.tell_unprepared(&unprepared);
+            all_anew = false;
         }
         let (volumes, problems) = volume::resolve_each(&self.as_told(), &self.facts, &self.objects, &self.pod_ips());
         for VolumeProblem { volume, message } in problems {
@@ -71,6 +78,7 @@ impl Worker {
                 return Err(unprepared);
             }
             self.tell_unprepared(&unprepared);
+            all_anew = false;
         }
         let security = self.pod.spec().security_context.as_ref();
         let fs_group = security.and_then(|security| {
@@ -82,7 +90,7 @@ impl Worker {
         let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &self.facts);
         shared.ports.files.prepare_cgroup(&cgroup).await.map_err(|error| Unprepared::cgroup(&error))?;
         self.cgroup = Some(cgroup);
-        let spec = PodFilesSpec {
+        let mut spec = PodFilesSpec {
             pod: self.pod.id.clone(),
             volumes,
             fs_group,
@@ -90,13 +98,19 @@ impl Worker {
             // As dockershim: what runs keeps what its sandbox was made with.
             new_resolv_conf: !self.observed.sandbox().is_some_and(Sandbox::is_running),
         };
-        let mut files = match (shared.ports.files.prepare(&spec).await, &self.files) {
-            (Err(FilesError::Volume { volume, message }), Some(files)) if kept.contains_key(&volume) => {
-                self.tell_unprepared(&Unprepared::volume(&volume, &message));
-                files.clone()
+        let mut files = loop {
+            match shared.ports.files.prepare(&spec).await {
+                Err(FilesError::Volume { volume, message })
+                    if kept.contains_key(&volume) && spec.volumes.iter().any(|spec| spec.name == volume) =>
+                {
+                    self.tell_unprepared(&Unprepared::volume(&volume, &message));
+                    spec.volumes.retain(|spec| spec.name != volume);
+                    all_anew = false;
+                }
+                prepared => break prepared?,
             }
-            (prepared, _) => prepared?,
         };
+        self.behind = !all_anew;
         for (volume, place) in kept {
             files.volumes.entry(volume).or_insert(place);
         }
@@ -130,16 +144,32 @@ impl Worker {
         self.event(None, EventType::Warning, reason, message);
     }
 
+    /// How long until volumes are brought up to date again that have issued tokens, or could not be; `None` for a pod that has
+    /// none, or is not up.
+    pub(crate) fn remount_in(&self) -> Option<Duration> {
+        let prepared = self.prepared_at?;
+        let runs = self.record.terminal.is_none() && self.pod.deletion.is_none() && self.observed.sandbox().is_some();
+        let due = self.behind || !volume::issued_references(&self.pod).is_empty();
+        (runs && due).then(|| REMOUNT.saturating_sub(prepared.elapsed()))
+    }
+
     /// Where what the pod refers to is kept.
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
         self.shared.objects(&self.pod.source)
     }
 
-    /// Looks up what the pod refers to. What a source of a volume needs and cannot be had is left to the volume to tell.
-    pub(super) async fn look_up_objects(&mut self) -> Result<(), Unknown> {
+    /// Looks up what the pod refers to; what cannot be told stays as it was, and is given back. What a source of a volume
+    /// needs and cannot be had is left to the volume to tell.
+    pub(super) async fn look_up_objects(&mut self) -> Vec<Unknown> {
         let store = self.store().clone();
         let namespace = self.pod.id.namespace.clone();
-        let mut objects = objects::look_up(&self.pod, &*store).await?;
+        let (mut objects, unknown) = objects::look_up(&self.pod, &*store).await;
+        for (kind, name) in unknown.iter().map(|unknown| &unknown.object) {
+            match kind {
+                ObjectKind::ConfigMap => objects.config_maps.extend(self.objects.config_maps.remove_entry(name)),
+                ObjectKind::Secret => objects.secrets.extend(self.objects.secrets.remove_entry(name)),
+            }
+        }
         let is_up = self.observed.sandbox().is_some();
         for reference in volume::issued_references(&self.pod) {
             let issued = match &reference.kind {
@@ -187,7 +217,7 @@ impl Worker {
             objects.claims.insert(name, claim);
         }
         self.objects = objects;
-        Ok(())
+        unknown
     }
 
     /// Says which objects the pod refers to, so that the store follows them, whenever that changed.

@@ -23,7 +23,7 @@ const TRIES: u32 = 12;
 /// The component that events come from: clients and tests select by the kubelet's name.
 const COMPONENT: &str = "kubelet";
 
-/// Carries events to the API server for ever.
+/// Carries events to the API server as long as there may be any.
 pub(super) async fn run(cluster: &Cluster) {
     let mut news = cluster.events.subscribe();
     let mut correlator = Correlator::default();
@@ -32,7 +32,9 @@ pub(super) async fn run(cluster: &Cluster) {
     let mut queue = Queue { waiting: before.collect(), dropped: 0 };
     loop {
         let Some(event) = queue.next() else {
-            queue.take(news.recv().await).await;
+            if !queue.take(news.recv().await) {
+                return;
+            }
             continue;
         };
         // Nothing is sent while there is no API server: what comes meanwhile waits.
@@ -41,7 +43,11 @@ pub(super) async fn run(cluster: &Cluster) {
             // Cancel safe: news that was not received stays in the channel.
             tokio::select! {
                 () = &mut sent => break,
-                heard = news.recv() => queue.take(heard).await,
+                heard = news.recv() => {
+                    if !queue.take(heard) {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -64,18 +70,22 @@ impl Queue {
         next
     }
 
-    async fn take(&mut self, heard: Result<Event, RecvError>) {
+    /// Whether there may be more to come.
+    fn take(&mut self, heard: Result<Event, RecvError>) -> bool {
         let missed = match heard {
-            Ok(event) if self.waiting.len() < QUEUE => return self.waiting.push_back(event),
+            Ok(event) if self.waiting.len() < QUEUE => {
+                self.waiting.push_back(event);
+                return true;
+            }
             Ok(_) => 1,
             Err(RecvError::Lagged(missed)) => missed,
-            // There is no more to come.
-            Err(RecvError::Closed) => return std::future::pending().await,
+            Err(RecvError::Closed) => return false,
         };
         if self.dropped == 0 {
             tracing::warn!("events come faster than the API server takes them: those that do not fit are not sent");
         }
         self.dropped += missed;
+        true
     }
 }
 

@@ -32,7 +32,7 @@ use longshore_core::record::{self, Evicted, PodRecord, StoredPod, Terminal};
 use longshore_core::resize::Allocation;
 use longshore_core::room;
 use longshore_core::status::{self, StatusInput};
-use longshore_core::volume::{self, ObjectKind, Objects};
+use longshore_core::volume::{ObjectKind, Objects};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -49,9 +49,6 @@ use crate::roster::Member;
 const TERMINATION_MESSAGE_LIMIT: usize = 4096;
 /// Plans made in a row before the worker lets others go on.
 const PASSES: usize = 64;
-/// How often tokens and certificates in volumes are looked after, besides whenever their store says so (the kubelet
-/// remounts every 60 to 90 seconds).
-const REMOUNT: Duration = Duration::from_secs(75);
 /// A record that could not be stored, on a full disk say, is stored again after this.
 const SAVE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -100,8 +97,8 @@ pub(crate) struct Worker {
     pub(crate) prepared_at: Option<std::time::Instant>,
     /// Background stops by container ID, to be replaced when less grace is left.
     pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
-    /// Why the last stop failed: told once, however often it is tried.
-    pub(crate) stop_error: Option<String>,
+    /// Why a container's last stop failed, by ID: told once, however often it is tried.
+    pub(crate) stop_errors: BTreeMap<String, String>,
     /// IDs of the containers that run, for stops that wait for others.
     pub(crate) running: watch::Sender<BTreeSet<String>>,
     /// What plugins and the node make of the pod's spec, asked once per spec and again while it is held back.
@@ -119,6 +116,8 @@ pub(crate) struct Worker {
     /// Whether the last try to store it failed.
     unsaved: bool,
     refresh: bool,
+    /// Whether a volume of a pod that is up could not be brought up to date: it is tried again.
+    pub(crate) behind: bool,
     messages: BTreeMap<String, String>,
     steps: publish::Steps,
 }
@@ -146,7 +145,7 @@ pub(crate) async fn run(start: Start) {
         held: BTreeSet::new(),
         prepared_at: None,
         stops: BTreeMap::new(),
-        stop_error: None,
+        stop_errors: BTreeMap::new(),
         running: watch::Sender::default(),
         checked: None,
         room: None,
@@ -157,6 +156,7 @@ pub(crate) async fn run(start: Start) {
         saved: None,
         unsaved: false,
         refresh: true,
+        behind: false,
         messages: BTreeMap::new(),
         steps: publish::Steps::default(),
     };
@@ -454,13 +454,6 @@ impl Worker {
             sleep = sleep.min(left.max(Duration::from_millis(10)));
         }
         sleep.min(Duration::from_secs(600))
-    }
-
-    /// How long until volumes with issued tokens are looked at again; `None` for a pod that has none, or is not up.
-    fn remount_in(&self) -> Option<Duration> {
-        let prepared = self.prepared_at?;
-        let runs = self.record.terminal.is_none() && self.pod.deletion.is_none() && self.observed.sandbox().is_some();
-        (runs && !volume::issued_references(&self.pod).is_empty()).then(|| REMOUNT.saturating_sub(prepared.elapsed()))
     }
 
     /// The next start of a container looks for its images again.

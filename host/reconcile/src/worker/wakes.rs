@@ -113,12 +113,15 @@ impl Worker {
             Done::Stop { id, error } => {
                 self.busy.stopping.remove(&id);
                 self.stops.remove(&id);
-                if let Some(error) = &error
-                    && self.stop_error.as_ref() != Some(error)
-                {
-                    tracing::warn!(pod = %self.pod.id, "a container could not be stopped: {error}; trying again");
+                match error {
+                    Some(error) => {
+                        let said = self.stop_errors.insert(id.clone(), error.clone());
+                        if said.as_ref() != Some(&error) {
+                            tracing::warn!(pod = %self.pod.id, "a container could not be stopped: {error}; trying again");
+                        }
+                    }
+                    None => drop(self.stop_errors.remove(&id)),
                 }
-                self.stop_error = error;
                 self.look_at(&id).await;
             }
             Done::PostStart { id, container, error } => {

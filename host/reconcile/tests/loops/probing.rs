@@ -173,3 +173,26 @@ async fn commands_that_hang_keep_no_others_from_being_run() {
     bed.until("it is ready", |bed| bed.is_ready("quick")).await;
     bed.until("it keeps its period", |bed| bed.probes.checks_of("quick").len() >= 10).await;
 }
+
+#[tokio::test]
+async fn however_many_commands_hang_other_checks_are_made() {
+    let bed = Bed::with(|options| options.max_execs = 20);
+    let probes = |name: &str| Pod {
+        source: Source::Api,
+        ..probed_by(name, "readiness", "plugin: exec, config: {command: [x]}")
+    };
+    let mut pods: Vec<Pod> = (0..110).map(|number| probes(&format!("hangs-{number}"))).collect();
+    for pod in &mut pods {
+        bed.probes.hangs(&pod.id.name);
+        // Two of each: a node has no room for so many pods.
+        let annotations = std::sync::Arc::make_mut(&mut pod.object).metadata.annotations.get_or_insert_default();
+        let probe = annotations.get("probe.longshore.dev/app.readiness").unwrap().clone();
+        annotations.insert("probe.longshore.dev/app.liveness".to_owned(), probe);
+    }
+    pods.truncate(100);
+    bed.source.set(pods.clone());
+    bed.until("as many hang as may", |bed| bed.probes.calls() >= 96).await;
+    pods.push(Pod { source: Source::Api, ..probed_by("tcp", "readiness", "plugin: tcp, config: {port: 80}") });
+    bed.source.set(pods);
+    bed.until("it is ready", |bed| bed.is_ready("tcp")).await;
+}

@@ -4,7 +4,7 @@
 //! period: without this its threads would become more and more.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use futures::FutureExt as _;
@@ -12,13 +12,22 @@ use futures::future::{BoxFuture, Shared};
 
 use super::error_text;
 
-/// The addresses, or why there are none, in Go's words.
-type Answer = Result<Arc<[IpAddr]>, String>;
+/// The addresses, with port 0, or why there are none, in Go's words.
+type Answer = Result<Arc<[SocketAddr]>, String>;
 type Lookups = HashMap<String, Shared<BoxFuture<'static, Answer>>>;
 
 /// Names that are looked up at a time: each holds a thread of the process, which is why this is the process's.
 const MOST: usize = 64;
 static UNDER_WAY: LazyLock<Mutex<Lookups>> = LazyLock::new(Mutex::default);
+
+/// A name that is looked up no more when this is dropped.
+struct Forget(String);
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
 
 /// Looks `name` up; given up, it goes on for others that ask.
 ///
@@ -30,7 +39,7 @@ pub(super) async fn lookup(name: &str) -> Answer {
 
 async fn system(name: String) -> Answer {
     match tokio::net::lookup_host((name, 0)).await {
-        Ok(found) => Ok(found.map(|address| address.ip()).collect()),
+        Ok(found) => Ok(found.collect()),
         Err(error) => Err(error_text(&error)),
     }
 }
@@ -47,11 +56,10 @@ where
                 return Err(format!("{MOST} names are being looked up and their servers do not answer"));
             }
             None => {
-                let (asked, key) = (ask(name.to_owned()), name.to_owned());
+                let (asked, under_way_no_more) = (ask(name.to_owned()), Forget(name.to_owned()));
                 let task = tokio::spawn(async move {
-                    let answer = asked.await;
-                    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-                    answer
+                    let _at_its_end = under_way_no_more;
+                    asked.await
                 });
                 let answer = task.map(|ended| ended.unwrap_or_else(|error| Err(error.to_string()))).boxed().shared();
                 under_way.insert(name.to_owned(), answer.clone());
@@ -69,13 +77,13 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_for_a_name_that_is_being_looked_up_gets_that_answer() {
-        let (say, said) = tokio::sync::oneshot::channel::<IpAddr>();
+        let (say, said) = tokio::sync::oneshot::channel::<SocketAddr>();
         let first = lookup_with("slow.example", |_| async move { Ok(Arc::from([said.await.unwrap()])) });
         // Given up, as by a probe whose time is over.
         assert!(first.now_or_never().is_none());
         let second = lookup_with("slow.example", |_| async { panic!("asked twice") });
-        say.send("10.0.0.1".parse().unwrap()).unwrap();
-        assert_eq!(*second.await.unwrap(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        say.send("10.0.0.1:0".parse().unwrap()).unwrap();
+        assert_eq!(*second.await.unwrap(), ["10.0.0.1:0".parse::<SocketAddr>().unwrap()]);
         // Nothing is remembered.
         let third = lookup_with("slow.example", |_| async { Err("no such host".to_owned()) });
         assert_eq!(third.await.unwrap_err(), "no such host");
@@ -83,7 +91,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_system_is_asked() {
-        assert!(lookup("localhost").await.unwrap().iter().all(IpAddr::is_loopback));
+        assert!(lookup("localhost").await.unwrap().iter().all(|address| address.ip().is_loopback()));
         assert!(lookup("none.invalid").await.is_err());
     }
 }

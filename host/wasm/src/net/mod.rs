@@ -57,8 +57,9 @@ impl Socket {
             Address::Name(name) => {
                 let found = lookup::lookup(name).await.map_err(ConnectError::Lookup)?;
                 let mut last = Err(io::Error::other("the name has no address"));
-                for address in found.iter() {
-                    last = TcpStream::connect(SocketAddr::new(*address, port)).await;
+                for mut address in found.iter().copied() {
+                    address.set_port(port);
+                    last = TcpStream::connect(address).await;
                     if last.is_ok() {
                         break;
                     }

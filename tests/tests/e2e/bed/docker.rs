@@ -61,6 +61,10 @@ impl Docker {
         if self.call("GET", &format!("/images/{}/json", image()), None).status == 200 {
             return;
         }
+        // A daemon of a test's own, in a world that has what others get.
+        if let Some(tars) = std::env::var_os("LONGSHORE_TEST_TARS") {
+            return self.import(&image(), &std::fs::read(Path::new(&tars).join("busybox.tar")).unwrap());
+        }
         let program = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
         let program = program.expect("a static busybox: apt-get install busybox-static");
         let list = std::process::Command::new(program).arg("--list").output().unwrap();

@@ -158,7 +158,10 @@ impl World {
 
 /// Why a pod of the folder could not be prepared now, as far as the folder tells.
 async fn unmounted(pod: &Pod, facts: &NodeFacts, folder: &dyn ObjectStore) -> Option<String> {
-    let found = objects::look_up(pod, folder).await.ok()?;
+    let (found, unknown) = objects::look_up(pod, folder).await;
+    if !unknown.is_empty() {
+        return None;
+    }
     let problem = volume::resolve(pod, facts, &found, &[]).err()?;
     Some(volume::not_set_up(&problem.volume, &problem.message))
 }
