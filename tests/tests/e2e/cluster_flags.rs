@@ -154,7 +154,9 @@ fn cluster_flags_a_nodes_files_of_kubeadm_are_enough() {
     let full = ["--eviction-hard", "--image-gc-high-threshold"];
     node.flags.retain(|flag| here.iter().chain(&full).any(|kept| flag.starts_with(&format!("{kept}="))));
     node.flags.push(format!("--config={}", file.display()));
-    node.flags.extend(flags.split_whitespace().map(str::to_owned));
+    // That image is a registry's to give.
+    let flags = flags.split_whitespace().filter(|flag| !flag.starts_with("--pod-infra-container-image="));
+    node.flags.extend(flags.map(str::to_owned));
     let fixed = with(sleeper("s"), json!({"metadata": {"namespace": node.name}}));
     fs::write(manifests.join("s.yaml"), fixed.to_string()).unwrap();
     node.begin();

@@ -149,8 +149,11 @@ fn cluster_life_joining_and_leaving_restart_no_pod_of_the_folder() {
 fn cluster_life_pod_of_the_manifest_url_has_a_mirror() {
     let server = Server::start();
     let url = format!("--manifest-url={}", server.url());
-    let Some(node) = Node::start_with(&[&url, "--http-check-frequency=1s"], false) else { return };
+    let Some(mut node) = Node::new(&[&url, "--http-check-frequency=1s"], false) else { return };
+    // Before it has spoken, no node is Ready.
     server.say(&fixed(&node, "u"));
+    node.begin();
+    node.wait_node_ready();
     let name = format!("u-{}", node.name);
     let mirror = node.wait_api_ready(&name);
     assert_eq!(mirror["metadata"]["annotations"]["kubernetes.io/config.source"], "http");
