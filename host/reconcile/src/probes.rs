@@ -349,14 +349,11 @@ async fn check(inner: Arc<Inner>, key: Key, generation: u64, call: ProbeCall, re
     let turn = if is_command { inner.execs.clone().acquire_owned().await.ok() } else { None };
     let Ok(_place) = inner.checks.clone().acquire_owned().await else { return };
     let mut checked = pin!(try_to_check(&inner, &call));
-    let turn_is_over = async {
-        tokio::time::sleep(TURN).await;
-        drop(turn);
-        std::future::pending::<()>().await;
-    };
-    let (answer, took) = tokio::select! {
-        ended = &mut checked => ended,
-        () = turn_is_over => return,
+    let soon = tokio::time::timeout(TURN, &mut checked).await;
+    drop(turn);
+    let (answer, took) = match soon {
+        Ok(ended) => ended,
+        Err(_) => checked.await,
     };
     // The scheduler is gone only when the agent stops.
     let _ = results.send(Ended { key, generation, answer, took }).await;

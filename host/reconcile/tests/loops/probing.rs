@@ -26,6 +26,11 @@ fn probed_by(name: &str, kind: &str, plugin: &str) -> longshore_core::pod::Pod {
     probed
 }
 
+/// A pod of the API server that is ready as a command says.
+fn exec(name: &str) -> Pod {
+    Pod { source: Source::Api, ..probed_by(name, "readiness", "plugin: exec, config: {command: [x]}") }
+}
+
 #[tokio::test]
 async fn readiness_follows_the_probe_both_ways() {
     let bed = Bed::new();
@@ -159,10 +164,6 @@ async fn faults_and_errors_never_count() {
 #[tokio::test]
 async fn commands_that_hang_keep_no_others_from_being_run() {
     let bed = Bed::with(|options| options.max_execs = 2);
-    let exec = |name: &str| Pod {
-        source: Source::Api,
-        ..probed_by(name, "readiness", "plugin: exec, config: {command: [x]}")
-    };
     let hanging: Vec<Pod> = (0..5).map(|number| exec(&format!("hangs-{number}"))).collect();
     for pod in &hanging {
         bed.probes.hangs(&pod.id.name);
@@ -177,11 +178,7 @@ async fn commands_that_hang_keep_no_others_from_being_run() {
 #[tokio::test]
 async fn however_many_commands_hang_other_checks_are_made() {
     let bed = Bed::with(|options| options.max_execs = 20);
-    let probes = |name: &str| Pod {
-        source: Source::Api,
-        ..probed_by(name, "readiness", "plugin: exec, config: {command: [x]}")
-    };
-    let mut pods: Vec<Pod> = (0..110).map(|number| probes(&format!("hangs-{number}"))).collect();
+    let mut pods: Vec<Pod> = (0..100).map(|number| exec(&format!("hangs-{number}"))).collect();
     for pod in &mut pods {
         bed.probes.hangs(&pod.id.name);
         // Two of each: a node has no room for so many pods.
@@ -189,7 +186,6 @@ async fn however_many_commands_hang_other_checks_are_made() {
         let probe = annotations.get("probe.longshore.dev/app.readiness").unwrap().clone();
         annotations.insert("probe.longshore.dev/app.liveness".to_owned(), probe);
     }
-    pods.truncate(100);
     bed.source.set(pods.clone());
     bed.until("as many hang as may", |bed| bed.probes.calls() >= 96).await;
     pods.push(Pod { source: Source::Api, ..probed_by("tcp", "readiness", "plugin: tcp, config: {port: 80}") });
