@@ -61,24 +61,16 @@ impl Worker {
         self.facts = shared.look().await;
         let is_up = self.observed.sandbox().is_some_and(Sandbox::is_up);
         let kept = self.files.as_ref().filter(|_| is_up).map(|files| files.volumes.clone()).unwrap_or_default();
-        let mut all_anew = true;
+        let mut behind = false;
         for unknown in self.look_up_objects().await {
             let is_kept = unknown.volume.as_ref().is_some_and(|volume| kept.contains_key(volume));
-            let unprepared = Unprepared::object(unknown);
-            if !is_kept {
-                return Err(unprepared);
-            }
-            self.tell_unprepared(&unprepared);
-            all_anew = false;
+            self.tell_if(is_kept, Unprepared::object(unknown))?;
+            behind = true;
         }
         let (volumes, problems) = volume::resolve_each(&self.as_told(), &self.facts, &self.objects, &self.pod_ips());
         for VolumeProblem { volume, message } in problems {
-            let unprepared = Unprepared::volume(&volume, &message);
-            if !kept.contains_key(&volume) {
-                return Err(unprepared);
-            }
-            self.tell_unprepared(&unprepared);
-            all_anew = false;
+            self.tell_if(kept.contains_key(&volume), Unprepared::volume(&volume, &message))?;
+            behind = true;
         }
         let security = self.pod.spec().security_context.as_ref();
         let fs_group = security.and_then(|security| {
@@ -100,17 +92,16 @@ impl Worker {
         };
         let mut files = loop {
             match shared.ports.files.prepare(&spec).await {
-                Err(FilesError::Volume { volume, message })
-                    if kept.contains_key(&volume) && spec.volumes.iter().any(|spec| spec.name == volume) =>
-                {
-                    self.tell_unprepared(&Unprepared::volume(&volume, &message));
+                Err(FilesError::Volume { volume, message }) => {
+                    let is_kept = kept.contains_key(&volume) && spec.volumes.iter().any(|spec| spec.name == volume);
+                    self.tell_if(is_kept, Unprepared::volume(&volume, &message))?;
                     spec.volumes.retain(|spec| spec.name != volume);
-                    all_anew = false;
+                    behind = true;
                 }
                 prepared => break prepared?,
             }
         };
-        self.behind = !all_anew;
+        self.behind = behind;
         for (volume, place) in kept {
             files.volumes.entry(volume).or_insert(place);
         }
@@ -138,6 +129,15 @@ impl Worker {
                 Step::Waits
             }
         }
+    }
+
+    /// Tells of a volume that stays as it is; what is not one of these is in the way of the pod.
+    fn tell_if(&self, is_kept: bool, unprepared: Unprepared) -> Result<(), Unprepared> {
+        if !is_kept {
+            return Err(unprepared);
+        }
+        self.tell_unprepared(&unprepared);
+        Ok(())
     }
 
     fn tell_unprepared(&self, Unprepared { reason, message }: &Unprepared) {

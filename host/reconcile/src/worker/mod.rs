@@ -322,6 +322,7 @@ impl Worker {
         let known: BTreeSet<&str> = self.observed.containers.iter().map(|seen| seen.id.as_str()).collect();
         self.messages.retain(|id, _| known.contains(id.as_str()));
         self.unhealthy.retain(|id, _| known.contains(id.as_str()));
+        self.stop_errors.retain(|id, _| known.contains(id.as_str()));
         let before: BTreeMap<String, Option<String>> =
             self.record.containers.iter().map(|(name, known)| (name.clone(), known.id.clone())).collect();
         status::remember(&mut self.record, &self.pod, &self.observed, &self.messages, Timestamp::now());
