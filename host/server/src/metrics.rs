@@ -17,7 +17,7 @@ use crate::routes::{Api, bare, statuses};
 /// Pods that are read at a time.
 const AT_ONCE: usize = 8;
 
-/// A pod, what it uses, and whether its sandbox was found.
+/// A pod, and what it uses.
 type Read = (Arc<PodView>, PodUsage);
 
 /// A run of a container: its ID, and when it began.
@@ -28,8 +28,7 @@ pub(crate) type Processes = Mutex<HashMap<Run, u32>>;
 
 /// The process of a container. What Docker said once is kept, and it is asked until the deadline only: all other numbers
 /// are the kernel's, and are to be had while it hangs.
-async fn process(api: &Api, status: &v1::ContainerStatus, deadline: Instant) -> Option<u32> {
-    let run = run(status)?;
+async fn process(api: &Api, run: Run, deadline: Instant) -> Option<u32> {
     let kept = || api.processes.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(process) = kept().get(&run) {
         return Some(*process);
@@ -39,14 +38,13 @@ async fn process(api: &Api, status: &v1::ContainerStatus, deadline: Instant) -> 
     Some(process)
 }
 
-/// The containers that run and have an ID.
-fn running(view: &PodView) -> impl Iterator<Item = &v1::ContainerStatus> {
-    statuses(&view.object).filter(|status| run(status).is_some())
-}
-
-fn run(status: &v1::ContainerStatus) -> Option<Run> {
-    status.state.as_ref()?.running.as_ref()?;
-    Some((bare(status.container_id.as_deref()?).to_owned(), began(status)))
+/// The containers that run and have an ID, by name.
+fn running(view: &PodView) -> Vec<(String, Run)> {
+    let run = |status: &v1::ContainerStatus| {
+        status.state.as_ref()?.running.as_ref()?;
+        Some((status.name.clone(), (bare(status.container_id.as_deref()?).to_owned(), began(status))))
+    };
+    statuses(&view.object).filter_map(run).collect()
 }
 
 /// When a container that runs began to.
@@ -57,18 +55,18 @@ fn began(status: &v1::ContainerStatus) -> Option<jiff::Timestamp> {
 
 async fn read(api: &Api) -> (NodeUsage, Vec<Read>) {
     let deadline = Instant::now() + api.config.scrape_limit;
-    let pods: Vec<_> = api.parts.views.pods().into_iter().filter(|view| running(view).next().is_some()).collect();
-    let runs: HashSet<Run> = pods.iter().flat_map(|view| running(view)).filter_map(run).collect();
+    let pods = api.parts.views.pods().into_iter().map(|view| (running(&view), view));
+    let pods: Vec<_> = pods.filter(|(containers, _)| !containers.is_empty()).collect();
+    let runs: HashSet<&Run> = pods.iter().flat_map(|(containers, _)| containers).map(|(_, run)| run).collect();
     api.processes.lock().unwrap_or_else(PoisonError::into_inner).retain(|kept, _| runs.contains(kept));
-    let read = futures::stream::iter(pods.into_iter().map(|view| async move {
+    let read = futures::stream::iter(pods.into_iter().map(|(containers, view)| async move {
         let network = view.object.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default();
         // Every container of a pod is in its network namespace, the first as good as the sandbox.
-        let first = running(&view).next();
-        let process = match first {
-            Some(status) if !network => process(api, status, deadline).await,
+        let process = match containers.first() {
+            Some((_, run)) if !network => process(api, run.clone(), deadline).await,
             _ => None,
         };
-        let containers = running(&view).filter_map(|status| Some((status.name.clone(), run(status)?.0))).collect();
+        let containers = containers.into_iter().map(|(name, (id, _))| (name, id)).collect();
         let query =
             PodQuery { pod: view.id.clone(), cgroup: (api.parts.cgroup)(&view), sandbox_process: process, containers };
         let usage = api.parts.stats.pod(&query).await;
