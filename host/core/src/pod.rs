@@ -92,7 +92,7 @@ pub struct Deletion {
 }
 
 /// A pod that should run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Pod {
     /// Who it is.
     pub id: PodId,
@@ -108,6 +108,16 @@ pub struct Pod {
     pub deletion: Option<Deletion>,
     /// Its ephemeral containers as containers, from [`ephemeral`].
     pub ephemeral: Vec<v1::Container>,
+}
+
+impl PartialEq for Pod {
+    /// A source says all of its pods again when one changes: the others' objects are the same ones, and are not gone through.
+    fn eq(&self, other: &Self) -> bool {
+        let Pod { id, source, object, hashes, sandbox_hash, deletion, ephemeral } = self;
+        (id, source, hashes, sandbox_hash, deletion, ephemeral)
+            == (&other.id, &other.source, &other.hashes, &other.sandbox_hash, &other.deletion, &other.ephemeral)
+            && (Arc::ptr_eq(object, &other.object) || *object == other.object)
+    }
 }
 
 /// A pod's ephemeral containers, each as the container that it is but for its target.

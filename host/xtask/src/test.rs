@@ -389,8 +389,10 @@ fn deny(place: &Place, fast: bool) -> Result<Vec<Outcome>> {
         None => {
             say!("installing cargo-deny into {} (two or three minutes, once)", cached.display());
             let mut command = cargo(place);
-            command.args(["install", "--locked", "--quiet", "--root"]).arg(&cached);
-            command.arg(format!("cargo-deny@{CARGO_DENY}")).env("CARGO_TARGET_DIR", place.work().join("cargo-deny"));
+            // It runs for seconds and compiles for minutes.
+            command.args(["install", "--debug", "--locked", "--quiet", "--root"]).arg(&cached);
+            command.arg(format!("cargo-deny@{CARGO_DENY}")).env("CARGO_PROFILE_DEV_DEBUG", "0");
+            command.env("CARGO_TARGET_DIR", place.work().join("cargo-deny"));
             let installed = check(place, "cargo-deny-install", &mut command);
             let _ = fs::remove_dir_all(place.work().join("cargo-deny"));
             if let Err(error) = installed {

@@ -71,7 +71,9 @@ enum Answer {
     /// The pod as the API server has it now.
     Patched {
         pod: Box<v1::Pod>,
-        /// What it left out of what it was sent, as a patch.
+        /// What it was told.
+        view: Arc<PodView>,
+        /// What it left out of that, as a patch.
         left_out: Option<Value>,
     },
     /// It is gone, or it is another one's name now.
@@ -205,11 +207,11 @@ impl Writer<'_> {
         !self.in_flight.contains(uid) && !self.waiting.contains_key(uid)
     }
 
-    /// The pod as the API server has it: its last answer, until the watch shows something as new.
+    /// The pod as the API server has it: its last answer, until the watch shows something newer.
     fn known(&self, uid: &str) -> Option<Arc<v1::Pod>> {
         let seen = self.cluster.pods.pod(uid)?;
         match self.acknowledged.get(uid) {
-            Some((answer, _)) if version(&answer.metadata) > version(&seen.metadata) => Some(answer.clone()),
+            Some((answer, _)) if version(&answer.metadata) >= version(&seen.metadata) => Some(answer.clone()),
             _ => Some(seen),
         }
     }
@@ -232,7 +234,7 @@ impl Writer<'_> {
         self.tasks.spawn(async move {
             let result = api.patch_pod_status(&pod, &due).await.map(|pod| {
                 let left_out = view.object.status.as_ref().and_then(|sent| patch(&pod, sent));
-                Answer::Patched { pod: Box::new(pod), left_out }
+                Answer::Patched { pod: Box::new(pod), view, left_out }
             });
             Done { pod, result }
         });
@@ -288,7 +290,7 @@ impl Writer<'_> {
         };
         self.in_flight.remove(&pod.uid);
         match result {
-            Ok(Answer::Patched { pod: answer, left_out }) => {
+            Ok(Answer::Patched { pod: answer, view, left_out }) => {
                 self.said.worked("pods' status");
                 self.patience.reset();
                 self.refused.0.remove(&pod.uid);
@@ -296,7 +298,9 @@ impl Writer<'_> {
                     Some(left_out) => drop(self.left_out.insert(pod.uid.clone(), left_out)),
                     None => drop(self.left_out.remove(&pod.uid)),
                 }
-                self.acknowledged.insert(pod.uid, (Arc::new(*answer), Instant::now()));
+                let (known, at) = (Arc::new(*answer), Instant::now());
+                self.level.insert(pod.uid.clone(), Level { known: known.clone(), view, at });
+                self.acknowledged.insert(pod.uid, (known, at));
             }
             Ok(Answer::Gone) => {
                 self.said.worked("pods' status");
