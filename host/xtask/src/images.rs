@@ -41,9 +41,43 @@ pub(crate) fn roots(place: &Place) -> Result<Roots> {
     let folder = place.work().join("images");
     fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     let roots = Roots { busybox: folder.join("busybox.tar"), example: folder.join("example.tar") };
-    fs::write(&roots.busybox, root(&busybox, None)?)?;
-    fs::write(&roots.example, root(&busybox, Some(&server))?)?;
+    let server = fs::read(&server).with_context(|| format!("{}", server.display()))?;
+    let page = b"<h1>Served from a pod</h1>\n".to_vec();
+    let example = [
+        Extra::file("bin/grpc-health", 0o755, server),
+        Extra::folder("www"),
+        Extra::file("www/index.html", 0o644, page),
+    ];
+    fs::write(&roots.busybox, root(&busybox, &[])?)?;
+    fs::write(&roots.example, root(&busybox, &example)?)?;
     Ok(roots)
+}
+
+/// What a root file system has beside busybox, or in place of ours.
+#[derive(Debug)]
+pub(crate) struct Extra {
+    path: &'static str,
+    mode: u32,
+    /// `None` for a folder.
+    content: Option<Vec<u8>>,
+}
+
+impl Extra {
+    pub(crate) fn file(path: &'static str, mode: u32, content: Vec<u8>) -> Self {
+        Self { path, mode, content: Some(content) }
+    }
+
+    pub(crate) fn folder(path: &'static str) -> Self {
+        Self { path, mode: 0o755, content: None }
+    }
+}
+
+/// A root file system with busybox and more, as tar.
+///
+/// # Errors
+/// When there is no static busybox to be had.
+pub(crate) fn root_with(place: &Place, more: &[Extra]) -> Result<Vec<u8>> {
+    root(&static_busybox(place)?, more)
 }
 
 /// Imports `tar` as `image` into the daemon at `socket`, unless it has that very one.
@@ -51,20 +85,31 @@ pub(crate) fn roots(place: &Place) -> Result<Roots> {
 /// # Errors
 /// When the daemon refuses.
 pub(crate) fn import(socket: &Path, tar: &Path, image: &str) -> Result<()> {
-    let (name, tag) = image.rsplit_once(':').context("an image without a tag")?;
     let body = fs::read(tar).with_context(|| format!("{}", tar.display()))?;
-    let content = content(&body);
+    // PATH as Docker's own images have it, and a command, so that a bare container runs.
+    import_as(socket, &body, image, &["ENV PATH=/bin", r#"CMD ["sh"]"#])
+}
+
+/// Imports the root file system `body` as `image`, with these instructions of a Dockerfile, unless the daemon has that very
+/// one.
+///
+/// # Errors
+/// When the daemon refuses.
+pub(crate) fn import_as(socket: &Path, body: &[u8], image: &str, instructions: &[&str]) -> Result<()> {
+    let (name, tag) = image.rsplit_once(':').context("an image without a tag")?;
+    let content = content(body);
     let mut client = Client::new(socket, LIMIT);
     if let Ok(there) = client.get(&format!("/images/{image}/json"))
         && there["Config"]["Labels"][CONTENT] == content
     {
         return Ok(());
     }
-    // PATH as Docker's own images have it, and a command, so that a bare container runs.
-    let changes =
-        format!("changes=ENV%20PATH%3D%2Fbin&changes=CMD%20%5B%22sh%22%5D&changes=LABEL%20{CONTENT}%3D{content}");
-    let path = format!("/images/create?fromSrc=-&repo={name}&tag={tag}&{changes}");
-    let answer = client.request("POST", &path, "application/x-tar", &body)?;
+    let mut path = format!("/images/create?fromSrc=-&repo={name}&tag={tag}");
+    for instruction in instructions.iter().copied().chain([format!("LABEL {CONTENT}={content}").as_str()]) {
+        path.push_str("&changes=");
+        path.push_str(&in_query(instruction));
+    }
+    let answer = client.request("POST", &path, "application/x-tar", body)?;
     let text = String::from_utf8_lossy(&answer.body);
     if answer.status >= 400 || text.contains("\"errorDetail\"") {
         bail!("{image} cannot be imported: {} {}", answer.status, text.trim());
@@ -79,6 +124,15 @@ fn content(body: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
+}
+
+/// A value as a query has it.
+fn in_query(value: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    value.bytes().map(encode).collect()
 }
 
 /// Removes the images `longshore.dev/…` from the daemon at `socket`, those in use aside.
@@ -157,31 +211,31 @@ fn example_server(place: &Place) -> Result<PathBuf> {
     Ok(target.join("release/grpc-health"))
 }
 
-/// A root file system as tar: busybox and its links, and `server` with a page to serve.
-fn root(busybox: &Path, server: Option<&Path>) -> Result<Vec<u8>> {
+/// A root file system as tar: busybox and its links, and more.
+fn root(busybox: &Path, more: &[Extra]) -> Result<Vec<u8>> {
+    use tar::EntryType::{Directory, Regular, Symlink};
     let mut tar = tar::Builder::new(Vec::new());
     for (folder, mode) in
         [("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777), ("var", 0o755), ("var/tmp", 0o1777)]
     {
-        append(&mut tar, folder, tar::EntryType::Directory, mode, b"")?;
+        append(&mut tar, folder, Directory, mode, b"")?;
     }
-    append(&mut tar, "bin/busybox", tar::EntryType::Regular, 0o755, &fs::read(busybox)?)?;
+    append(&mut tar, "bin/busybox", Regular, 0o755, &fs::read(busybox)?)?;
     for applet in applets(busybox)?.iter().filter(|applet| *applet != "busybox") {
-        let mut header = header(tar::EntryType::Symlink, 0o777, 0);
+        let mut header = header(Symlink, 0o777, 0);
         tar.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
     }
-    append(
-        &mut tar,
-        "etc/passwd",
-        tar::EntryType::Regular,
-        0o644,
-        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
-    )?;
-    append(&mut tar, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
-    if let Some(server) = server {
-        append(&mut tar, "bin/grpc-health", tar::EntryType::Regular, 0o755, &fs::read(server)?)?;
-        append(&mut tar, "www", tar::EntryType::Directory, 0o755, b"")?;
-        append(&mut tar, "www/index.html", tar::EntryType::Regular, 0o644, b"<h1>Served from a pod</h1>\n")?;
+    let users = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
+    for (path, text) in [("etc/passwd", users), ("etc/group", "root:x:0:\nnogroup:x:65534:\n")] {
+        if !more.iter().any(|extra| extra.path == path) {
+            append(&mut tar, path, Regular, 0o644, text.as_bytes())?;
+        }
+    }
+    for extra in more {
+        match &extra.content {
+            Some(content) => append(&mut tar, extra.path, Regular, extra.mode, content)?,
+            None => append(&mut tar, extra.path, Directory, extra.mode, b"")?,
+        }
     }
     Ok(tar.into_inner()?)
 }

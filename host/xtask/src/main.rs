@@ -5,6 +5,7 @@ mod apt;
 mod bench;
 mod cluster;
 mod cni;
+mod conformance;
 mod demo;
 mod docker;
 mod fuzz;
@@ -47,6 +48,8 @@ enum Task {
     Vm(vm::Vm),
     /// Start a Kubernetes control plane and a node, until Ctrl-C or a command's end.
     Cluster(cluster::Cluster),
+    /// Run Kubernetes' own end-to-end tests of nodes against a node in a cluster.
+    Conformance(conformance::Conformance),
     /// Run a command with a private Docker, registry and images, all gone when it ends.
     World(world::Open),
     /// Take figures, against a baseline of the same run.
@@ -82,6 +85,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Bench(args) => bench::run(&place, args)?,
         Task::Vm(args) => vm::open(&place, args)?,
         Task::Cluster(args) => return cluster::run(&place, args),
+        Task::Conformance(args) => return conformance::run(&place, args),
         Task::Fuzz(args) => fuzz::run(&place, args)?,
         Task::World(args) => world::open(&place, args)?,
         Task::Inside(args) => {

@@ -2,7 +2,7 @@
 //! line counts them. Must not hold a test itself.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -36,8 +36,9 @@ pub(crate) struct Test {
     /// No tests of a node in a real cluster, whose control plane is built first (minutes, once).
     #[arg(long)]
     no_cluster: bool,
-    /// Also in clusters of the oldest and the newest Kubernetes, on the oldest Docker as well; what takes minutes in a cluster; and
-    /// the emulated machine as a node: memory, a full disk, boots without the API server (an hour).
+    /// Also in clusters of the oldest and the newest Kubernetes, on the oldest Docker as well; what takes minutes in a cluster;
+    /// Kubernetes' own tests of nodes; and the emulated machine as a node: memory, a full disk, boots without the API server (an
+    /// hour and a half).
     #[arg(long)]
     long: bool,
     /// Only end-to-end tests whose names contain this; nothing else is checked.
@@ -163,6 +164,7 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
             for pair in [(cluster::OLDEST, oldest), (cluster::NEWEST, oldest), (cluster::NEWEST, newest)] {
                 in_cluster(place, args, report, e2e, pair, false)?;
             }
+            report.step(&format!("conformance: Kubernetes {}", cluster::KUBERNETES), || conformance(place))?;
         }
     }
     if args.no_vm || args.only.is_some() {
@@ -213,6 +215,13 @@ fn demo(place: &Place, flavor: &Flavor) -> Result<Outcome> {
     let mut command = vec![world.program.display().to_string()];
     command.extend(arguments.into_iter().chain([root.path().display().to_string()]));
     check(place, "demo", &mut world.command(place, &command, 5 * MINUTE))
+}
+
+/// Kubernetes' own tests of nodes, on the agent that was built already.
+fn conformance(place: &Place) -> Result<Outcome> {
+    let mut command = Command::new(env::current_exe().context("our own program")?);
+    command.env("LONGSHORE_BIN", place.target.join("debug/longshore")).arg("conformance");
+    check(place, "conformance-run", &mut command)
 }
 
 /// The arguments for those tests, one after the other.

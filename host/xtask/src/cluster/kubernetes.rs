@@ -19,6 +19,13 @@ const VERSIONS: &[&str] = &["1.33.13", "1.34.4", "1.35.4", "1.36.3", "1.37.2"];
 /// What a control plane is made of, and the client.
 const PROGRAMS: &[&str] = &["kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler"];
 
+/// The tests of nodes, what runs them, and what they run in pods.
+const PROGRAMS_OF_TESTS: &[&str] = &["agnhost", "nonewprivs", "ginkgo", TESTS];
+/// A test binary, not a program.
+const TESTS: &str = "e2e.test";
+/// What agnhost serves https with; copied beside the programs.
+pub(crate) const CERTIFICATE: [&str; 2] = ["localhost.crt", "localhost.key"];
+
 /// A cold build of all takes six minutes on two cores.
 const LIMIT: Duration = Duration::from_secs(2400);
 
@@ -52,6 +59,21 @@ impl Kubernetes {
         }
         let etcd = etcd(place, assets.as_deref())?;
         Ok(Self { version, programs: PROGRAMS.iter().map(|program| at(program)).collect(), etcd })
+    }
+
+    /// The folder of the programs of Kubernetes' own end-to-end tests in that version, built when they are not there.
+    ///
+    /// # Errors
+    /// As [`Kubernetes::find`].
+    pub(crate) fn tests(place: &Place, version: &str) -> Result<PathBuf> {
+        let version = whole(version)?;
+        let folder = place.cache.join(format!("kubernetes-{version}-tests"));
+        let missing = PROGRAMS_OF_TESTS.iter().copied().filter(|program| !folder.join(program).is_file());
+        let missing: Vec<&str> = missing.collect();
+        if !missing.is_empty() {
+            build(place, &version, &folder, &missing)?;
+        }
+        Ok(folder)
     }
 
     /// The minor version's number.
@@ -118,14 +140,29 @@ fn build(place: &Place, version: &str, folder: &Path, programs: &[&str]) -> Resu
     let told: Value = serde_json::from_str(&told).context("go mod download -json")?;
     let original = told["GoMod"].as_str().context("go mod download names no go.mod")?;
     let original = fs::read_to_string(original).with_context(|| original.to_owned())?;
-    let packages: Vec<String> = programs.iter().map(|program| format!("k8s.io/kubernetes/cmd/{program}")).collect();
+    let packages: Vec<String> = programs.iter().map(|program| package(program)).collect();
     let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
     module.write(&go_mod(&original, version), &packages)?;
     // The programs' test-only imports need not all be there.
     module.run("go mod tidy", module.command(false).args(["mod", "tidy", "-e"]))?;
-    let mut command = module.command(false);
-    command.args(["build", "-trimpath", "-ldflags", &linker_flags(version), "-o"]).arg(&partial).args(&packages);
-    module.run("go build", &mut command)?;
+    let flags = ["-trimpath", "-ldflags", &linker_flags(version), "-o"];
+    let (tests, packages): (Vec<&str>, Vec<&str>) = packages.into_iter().partition(|it| *it == package(TESTS));
+    if !packages.is_empty() {
+        let mut command = module.command(false);
+        module.run("go build", command.arg("build").args(flags).arg(&partial).args(packages))?;
+    }
+    if !tests.is_empty() {
+        let mut command = module.command(false);
+        module.run("go test -c", command.args(["test", "-c"]).args(flags).arg(partial.join(TESTS)).args(tests))?;
+        let mut command = module.command(false);
+        command.args(["list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"]);
+        let sources = process::output("go list -m", &mut command, Duration::from_secs(60))?;
+        fs::create_dir_all(folder)?;
+        for name in CERTIFICATE {
+            let file = Path::new(sources.trim()).join("test/images/agnhost/porter").join(name);
+            fs::copy(&file, folder.join(name)).with_context(|| format!("{}", file.display()))?;
+        }
+    }
     fs::create_dir_all(folder)?;
     for program in programs {
         fs::rename(partial.join(program), folder.join(program)).with_context(|| format!("{program} was not built"))?;
@@ -133,6 +170,16 @@ fn build(place: &Place, version: &str, folder: &Path, programs: &[&str]) -> Resu
     module.close();
     let _ = fs::remove_dir_all(&partial);
     Ok(())
+}
+
+/// The Go package that a program is made of.
+fn package(program: &str) -> String {
+    match program {
+        "ginkgo" => "github.com/onsi/ginkgo/v2/ginkgo".to_owned(),
+        "agnhost" | "nonewprivs" => format!("k8s.io/kubernetes/test/images/{program}"),
+        TESTS => "k8s.io/kubernetes/test/e2e".to_owned(),
+        _ => format!("k8s.io/kubernetes/cmd/{program}"),
+    }
 }
 
 /// A go.mod that requires Kubernetes, whose own points at folders that its module does not hold: the same modules

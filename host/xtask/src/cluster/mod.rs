@@ -29,7 +29,7 @@ use self::node::{Node, Settings};
 pub(crate) use self::{
     join::{Approver, open as open_to_nodes},
     kubectl::Kubectl,
-    kubernetes::Kubernetes,
+    kubernetes::{CERTIFICATE, Kubernetes},
     plane::Plane,
 };
 use crate::{
@@ -71,6 +71,14 @@ pub(crate) struct Cluster {
     /// Run this with the cluster in its environment, and end with its exit code, rather than wait for Ctrl-C.
     #[arg(last = true)]
     command: Vec<String>,
+}
+
+impl Cluster {
+    /// One that runs a command beside a node, and ends with it.
+    pub(crate) fn for_command(kubernetes: &str, docker: &str, limit: u64, command: Vec<String>) -> Self {
+        let (kubernetes, docker) = (kubernetes.to_owned(), docker.to_owned());
+        Self { kubernetes, docker, no_node: false, limit, folder: None, command }
+    }
 }
 
 /// Runs it; the command's exit code, if there is one.
