@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
+    apt,
     cluster::{self, CERTIFICATE, Kubernetes},
     images::{self, Extra},
     place::Place,
@@ -53,6 +54,8 @@ pub(crate) fn run(place: &Place, args: &Conformance) -> Result<ExitCode> {
         return inside(place, args, programs);
     }
     let programs = Kubernetes::tests(place, &args.kubernetes)?;
+    // Where the tests run there is no network but theirs.
+    bash(place)?;
     let us = env::current_exe().context("our own program")?;
     let mut command = vec![us.display().to_string(), "conformance".to_owned()];
     command.push(format!("--inside={}", programs.display()));
@@ -98,8 +101,13 @@ fn make_images(place: &Place, docker: &Path, programs: &Path, tests: &Path) -> R
     };
     let folders = ["dev", "proc", "sys", "home", "uploads", "usr", "usr/local", "usr/local/bin", "www"];
     let mut base: Vec<Extra> = folders.into_iter().map(Extra::folder).collect();
-    base.push(Extra::file("bin/bash", 0o755, BASH.into()));
+    // Its own shell passes on no variables with a hyphen in their names.
+    let bash = bash(place)?;
+    let bash = fs::read(&bash).with_context(|| format!("{}", bash.display()))?;
+    base.push(Extra::file("bin/bash", 0o755, bash.clone()));
+    base.push(Extra::file("bin/sh", 0o755, bash));
     base.push(Extra::file("bin/curl", 0o755, CURL.into()));
+    base.push(Extra::file("bin/nc", 0o755, NC.into()));
     base.push(Extra::file("www/index.html", 0o644, b"<h1>Served from a pod</h1>\n".to_vec()));
     let busybox = images::root_with(place, &base)?;
     base.push(copied("nonewprivs", "usr/local/bin/nnp", 0o6755)?);
@@ -117,7 +125,7 @@ fn make_images(place: &Place, docker: &Path, programs: &Path, tests: &Path) -> R
     for image in list.lines().map(str::trim) {
         let name = image.split(':').next().unwrap_or_default();
         let (root, changes): (_, &[&str]) = match name.strip_prefix("registry.k8s.io/").unwrap_or_default() {
-            "e2e-test-images/busybox" => (&busybox, &[r#"CMD ["sh"]"#]),
+            "e2e-test-images/busybox" | "e2e-test-images/glibc-dns-testing" => (&busybox, &[r#"CMD ["sh"]"#]),
             "e2e-test-images/nonroot" => (&busybox, &[r#"CMD ["sh"]"#, "USER 1234"]),
             "e2e-test-images/nginx" => (&busybox, &[r#"CMD ["httpd", "-f", "-h", "/www"]"#, "EXPOSE 80"]),
             "e2e-test-images/nonewprivs" => (&nonewprivs, &[r#"CMD ["nnp"]"#]),
@@ -131,12 +139,15 @@ fn make_images(place: &Place, docker: &Path, programs: &Path, tests: &Path) -> R
     Ok(())
 }
 
+/// A bash that needs no libraries.
+fn bash(place: &Place) -> Result<PathBuf> {
+    let folder = apt::unpack(&place.cache, "bash-static").context("the images need a static bash")?;
+    Ok(folder.join("bin/bash-static"))
+}
+
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The tests' scripts want no more of it than any shell has.
-const BASH: &str = "#!/bin/sh\nexec sh \"$@\"\n";
-
-/// As much of curl as the tests use, by busybox' wget.
+/// As much of curl as the tests use, by busybox' wget (whose own time limit crashes in Debian's static one).
 const CURL: &str = "#!/bin/sh
 while [ $# -gt 0 ]; do
     case \"$1\" in
@@ -146,7 +157,15 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-exec wget -q -T 5 -O - \"$url\"
+exec timeout 5 wget -q -O - \"$url\"
+";
+
+/// As much of netcat: Debian's busybox has no UDP.
+const NC: &str = "#!/bin/bash
+case \" $* \" in
+    *' -u '*) exec 3<> \"/dev/udp/${*: -2:1}/${*: -1}\" && cat >&3 && exec timeout 1 cat <&3 ;;
+    *) exec busybox nc \"$@\" ;;
+esac
 ";
 
 /// Those that the image has users and groups for (test/images/agnhost/Dockerfile).

@@ -221,13 +221,15 @@ fn root(busybox: &Path, more: &[Extra]) -> Result<Vec<u8>> {
         append(&mut tar, folder, Directory, mode, b"")?;
     }
     append(&mut tar, "bin/busybox", Regular, 0o755, &fs::read(busybox)?)?;
-    for applet in applets(busybox)?.iter().filter(|applet| *applet != "busybox") {
-        let mut header = header(Symlink, 0o777, 0);
-        tar.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
+    let has = |path: &str| more.iter().any(|extra| extra.path == path);
+    for link in applets(busybox)?.iter().map(|applet| format!("bin/{applet}")) {
+        if link != "bin/busybox" && !has(&link) {
+            tar.append_link(&mut header(Symlink, 0o777, 0), link, "busybox")?;
+        }
     }
     let users = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
     for (path, text) in [("etc/passwd", users), ("etc/group", "root:x:0:\nnogroup:x:65534:\n")] {
-        if !more.iter().any(|extra| extra.path == path) {
+        if !has(path) {
             append(&mut tar, path, Regular, 0o644, text.as_bytes())?;
         }
     }
