@@ -194,6 +194,7 @@ fn running(pod: &Pod, now: Timestamp) -> ObservedPod {
             state,
             runtime_log: None,
             volume_images: Vec::new(),
+            recursive_read_only: Vec::new(),
             termination_message_file: None,
             grace_seconds: Some(30),
             resources: None,

@@ -176,6 +176,7 @@ pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) 
         image: parsed.image,
         image_id,
         volume_images: parsed.images,
+        recursive_read_only: parsed.recursive,
         created_at,
         state: container_state(&state, created_at),
         runtime_log: inspect.log_path.filter(|path| !path.is_empty()),

@@ -86,6 +86,7 @@ fn running(pod: &Pod) -> ObservedPod {
         image: "nginx".to_owned(),
         image_id: String::new(),
         volume_images: Vec::new(),
+        recursive_read_only: Vec::new(),
         created_at: now(),
         state: ContainerState::Running { started_at: now(), pid: 1 },
         runtime_log: None,
