@@ -86,6 +86,16 @@ fn manifests_with_a_uid_change_in_place() {
     let second = bed.wait("a", "shows the label", |pod| pod["metadata"]["labels"]["x"] == "y" && is_ready(pod));
     assert_eq!((id(&first, "app"), id(&first, "other")), (id(&second, "app"), id(&second, "other")));
 
+    // Nor do names: their files are written anew.
+    let names = json!({"dnsConfig": {"searches": ["in-place.test"]},
+        "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["in-place"]}]});
+    bed.apply(&two(SLEEP, json!({"metadata": {"labels": {"x": "y"}}, "spec": names})));
+    until("both files tell them", || {
+        let text = bed.exec("a", "app", "cat /etc/resolv.conf /etc/hosts");
+        (text.contains("in-place.test") && text.contains("192.0.2.1\tin-place")).then_some(())
+    });
+    assert_eq!(id(&bed.pod("a").unwrap(), "app"), id(&first, "app"));
+
     // Another command restarts that container alone.
     bed.apply(&two("trap 'exit 0' TERM; sleep 2000000 & wait", json!({"metadata": {"labels": {"x": "y"}}})));
     let third = bed.wait("a", "one container renewed", |pod| is_ready(pod) && id(pod, "app") != id(&second, "app"));

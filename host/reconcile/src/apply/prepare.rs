@@ -10,9 +10,10 @@ use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, VolumeProblem};
-use longshore_core::{dns, resize, sandbox_config, services};
+use longshore_core::{dns, hash, resize, sandbox_config, services};
 
 use super::Step;
+use super::sandbox::tell_of_names;
 use crate::objects::{self, Unknown};
 use crate::worker::Worker;
 
@@ -82,13 +83,15 @@ impl Worker {
         let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &self.facts);
         shared.ports.files.prepare_cgroup(&cgroup).await.map_err(|error| Unprepared::cgroup(&error))?;
         self.cgroup = Some(cgroup);
+        let names = hash::names(&self.pod.object);
+        let renamed = self.record.names.as_ref().is_some_and(|known| *known != names);
         let mut spec = PodFilesSpec {
             pod: self.pod.id.clone(),
             volumes,
             fs_group,
             resolv_conf: dns::resolv_conf(&self.pod, &self.facts),
-            // As dockershim: what runs keeps what its sandbox was made with.
-            new_resolv_conf: !self.observed.sandbox().is_some_and(Sandbox::is_running),
+            // As dockershim: what runs keeps what its sandbox was made with, unless the pod itself says something else.
+            new_resolv_conf: renamed || !self.observed.sandbox().is_some_and(Sandbox::is_running),
         };
         let mut files = loop {
             match shared.ports.files.prepare(&spec).await {
@@ -101,6 +104,10 @@ impl Worker {
                 prepared => break prepared?,
             }
         };
+        self.record.names = Some(names);
+        if renamed {
+            tell_of_names(self);
+        }
         self.behind = behind;
         for (volume, place) in kept {
             files.volumes.entry(volume).or_insert(place);

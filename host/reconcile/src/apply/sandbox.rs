@@ -85,7 +85,7 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
 }
 
 /// What of the names that the pod asks for it does not get. On a node that is alone nobody expects a cluster's DNS.
-fn tell_of_names(worker: &Worker) {
+pub(super) fn tell_of_names(worker: &Worker) {
     let facts = &worker.facts;
     let missing = dns::falls_back_to_default(&worker.pod, facts).filter(|_| worker.shared.ports.api.is_some());
     if let Some(missing) = missing {

@@ -284,6 +284,26 @@ async fn names_and_addresses_of_the_node_are_those_of_now() {
 }
 
 #[tokio::test]
+async fn names_that_a_pod_asks_for_later_reach_what_runs() {
+    let mut bed = Bed::new();
+    let asking = |search: &str| {
+        pod("p", &format!("{{dnsConfig: {{searches: [{search}]}}, containers: [{{name: app, image: app}}]}}"))
+    };
+    bed.source.set(vec![asking("one")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let app = bed.runtime.container("p", "app").unwrap().id;
+    for (search, away) in [("two", false), ("three", true), ("one", false)] {
+        if away {
+            bed = bed.restart().await;
+        }
+        bed.source.set(vec![asking(search)]);
+        let wanted = format!("nameserver 192.168.0.254\nsearch {search}\n");
+        bed.until(search, |bed| bed.files.resolv_conf("p") == wanted).await;
+    }
+    assert_eq!(bed.runtime.container("p", "app").unwrap().id, app, "nothing is restarted for it");
+}
+
+#[tokio::test]
 async fn an_https_hook_that_meets_a_plain_server_is_repeated_without_tls() {
     let bed = Bed::new();
     let said = |message: &str| ProbeOutcome::Failure { message: message.to_owned() };
