@@ -105,9 +105,19 @@ fn manifests_with_a_uid_change_in_place() {
 
     // What the sandbox is made of renews the pod.
     let host = json!({"metadata": {"labels": {"x": "y"}}, "spec": {"hostNetwork": true}});
-    bed.apply(&two("trap 'exit 0' TERM; sleep 2000000 & wait", host));
+    bed.apply(&two("trap 'exit 0' TERM; sleep 2000000 & wait", host.clone()));
     bed.wait("a", "on the host's network", |pod| is_ready(pod) && id(pod, "other") != id(&third, "other"));
     assert_ne!(bed.sandbox("a")["Id"], sandbox);
+
+    // A size of another class it cannot have, and what can be done is said.
+    let mut sized = two("trap 'exit 0' TERM; sleep 2000000 & wait", host);
+    sized["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "10m"}});
+    bed.apply(&sized);
+    let advice =
+        "it is BestEffort and would be Burstable; for a new pod of that class give the manifest another metadata.uid";
+    until("it is said", || bed.say(&["why", "a"]).contains(advice).then_some(()));
+    assert!(bed.say(&["describe", "pod", "a"]).contains(advice));
+    assert!(String::from_utf8_lossy(&bed.cli(&["get", "pods"]).stderr).contains(advice));
 }
 
 #[test]
