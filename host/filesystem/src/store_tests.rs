@@ -148,6 +148,15 @@ async fn fs_group_owns_what_the_pod_owns_and_not_the_hosts() {
     std::fs::write(files.volumes["disk"].join("own"), "").unwrap();
     fixture.files.prepare(&spec("u1", all.clone(), Some(4321))).await.unwrap();
     assert_eq!(mode(&files.volumes["disk"]), (4321, 0o700));
+    // Nor is it on every start of an agent that has lost its mark, where that is asked for.
+    let mark = fixture.pod_folder("u1").join("plugins/kubernetes.io~empty-dir/disk/fs-group");
+    for (on_root_mismatch, own) in [(true, 0), (false, 4321)] {
+        std::fs::remove_file(&mark).unwrap();
+        std::fs::set_permissions(&files.volumes["disk"], std::os::unix::fs::PermissionsExt::from_mode(0o2770)).unwrap();
+        let fs_group = Some(FsGroup { gid: 4321, on_root_mismatch });
+        fixture.files.prepare(&PodFilesSpec { fs_group, ..spec("u1", all.clone(), None) }).await.unwrap();
+        assert_eq!(mode(&files.volumes["disk"].join("own")).0, own);
+    }
     // Another group is.
     fixture.files.prepare(&spec("u1", all, Some(77))).await.unwrap();
     assert_eq!(mode(&files.volumes["disk"]), (77, 0o2770));

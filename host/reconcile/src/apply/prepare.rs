@@ -73,13 +73,6 @@ impl Worker {
             self.tell_if(kept.contains_key(&volume), Unprepared::volume(&volume, &message))?;
             behind = true;
         }
-        let security = self.pod.spec().security_context.as_ref();
-        let fs_group = security.and_then(|security| {
-            Some(FsGroup {
-                gid: u32::try_from(security.fs_group?).ok()?,
-                on_root_mismatch: security.fs_group_change_policy.as_deref() == Some("OnRootMismatch"),
-            })
-        });
         let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &self.facts);
         shared.ports.files.prepare_cgroup(&cgroup).await.map_err(|error| Unprepared::cgroup(&error))?;
         self.cgroup = Some(cgroup);
@@ -88,7 +81,7 @@ impl Worker {
         let mut spec = PodFilesSpec {
             pod: self.pod.id.clone(),
             volumes,
-            fs_group,
+            fs_group: FsGroup::of(&self.pod),
             resolv_conf: dns::resolv_conf(&self.pod, &self.facts),
             // As dockershim: what runs keeps what its sandbox was made with, unless the pod itself says something else.
             new_resolv_conf: renamed || !self.observed.sandbox().is_some_and(Sandbox::is_running),
