@@ -61,7 +61,11 @@ impl Worker {
         let shared = self.shared.clone();
         self.facts = shared.look().await;
         let is_up = self.observed.sandbox().is_some_and(Sandbox::is_up);
-        let kept = self.files.as_ref().filter(|_| is_up).map(|files| files.volumes.clone()).unwrap_or_default();
+        let mut kept = self.files.as_ref().filter(|_| is_up).map(|files| files.volumes.clone()).unwrap_or_default();
+        let named: BTreeSet<String> =
+            self.pod.spec().volumes.iter().flatten().map(|volume| volume.name.clone()).collect();
+        kept.retain(|volume, _| named.contains(volume));
+        self.unswept = !self.runs_as_wanted();
         let mut behind = false;
         for unknown in self.look_up_objects().await {
             let is_kept = unknown.volume.as_ref().is_some_and(|volume| kept.contains_key(volume));
@@ -81,6 +85,7 @@ impl Worker {
         let mut spec = PodFilesSpec {
             pod: self.pod.id.clone(),
             volumes,
+            only: (!self.unswept).then_some(named),
             fs_group: FsGroup::of(&self.pod),
             resolv_conf: dns::resolv_conf(&self.pod, &self.facts),
             // As dockershim: what runs keeps what its sandbox was made with, unless the pod itself says something else.
@@ -129,6 +134,19 @@ impl Worker {
                 Step::Waits
             }
         }
+    }
+
+    /// Whether all that runs was made as the spec has it now, so that it uses no other volumes.
+    fn runs_as_wanted(&self) -> bool {
+        let mut running = self.observed.containers.iter().filter(|seen| seen.is_running());
+        running.all(|seen| self.pod.hashes.get(&seen.name) == Some(&seen.hash))
+    }
+
+    /// Whether volumes that the spec does not name any more can be taken away now, and could not before; said once.
+    pub(crate) fn can_sweep(&mut self) -> bool {
+        let can = self.unswept && self.runs_as_wanted();
+        self.unswept &= !can;
+        can
     }
 
     /// Tells of a volume that stays as it is; what is not one of these is in the way of the pod.
