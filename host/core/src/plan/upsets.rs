@@ -385,3 +385,32 @@ fn an_overdue_stop_is_looked_at_again_later_and_not_at_once() {
     let plan = model.plan();
     assert!(plan.is_empty() && plan.wake.unwrap() > model.now);
 }
+
+#[test]
+fn a_stop_under_way_is_told_anew_once_when_the_clock_stepped_back() {
+    let mut model = two("Always");
+    let grace = jiff::SignedDuration::from_secs(30);
+    model.upset(Upset::Unhealthy(1));
+    let id = model.known.container("a").unwrap().id.clone();
+    model.busy.stopping.insert(id.clone(), model.now + grace);
+    assert!(model.plan().is_empty());
+    model.upset(Upset::ClockBack(3600));
+    let plan = model.plan();
+    let told: Vec<&Action> = plan.actions().map(|planned| &planned.action).collect();
+    assert!(matches!(told[..], [Action::StopContainer { grace_seconds: 30, .. }]), "{told:?}");
+    model.busy.stopping.insert(id, model.now + grace);
+    let plan = model.plan();
+    assert!(plan.is_empty() && plan.wake.unwrap() <= model.now + grace + grace);
+}
+
+#[test]
+fn a_deadline_is_no_further_away_when_the_clock_stepped_back() {
+    let spec = "{activeDeadlineSeconds: 5, containers: [{name: a, image: x}]}";
+    let mut model = Model::new(pod_from(spec), ObservedPod::default());
+    model.record.start_time = Some(model.now);
+    model.upset(Upset::ClockBack(100_000));
+    assert_eq!(
+        crate::status::deadline(&model.pod, &model.record),
+        Some(model.now + jiff::SignedDuration::from_secs(5))
+    );
+}
