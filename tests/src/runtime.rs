@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
+use longshore_core::cgroup::Qos;
 use longshore_core::cluster::node_status::NodeImage;
 use longshore_core::container::{ContainerConfig, Mount, Resources, SandboxConfig, SandboxNetwork};
 use longshore_core::labels;
@@ -283,6 +284,7 @@ impl ContainerRuntime for FakeRuntime {
             pod: config.pod.clone(),
             attempt: config.attempt,
             hash: config.hash.clone(),
+            qos: config.labels.get(labels::QOS).and_then(|name| Qos::of(name)),
             created_at: Timestamp::now(),
             state: SandboxState::Created,
             network: config.network.clone(),

@@ -162,6 +162,7 @@ fn running(pod: &Pod, now: Timestamp) -> ObservedPod {
         pod: pod.id.clone(),
         attempt: 0,
         hash: pod.sandbox_hash.clone(),
+        qos: None,
         created_at: now,
         state: SandboxState::Running,
         network: longshore_core::container::SandboxNetwork::Default,

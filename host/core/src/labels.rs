@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cgroup::{self, Qos};
 use crate::pod::{ContainerKind, Pod, PodId};
 
 /// ID of the root folder whose agent made it. Nothing without it is ever touched.
@@ -13,6 +14,8 @@ pub const ROOT: &str = "dev.longshore.root";
 pub const HASH_VERSION: &str = "dev.longshore.hash-version";
 /// Hash of the sandbox's or container's configuration.
 pub const HASH: &str = "dev.longshore.hash";
+/// The pod's quality of service, which is where its sandbox's cgroup is; absent on those of before it was kept.
+pub const QOS: &str = "dev.longshore.qos";
 /// How many of the same name came before.
 pub const ATTEMPT: &str = "dev.longshore.attempt";
 /// `init`, `sidecar`, `app` or `ephemeral`.
@@ -95,6 +98,7 @@ pub fn for_sandbox(pod: &Pod, root: &str, attempt: u32) -> BTreeMap<String, Stri
         annotate(&mut labels, key, value.clone());
     }
     labels.extend(identity(&pod.id, "POD", "podsandbox", root, &pod.sandbox_hash, attempt));
+    labels.insert(QOS.to_owned(), cgroup::qos(pod.spec()).as_str().to_owned());
     labels
 }
 
@@ -194,6 +198,7 @@ pub fn parse(labels: &BTreeMap<String, String>, root: &str) -> Option<Parsed> {
             Some(CURRENT_HASH_VERSION) => text(HASH).unwrap_or_default(),
             _ => String::new(),
         },
+        qos: text(QOS).as_deref().and_then(Qos::of),
         sandbox_id: text(SANDBOX_ID).unwrap_or_default(),
         image: text(IMAGE).unwrap_or_default(),
         images: text(IMAGES).iter().flat_map(|images| images.split(',')).map(str::to_owned).collect(),
@@ -222,6 +227,8 @@ pub struct Parsed {
     pub attempt: u32,
     /// Hash when it was made; empty where other rules made it ([`HASH_VERSION`]).
     pub hash: String,
+    /// The quality of service that a sandbox was made for, where it says so.
+    pub qos: Option<Qos>,
     /// ID of the container's sandbox, empty for a sandbox.
     pub sandbox_id: String,
     /// The image as the pod named it.

@@ -53,6 +53,7 @@ pub(crate) fn sandbox(attempt: u32, state: SandboxState) -> Sandbox {
         pod: PodId { namespace: "ns".to_owned(), name: "pod".to_owned(), uid: "uid".to_owned() },
         attempt,
         hash: "sandbox-hash".to_owned(),
+        qos: None,
         created_at: at(10),
         state,
         network: crate::container::SandboxNetwork::Default,

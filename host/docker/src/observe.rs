@@ -154,6 +154,7 @@ pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) 
             pod: parsed.pod,
             attempt: parsed.attempt,
             hash: parsed.hash,
+            qos: parsed.qos,
             created_at,
             state: match container_state(&state, created_at) {
                 ContainerState::Running { .. } => SandboxState::Running,

@@ -121,6 +121,26 @@ fn manifests_with_a_uid_change_in_place() {
 }
 
 #[test]
+fn manifests_with_a_uid_move_to_the_class_that_another_container_gives_them() {
+    let Some(bed) = Bed::start() else { return };
+    let own = format!("e2e-{}", bed.folder.file_name().unwrap().to_string_lossy().to_lowercase());
+    let of = |containers: Value| with(pod("a", containers, json!({})), json!({"metadata": {"uid": own}}));
+    let app = container("app", SLEEP);
+    bed.apply(&of(json!([app])));
+    let first = bed.wait_ready("a");
+    let sized = with(container("sized", SLEEP), json!({"resources": {"requests": {"cpu": "10m"}}}));
+    bed.apply(&of(json!([app, sized])));
+    let second = bed.wait("a", "of its new class", |pod| is_ready(pod) && pod["status"]["qosClass"] == "Burstable");
+    assert_ne!(id(&second, "app"), id(&first, "app"));
+    let parent = |container: &str| bed.inspect("a", container)["HostConfig"]["CgroupParent"].clone();
+    assert_eq!(parent("app"), parent("sized"));
+    let name = own.replace('-', "_");
+    let left: Vec<_> = crate::bed::cgroups().into_iter().map(|path| path.display().to_string()).collect();
+    let left = left.into_iter().filter(|path| path.ends_with(&own) || path.ends_with(&format!("{name}.slice")));
+    assert_eq!(left.filter(|path| path.contains("besteffort")).collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
 fn manifests_a_bad_file_keeps_its_pods_and_is_shown() {
     let Some(bed) = Bed::start() else { return };
     bed.apply(&sleeper("a"));

@@ -8,8 +8,9 @@ use super::model::{Fault, Model, Upset, any_upset, any_world, ended, web};
 use super::tests::{any_fault, converge, settled};
 use super::*;
 use crate::backoff::Backoff;
+use crate::cgroup::Qos;
 use crate::observed::Container;
-use crate::pod::Deletion;
+use crate::pod::{Deletion, Source};
 use crate::testing::pod_from;
 
 proptest! {
@@ -176,6 +177,18 @@ fn a_changed_pod_begins_again_whatever_the_policy() {
     model.look();
     let plan = model.plan();
     assert!(plan.actions().any(|planned| matches!(planned.action, Action::CreateSandbox { attempt: 1 })));
+}
+
+#[test]
+fn a_pod_that_is_of_another_class_begins_again_in_its_place_unless_its_sandbox_does_not_say() {
+    for (made_for, renewed) in [(None, false), (Some(Qos::BestEffort), false), (Some(Qos::Burstable), true)] {
+        let mut model = two("Always");
+        model.world.sandboxes[0].qos = made_for;
+        model.look();
+        assert_eq!(model.plan().restarting.len() == 2, renewed, "{made_for:?}");
+        model.pod.source = Source::Api;
+        assert!(model.plan().is_empty(), "{made_for:?}");
+    }
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn running(pod: &Pod) -> ObservedPod {
         pod: id.clone(),
         attempt: 0,
         hash: pod.sandbox_hash.clone(),
+        qos: None,
         created_at: now(),
         state: SandboxState::Running,
         network: SandboxNetwork::Default,
