@@ -24,6 +24,8 @@ pub struct FakeFiles {
     names: Mutex<BTreeMap<String, String>>,
     /// The volumes of each pod as they were last prepared, and how often they were.
     prepared: Mutex<BTreeMap<String, (Vec<VolumeSpec>, usize)>>,
+    /// The only volumes that each pod was left, where it was told.
+    only: Mutex<BTreeMap<String, BTreeSet<String>>>,
     used: Mutex<u64>,
     of_pods: Mutex<BTreeMap<String, u64>>,
     released: Mutex<BTreeSet<String>>,
@@ -69,6 +71,11 @@ impl FakeFiles {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().unwrap_or_default()
     }
 
+    /// The only volumes that a pod was left when others were last taken away.
+    pub fn only(&self, uid: &str) -> BTreeSet<String> {
+        self.only.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().unwrap_or_default()
+    }
+
     /// Whether a pod's volumes were given back.
     pub fn was_released(&self, uid: &str) -> bool {
         self.released.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
@@ -103,6 +110,9 @@ impl FileStore for FakeFiles {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         let known = prepared.entry(spec.pod.uid.clone()).or_default();
         *known = (spec.volumes.clone(), known.1 + 1);
+        if let Some(only) = &spec.only {
+            self.only.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.pod.uid.clone(), only.clone());
+        }
         let folder = PathBuf::from(format!("/pods/{}/volume", spec.pod.uid));
         let volumes = spec.volumes.iter().map(|volume| (volume.name.clone(), folder.clone()));
         Ok(PodFiles { volumes: volumes.collect(), resolv_conf: "/resolv.conf".into(), hosts: "/hosts".into() })

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
+use longshore_core::cgroup::Qos;
 use longshore_core::cluster::node_status::NodeImage;
 use longshore_core::container::{ContainerConfig, Mount, Resources, SandboxConfig, SandboxNetwork};
 use longshore_core::labels;
@@ -283,6 +284,7 @@ impl ContainerRuntime for FakeRuntime {
             pod: config.pod.clone(),
             attempt: config.attempt,
             hash: config.hash.clone(),
+            qos: config.labels.get(labels::QOS).and_then(|name| Qos::of(name)),
             created_at: Timestamp::now(),
             state: SandboxState::Created,
             network: config.network.clone(),
@@ -304,7 +306,8 @@ impl ContainerRuntime for FakeRuntime {
             name: config.name.clone(),
             kind: config.kind,
             attempt: config.attempt,
-            hash: parsed.map(|parsed| parsed.hash).unwrap_or_default(),
+            hash: parsed.as_ref().map(|parsed| parsed.hash.clone()).unwrap_or_default(),
+            recursive_read_only: parsed.map(|parsed| parsed.recursive).unwrap_or_default(),
             sandbox_id: config.sandbox_id.clone(),
             image: config.image.clone(),
             image_id: config.image.clone(),

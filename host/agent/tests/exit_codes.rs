@@ -1,6 +1,10 @@
 //! What scripts and systemd rely on: exit codes, and which stream says what. No Docker, no agent.
 #![allow(clippy::unwrap_used)]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
 fn longshore(arguments: &[&str]) -> Output {
@@ -68,6 +72,27 @@ fn an_agent_that_does_not_run_is_1_and_says_how_to_start_it() {
         assert!(output.stdout.is_empty());
     }
     assert_eq!(longshore(&["version", "--root-dir", root]).status.code(), Some(0));
+}
+
+#[test]
+fn a_docker_that_may_not_be_asked_is_1_and_says_who_may() {
+    // Where the program was built not everybody may look.
+    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
+    let program = folder.path().join("longshore");
+    std::fs::copy(env!("CARGO_BIN_EXE_longshore"), &program).unwrap();
+    let socket = folder.path().join("docker.sock");
+    let _docker = UnixListener::bind(&socket).unwrap();
+    std::fs::set_permissions(&socket, Permissions::from_mode(0o660)).unwrap();
+    let mut command = Command::new(&program);
+    command.arg("doctor").arg(format!("--root-dir={}", folder.path().join("r").display()));
+    command.arg(format!("--docker-endpoint=unix://{}", socket.display()));
+    let output = command.uid(65534).gid(65534).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = said.lines().find(|line| line.starts_with("FAIL  Docker ")).unwrap();
+    let advice = "permission denied: run as root, or as a member of the group docker";
+    assert!(line.contains(socket.to_str().unwrap()) && line.ends_with(advice), "{said}");
+    assert!(!said.contains("start Docker"), "it runs: {said}");
 }
 
 #[test]

@@ -20,6 +20,11 @@ pub enum Qos {
 }
 
 impl Qos {
+    /// The one that is called so.
+    pub fn of(name: &str) -> Option<Qos> {
+        [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort].into_iter().find(|qos| qos.as_str() == name)
+    }
+
     /// `status.qosClass`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -197,6 +197,7 @@ pub fn build(input: &ContainerInput<'_>) -> Result<ContainerConfig, ConfigError>
                 log_path: &input.log_path.to_string_lossy(),
                 termination_file: input.termination_file.map(Path::to_string_lossy).as_deref(),
                 images: &input.image_volumes.values().map(String::as_str).collect::<Vec<_>>(),
+                recursive: &recursive(pod, node, spec),
             },
         ),
         stop_signal: spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
@@ -288,9 +289,15 @@ fn of_spec(input: &ContainerInput<'_>, index: usize, mount: &v1::VolumeMount) ->
     Ok(Mount { source, target, read_only, recursive: recursive && read_only, propagation })
 }
 
+/// Indices of a container's `volumeMounts` that are made read-only with all that is mounted below.
+pub fn recursive(pod: &Pod, node: &NodeFacts, container: &v1::Container) -> Vec<usize> {
+    let mounts = container.volume_mounts.iter().flatten().enumerate();
+    mounts.filter(|(_, mount)| is_recursive(pod, node, mount) == Ok(true)).map(|(index, _)| index).collect()
+}
+
 /// Whether a mount is read-only with all that is mounted below (`resolveRecursiveReadOnly` in pkg/kubelet/kubelet_pods.go).
 /// Docker's own runtime alone is known to do that.
-pub(crate) fn is_recursive(pod: &Pod, node: &NodeFacts, mount: &v1::VolumeMount) -> Result<bool, String> {
+fn is_recursive(pod: &Pod, node: &NodeFacts, mount: &v1::VolumeMount) -> Result<bool, String> {
     let of_docker = pod.spec().runtime_class_name.as_deref().is_none_or(str::is_empty);
     let name = &mount.name;
     match mount.recursive_read_only.as_deref() {

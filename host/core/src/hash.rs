@@ -17,8 +17,9 @@
 //! | probes, postStart, preStop, restartPolicyRules, imagePullPolicy, terminationMessagePolicy, resizePolicy | no | the agent's own work |
 //! | ports | no | host ports are the sandbox's, the others say nothing to the runtime |
 //!
-//! Hosts, DNS, labels and annotations are in neither hash: they are files and labels of ours. Of a pod from the
-//! API server, name and image are all that can change (`pkg/kubelet/container/helpers.go`, `HashContainer`).
+//! Hosts, DNS, labels and annotations are in neither hash: they are files and labels of ours, and a file is written anew
+//! under what runs ([`names`]). Nor is `enableServiceLinks`, which comes with the next start, as the Services do. Of a pod
+//! from the API server, name and image are all that can change (`pkg/kubelet/container/helpers.go`, `HashContainer`).
 
 use std::collections::BTreeMap;
 
@@ -96,6 +97,15 @@ pub fn sandbox(pod: &v1::Pod) -> String {
         content["sysctls"] = to_json(&security.sysctls);
     }
     digest(content)
+}
+
+/// The hash of what a pod says of its resolv.conf: a change of that reaches what runs, one of the node's own does not.
+pub fn names(pod: &v1::Pod) -> String {
+    let spec = pod.spec.as_ref();
+    digest(json!({
+        "dnsPolicy": spec.and_then(|spec| spec.dns_policy.as_ref()),
+        "dnsConfig": to_json(&spec.and_then(|spec| spec.dns_config.as_ref())),
+    }))
 }
 
 fn container_content(spec: &v1::PodSpec, container: &v1::Container, kind: ContainerKind) -> Value {

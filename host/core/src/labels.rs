@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cgroup::{self, Qos};
 use crate::pod::{ContainerKind, Pod, PodId};
 
 /// ID of the root folder whose agent made it. Nothing without it is ever touched.
@@ -13,6 +14,8 @@ pub const ROOT: &str = "dev.longshore.root";
 pub const HASH_VERSION: &str = "dev.longshore.hash-version";
 /// Hash of the sandbox's or container's configuration.
 pub const HASH: &str = "dev.longshore.hash";
+/// The pod's quality of service, which is where its sandbox's cgroup is; absent on those of before it was kept.
+pub const QOS: &str = "dev.longshore.qos";
 /// How many of the same name came before.
 pub const ATTEMPT: &str = "dev.longshore.attempt";
 /// `init`, `sidecar`, `app` or `ephemeral`.
@@ -25,6 +28,10 @@ pub const TERMINATION_FILE: &str = "dev.longshore.termination-file";
 /// IDs of the images that it mounts as volumes, in the order of the volumes' names, separated by commas; absent where there
 /// are none.
 pub const IMAGES: &str = "dev.longshore.images";
+
+/// Indices of its `volumeMounts` that are read-only with all that is mounted below, separated by commas; absent where there
+/// are none.
+pub const RECURSIVE: &str = "dev.longshore.recursive-read-only";
 
 /// `podsandbox` or `container`.
 pub const TYPE: &str = "io.kubernetes.docker.type";
@@ -91,6 +98,7 @@ pub fn for_sandbox(pod: &Pod, root: &str, attempt: u32) -> BTreeMap<String, Stri
         annotate(&mut labels, key, value.clone());
     }
     labels.extend(identity(&pod.id, "POD", "podsandbox", root, &pod.sandbox_hash, attempt));
+    labels.insert(QOS.to_owned(), cgroup::qos(pod.spec()).as_str().to_owned());
     labels
 }
 
@@ -109,6 +117,8 @@ pub struct ContainerFacts<'a> {
     pub termination_file: Option<&'a str>,
     /// IDs of the images that it mounts.
     pub images: &'a [&'a str],
+    /// Indices of its `volumeMounts` that are read-only with all that is mounted below.
+    pub recursive: &'a [usize],
 }
 
 /// All labels of a container.
@@ -129,6 +139,10 @@ pub fn for_container(
     }
     if !facts.images.is_empty() {
         labels.insert(IMAGES.to_owned(), facts.images.join(","));
+    }
+    if !facts.recursive.is_empty() {
+        let indices: Vec<String> = facts.recursive.iter().map(usize::to_string).collect();
+        labels.insert(RECURSIVE.to_owned(), indices.join(","));
     }
     annotate(&mut labels, "io.kubernetes.container.hash", hash.to_owned());
     annotate(&mut labels, "io.kubernetes.container.restartCount", facts.attempt.to_string());
@@ -184,9 +198,15 @@ pub fn parse(labels: &BTreeMap<String, String>, root: &str) -> Option<Parsed> {
             Some(CURRENT_HASH_VERSION) => text(HASH).unwrap_or_default(),
             _ => String::new(),
         },
+        qos: text(QOS).as_deref().and_then(Qos::of),
         sandbox_id: text(SANDBOX_ID).unwrap_or_default(),
         image: text(IMAGE).unwrap_or_default(),
         images: text(IMAGES).iter().flat_map(|images| images.split(',')).map(str::to_owned).collect(),
+        recursive: text(RECURSIVE)
+            .iter()
+            .flat_map(|list| list.split(','))
+            .filter_map(|index| index.parse().ok())
+            .collect(),
         termination_file: text(TERMINATION_FILE),
         grace_seconds: annotation("io.kubernetes.pod.terminationGracePeriod").and_then(|grace| grace.parse().ok()),
     })
@@ -207,12 +227,16 @@ pub struct Parsed {
     pub attempt: u32,
     /// Hash when it was made; empty where other rules made it ([`HASH_VERSION`]).
     pub hash: String,
+    /// The quality of service that a sandbox was made for, where it says so.
+    pub qos: Option<Qos>,
     /// ID of the container's sandbox, empty for a sandbox.
     pub sandbox_id: String,
     /// The image as the pod named it.
     pub image: String,
     /// IDs of the images that it mounts as volumes, in the order of the volumes' names.
     pub images: Vec<String>,
+    /// Indices of its `volumeMounts` that are read-only with all that is mounted below.
+    pub recursive: Vec<usize>,
     /// File on the node behind the termination message.
     pub termination_file: Option<String>,
     /// Grace period in seconds of the pod when it was made.

@@ -8,8 +8,10 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{self, Qos};
 use crate::container::{Resources, SandboxNetwork};
-use crate::pod::{ContainerKind, PodId};
+use crate::hash;
+use crate::pod::{ContainerKind, Pod, PodId, Source};
 
 /// All that exists of one pod, dead things included.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +33,8 @@ pub struct Sandbox {
     pub attempt: u32,
     /// [`crate::pod::Pod::sandbox_hash`] when it was made; empty where it was made by other rules.
     pub hash: String,
+    /// The pod's quality of service when it was made, and so where its cgroup is; `None` where that is not known.
+    pub qos: Option<Qos>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Whether it runs; a sandbox that was made and not started does not.
@@ -45,6 +49,13 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Whether it is as the pod wants it by now. Containers that come and go may change the class of a pod; what the API
+    /// server has cannot.
+    pub fn fits(&self, pod: &Pod) -> bool {
+        let moves = pod.source != Source::Api && self.qos.is_some_and(|qos| qos != cgroup::qos(pod.spec()));
+        hash::fits(&self.hash, &pod.sandbox_hash) && !moves
+    }
+
     /// Whether it runs and is on its network, so that containers can be started in it.
     pub fn is_up(&self) -> bool {
         self.is_running() && (self.network != SandboxNetwork::Detached || !self.ips.is_empty())
@@ -90,6 +101,8 @@ pub struct Container {
     pub image_id: String,
     /// IDs of the images that it mounts as volumes, in the order of the volumes' names.
     pub volume_images: Vec<String>,
+    /// Indices of its `volumeMounts` that were made read-only with all that is mounted below.
+    pub recursive_read_only: Vec<usize>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Where in its life it is.

@@ -56,6 +56,9 @@ pub struct PodRecord {
     /// All containers are being removed, to begin anew in the same sandbox: condition `AllContainersRestarting`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restarting_all: bool,
+    /// [`crate::hash::names`] when its resolv.conf was written; `None` where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<String>,
     /// The addresses that its last sandbox had: the status of a pod that has ended still tells them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<IpAddr>,

@@ -82,7 +82,26 @@ pub fn journey(input: &Journey<'_>) -> Vec<Step> {
     let is_ready = ready.is_some_and(|condition| condition.status == "True");
     let detail = ready.and_then(|condition| condition.message.clone()).filter(|_| !is_ready).unwrap_or_default();
     steps.push(step("ready", if is_ready { StepState::Done } else { StepState::Ahead }, detail));
+    steps.extend(resizes(input));
     steps
+}
+
+/// What is wanted of a pod's size and is not granted, or not done.
+fn resizes(input: &Journey<'_>) -> impl Iterator<Item = Step> {
+    let resize = &input.record.resize;
+    let pending = resize.pending.as_ref().map(|pending| {
+        let until = if pending.reason == "Deferred" { "there is room" } else { "something else is asked for" };
+        let detail = format!("{}: {}; what runs stays as it is until {until}", pending.reason, pending.message);
+        Step { since: Some(pending.since), ..step("resize", StepState::Waiting, detail) }
+    });
+    let progress = resize.progress.as_ref().map(|progress| {
+        let (state, detail) = match &progress.error {
+            Some(error) => (StepState::Waiting, format!("failed, and is tried again: {error}")),
+            None => (StepState::Running, "granted; what runs is being changed".to_owned()),
+        };
+        Step { since: Some(progress.since), ..step("resize under way", state, detail) }
+    });
+    pending.into_iter().chain(progress)
 }
 
 fn step(name: &str, state: StepState, detail: String) -> Step {

@@ -154,6 +154,7 @@ pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) 
             pod: parsed.pod,
             attempt: parsed.attempt,
             hash: parsed.hash,
+            qos: parsed.qos,
             created_at,
             state: match container_state(&state, created_at) {
                 ContainerState::Running { .. } => SandboxState::Running,
@@ -176,6 +177,7 @@ pub(crate) fn observation(inspect: wire::Inspect, root: &str, image_id: String) 
         image: parsed.image,
         image_id,
         volume_images: parsed.images,
+        recursive_read_only: parsed.recursive,
         created_at,
         state: container_state(&state, created_at),
         runtime_log: inspect.log_path.filter(|path| !path.is_empty()),

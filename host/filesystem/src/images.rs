@@ -13,7 +13,8 @@ use rustix::mount::MountFlags;
 use crate::layout::{At, Layout, part, refuse};
 use crate::{mounts, remove, write};
 
-const PLUGIN: &str = "kubernetes.io~image";
+/// The folder of volumes of this kind, and of marks.
+pub(crate) const PLUGIN: &str = "kubernetes.io~image";
 /// Before the name of what is still being unpacked, and of what is being removed.
 const FRESH: &str = ".new-";
 const GONE: &str = ".gone-";

@@ -202,6 +202,11 @@ impl Inner {
             }
             files.volumes.insert(volume.name.clone(), folder);
         }
+        if let Some(names) = &spec.only
+            && let Err(error) = volumes::sweep(&pod, names, &files.volumes)
+        {
+            tracing::warn!(pod = %spec.pod, %error, "a volume that the pod does not have any more stays until it is prepared again");
+        }
         if spec.new_resolv_conf || !files.resolv_conf.exists() {
             write::rewrite(&files.resolv_conf, spec.resolv_conf.as_bytes(), 0o644)?;
         }

@@ -61,6 +61,7 @@ fn spec(uid: &str, volumes: Vec<VolumeSpec>, gid: Option<u32>) -> PodFilesSpec {
     PodFilesSpec {
         pod: pod(uid),
         volumes,
+        only: None,
         fs_group,
         resolv_conf: "nameserver 10.0.0.1\n".into(),
         new_resolv_conf: true,
@@ -148,6 +149,15 @@ async fn fs_group_owns_what_the_pod_owns_and_not_the_hosts() {
     std::fs::write(files.volumes["disk"].join("own"), "").unwrap();
     fixture.files.prepare(&spec("u1", all.clone(), Some(4321))).await.unwrap();
     assert_eq!(mode(&files.volumes["disk"]), (4321, 0o700));
+    // Nor is it on every start of an agent that has lost its mark, where that is asked for.
+    let mark = fixture.pod_folder("u1").join("plugins/kubernetes.io~empty-dir/disk/fs-group");
+    for (on_root_mismatch, own) in [(true, 0), (false, 4321)] {
+        std::fs::remove_file(&mark).unwrap();
+        std::fs::set_permissions(&files.volumes["disk"], std::os::unix::fs::PermissionsExt::from_mode(0o2770)).unwrap();
+        let fs_group = Some(FsGroup { gid: 4321, on_root_mismatch });
+        fixture.files.prepare(&PodFilesSpec { fs_group, ..spec("u1", all.clone(), None) }).await.unwrap();
+        assert_eq!(mode(&files.volumes["disk"].join("own")).0, own);
+    }
     // Another group is.
     fixture.files.prepare(&spec("u1", all, Some(77))).await.unwrap();
     assert_eq!(mode(&files.volumes["disk"]), (77, 0o2770));
@@ -196,6 +206,49 @@ async fn payloads_are_updated_and_former_content_goes() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(std::fs::read_to_string(folder.join("key")).unwrap(), "two");
+}
+
+#[tokio::test]
+async fn volumes_that_the_pod_has_no_more_go_once_nobody_uses_them() {
+    let fixture = Fixture::new();
+    let host = fixture.dir.path().join("host");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("precious"), "x").unwrap();
+    let of_host = volume("host", VolumeKind::HostPath { path: host.clone(), kind: HostPathKind::Directory });
+    let all = [
+        payload("secret", "s", true),
+        payload("other", "o", true),
+        empty_dir("ram", true),
+        empty_dir("disk", false),
+        of_host,
+    ];
+    let before = fixture.files.prepare(&spec("u1", all.to_vec(), Some(77))).await.unwrap().volumes;
+    std::fs::write(before["disk"].join("kept"), "").unwrap();
+    for (index, name) in ["secret", "disk"].into_iter().enumerate() {
+        let (volume, root, path) = (name.to_owned(), before[name].clone(), ["key", "part"][index].to_owned());
+        let part = SubPath { volume, root, path, container: "app".into(), index };
+        fixture.files.sub_path(&pod("u1"), &part).await.unwrap();
+    }
+    // `other` is of another kind, and `late` cannot be had now.
+    let fewer = vec![payload("other", "o", false), empty_dir("disk", false)];
+    let fewer = spec("u1", fewer, Some(77));
+    fixture.files.prepare(&fewer).await.unwrap();
+    assert!(before.values().all(|place| place.exists()), "somebody may use them");
+    let only = ["other", "disk", "late"].map(str::to_owned).into();
+    fixture.files.prepare(&spec("u1", vec![empty_dir("late", true)], Some(77))).await.unwrap();
+    fixture.files.prepare(&PodFilesSpec { only: Some(only), ..fewer }).await.unwrap();
+    let folder = fixture.pod_folder("u1");
+    let mut left: Vec<PathBuf> = mounts::all().unwrap().into_iter().map(|mount| mount.point).collect();
+    left.retain(|point| point.starts_with(&folder));
+    let place = |path: &str| folder.join(path);
+    left.sort();
+    assert_eq!(left, [place("volume-subpaths/disk/app/1"), place("volumes/kubernetes.io~empty-dir/late")]);
+    for gone in ["secret", "other", "ram"] {
+        assert!(!before[gone].exists(), "{gone}");
+    }
+    assert!(!place("plugins/kubernetes.io~empty-dir/ram").exists(), "another one of that name is not the group's yet");
+    assert!(before["disk"].join("kept").exists() && place("volumes/kubernetes.io~configmap/other/key").exists());
+    assert!(host.join("precious").exists());
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use crate::layout::{At, part, refuse};
 use crate::{mounts, write};
 
+/// What a pod's folder has them in.
+pub(crate) const FOLDER: &str = "volume-subpaths";
 /// As Linux' own limit (path_resolution(7)).
 const LINKS: usize = 40;
 /// Parts of a path; a container may nest folders as deeply as it likes.
@@ -137,7 +139,7 @@ pub(crate) fn read(root: &Path, path: &str, limit: usize) -> Result<Vec<u8>, Fil
 /// Binds the sub-path to its place in the pod's folder; says where that is.
 pub(crate) fn bind(pod: &Path, sub_path: &SubPath) -> Result<PathBuf, FilesError> {
     let source = open(&sub_path.root, &sub_path.path, true)?;
-    let mut place = pod.join("volume-subpaths");
+    let mut place = pod.join(FOLDER);
     write::folder(&place, 0o750)?;
     for (what, name) in [("volume name", &sub_path.volume), ("container name", &sub_path.container)] {
         let name = part(&place, what, name)?;

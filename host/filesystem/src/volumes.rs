@@ -3,13 +3,14 @@
 //! Owns `<pod>/volumes` and `<pod>/plugins`. It must not look into objects or specs of Kubernetes: a [`VolumeSpec`] is
 //! complete. As `pkg/volume/{emptydir,hostpath,local,nfs,configmap,secret,downwardapi,projected}`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use longshore_core::ports::files::FilesError;
 use longshore_core::volume::{FsGroup, HostPathKind, VolumeKind, VolumeSpec};
 
 use crate::layout::{At, part};
-use crate::{host_path, mounts, nfs, ownership, payload, remove, write};
+use crate::{host_path, images, mounts, nfs, ownership, payload, remove, sub_path, write};
 
 const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 const LOCAL: &str = "kubernetes.io~local-volume";
@@ -59,6 +60,37 @@ fn made(pod: &Path, volume: &VolumeSpec, group: Option<FsGroup>) -> Result<PathB
             written.map_err(told)?;
             Ok(folder)
         }
+    }
+}
+
+/// Takes away what the pod has of volumes that are neither among `names` nor `made` where it is: content, mounts, what was
+/// mounted of their parts, and marks. Nobody may be using them.
+pub(crate) fn sweep(pod: &Path, names: &BTreeSet<String>, made: &BTreeMap<String, PathBuf>) -> Result<(), FilesError> {
+    let mut gone: Vec<PathBuf> = Vec::new();
+    let is_named =
+        |place: &Path| place.file_name().and_then(|name| name.to_str()).is_some_and(|name| names.contains(name));
+    gone.extend(entries(&pod.join(sub_path::FOLDER))?.into_iter().filter(|place| !is_named(place)));
+    for plugin in entries(&pod.join("volumes"))? {
+        // One that is of another kind by now has another place.
+        let moved = |place: &Path| made.iter().any(|(name, now)| place.ends_with(name) && now != place);
+        gone.extend(entries(&plugin)?.into_iter().filter(|place| !is_named(place) || moved(place)));
+    }
+    for plugin in entries(&pod.join("plugins"))?.into_iter().filter(|plugin| !plugin.ends_with(images::PLUGIN)) {
+        gone.extend(entries(&plugin)?.into_iter().filter(|place| !is_named(place)));
+    }
+    for place in gone {
+        mounts::unmount_below(&place)?;
+        remove::tree(&place)?;
+    }
+    Ok(())
+}
+
+/// What is in a folder; nothing where there is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, FilesError> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry.at(folder)?.path())).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).at(folder),
     }
 }
 

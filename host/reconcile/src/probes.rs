@@ -156,8 +156,7 @@ impl ProbeScheduler {
         for (key, active) in wanted {
             table.generations += 1;
             let generation = table.generations;
-            let since_start = Duration::try_from(clock.duration_since(active.started_at)).unwrap_or_default();
-            let mut first = now + active.spec.initial_delay.saturating_sub(since_start);
+            let mut first = now + delay_left(active.spec.initial_delay, active.started_at, clock);
             // Which ran before is known from what was found, not from clocks: those may be set back.
             let adopted = table.adopted.get(&pod.uid).is_some_and(|found| found.contains(&active.container_id));
             if adopted {
@@ -176,6 +175,12 @@ impl ProbeScheduler {
             self.inner.changed.notify_one();
         }
     }
+}
+
+/// What is left of the delay before a container's first check: all of it where, by a clock that stepped back, it is not
+/// started yet.
+fn delay_left(delay: Duration, started_at: Timestamp, clock: Timestamp) -> Duration {
+    delay.saturating_sub(Duration::try_from(clock.duration_since(started_at)).unwrap_or_default())
 }
 
 /// The time to the next check: the period, doubled for each fault of the plugin in a row.
@@ -376,6 +381,16 @@ async fn try_to_check(inner: &Inner, call: &ProbeCall) -> (ProbeAnswer, Duration
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_check_waits_no_longer_than_its_delay_whatever_the_clock_does() {
+        let delay = Duration::from_secs(10);
+        let left = |passed: i64| {
+            let started = Timestamp::from_second(1_000_000).expect("a time");
+            delay_left(delay, started, started + jiff::SignedDuration::from_secs(passed)).as_secs()
+        };
+        assert_eq!([left(0), left(4), left(10), left(99), left(-5), left(-900_000)], [10, 6, 0, 0, 10, 10]);
+    }
 
     #[test]
     fn a_failing_plugin_is_asked_ever_more_rarely() {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{
     Bed, NODE, binary,
-    pods::{SLEEP, container, pod, sleeper, with},
+    pods::{SLEEP, container, id, pod, sleeper, with},
     until,
 };
 
@@ -182,6 +182,34 @@ fn cli_watch_and_follow() {
     assert_eq!(two, ["one", "two"]);
     follower.kill().unwrap();
     follower.wait().unwrap();
+}
+
+#[test]
+fn cli_logs_of_the_last_moments() {
+    let Some(bed) = Bed::start() else { return };
+    bed.apply(&pod("a", json!([container("app", "while :; do echo line $((i+=1)); sleep 0.2; done")]), json!({})));
+    bed.wait_ready("a");
+    let first = |since: &[&str]| bed.say(&[&["logs", "a"], since].concat()).lines().next().map(str::to_owned);
+    until("the first line is old", || first(&["--since=2s"]).filter(|line| line != "line 1"));
+    for since in [&[][..], &["--since=1h"]] {
+        assert_eq!(first(since).as_deref(), Some("line 1"), "{since:?}");
+    }
+    let output = bed.cli(&["logs", "a", "--since=lately"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("--since: ") && said.contains("lately"), "{said}");
+}
+
+#[test]
+fn cli_without_a_command_is_the_daemon() {
+    let Some(mut bed) = Bed::new() else { return };
+    bed.verb = None;
+    bed.apply(&sleeper("a"));
+    bed.begin();
+    let before = bed.wait_ready("a");
+    assert_eq!(bed.stop(), Some(0), "{}", bed.log());
+    bed.verb = Some("run");
+    bed.begin();
+    assert_eq!(id(&bed.wait_ready("a"), "app"), id(&before, "app"), "it is one agent's pod");
 }
 
 #[test]

@@ -86,6 +86,16 @@ fn manifests_with_a_uid_change_in_place() {
     let second = bed.wait("a", "shows the label", |pod| pod["metadata"]["labels"]["x"] == "y" && is_ready(pod));
     assert_eq!((id(&first, "app"), id(&first, "other")), (id(&second, "app"), id(&second, "other")));
 
+    // Nor do names: their files are written anew.
+    let names = json!({"dnsConfig": {"searches": ["in-place.test"]},
+        "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["in-place"]}]});
+    bed.apply(&two(SLEEP, json!({"metadata": {"labels": {"x": "y"}}, "spec": names})));
+    until("both files tell them", || {
+        let text = bed.exec("a", "app", "cat /etc/resolv.conf /etc/hosts");
+        (text.contains("in-place.test") && text.contains("192.0.2.1\tin-place")).then_some(())
+    });
+    assert_eq!(id(&bed.pod("a").unwrap(), "app"), id(&first, "app"));
+
     // Another command restarts that container alone.
     bed.apply(&two("trap 'exit 0' TERM; sleep 2000000 & wait", json!({"metadata": {"labels": {"x": "y"}}})));
     let third = bed.wait("a", "one container renewed", |pod| is_ready(pod) && id(pod, "app") != id(&second, "app"));
@@ -95,9 +105,39 @@ fn manifests_with_a_uid_change_in_place() {
 
     // What the sandbox is made of renews the pod.
     let host = json!({"metadata": {"labels": {"x": "y"}}, "spec": {"hostNetwork": true}});
-    bed.apply(&two("trap 'exit 0' TERM; sleep 2000000 & wait", host));
+    bed.apply(&two("trap 'exit 0' TERM; sleep 2000000 & wait", host.clone()));
     bed.wait("a", "on the host's network", |pod| is_ready(pod) && id(pod, "other") != id(&third, "other"));
     assert_ne!(bed.sandbox("a")["Id"], sandbox);
+
+    // A size of another class it cannot have, and what can be done is said.
+    let mut sized = two("trap 'exit 0' TERM; sleep 2000000 & wait", host);
+    sized["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "10m"}});
+    bed.apply(&sized);
+    let advice =
+        "it is BestEffort and would be Burstable; for a new pod of that class give the manifest another metadata.uid";
+    until("it is said", || bed.say(&["why", "a"]).contains(advice).then_some(()));
+    assert!(bed.say(&["describe", "pod", "a"]).contains(advice));
+    assert!(String::from_utf8_lossy(&bed.cli(&["get", "pods"]).stderr).contains(advice));
+}
+
+#[test]
+fn manifests_with_a_uid_move_to_the_class_that_another_container_gives_them() {
+    let Some(bed) = Bed::start() else { return };
+    let own = format!("e2e-{}", bed.folder.file_name().unwrap().to_string_lossy().to_lowercase());
+    let of = |containers: Value| with(pod("a", containers, json!({})), json!({"metadata": {"uid": own}}));
+    let app = container("app", SLEEP);
+    bed.apply(&of(json!([app])));
+    let first = bed.wait_ready("a");
+    let sized = with(container("sized", SLEEP), json!({"resources": {"requests": {"cpu": "10m"}}}));
+    bed.apply(&of(json!([app, sized])));
+    let second = bed.wait("a", "of its new class", |pod| is_ready(pod) && pod["status"]["qosClass"] == "Burstable");
+    assert_ne!(id(&second, "app"), id(&first, "app"));
+    let parent = |container: &str| bed.inspect("a", container)["HostConfig"]["CgroupParent"].clone();
+    assert_eq!(parent("app"), parent("sized"));
+    let name = own.replace('-', "_");
+    let left: Vec<_> = crate::bed::cgroups().into_iter().map(|path| path.display().to_string()).collect();
+    let left = left.into_iter().filter(|path| path.ends_with(&own) || path.ends_with(&format!("{name}.slice")));
+    assert_eq!(left.filter(|path| path.contains("besteffort")).collect::<Vec<_>>(), Vec::<String>::new());
 }
 
 #[test]

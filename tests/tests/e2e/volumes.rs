@@ -204,6 +204,34 @@ fn volumes_of_objects_with_modes() {
 }
 
 #[test]
+fn volumes_that_a_pod_drops_in_place_go() {
+    let Some(bed) = Bed::start() else { return };
+    let own = format!("e2e-{}", bed.folder.file_name().unwrap().to_string_lossy().to_lowercase());
+    bed.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}}));
+    let volumes =
+        json!([{"name": "s", "secret": {"secretName": "s"}}, {"name": "e", "emptyDir": {"medium": "Memory"}}]);
+    let keeps = with(container("keeps", SLEEP), json!({"volumeMounts": [{"name": "e", "mountPath": "/e"}]}));
+    let mounts = json!([{"name": "s", "mountPath": "/s"}, {"name": "s", "mountPath": "/k", "subPath": "k"}]);
+    let drops = |more: Value| with(container("drops", SLEEP), more);
+    let of = |drops: Value, volumes: &[Value]| {
+        let pod = pod("a", json!([keeps, drops]), json!({"volumes": volumes}));
+        with(pod, json!({"metadata": {"uid": own}}))
+    };
+    bed.apply(&of(drops(json!({"volumeMounts": mounts})), volumes.as_array().unwrap()));
+    let a = bed.wait_ready("a");
+    assert_eq!((bed.exec("a", "drops", "cat /k"), bed.mounts().len()), ("v".to_owned(), 3));
+    bed.exec("a", "keeps", "echo x > /e/f");
+    bed.apply(&of(drops(json!({})), &volumes.as_array().unwrap()[1..]));
+    until("only what it has is mounted", || {
+        let mounts = bed.mounts();
+        (mounts.len() == 1 && mounts[0].ends_with("kubernetes.io~empty-dir/e")).then_some(())
+    });
+    bed.wait("a", "ready again", |pod| is_ready(pod) && crate::bed::pods::restarts(pod, "drops") == 1);
+    assert_eq!(bed.exec("a", "keeps", "cat /e/f"), "x\n");
+    assert_eq!(crate::bed::pods::id(&bed.pod("a").unwrap(), "keeps"), crate::bed::pods::id(&a, "keeps"));
+}
+
+#[test]
 fn volumes_that_miss_an_object_wait_for_it() {
     let Some(bed) = Bed::start() else { return };
     let volumes = json!([{"name": "v", "configMap": {"name": "late"}}]);

@@ -17,7 +17,7 @@ use crate::cli::DescribeArgs;
 use crate::client::Client;
 use crate::names::PodName;
 use crate::print::age;
-use crate::print::pod_row::{born, pod_row};
+use crate::print::pod_row::{born, pending_resize, pod_row};
 use crate::print::table::{Table, row};
 
 /// Prints pods in full.
@@ -138,6 +138,9 @@ fn head(page: &mut Page, view: &PodView, now: Timestamp) {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             page.field(0, name, value);
         }
+    }
+    if let Some((reason, message)) = pending_resize(pod) {
+        page.field(0, "Resize", &format!("{reason}: {message}"));
     }
     page.field(0, "IP", status.and_then(|status| status.pod_ip.as_deref()).unwrap_or_default());
 }
@@ -262,6 +265,8 @@ mod tests {
             in_a_row: 12,
             tally: Default::default(),
         }];
+        let pending = serde_json::json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible", "message": "no"}]);
+        view.object.status.as_mut().unwrap().conditions = serde_json::from_value(pending).unwrap();
         let event = Event {
             pod: Some(view.id.clone()),
             container: Some("main".into()),

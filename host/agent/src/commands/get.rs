@@ -10,7 +10,7 @@ use crate::cli::{GetArgs, Output};
 use crate::client::Client;
 use crate::names::{PodName, nearest};
 use crate::print::escape;
-use crate::print::pod_row::pod_row;
+use crate::print::pod_row::{pending_resize, pod_row};
 use crate::print::table::Table;
 use crate::socket::api::{ProblemList, WatchEvent};
 
@@ -101,7 +101,10 @@ pub(crate) async fn get(client: &Client, arguments: &GetArgs) -> anyhow::Result<
     let selected = query.select(&views);
     let mut table = Table::default();
     match &selected {
-        Ok(selected) => print_list(&query, selected, &mut table)?,
+        Ok(selected) => {
+            print_list(&query, selected, &mut table)?;
+            selected.iter().filter_map(|view| infeasible(view)).for_each(|line| out::complain(&line));
+        }
         Err(_) if arguments.watch => {}
         Err(_) => {}
     }
@@ -116,6 +119,12 @@ pub(crate) async fn get(client: &Client, arguments: &GetArgs) -> anyhow::Result<
         watch(client, &query, &views, &mut table).await?;
     }
     Ok(())
+}
+
+/// What is wrong with a pod that the table shows to be well: it is wanted at a size that it can never be given.
+fn infeasible(view: &PodView) -> Option<String> {
+    let (_, message) = pending_resize(&view.object).filter(|(reason, _)| *reason == "Infeasible")?;
+    Some(format!("warning: pod {}: its resize is not possible: {message}", view.id))
 }
 
 fn print_list(query: &Query, selected: &[&PodView], table: &mut Table) -> anyhow::Result<()> {
@@ -255,6 +264,23 @@ mod tests {
         assert_eq!(names(query(None, None, &[])).unwrap(), ["default/web-node1", "shop/cart-node1"]);
         assert_eq!(names(query(None, None, &["cart"])).unwrap(), ["shop/cart-node1"]);
         assert!(names(query(None, None, &["cart-nod"])).unwrap_err().contains("did you mean"));
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_given_is_told() {
+        let mut view = view("default", "web");
+        assert_eq!(infeasible(&view), None);
+        let conditions = |reason: &str| {
+            let pending =
+                serde_json::json!([{"type": "PodResizePending", "status": "True", "reason": reason, "message": "no"}]);
+            serde_json::from_value(pending).unwrap()
+        };
+        let mut told = |reason: &str| {
+            view.object.status.as_mut().unwrap().conditions = conditions(reason);
+            infeasible(&view)
+        };
+        assert_eq!(told("Deferred"), None);
+        assert_eq!(told("Infeasible").unwrap(), "warning: pod default/web: its resize is not possible: no");
     }
 
     #[test]

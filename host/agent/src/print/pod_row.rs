@@ -120,6 +120,13 @@ pub(crate) fn born(pod: &v1::Pod) -> Option<Timestamp> {
     pod.metadata.creation_timestamp.as_ref().or_else(start).map(|time| time.0)
 }
 
+/// A resize of the pod that is not granted: `Deferred` or `Infeasible`, and what stands in its way.
+pub(crate) fn pending_resize(pod: &v1::Pod) -> Option<(&str, &str)> {
+    let mut conditions = pod.status.as_ref()?.conditions.iter().flatten();
+    let pending = conditions.find(|condition| condition.type_ == "PodResizePending" && condition.status == "True")?;
+    Some((pending.reason.as_deref().unwrap_or_default(), pending.message.as_deref().unwrap_or_default()))
+}
+
 fn ended_reason(ended: &v1::ContainerStateTerminated) -> String {
     match (ended.reason.as_deref().unwrap_or_default(), ended.signal.unwrap_or(0)) {
         ("", 0) => format!("ExitCode:{}", ended.exit_code),

@@ -128,7 +128,8 @@ impl Correlator {
             self.similar.clear();
         }
         let similar = self.similar.entry(group.to_owned()).or_insert(Similar { messages: BTreeSet::new(), last: now });
-        if now.duration_since(similar.last) > SIMILAR_WINDOW {
+        // Either way: the clock may have stepped back.
+        if now.duration_since(similar.last).abs() > SIMILAR_WINDOW {
             similar.messages.clear();
         }
         similar.last = now;
@@ -232,6 +233,18 @@ mod tests {
         while correlator.take(&event("a"), at(0)).is_some() {}
         let normal = Event { kind: EventType::Normal, ..event("a") };
         assert!(correlator.take(&normal, at(0)).is_some());
+    }
+
+    #[test]
+    fn a_clock_that_stepped_back_holds_nothing_back_for_longer() {
+        let mut correlator = Correlator::default();
+        for n in 0..24 {
+            correlator.take(&event(&n.to_string()), at(1_000_000)).unwrap();
+        }
+        while correlator.take(&event("a"), at(1_000_000)).is_some() {}
+        assert_eq!(correlator.take(&event("b"), at(0)), None);
+        let soon = at(0) + REFILL.max(SIMILAR_WINDOW) + SignedDuration::from_secs(1);
+        assert!(matches!(correlator.take(&event("b"), soon), Some(Sending::Create { message, .. }) if message == "b"));
     }
 
     proptest! {

@@ -173,6 +173,20 @@ fn what_is_mounted_below_is_read_only_where_that_can_be() {
 }
 
 #[test]
+fn a_container_carries_which_of_its_mounts_are_wholly_read_only() {
+    let mode = "readOnly: true, recursiveReadOnly: IfPossible";
+    let mounts = format!("{{name: e, mountPath: /a, readOnly: true}}, {{name: e, mountPath: /b, {mode}}}");
+    let pod = pod_from(&format!(
+        "{{volumes: [{{name: e, emptyDir: {{}}}}], containers: [{{name: app, volumeMounts: [{mounts}]}}]}}"
+    ));
+    for (recursive_read_only, wholly) in [(true, vec![1]), (false, Vec::new())] {
+        let node = NodeFacts { recursive_read_only, ..node() };
+        let labels = built_of(&pod, "app", "", &node).unwrap().labels;
+        assert_eq!(labels::parse(&labels, &node.root_id).unwrap().recursive, wholly);
+    }
+}
+
+#[test]
 fn what_the_container_mounts_itself_is_left_to_it() {
     let spec = "{volumes: [{name: e, emptyDir: {}}], containers: [{name: app, terminationMessagePath: /log/message,
         volumeMounts: [{name: e, mountPath: /etc/hosts}, {name: e, mountPath: /etc//resolv.conf/}]}]}";

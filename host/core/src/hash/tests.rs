@@ -90,6 +90,17 @@ fn what_needs_no_new_container_does_not() {
 }
 
 #[test]
+fn what_a_pod_says_of_its_names() {
+    let of = |spec: &str| names(&pod(&format!("{{containers: [], {spec}}}")));
+    assert_eq!(of("dnsConfig: {}"), of(""));
+    assert_eq!(of("hostAliases: [{ip: 1.1.1.1}]"), of(""));
+    for other in ["dnsPolicy: None", "dnsConfig: {searches: [a]}"] {
+        assert_ne!(of(other), of(""), "{other}");
+        assert_eq!(sandbox(&pod(&format!("{{containers: [], {other}}}"))), sandbox(&pod("{containers: []}")));
+    }
+}
+
+#[test]
 fn what_needs_a_new_sandbox_changes_its_hash() {
     let before = sandbox(&pod(SPEC));
     for (from, to) in [

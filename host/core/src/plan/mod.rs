@@ -29,7 +29,6 @@ pub(crate) use self::ending::left_of;
 use crate::action::{Action, Planned, Stage};
 use crate::backoff::Policy;
 use crate::cgroup::PodCgroup;
-use crate::hash;
 use crate::node::NodeFacts;
 use crate::observed::{ContainerState, ObservedPod, Sandbox, SandboxState};
 use crate::pod::{ContainerKind, Pod};
@@ -164,7 +163,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
     }
 
     let sandbox = observed.sandbox();
-    let changed = sandbox.is_some_and(|sandbox| !hash::fits(&sandbox.hash, &pod.sandbox_hash));
+    let changed = sandbox.is_some_and(|sandbox| !sandbox.fits(pod));
     let usable = sandbox.filter(|sandbox| !changed && sandbox.state != SandboxState::Exited);
     let in_sandbox = usable.map(|sandbox| sandbox.id.as_str());
     let mut plan = Plan::default();
@@ -203,7 +202,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
 /// The stages that bring up a sandbox, if need be, and then one container after the other.
 fn starts(situation: &Situation<'_>, starts: Vec<containers::Start>, plan: &mut Plan) {
     let Situation { pod, observed, .. } = *situation;
-    let sandbox = observed.sandbox().filter(|sandbox| hash::fits(&sandbox.hash, &pod.sandbox_hash));
+    let sandbox = observed.sandbox().filter(|sandbox| sandbox.fits(pod));
     let attempt = match sandbox {
         Some(sandbox) if sandbox.is_up() => None,
         // One that runs and was not attached to its network to the end is started again, too.

@@ -8,8 +8,9 @@ use super::model::{Fault, Model, Upset, any_upset, any_world, ended, web};
 use super::tests::{any_fault, converge, settled};
 use super::*;
 use crate::backoff::Backoff;
+use crate::cgroup::Qos;
 use crate::observed::Container;
-use crate::pod::Deletion;
+use crate::pod::{Deletion, Source};
 use crate::testing::pod_from;
 
 proptest! {
@@ -176,6 +177,18 @@ fn a_changed_pod_begins_again_whatever_the_policy() {
     model.look();
     let plan = model.plan();
     assert!(plan.actions().any(|planned| matches!(planned.action, Action::CreateSandbox { attempt: 1 })));
+}
+
+#[test]
+fn a_pod_that_is_of_another_class_begins_again_in_its_place_unless_its_sandbox_does_not_say() {
+    for (made_for, renewed) in [(None, false), (Some(Qos::BestEffort), false), (Some(Qos::Burstable), true)] {
+        let mut model = two("Always");
+        model.world.sandboxes[0].qos = made_for;
+        model.look();
+        assert_eq!(model.plan().restarting.len() == 2, renewed, "{made_for:?}");
+        model.pod.source = Source::Api;
+        assert!(model.plan().is_empty(), "{made_for:?}");
+    }
 }
 
 #[test]
@@ -384,4 +397,33 @@ fn an_overdue_stop_is_looked_at_again_later_and_not_at_once() {
     model.busy.stopping.insert(id, model.now - jiff::SignedDuration::from_secs(100));
     let plan = model.plan();
     assert!(plan.is_empty() && plan.wake.unwrap() > model.now);
+}
+
+#[test]
+fn a_stop_under_way_is_told_anew_once_when_the_clock_stepped_back() {
+    let mut model = two("Always");
+    let grace = jiff::SignedDuration::from_secs(30);
+    model.upset(Upset::Unhealthy(1));
+    let id = model.known.container("a").unwrap().id.clone();
+    model.busy.stopping.insert(id.clone(), model.now + grace);
+    assert!(model.plan().is_empty());
+    model.upset(Upset::ClockBack(3600));
+    let plan = model.plan();
+    let told: Vec<&Action> = plan.actions().map(|planned| &planned.action).collect();
+    assert!(matches!(told[..], [Action::StopContainer { grace_seconds: 30, .. }]), "{told:?}");
+    model.busy.stopping.insert(id, model.now + grace);
+    let plan = model.plan();
+    assert!(plan.is_empty() && plan.wake.unwrap() <= model.now + grace + grace);
+}
+
+#[test]
+fn a_deadline_is_no_further_away_when_the_clock_stepped_back() {
+    let spec = "{activeDeadlineSeconds: 5, containers: [{name: a, image: x}]}";
+    let mut model = Model::new(pod_from(spec), ObservedPod::default());
+    model.record.start_time = Some(model.now);
+    model.upset(Upset::ClockBack(100_000));
+    assert_eq!(
+        crate::status::deadline(&model.pod, &model.record),
+        Some(model.now + jiff::SignedDuration::from_secs(5))
+    );
 }

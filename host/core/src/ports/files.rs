@@ -1,6 +1,6 @@
 //! What pods have on the node's disk: folders, volumes, records, log links, cgroups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -42,6 +42,9 @@ pub struct PodFilesSpec {
     pub pod: PodId,
     /// Its volumes.
     pub volumes: Vec<VolumeSpec>,
+    /// Names of all volumes that it may have, those of images and those that cannot be had now included: what it has of
+    /// others is taken away. `None` while something may use them.
+    pub only: Option<BTreeSet<String>>,
     /// Group that volumes are handed to.
     pub fs_group: Option<FsGroup>,
     /// Content of its /etc/resolv.conf.

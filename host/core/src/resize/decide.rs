@@ -87,8 +87,14 @@ fn grows(wish: &Wish) -> bool {
 fn verdict(wish: &Wish, others: &[&Pod], facts: &NodeFacts, node: Option<&v1::Node>) -> Verdict {
     let wanted = &wish.wanted;
     // The API server lets none through; a manifest may say anything.
-    if cgroup::qos(wanted.spec()) != cgroup::qos(wish.given.spec()) {
-        return Verdict::Infeasible("Pod QOS Class may not change as a result of resizing".to_owned());
+    let (class, before) = (cgroup::qos(wanted.spec()), cgroup::qos(wish.given.spec()));
+    if class != before {
+        return Verdict::Infeasible(format!(
+            "Pod QOS Class may not change as a result of resizing: it is {} and would be {}; for a new pod of that class \
+             give the manifest another metadata.uid, or take it away and put it back once the pod is gone",
+            before.as_str(),
+            class.as_str()
+        ));
     }
     let requests = admit::pod_requests(wanted.spec());
     for (name, capacity) in [("memory", facts.allocatable_memory), ("cpu", facts.allocatable_milli_cpu)] {

@@ -42,7 +42,11 @@ fn it_is_given_deferred_or_infeasible() {
     let message = "Node didn't have enough capacity: memory, requested: 10737418240, capacity: 8589934592";
     assert_eq!(one(&want(4001, 10240), &pods), Verdict::Infeasible(message.to_owned()));
     let none = wish(pod_from("{containers: [{name: c, image: i}]}"), given);
-    assert!(matches!(one(&none, &pods), Verdict::Infeasible(message) if message.contains("QOS")));
+    let Verdict::Infeasible(message) = one(&none, &pods) else { panic!() };
+    assert!(
+        message.contains("it is Burstable and would be BestEffort; ") && message.contains("metadata.uid"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -4,8 +4,7 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::StatusInput;
-use crate::container_config::is_recursive;
-use crate::node::NodeFacts;
+use crate::container_config;
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::{ContainerKind, ContainerOf, Pod};
 use crate::record::ContainerRecord;
@@ -94,7 +93,10 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
     };
     super::resources::fill(container, seen, known, &mut status);
     let images = seen.map_or(&known.volume_images, |seen| &seen.volume_images);
-    status.volume_mounts = volume_mounts(input.pod, input.node, container, images);
+    // What was mounted, whatever the node can do by now.
+    let recursive = || container_config::recursive(input.pod, input.node, container.spec);
+    let recursive = seen.map_or_else(recursive, |seen| seen.recursive_read_only.clone());
+    status.volume_mounts = volume_mounts(input.pod, container, images, &recursive);
     status.user = known.user.as_ref().filter(|_| seen.is_some()).map(|user| v1::ContainerUser {
         linux: Some(v1::LinuxContainerUser {
             uid: user.uid,
@@ -105,27 +107,26 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
     status
 }
 
-/// How volumes are mounted, and which images (`ImageVolumeWithDigest`: an API server that has not this gate on drops them).
+/// How volumes are mounted, those of `recursive` read-only with all below, and which images (`ImageVolumeWithDigest`: an API
+/// server that has not this gate on drops them).
 fn volume_mounts(
     pod: &Pod,
-    node: &NodeFacts,
     container: ContainerOf<'_>,
     images: &[String],
+    recursive: &[usize],
 ) -> Option<Vec<v1::VolumeMountStatus>> {
     let mut volumes: Vec<&str> =
         volume::mounted_images(pod, container.spec).into_iter().map(|image| image.volume).collect();
     volumes.sort_unstable();
-    let mounts = container.spec.volume_mounts.iter().flatten().map(|mount| {
+    let mounts = container.spec.volume_mounts.iter().flatten().enumerate().map(|(index, mount)| {
         let read_only = mount.read_only.filter(|read_only| *read_only);
         let image = volumes.iter().zip(images).find(|(volume, _)| **volume == mount.name);
         v1::VolumeMountStatus {
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only,
-            recursive_read_only: read_only.map(|_| {
-                let recursive = is_recursive(pod, node, mount) == Ok(true);
-                if recursive { "Enabled" } else { "Disabled" }.to_owned()
-            }),
+            recursive_read_only: read_only
+                .map(|_| if recursive.contains(&index) { "Enabled" } else { "Disabled" }.to_owned()),
             volume_status: image
                 .map(|(_, id)| v1::VolumeStatus { image: Some(v1::ImageVolumeStatus { image_ref: id.clone() }) }),
         }

@@ -24,13 +24,14 @@ struct Case {
     observed: ObservedPod,
     record: PodRecord,
     busy: Busy,
+    node: NodeFacts,
     now: Timestamp,
 }
 
 fn case(spec: &str) -> Case {
     let observed = ObservedPod { sandboxes: vec![sandbox(0, SandboxState::Running)], ..ObservedPod::default() };
     let record = PodRecord { start_time: Some(at(5)), ..PodRecord::default() };
-    Case { pod: pod_from(spec), observed, record, busy: Busy::default(), now: at(1000) }
+    Case { pod: pod_from(spec), observed, record, busy: Busy::default(), node: node(), now: at(1000) }
 }
 
 impl Case {
@@ -70,21 +71,21 @@ impl Case {
             busy: &self.busy,
             blocked: None,
             crash_loop: crate::backoff::Policy::CRASH_LOOP,
-            node: &node(),
+            node: &self.node,
             cgroup: None,
             now: self.now,
         })
     }
 
     fn ask<T>(&self, ask: impl Fn(&StatusInput<'_>) -> T) -> T {
-        let (plan, node) = (self.plan(), node());
+        let plan = self.plan();
         ask(&StatusInput {
             pod: &self.pod,
             observed: &self.observed,
             record: &self.record,
             plan: &plan,
             busy: &self.busy,
-            node: &node,
+            node: &self.node,
             now: self.now,
         })
     }

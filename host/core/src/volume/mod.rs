@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
 
+use crate::pod::Pod;
 use crate::ports::objects::{BoundClaim, PodCertificate, Token};
 
 pub use self::image::{ImageVolume, mounted_images};
@@ -128,6 +129,16 @@ pub struct FsGroup {
     pub gid: u32,
     /// `OnRootMismatch`: nothing is done when the volume's root already fits.
     pub on_root_mismatch: bool,
+}
+
+impl FsGroup {
+    /// What a pod says of it.
+    pub fn of(pod: &Pod) -> Option<FsGroup> {
+        let security = pod.spec().security_context.as_ref()?;
+        let gid = u32::try_from(security.fs_group?).ok()?;
+        let on_root_mismatch = security.fs_group_change_policy.as_deref() == Some("OnRootMismatch");
+        Some(FsGroup { gid, on_root_mismatch })
+    }
 }
 
 /// What a pod refers to, as far as it exists.

@@ -178,6 +178,18 @@ fn tmpfs_is_no_larger_than_the_pods_memory() {
 }
 
 #[test]
+fn whose_volumes_are() {
+    let of = |security: &str| {
+        let pod = pod_from(&format!("{{securityContext: {security}, containers: [{{name: a}}]}}"));
+        FsGroup::of(&pod).map(|group| (group.gid, group.on_root_mismatch))
+    };
+    assert_eq!(of("{runAsUser: 5}"), None);
+    assert_eq!(of("{fsGroup: 7}"), Some((7, false)));
+    assert_eq!(of("{fsGroup: 7, fsGroupChangePolicy: Always}"), Some((7, false)));
+    assert_eq!(of("{fsGroup: 7, fsGroupChangePolicy: OnRootMismatch}"), Some((7, true)));
+}
+
+#[test]
 fn host_paths() {
     let path = |kind| Ok(VolumeKind::HostPath { path: "/data".into(), kind });
     assert_eq!(resolved("hostPath: {path: /data}"), path(HostPathKind::Unset));

@@ -10,6 +10,7 @@ use crate::observed::SandboxState;
 use crate::plan::{self, Busy, Situation};
 use crate::pod::Deletion;
 use crate::record::Terminal;
+use crate::resize::{Pending, Progress};
 use crate::status::{self, StatusInput};
 use crate::testing::{at, container, exit, node, pod_from, running, sandbox};
 use crate::view::ProbeCheckView;
@@ -189,6 +190,27 @@ fn a_probe_that_is_waited_for() {
     );
     way.record.containers.get_mut("web").unwrap().started = false;
     assert!(way.line("container web").contains("startup probe"));
+}
+
+#[test]
+fn a_resize_that_is_pending_or_under_way() {
+    let mut way = way(ONE).with("web", running(50));
+    let pending = |reason: &str, message: &str| {
+        Some(Pending { reason: reason.to_owned(), message: message.to_owned(), generation: 0, since: at(NOW) })
+    };
+    way.record.resize.pending = pending("Infeasible", "too large");
+    let told = "resize: Waiting Infeasible: too large; what runs stays as it is until something else is asked for";
+    assert_eq!(way.line("resize"), told);
+    way.record.resize.pending = pending("Deferred", "no room");
+    assert_eq!(way.line("resize"), "resize: Waiting Deferred: no room; what runs stays as it is until there is room");
+    way.record.resize.pending = None;
+    for (error, told) in
+        [(None, "Running granted; what runs is being"), (Some("x"), "Waiting failed, and is tried again: x")]
+    {
+        way.record.resize.progress = Some(Progress { error: error.map(str::to_owned), generation: 0, since: at(NOW) });
+        let line = way.line("resize");
+        assert!(line.starts_with(&format!("resize under way: {told}")), "{line}");
+    }
 }
 
 #[test]

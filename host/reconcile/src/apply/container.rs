@@ -140,6 +140,7 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         image: container.spec.image.clone().unwrap_or_default(),
         image_id: format!("docker://{}", image.id),
         volume_images: image_volumes.into_values().collect(),
+        recursive_read_only: container_config::recursive(&pod, &facts, container.spec),
         created_at: jiff::Timestamp::now(),
         state: ContainerState::Created,
         runtime_log: None,

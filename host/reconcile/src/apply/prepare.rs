@@ -10,9 +10,10 @@ use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, VolumeProblem};
-use longshore_core::{dns, resize, sandbox_config, services};
+use longshore_core::{dns, hash, resize, sandbox_config, services};
 
 use super::Step;
+use super::sandbox::tell_of_names;
 use crate::objects::{self, Unknown};
 use crate::worker::Worker;
 
@@ -60,7 +61,11 @@ impl Worker {
         let shared = self.shared.clone();
         self.facts = shared.look().await;
         let is_up = self.observed.sandbox().is_some_and(Sandbox::is_up);
-        let kept = self.files.as_ref().filter(|_| is_up).map(|files| files.volumes.clone()).unwrap_or_default();
+        let mut kept = self.files.as_ref().filter(|_| is_up).map(|files| files.volumes.clone()).unwrap_or_default();
+        let named: BTreeSet<String> =
+            self.pod.spec().volumes.iter().flatten().map(|volume| volume.name.clone()).collect();
+        kept.retain(|volume, _| named.contains(volume));
+        self.unswept = !self.runs_as_wanted();
         let mut behind = false;
         for unknown in self.look_up_objects().await {
             let is_kept = unknown.volume.as_ref().is_some_and(|volume| kept.contains_key(volume));
@@ -72,23 +77,19 @@ impl Worker {
             self.tell_if(kept.contains_key(&volume), Unprepared::volume(&volume, &message))?;
             behind = true;
         }
-        let security = self.pod.spec().security_context.as_ref();
-        let fs_group = security.and_then(|security| {
-            Some(FsGroup {
-                gid: u32::try_from(security.fs_group?).ok()?,
-                on_root_mismatch: security.fs_group_change_policy.as_deref() == Some("OnRootMismatch"),
-            })
-        });
         let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &self.facts);
         shared.ports.files.prepare_cgroup(&cgroup).await.map_err(|error| Unprepared::cgroup(&error))?;
         self.cgroup = Some(cgroup);
+        let names = hash::names(&self.pod.object);
+        let renamed = self.record.names.as_ref().is_some_and(|known| *known != names);
         let mut spec = PodFilesSpec {
             pod: self.pod.id.clone(),
             volumes,
-            fs_group,
+            only: (!self.unswept).then_some(named),
+            fs_group: FsGroup::of(&self.pod),
             resolv_conf: dns::resolv_conf(&self.pod, &self.facts),
-            // As dockershim: what runs keeps what its sandbox was made with.
-            new_resolv_conf: !self.observed.sandbox().is_some_and(Sandbox::is_running),
+            // As dockershim: what runs keeps what its sandbox was made with, unless the pod itself says something else.
+            new_resolv_conf: renamed || !self.observed.sandbox().is_some_and(Sandbox::is_running),
         };
         let mut files = loop {
             match shared.ports.files.prepare(&spec).await {
@@ -101,6 +102,10 @@ impl Worker {
                 prepared => break prepared?,
             }
         };
+        self.record.names = Some(names);
+        if renamed {
+            tell_of_names(self);
+        }
         self.behind = behind;
         for (volume, place) in kept {
             files.volumes.entry(volume).or_insert(place);
@@ -129,6 +134,19 @@ impl Worker {
                 Step::Waits
             }
         }
+    }
+
+    /// Whether all that runs was made as the spec has it now, so that it uses no other volumes.
+    fn runs_as_wanted(&self) -> bool {
+        let mut running = self.observed.containers.iter().filter(|seen| seen.is_running());
+        running.all(|seen| self.pod.hashes.get(&seen.name) == Some(&seen.hash))
+    }
+
+    /// Whether volumes that the spec does not name any more can be taken away now, and could not before; said once.
+    pub(crate) fn can_sweep(&mut self) -> bool {
+        let can = self.unswept && self.runs_as_wanted();
+        self.unswept &= !can;
+        can
     }
 
     /// Tells of a volume that stays as it is; what is not one of these is in the way of the pod.

@@ -11,7 +11,7 @@ use longshore_core::pod::PodId;
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::network::{NetworkPlugins, PluginError};
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError};
-use longshore_core::{dns, network, sandbox_config};
+use longshore_core::{cgroup, dns, network, sandbox_config};
 use serde_json::{Map, Value};
 
 use super::{Step, act};
@@ -65,6 +65,7 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
         );
     }
     tell_of_names(worker);
+    leave_former_cgroups(worker).await;
     match worker.shared.ports.runtime.create_sandbox(&config).await {
         Ok(id) => {
             worker.observed.update(Observation::Sandbox(Sandbox {
@@ -72,6 +73,7 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
                 pod: worker.pod.id.clone(),
                 attempt,
                 hash: worker.pod.sandbox_hash.clone(),
+                qos: Some(cgroup::qos(worker.pod.spec())),
                 created_at: jiff::Timestamp::now(),
                 state: SandboxState::Created,
                 network: config.network,
@@ -84,8 +86,19 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
     }
 }
 
+/// Takes away the cgroups of sandboxes that were made for another class of the pod: they are where nobody looks any more.
+async fn leave_former_cgroups(worker: &Worker) {
+    let now = cgroup::pod_cgroup(&worker.pod, &worker.facts);
+    for qos in worker.observed.sandboxes.iter().filter_map(|former| former.qos).filter(|qos| *qos != now.qos) {
+        let former = cgroup::PodCgroup { qos, ..now.clone() };
+        if let Err(error) = worker.shared.ports.files.remove_cgroup(&former).await {
+            tracing::warn!(pod = %worker.pod.id, "the cgroup of its former class stays: {error}");
+        }
+    }
+}
+
 /// What of the names that the pod asks for it does not get. On a node that is alone nobody expects a cluster's DNS.
-fn tell_of_names(worker: &Worker) {
+pub(super) fn tell_of_names(worker: &Worker) {
     let facts = &worker.facts;
     let missing = dns::falls_back_to_default(&worker.pod, facts).filter(|_| worker.shared.ports.api.is_some());
     if let Some(missing) = missing {

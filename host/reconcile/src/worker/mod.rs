@@ -116,6 +116,8 @@ pub(crate) struct Worker {
     /// Whether the last try to store it failed.
     unsaved: bool,
     refresh: bool,
+    /// Whether what runs may use volumes that the spec does not name any more.
+    pub(crate) unswept: bool,
     /// Whether a volume of a pod that is up could not be brought up to date: it is tried again.
     pub(crate) behind: bool,
     messages: BTreeMap<String, String>,
@@ -156,6 +158,7 @@ pub(crate) async fn run(start: Start) {
         saved: None,
         unsaved: false,
         refresh: true,
+        unswept: false,
         behind: false,
         messages: BTreeMap::new(),
         steps: publish::Steps::default(),
@@ -236,6 +239,7 @@ impl Worker {
                 continue;
             }
             self.watch_limits();
+            self.refresh |= self.can_sweep();
             if self.refresh && self.observed.sandbox().is_some() && !plan.finished {
                 self.refresh = false;
                 self.prepare().await;

@@ -284,6 +284,50 @@ async fn names_and_addresses_of_the_node_are_those_of_now() {
 }
 
 #[tokio::test]
+async fn names_that_a_pod_asks_for_later_reach_what_runs() {
+    let mut bed = Bed::new();
+    let asking = |search: &str| {
+        pod("p", &format!("{{dnsConfig: {{searches: [{search}]}}, containers: [{{name: app, image: app}}]}}"))
+    };
+    bed.source.set(vec![asking("one")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let app = bed.runtime.container("p", "app").unwrap().id;
+    for (search, away) in [("two", false), ("three", true), ("one", false)] {
+        if away {
+            bed = bed.restart().await;
+        }
+        bed.source.set(vec![asking(search)]);
+        let wanted = format!("nameserver 192.168.0.254\nsearch {search}\n");
+        bed.until(search, |bed| bed.files.resolv_conf("p") == wanted).await;
+    }
+    assert_eq!(bed.runtime.container("p", "app").unwrap().id, app, "nothing is restarted for it");
+}
+
+#[tokio::test]
+async fn a_volume_that_is_dropped_goes_when_nothing_that_runs_has_it() {
+    let bed = Bed::new();
+    let mut had = pod(
+        "p",
+        "{volumes: [{name: v, emptyDir: {}}, {name: w, emptyDir: {}}], containers: [{name: app, image: app}, \
+         {name: user, image: app, volumeMounts: [{name: v, mountPath: /v}]}]}",
+    );
+    had.hashes.insert("user".to_owned(), "with-v".to_owned());
+    let only = |bed: &Bed| bed.files.only("p").into_iter().collect::<Vec<_>>().join(" ");
+    bed.source.set(vec![had.clone()]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    assert_eq!(only(&bed), "v w");
+    // Once the container that has it is gone, which nothing else is started for.
+    bed.runtime.is_deaf("user");
+    let spec =
+        "{terminationGracePeriodSeconds: 2, volumes: [{name: w, emptyDir: {}}], containers: [{name: app, image: app}]}";
+    bed.source.set(vec![pod("p", spec)]);
+    bed.until("it was prepared and is stopped", |bed| bed.runtime.stops().len() == 1).await;
+    assert_eq!(only(&bed), "v w");
+    bed.until("it is gone", |bed| only(bed) == "w").await;
+    assert!(!bed.runtime.container("p", "user").unwrap().is_running());
+}
+
+#[tokio::test]
 async fn an_https_hook_that_meets_a_plain_server_is_repeated_without_tls() {
     let bed = Bed::new();
     let said = |message: &str| ProbeOutcome::Failure { message: message.to_owned() };

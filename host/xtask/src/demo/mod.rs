@@ -2,6 +2,7 @@
 //! removal. Must not touch containers of anybody else.
 
 pub(crate) mod engine;
+mod manifests;
 pub(crate) mod pods;
 mod table;
 
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
@@ -84,7 +85,15 @@ pub(crate) fn run(place: &Place, args: &Demo) -> Result<bool> {
     }
     say!("making the images {} and {} (nothing is pulled)", images::BUSYBOX, images::EXAMPLE);
     images::import_all(&engine.socket, &images::roots(place)?)?;
-    copy_manifests(&place.root.join("examples/manifests"), &paths.manifests)?;
+    let kept = manifests::refresh(manifests::Folders {
+        examples: &place.root.join("examples/manifests"),
+        copy: &paths.manifests,
+        shipped: &paths.root.join("shipped-manifests"),
+    })?;
+    if !kept.is_empty() {
+        say!("left as you have them in {}: {}", paths.manifests.display(), kept.join(", "));
+        say!("(`cargo xtask demo --stop` takes them away; the next demo begins with the examples again)");
+    }
 
     let mut agent = start(&paths, &engine.socket)?;
     let expected = fs::read_dir(&paths.manifests)?.count();
@@ -138,19 +147,6 @@ pub(crate) fn build(place: &Place, debug: bool) -> Result<()> {
     if !Running::start("cargo build", &mut command)?.wait(Duration::from_secs(3600))?.success() {
         bail!("longshore does not compile");
     }
-    Ok(())
-}
-
-fn copy_manifests(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("{}", to.display()))?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        // Written beside and renamed: an agent that runs must never see half a file.
-        let partial = to.join(format!(".{}", entry.file_name().display()));
-        fs::copy(entry.path(), &partial)?;
-        fs::rename(&partial, to.join(entry.file_name()))?;
-    }
-    let _ = fs::remove_file(to.join(pods::EMPTY));
     Ok(())
 }
 

@@ -65,6 +65,8 @@ pub(crate) struct Bed {
     pub(crate) docker: Docker,
     pub(crate) folder: PathBuf,
     pub(crate) watch: Watch,
+    /// The agent's command: `run`, or none.
+    pub(crate) verb: Option<&'static str>,
     /// What the agent is told beside its folders.
     pub(crate) flags: Vec<String>,
     /// Variables of its environment.
@@ -106,6 +108,7 @@ impl Bed {
             docker,
             folder,
             watch: Watch::default(),
+            verb: Some("run"),
             flags: Vec::new(),
             env: Vec::new(),
             agent: None,
@@ -149,7 +152,7 @@ impl Bed {
     /// The agent's command line.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(binary());
-        command.arg("run").arg("--config").arg(self.manifests()).arg("--root-dir").arg(self.root());
+        command.args(self.verb).arg("--config").arg(self.manifests()).arg("--root-dir").arg(self.root());
         // A node of a cluster has a name of its own, and is registered.
         if !self.flags.iter().any(|flag| flag.starts_with("--hostname-override")) {
             command.arg("--register-node=false").arg(format!("--hostname-override={NODE}"));

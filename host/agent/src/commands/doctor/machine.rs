@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use longshore_core::evict::Signal;
-use longshore_core::ports::runtime::ContainerRuntime;
+use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError};
 use longshore_docker::{Docker, DockerOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -60,7 +60,11 @@ pub(super) async fn docker(report: &mut Report, endpoint: &str) -> anyhow::Resul
                 report.warn("other agents", format!("{others} containers of dockershim or cri-dockerd"), advice)?;
             }
         }
-        Ok(Err(error)) => report.bad("Docker", error.to_string(), "start Docker, or say --docker-endpoint")?,
+        // What cannot be reached says itself what to do.
+        Ok(Err(error @ RuntimeError::Unreachable { .. })) => {
+            report.bad("Docker", error.to_string(), "if it listens elsewhere, say --docker-endpoint")?;
+        }
+        Ok(Err(error)) => report.bad("Docker", error.to_string(), "look at its log: journalctl -u docker")?,
         Err(_) => report.bad("Docker", "it does not answer within 10 s", "look at its log: journalctl -u docker")?,
     }
     Ok(())

@@ -113,6 +113,27 @@ fn who_it_runs_as_and_how_volumes_are_mounted() {
 }
 
 #[test]
+fn a_mount_is_told_as_it_was_made_whatever_the_node_can_do_by_now() {
+    let mount = |path: &str| format!("{{name: v, mountPath: {path}, readOnly: true, recursiveReadOnly: IfPossible}}");
+    let spec = format!("{{containers: [{{name: a, image: i, volumeMounts: [{}, {}]}}]}}", mount("/a"), mount("/b"));
+    let modes = |pod: &mut Case| -> Vec<String> {
+        let status = pod.status();
+        let mounts = of(&status, "a").volume_mounts.iter().flatten();
+        mounts.map(|mount| mount.recursive_read_only.clone().unwrap()).collect()
+    };
+    let mut pod = case(&spec);
+    for (can, told) in [(false, "Disabled"), (true, "Enabled")] {
+        pod.node.recursive_read_only = can;
+        assert_eq!(modes(&mut pod), [told; 2], "none was made yet");
+    }
+    let mut pod = pod.with("a", 0, running(50));
+    assert_eq!(modes(&mut pod), ["Disabled"; 2]);
+    pod.observed.containers[0].recursive_read_only = vec![1];
+    pod.node.recursive_read_only = false;
+    assert_eq!(modes(&mut pod), ["Disabled", "Enabled"]);
+}
+
+#[test]
 fn a_mount_of_an_image_says_which_it_is() {
     let spec =
         "{volumes: [{name: z, image: {reference: x}}, {name: b, image: {reference: y}}, {name: e, emptyDir: {}}],
