@@ -44,6 +44,7 @@ pub(crate) struct Api {
     pub(crate) namespaces: Namespaces,
     pub(crate) processes: metrics::Processes,
     pub(crate) log_readers: Arc<Semaphore>,
+    pub(crate) forwards: Semaphore,
     access: Access,
     started: jiff::Timestamp,
 }
@@ -52,7 +53,9 @@ impl Api {
     pub(crate) fn new(config: ServerConfig, parts: Parts, access: Access) -> Api {
         let (namespaces, processes) = Default::default();
         let log_readers = Arc::new(Semaphore::new(config.log_readers.max(1)));
-        Api { config, parts, namespaces, processes, log_readers, access, started: jiff::Timestamp::now() }
+        let forwards = Semaphore::new(config.forwards_in_all.max(1));
+        let started = jiff::Timestamp::now();
+        Api { config, parts, namespaces, processes, log_readers, forwards, access, started }
     }
 
     /// The newest pod of that name, or the one with that UID: an old one may still be ending.
