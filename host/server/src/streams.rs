@@ -26,7 +26,7 @@ use crate::copy::copy;
 use crate::listen::Held;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::query::Query;
-use crate::routes::{Api, NoPod, bare, error, running, statuses, text};
+use crate::routes::{Api, NoPod, error, running, text};
 
 /// What the client may still send to a pod that has closed its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -298,27 +298,21 @@ pub(crate) async fn port_forward(
     response
 }
 
-/// The pod's network namespace; `None` on the node's network. It is opened once for all connections: the process that
+/// The network namespace of the pod's sandbox; `None` on the node's network. It is opened once for all connections: the process that
 /// tells it may end and its number become another's, while the pod keeps its network.
 async fn network(api: &Api, view: &PodView) -> Result<Option<Namespace>, String> {
+    let process = async || api.parts.streams.process_id(view.sandbox.as_deref()?).await.ok();
+    let ended = || format!("pod not found ({:?})", format!("{}_{}", view.id.name, view.id.namespace));
+    // Its containers may all be between two runs. The node's ports are a pod's no more when it has ended.
+    let before = process().await.ok_or_else(ended)?;
     let spec = view.object.spec.as_ref();
-    let host = spec.and_then(|spec| spec.host_network).unwrap_or_default();
-    // Any container that runs is as good as the sandbox: they are in one namespace.
-    for status in statuses(&view.object) {
-        let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
-        let Some(id) = status.container_id.as_deref().filter(|_| runs).map(bare) else { continue };
-        // The node's ports are a pod's no more when it has ended.
-        if host {
-            return Ok(None);
-        }
-        let Ok(process) = api.parts.streams.process_id(id).await else { continue };
-        let opened = Namespaces::of(process);
-        // If it is still that one, the namespace that was opened is that one's.
-        if api.parts.streams.process_id(id).await.is_ok_and(|now| now == process) {
-            return opened.map(Some).map_err(|error| format!("unable to do port forwarding: {error}"));
-        }
+    if spec.and_then(|spec| spec.host_network).unwrap_or_default() {
+        return Ok(None);
     }
-    Err(format!("pod not found ({:?})", format!("{}_{}", view.id.name, view.id.namespace)))
+    let opened = Namespaces::of(before);
+    // If it is still that one, the namespace that was opened is that one's.
+    process().await.filter(|now| *now == before).ok_or_else(ended)?;
+    opened.map(Some).map_err(|error| format!("unable to do port forwarding: {error}"))
 }
 
 /// One connection, which has a place among those of all clients. Half-closes pass through both ways.

@@ -165,18 +165,25 @@ async fn health_that_fails() {
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
 }
 
-/// It has nothing on the node's loopback any more.
+/// One whose container is between two runs has its ports while its sandbox runs; one that has ended, nothing on the node's
+/// loopback any more.
 #[tokio::test]
-async fn a_pod_of_the_nodes_network_that_has_ended() {
+async fn a_pod_of_the_nodes_network_without_a_container_that_runs() {
     let world = master(|_| {}).await;
-    let mut ended = (*other("ended", "id")).clone();
-    ended.object.spec.as_mut().unwrap().host_network = Some(true);
-    let status = &mut ended.object.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
-    let state = serde_json::json!({"terminated": {"exitCode": 0, "containerID": "docker://id"}});
-    status.state = Some(serde_json::from_value(state).unwrap());
-    world.pods.others.lock().unwrap().push(Arc::new(ended));
-    let answer = world.ask(&Caller::token("t"), "POST", "/portForward/n/ended").await;
-    assert!(answer.code == 500 && answer.text.ends_with("\r\n\r\npod not found (\"ended_n\")"), "{answer:?}");
+    for (name, sandbox, words) in [
+        ("between", Some("s"), "\r\n\r\nUpgrade request required\n"),
+        ("ended", None, "\r\n\r\npod not found (\"ended_n\")"),
+    ] {
+        let mut pod = (*other(name, "id")).clone();
+        pod.object.spec.as_mut().unwrap().host_network = Some(true);
+        let status = &mut pod.object.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+        let state = serde_json::json!({"terminated": {"exitCode": 0, "containerID": "docker://id"}});
+        status.state = Some(serde_json::from_value(state).unwrap());
+        pod.sandbox = sandbox.map(str::to_owned);
+        world.pods.others.lock().unwrap().push(Arc::new(pod));
+        let answer = world.ask(&Caller::token("t"), "POST", &format!("/portForward/n/{name}")).await;
+        assert!(answer.code == 500 && answer.text.ends_with(words), "{name}: {answer:?}");
+    }
 }
 
 /// Numbers are there while Docker hangs, and it is asked for a process once.

@@ -120,6 +120,7 @@ fn published(name: &str, uid: &str, object: serde_json::Value) -> Arc<PodView> {
         id: PodId { namespace: "n".to_owned(), name: name.to_owned(), uid: uid.to_owned() },
         source: Source::Api,
         object: serde_json::from_value(object).unwrap(),
+        sandbox: Some(format!("sandbox-{name}")),
         steps: Vec::new(),
         probes: vec![probe()],
         standing: Default::default(),
