@@ -101,7 +101,7 @@ pub struct ServerConfig {
     pub system_log_query: bool,
     /// The folder of /logs/.
     pub log_folder: PathBuf,
-    /// `streamingConnectionIdleTimeout`.
+    /// `streamingConnectionIdleTimeout`. An answer over HTTP/1.1 of which nothing is read for so long is given up.
     pub streaming_idle: Duration,
     /// Connections in all.
     pub connections: usize,
@@ -113,8 +113,8 @@ pub struct ServerConfig {
     pub forwards: usize,
     /// Connections into pods at a time, of all clients; more are refused.
     pub forwards_in_all: usize,
-    /// A head of a request has to be complete in so long; idle connections of HTTP/1.1 end after it, and those of HTTP/2
-    /// that never asked anything.
+    /// A head of a request has to be complete in so long; idle connections of HTTP/1.1 end after it, those whose client
+    /// reads nothing of a refusal, and those of HTTP/2 that never asked anything.
     pub header_limit: Duration,
     /// A connection of HTTP/2 ends so long after its last request.
     pub idle_limit: Duration,
