@@ -25,10 +25,12 @@ async fn pages() {
     let world = master(|_| {}).await;
     for (path, code, part) in [
         ("/healthz", 200, "\r\n\r\nok"),
+        ("/healthz", 200, "x-content-type-options: nosniff"),
         ("/healthz?verbose", 200, "[+]syncloop ok"),
         ("/healthz/nothing", 404, ""),
         ("/pods", 200, "\"kind\":\"PodList\""),
         ("/runningpods/", 200, "\"name\":\"c\""),
+        ("/configz", 200, "x-content-type-options: nosniff"),
         ("/configz", 200, "{\"kubeletconfig\":{\"kind\":\"KubeletConfiguration\"}}"),
         ("/flagz", 200, "v=2"),
         ("/statusz", 200, "kubelet statusz"),
@@ -67,6 +69,7 @@ async fn pages() {
         ("/stats/summary", 200, "\"podRef\":{\"name\":\"p\",\"namespace\":\"n\",\"uid\":\"u\"}"),
         ("/logs/", 200, "<a href=\"one\">one</a>"),
         ("/logs/one", 200, "a line"),
+        ("/logs/one/", 301, "location: ../one\r\n"),
         ("/logs/../ca.pem", 400, ""),
         ("/logs/%2e%2e/ca.pem", 400, ""),
         ("/logs/?query=docker", 200, "<a href=\"one\">one</a>"),
@@ -76,10 +79,26 @@ async fn pages() {
         ("/debug/flags/v", 406, "unsupported http method\n"),
         ("/exec/n/p", 404, "\r\n\r\n404: Page Not Found"),
         ("/nothing", 404, "\r\n\r\n404 page not found\n"),
+        // With a slash at its end a path of go-restful's is the same, one of a plain handler is none.
+        ("/pods/", 200, "PodList"),
+        ("/stats/summary/", 200, "podRef"),
+        ("/stats/summary?only_cpu_and_memory=1", 200, "rlimit"),
+        ("/containerLogs/n/p/c/", 200, "id-c"),
+        ("/healthz/", 404, "\r\n\r\n404 page not found\n"),
+        ("/healthz/ping/", 404, "404 page"),
+        ("/metrics/", 404, "404 page"),
+        ("/metrics/resource/", 404, "404 page"),
+        ("/configz/", 404, "404 page"),
+        ("/flagz/", 404, "404 page"),
+        ("/statusz/", 404, "404 page"),
+        ("/debug/flags/v/", 404, "404 page"),
     ] {
         let answer = world.get("t", path).await;
         assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
     }
+    assert!(!world.get("t", "/stats/summary?only_cpu_and_memory=true").await.text.contains("rlimit"));
+    let answer = world.ask(&Caller::token("t"), "DELETE", "/metrics/slis").await;
+    assert!(answer.code == 200 && answer.text.ends_with("\r\n\r\nmetrics reset\n"), "{answer:?}");
     for (path, code, part) in [
         ("/run/n/p/c?cmd=ls+-l", 500, "\r\n\r\ncommand 'ls -l' exited with 3: saiderr"),
         ("/run/n/p/c?cmd=true", 200, "\r\n\r\nsaiderr"),

@@ -147,7 +147,7 @@ pub(crate) struct Numbers;
 impl Stats for Numbers {
     async fn node(&self) -> NodeUsage {
         let usage = Usage { cpu_nanoseconds: Some(1_500_000_000), memory_working_set: Some(7), ..Usage::default() };
-        NodeUsage { usage, ..NodeUsage::default() }
+        NodeUsage { usage, processes: Some((4, 2)), ..NodeUsage::default() }
     }
 
     async fn pod(&self, query: &PodQuery) -> PodUsage {
