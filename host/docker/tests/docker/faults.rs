@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest, Purpose};
 use longshore_core::ports::runtime::{ContainerRuntime, LogOptions, RuntimeChange, RuntimeError, RuntimeEvent};
+use longshore_core::ports::streams::{ContainerStreams, StreamedExec, Wants};
 use longshore_docker::{Docker, DockerOptions};
 
 use crate::fake::{Fake, Reply, chunk, ok};
@@ -176,6 +177,26 @@ async fn a_command_whose_kill_takes_long_has_failed_all_the_same() {
     let result = tokio::time::timeout(Duration::from_secs(60), fake.docker.exec(request)).await;
     assert_eq!(result.unwrap(), Ok(ExecOutput { exit_code: None, output: Vec::new() }));
     assert_eq!(fake.count("/exec/e1/json"), 1);
+}
+
+/// For longer than an exit code is waited for whose command has ended.
+#[tokio::test]
+async fn a_command_that_closes_its_outputs_has_no_time_limit() {
+    let options = DockerOptions { cleanup: Duration::from_millis(50), ..DockerOptions::default() };
+    let begun = Instant::now();
+    let fake = Fake::with(options, move |request, _| match request {
+        it if it.ends_with("/containers/abc/json") => ok(OURS),
+        it if it.ends_with("/containers/abc/exec") => Reply::Json(201, r#"{"Id":"e1"}"#.to_owned()),
+        it if it.ends_with("/exec/e1/start") => {
+            Reply::Raw(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".to_vec())
+        }
+        _ if begun.elapsed() < Duration::from_secs(1) => ok(r#"{"Running":true,"ExitCode":null}"#),
+        _ => ok(r#"{"Running":false,"ExitCode":5}"#),
+    });
+    let wants = Wants { stdout: true, ..Wants::default() };
+    let exec = StreamedExec { container_id: "abc".to_owned(), command: vec!["true".to_owned()], wants };
+    let it = fake.docker.exec_streams(&exec).await.unwrap();
+    assert_eq!(it.control.exit_code().await.unwrap(), Some(5));
 }
 
 #[tokio::test]
