@@ -1,4 +1,5 @@
-//! Streams whose clients go in the middle leave nothing behind: no descriptor of the agent's, no process in the pod.
+//! Streams whose clients go in the middle leave nothing behind: no descriptor of the agent's, no process in the pod but of a
+//! command that reads nothing, which goes on, as with the kubelet.
 
 use std::{fs, net::TcpListener};
 
@@ -42,6 +43,7 @@ fn aborted_streams_leave_nothing_behind() {
     let of = format!("default/a-{NODE}");
     let paths = [
         format!("/exec/{of}/app?command=sh&command=-c&command=echo%20hi%3Bcat&input=1&output=1"),
+        format!("/exec/{of}/app?command=sh&command=-c&command=echo%20hi%3Bexec%20sleep%201000000&output=1"),
         format!("/containerLogs/{of}/app?follow=true"),
         format!("/portForward/{of}?port={port}"),
     ];
