@@ -21,19 +21,20 @@ pub(crate) fn raise() -> u64 {
     current.unwrap_or(u64::MAX)
 }
 
-/// Of what the servers get, this part is for logs that are read: a connection of HTTP/2 may ask for many, and each is
-/// one to Docker.
-const LOGS: u64 = 8;
+/// Of what the servers get, this part is for logs that are read, each by a connection to Docker, and this part for
+/// connections into pods: one connection of a client's may ask for many of both.
+const SHARE: u64 = 8;
 
 /// How many connections may be open under such a limit, `most` at most and 16 at least.
 pub(crate) fn connections(limit: u64, most: usize) -> usize {
     let room = limit.saturating_sub(OWN);
-    clamp((room - room / LOGS) / EACH, 16, most)
+    clamp((room - 2 * (room / SHARE)) / EACH, 16, most)
 }
 
-/// How many logs may be read at a time under such a limit, `most` at most and 4 at least.
-pub(crate) fn log_readers(limit: u64, most: usize) -> usize {
-    clamp(limit.saturating_sub(OWN) / LOGS, 4, most)
+/// How many logs may be read at a time under such a limit, or connections be open into pods, `most` at most and 4 at
+/// least.
+pub(crate) fn share(limit: u64, most: usize) -> usize {
+    clamp(limit.saturating_sub(OWN) / SHARE, 4, most)
 }
 
 fn clamp(room: u64, least: usize, most: usize) -> usize {
@@ -47,10 +48,10 @@ mod tests {
     #[test]
     fn the_agent_keeps_its_own() {
         assert_eq!(connections(u64::MAX, 4096), 4096);
-        let (all, logs) = (connections(1024, 4096), log_readers(1024, 1024));
-        assert_eq!((all, logs), (149, 64));
-        assert!(OWN + EACH * all as u64 + logs as u64 <= 1024);
-        assert_eq!((connections(100, 4096), log_readers(100, 1024)), (16, 4));
+        let (all, logs, forwards) = (connections(1024, 4096), share(1024, 1024), share(1024, 2048));
+        assert_eq!((all, logs, forwards), (128, 64, 64));
+        assert!(OWN + EACH * all as u64 + (logs + forwards) as u64 <= 1024);
+        assert_eq!((connections(100, 4096), share(100, 1024)), (16, 4));
         assert!(raise() > 0);
     }
 }

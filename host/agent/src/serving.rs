@@ -124,7 +124,9 @@ fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> Se
         streaming_idle: server.streaming_idle_timeout,
         connections: descriptors::connections(limit, usual.connections),
         connections_per_client: descriptors::connections(limit, usual.connections_per_client),
-        log_readers: descriptors::log_readers(limit, usual.log_readers),
+        log_readers: descriptors::share(limit, usual.log_readers),
+        forwards: descriptors::share(limit, usual.forwards),
+        forwards_in_all: descriptors::share(limit, usual.forwards_in_all),
         ..usual
     }
 }

@@ -20,6 +20,9 @@ pub struct PodView {
     pub source: Source,
     /// The object with its current status; `deletionTimestamp` set while it ends.
     pub object: v1::Pod,
+    /// ID of its sandbox in the runtime, if that was seen to run.
+    #[serde(default)]
+    pub sandbox: Option<String>,
     /// Its way from admission to readiness, for `longshore why`.
     pub steps: Vec<Step>,
     /// Its probes.
@@ -35,6 +38,7 @@ impl PodView {
         self.id == other.id
             && self.source == other.source
             && self.object == other.object
+            && self.sandbox == other.sandbox
             && self.steps == other.steps
             && self.probes == other.probes
     }

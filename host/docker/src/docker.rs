@@ -30,6 +30,8 @@ pub struct DockerOptions {
     pub in_flight: usize,
     /// How many commands of probes run in containers at a time at most, those that hang among them.
     pub execs: usize,
+    /// How long the daemon may take beyond a command's time for all else that it is asked of it.
+    pub cleanup: Duration,
     /// A pull is given up when nothing moved for so long (the kubelet's `--image-pull-progress-deadline`).
     pub pull_stall: Duration,
     /// A file that outlives the agent, in a folder that exists: it keeps what was found out about the daemon
@@ -58,6 +60,7 @@ impl Default for DockerOptions {
             pause_image: None,
             in_flight: 2 * cores(),
             execs: 128,
+            cleanup: Duration::from_secs(10),
             pull_stall: Duration::from_secs(60),
             cache: None,
             config_dir: None,

@@ -24,8 +24,6 @@ use processes::Prey;
 
 /// How long after a command's time the answer comes at the latest, where Docker does answer. The kill goes on for [`CALL`].
 const ANSWER: Duration = Duration::from_millis(1500);
-/// How long Docker may take beyond a command's time for all else that it is asked.
-const CLEANUP: Duration = Duration::from_secs(10);
 /// Looks in a row that may fail at a command that goes on without a time limit.
 const FAULTS: u32 = 20;
 /// Between two looks at an exec whose output has ended and whose exit code is not there yet.
@@ -47,7 +45,7 @@ impl Docker {
             Purpose::Probe => self.execs().clone().acquire_owned().await.ok(),
             Purpose::Hook => None,
         };
-        let (docker, limit) = (self.clone(), request.timeout.saturating_add(CLEANUP));
+        let (docker, limit) = (self.clone(), request.timeout.saturating_add(self.options().cleanup));
         let task = tokio::spawn(async move {
             let _slot = slot;
             docker.run(request).await
@@ -141,7 +139,7 @@ impl Docker {
 
     /// The exit code of an exec whose output has ended. Docker notes it a little later.
     async fn exit_code(&self, exec: &str) -> Result<i32, Fault> {
-        self.exit_code_at_last(exec, Some(Instant::now() + CLEANUP)).await
+        self.exit_code_at_last(exec, Some(Instant::now() + self.options().cleanup)).await
     }
 
     /// The same, where a command that has closed its outputs may go on until then, or for as long as it likes.
@@ -165,7 +163,7 @@ impl Docker {
                 return Ok(i32::try_from(code).unwrap_or(-1));
             }
             if !running {
-                end = end.or(Some(Instant::now() + CLEANUP));
+                end = end.or(Some(Instant::now() + self.options().cleanup));
             }
             if end.is_some_and(|end| Instant::now() > end) {
                 return Err(Fault::Nonsense("the command's output ended, but Docker tells no exit code".to_owned()));

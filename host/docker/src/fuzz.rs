@@ -10,13 +10,13 @@ use tokio_util::io::StreamReader;
 use crate::logs::Decoder;
 use crate::streams::outputs;
 
-/// Takes a log apart; the first byte says whether it is a terminal's or has dates, and in pieces of which size it comes. The
-/// pieces make no difference to what is read.
+/// Takes a log apart; the first byte says whether it is a terminal's or has dates, whether these are wanted, and in pieces of
+/// which size it comes. The pieces make no difference to what is read.
 pub fn log(bytes: &[u8]) {
     let (&pick, bytes) = bytes.split_first().unwrap_or((&0, &[]));
     let (tty, dates, size) = (pick & 0x80 != 0, pick & 0x40 != 0, usize::from(pick & 0x3f).max(1));
     let read = |size: usize| {
-        let (mut decoder, mut read) = (Decoder::new(tty, dates), [Vec::new(), Vec::new()]);
+        let (mut decoder, mut read) = (Decoder::new(tty, dates, pick & 1 == 0), [Vec::new(), Vec::new()]);
         for piece in bytes.chunks(size) {
             decoder.feed(&Bytes::copy_from_slice(piece));
             loop {

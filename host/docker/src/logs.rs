@@ -1,4 +1,7 @@
 //! A container's log through the API, whatever driver keeps it. It must not read Docker's files.
+//!
+//! A daemon before 23 that is followed leaves out what was written last when the container ends, and what comes after a
+//! rotation that it did not notice: it is asked once more then, for what follows the newest date that was told.
 
 use std::time::Duration;
 
@@ -6,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use longshore_core::ports::runtime::{LogChunk, LogOptions, RuntimeError};
 
 use crate::connection::CALL;
@@ -17,6 +21,10 @@ use crate::{names, observe, wire};
 const PIECE: usize = 64 << 10;
 /// Of the daemon's own words in a log so many bytes are kept.
 const WORDS: usize = 4096;
+/// Bytes that a date has at most.
+const DATE: usize = 64;
+/// Of a daemon's API that tells all to those who follow: Docker 23.
+const WHOLE: (usize, usize) = (1, 42);
 /// Without `follow`, the next piece has to come within this time.
 const SILENCE: Duration = CALL;
 
@@ -29,13 +37,7 @@ impl Docker {
     ) -> BoxStream<'static, Result<LogChunk, RuntimeError>> {
         stream::once(async move {
             match self.open_log(&id, &options).await {
-                Ok((body, tty)) => {
-                    let reader = Reader {
-                        body,
-                        decoder: Decoder::new(tty, options.timestamps),
-                        follow: options.follow,
-                        over: false,
-                    };
+                Ok(reader) => {
                     let endpoint = self.connection().name.clone();
                     let open = LogChunk { stderr: false, data: Bytes::new() };
                     let rest = stream::unfold((reader, endpoint), |(mut reader, endpoint)| async move {
@@ -51,7 +53,7 @@ impl Docker {
         .boxed()
     }
 
-    async fn open_log(&self, id: &str, options: &LogOptions) -> Result<(Incoming, bool), RuntimeError> {
+    async fn open_log(&self, id: &str, options: &LogOptions) -> Result<Reader, RuntimeError> {
         let absent = || RuntimeError::NotFound { what: format!("container {id}") };
         let sort = |fault: Fault| if fault.is_absent() { absent() } else { fault.during("read log") };
         if !names::is_container(id) {
@@ -63,19 +65,36 @@ impl Docker {
             return Err(absent());
         }
         let tty = inspect.config.and_then(|config| config.tty).unwrap_or_default();
-        let mut path = format!(
-            "/containers/{id}/logs?stdout=true&stderr=true&follow={}&timestamps={}",
-            options.follow, options.timestamps
-        );
-        if let Some(lines) = options.tail {
-            path += &format!("&tail={lines}");
-        }
-        if let Some(since) = options.since.filter(|since| since.as_second() >= 0) {
-            path += &format!("&since={}.{:09}", since.as_second(), since.subsec_nanosecond().max(0));
-        }
-        let body = self.connection().open(CALL, &path).await.map_err(sort)?;
-        Ok((body, tty))
+        let api = self.connection().session().await.map_err(sort)?.api;
+        // What a terminal says is in no messages that could be told apart.
+        let twice = options.follow && !tty && api < WHOLE;
+        let asked = LogOptions { timestamps: options.timestamps || twice, ..options.clone() };
+        // Of a log of which only the end is wanted, and there is none, all that comes is new.
+        let since = if options.tail.is_some() { Some(Timestamp::now()) } else { options.since };
+        let body = self.connection().open(CALL, &path(id, &asked)).await.map_err(sort)?;
+        let again = LogOptions { follow: false, tail: None, since, ..asked };
+        Ok(Reader {
+            body,
+            decoder: Decoder::new(tty, asked.timestamps, options.timestamps),
+            follow: options.follow,
+            over: false,
+            again: twice.then(|| (self.clone(), id.to_owned(), again)),
+        })
     }
+}
+
+fn path(id: &str, options: &LogOptions) -> String {
+    let mut path = format!(
+        "/containers/{id}/logs?stdout=true&stderr=true&follow={}&timestamps={}",
+        options.follow, options.timestamps
+    );
+    if let Some(lines) = options.tail {
+        path += &format!("&tail={lines}");
+    }
+    if let Some(since) = options.since.filter(|since| since.as_second() >= 0) {
+        path += &format!("&since={}.{:09}", since.as_second(), since.subsec_nanosecond().max(0));
+    }
+    path
 }
 
 struct Reader {
@@ -83,6 +102,8 @@ struct Reader {
     decoder: Decoder,
     follow: bool,
     over: bool,
+    /// How to ask once more at the end.
+    again: Option<(Docker, String, LogOptions)>,
 }
 
 impl Reader {
@@ -113,11 +134,62 @@ impl Reader {
                     return Some(Err(Fault::broken(&error, endpoint)));
                 }
                 None => {
+                    let wrong = self.decoder.end();
+                    if wrong.is_none() && self.goes_on().await {
+                        continue;
+                    }
                     self.over = true;
-                    return self.decoder.end().map(Err);
+                    return wrong.map(Err);
                 }
             }
         }
+    }
+
+    /// Asks once more, where that was not done yet.
+    async fn goes_on(&mut self) -> bool {
+        let Some((docker, id, mut options)) = self.again.take() else { return false };
+        options.since = self.decoder.told.again().or(options.since);
+        match docker.connection().open(CALL, &path(&id, &options)).await {
+            Ok(body) => {
+                (self.body, self.follow) = (body, false);
+                true
+            }
+            Err(fault) => {
+                // It went with its container, for instance.
+                tracing::debug!(id, %fault, "the end of a log that was followed is not looked at again");
+                false
+            }
+        }
+    }
+}
+
+/// The newest date of the messages that were told, and how many have it.
+#[derive(Default)]
+struct Told {
+    newest: Option<Timestamp>,
+    count: u64,
+    /// Of these, those that are still to come again.
+    again: u64,
+}
+
+impl Told {
+    /// Whether a message of that date is news.
+    fn is_news(&mut self, date: Timestamp) -> bool {
+        if self.newest.is_none_or(|newest| newest < date) {
+            (self.newest, self.count, self.again) = (Some(date), 0, 0);
+        }
+        if self.newest == Some(date) && self.again > 0 {
+            self.again -= 1;
+            return false;
+        }
+        self.count += u64::from(self.newest == Some(date));
+        true
+    }
+
+    /// All messages come again from the newest date on, which this gives.
+    fn again(&mut self) -> Option<Timestamp> {
+        self.again = self.count;
+        self.newest
     }
 }
 
@@ -139,23 +211,32 @@ pub(crate) struct Decoder {
     /// The daemon's own words since the last piece of the log, e.g. of a line that it cannot read.
     words: Vec<u8>,
     /// Whether each message begins with a date and a space.
-    timestamps: bool,
+    dated: bool,
+    /// Whether these are wanted.
+    shown: bool,
     /// By [`Kind`]: whether a line of it has begun and not ended.
     amid: [bool; 2],
-    /// The date of the message at hand is to be left out.
-    stamp: bool,
+    /// What has come of the date of the message at hand, until that is whole.
+    date: Option<BytesMut>,
+    told: Told,
+    /// The message at hand was told before.
+    old: bool,
 }
 
 impl Decoder {
-    pub(crate) fn new(tty: bool, timestamps: bool) -> Decoder {
+    /// Of a log whose messages are `dated`, and whose dates are to be `shown`.
+    pub(crate) fn new(tty: bool, dated: bool, shown: bool) -> Decoder {
         Decoder {
             tty,
             buffer: BytesMut::new(),
             frame: None,
             words: Vec::new(),
-            timestamps,
+            dated,
+            shown,
             amid: [false; 2],
-            stamp: false,
+            date: None,
+            told: Told::default(),
+            old: false,
         }
     }
 
@@ -200,7 +281,7 @@ impl Decoder {
                     let words = self.take_words();
                     tracing::warn!("a part of a log is left out: {words}");
                 }
-                let data = self.without_stamp(data);
+                let data = self.undated(kind, data)?;
                 if data.is_empty() {
                     continue;
                 }
@@ -217,22 +298,31 @@ impl Decoder {
             self.buffer.advance(8);
             let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
             self.frame = (length > 0).then_some((kind, length));
-            self.stamp = self.timestamps && kind != Kind::Daemon && self.amid[kind as usize];
+            (self.date, self.old) = ((self.dated && kind != Kind::Daemon).then(BytesMut::new), false);
         }
     }
 
-    /// Docker keeps a long line in parts and dates each of them; the kubelet dates lines.
-    fn without_stamp(&mut self, mut data: Bytes) -> Bytes {
-        if self.stamp {
-            match data.iter().position(|byte| *byte == b' ') {
-                Some(at) => {
-                    data.advance(at + 1);
-                    self.stamp = false;
-                }
-                None => data.clear(),
+    /// What is to be told of a piece of a message. Docker keeps a long line in parts and dates each of them; the kubelet
+    /// dates lines.
+    fn undated(&mut self, kind: Kind, mut data: Bytes) -> Result<Bytes, Fault> {
+        if let Some(mut date) = self.date.take() {
+            let end = data.iter().position(|byte| *byte == b' ');
+            date.extend_from_slice(&data.split_to(end.map_or(data.len(), |at| at + 1)));
+            if date.len() > DATE {
+                return Err(Fault::Nonsense("the log has a line without a date".to_owned()));
+            }
+            if end.is_none() {
+                self.date = Some(date);
+                return Ok(data);
+            }
+            let read = std::str::from_utf8(&date).ok().and_then(|text| text.trim_end().parse().ok());
+            self.old = read.is_some_and(|date| !self.told.is_news(date));
+            if self.shown && !self.amid[kind as usize] {
+                date.extend_from_slice(&data);
+                data = date.freeze();
             }
         }
-        data
+        Ok(if self.old { Bytes::new() } else { data })
     }
 }
 
@@ -245,7 +335,7 @@ mod tests {
     fn frames_in_any_pieces() {
         let stream = b"\x01\0\0\0\0\0\0\x03a\nb\x02\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\x01c";
         for size in 1..=stream.len() {
-            let mut decoder = Decoder::new(false, false);
+            let mut decoder = Decoder::new(false, false, false);
             let (mut out, mut err) = (Vec::new(), Vec::new());
             for piece in stream.chunks(size) {
                 decoder.feed(&Bytes::copy_from_slice(piece));
@@ -263,7 +353,7 @@ mod tests {
         let words = b"\x03\0\0\0\0\0\0\x04why\n";
         let stream = [words.as_slice(), b"\x02\0\0\0\0\0\0\x02a\n", words].concat();
         for size in 1..=stream.len() {
-            let mut decoder = Decoder::new(false, false);
+            let mut decoder = Decoder::new(false, false, false);
             let mut read = Vec::new();
             for piece in stream.chunks(size) {
                 decoder.feed(&Bytes::copy_from_slice(piece));
@@ -288,7 +378,7 @@ mod tests {
         ]
         .concat();
         for size in 1..=stream.len() {
-            let mut decoder = Decoder::new(false, true);
+            let mut decoder = Decoder::new(false, true, true);
             let (mut out, mut err) = (Vec::new(), Vec::new());
             for piece in stream.chunks(size) {
                 decoder.feed(&Bytes::copy_from_slice(piece));
@@ -304,10 +394,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error_and_a_terminal_is_raw() {
-        let mut decoder = Decoder::new(false, false);
+        let mut decoder = Decoder::new(false, false, false);
         decoder.feed(&Bytes::from_static(b"hello world"));
         assert!(decoder.next().is_err());
-        let mut decoder = Decoder::new(true, false);
+        let mut decoder = Decoder::new(true, false, false);
         decoder.feed(&Bytes::from_static(b"\x01hello"));
         assert_eq!(decoder.next().unwrap().unwrap().data, Bytes::from_static(b"\x01hello"));
     }

@@ -56,11 +56,13 @@ pub(crate) fn view(worker: &Worker, plan: &Plan, status: v1::PodStatus, since: &
         step.since = step.since.or(Some(at));
     }
     object.status = Some(status);
+    let sandbox = worker.observed.sandbox().filter(|sandbox| sandbox.is_running());
     let standing = Standing { blocked: worker.blocked().map(str::to_owned), busy: worker.busy.clone() };
     PodView {
         id: worker.pod.id.clone(),
         source: worker.pod.source.clone(),
         object,
+        sandbox: sandbox.map(|sandbox| sandbox.id.clone()),
         steps,
         probes: Vec::new(),
         standing,

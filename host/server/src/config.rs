@@ -101,7 +101,7 @@ pub struct ServerConfig {
     pub system_log_query: bool,
     /// The folder of /logs/.
     pub log_folder: PathBuf,
-    /// `streamingConnectionIdleTimeout`.
+    /// `streamingConnectionIdleTimeout`. An answer over HTTP/1.1 of which nothing is read for so long is given up.
     pub streaming_idle: Duration,
     /// Connections in all.
     pub connections: usize,
@@ -109,10 +109,12 @@ pub struct ServerConfig {
     pub connections_per_client: usize,
     /// Logs that are read at a time: a connection of HTTP/2 may ask for many.
     pub log_readers: usize,
-    /// Connections into pods at a time, of one client's connection.
+    /// Connections into pods at a time, of one client's connection; more wait for their turn.
     pub forwards: usize,
-    /// A head of a request has to be complete in so long; idle connections of HTTP/1.1 end after it, and those of HTTP/2
-    /// that never asked anything.
+    /// Connections into pods at a time, of all clients; more are refused.
+    pub forwards_in_all: usize,
+    /// A head of a request has to be complete in so long; idle connections of HTTP/1.1 end after it, those whose client
+    /// reads nothing of a refusal, and those of HTTP/2 that never asked anything.
     pub header_limit: Duration,
     /// A connection of HTTP/2 ends so long after its last request.
     pub idle_limit: Duration,
@@ -154,6 +156,7 @@ impl ServerConfig {
             connections_per_client: 1024,
             log_readers: 1024,
             forwards: 1024,
+            forwards_in_all: 2048,
             header_limit: Duration::from_secs(32),
             // `IdleTimeout` of `pkg/kubelet/server/server.go`.
             idle_limit: Duration::from_secs(90),

@@ -1,6 +1,7 @@
 //! Accepting connections within bounds: in all, per client, and in time. It must not know what is served.
 
 mod http2;
+mod writes;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,17 +10,21 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Extension;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
 use crate::tls::{Shown, Tls};
+use writes::Writes;
 
 /// Bytes of a request's head.
 const HEAD: usize = 64 << 10;
@@ -75,6 +80,7 @@ pub(crate) struct Bounds {
     header: Duration,
     handshake: Duration,
     idle: Duration,
+    paused: Duration,
 }
 
 /// A place for one connection.
@@ -105,6 +111,7 @@ impl Bounds {
             header: config.header_limit,
             handshake: config.handshake_limit,
             idle: config.idle_limit,
+            paused: config.streaming_idle,
         })
     }
 
@@ -210,9 +217,26 @@ async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, bounds: &Bounds, r
 }
 
 async fn http1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, bounds: &Bounds, router: Router) {
+    let (limit, limits) = watch::channel(Some(bounds.header));
+    let stream = Writes::new(stream, limits);
+    let (inner, header, paused) = (TowerToHyperService::new(router), bounds.header, bounds.paused);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (limit, answer) = (limit.clone(), inner.call(request));
+        async move {
+            let response = answer.await;
+            limit.send_replace(match response.as_ref().map(|response| response.status()) {
+                // What comes then has limits of its own.
+                Ok(StatusCode::SWITCHING_PROTOCOLS) => None,
+                // A log may be read in a pager. Who is refused is not to stay for that.
+                Ok(status) if status.is_success() => Some(paused),
+                _ => Some(header),
+            });
+            response
+        }
+    });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(bounds.header).max_headers(HEADERS).max_buf_size(HEAD);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.with_upgrades().await {
         tracing::debug!(%error, "a connection broke");
     }

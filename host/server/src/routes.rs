@@ -44,6 +44,7 @@ pub(crate) struct Api {
     pub(crate) namespaces: Namespaces,
     pub(crate) processes: metrics::Processes,
     pub(crate) log_readers: Arc<Semaphore>,
+    pub(crate) forwards: Semaphore,
     access: Access,
     started: jiff::Timestamp,
 }
@@ -52,7 +53,9 @@ impl Api {
     pub(crate) fn new(config: ServerConfig, parts: Parts, access: Access) -> Api {
         let (namespaces, processes) = Default::default();
         let log_readers = Arc::new(Semaphore::new(config.log_readers.max(1)));
-        Api { config, parts, namespaces, processes, log_readers, access, started: jiff::Timestamp::now() }
+        let forwards = Semaphore::new(config.forwards_in_all.max(1));
+        let started = jiff::Timestamp::now();
+        Api { config, parts, namespaces, processes, log_readers, forwards, access, started }
     }
 
     /// The newest pod of that name, or the one with that UID: an old one may still be ending.
@@ -117,7 +120,7 @@ async fn entry(
 }
 
 /// What is a plain handler in the kubelet answers to every method; what go-restful serves there, to those of its routes,
-/// and HEAD is none of them.
+/// and HEAD is none of them. Those who may not know of a path do not learn whether there is one.
 async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: Request) -> Response {
     let Some(query) = Query::parse(request.uri().query().unwrap_or_default()) else {
         return text(StatusCode::BAD_REQUEST, format!("the query has more than {} parameters", query::LIMIT));
@@ -126,6 +129,10 @@ async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: R
     let mut segments: Vec<&str> = trimmed.split('/').collect();
     if segments.len() > 1 && segments.last() == Some(&"") && segments.first() != Some(&"logs") {
         segments.pop();
+        // What go-restful serves has it either way, a plain handler only its own path.
+        if let ["healthz" | "metrics" | "configz" | "flagz" | "statusz", ..] | ["debug", "flags", "v"] = segments[..] {
+            return missing();
+        }
     }
     let method = request.method().clone();
     let (gets, posts) = (method == Method::GET, method == Method::POST);
@@ -139,16 +146,18 @@ async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: R
         ["metrics", "resource"] => return prometheus(metrics::resource(api).await),
         ["metrics", "cadvisor"] => return prometheus(metrics::cadvisor(api).await),
         ["metrics", "probes"] => return prometheus(metrics::probes(api)),
+        // They are made anew for everybody who asks.
+        ["metrics", "slis"] if method == Method::DELETE => return text(StatusCode::OK, "metrics reset\n"),
         ["metrics", "slis"] => return prometheus(metrics::slis(api)),
         ["stats", "summary"] if gets || posts => {
-            return json(StatusCode::OK, &metrics::summary(api, query.is_set("only_cpu_and_memory")).await);
+            let only: Vec<&str> = query.all("only_cpu_and_memory").collect();
+            return json(StatusCode::OK, &metrics::summary(api, only == ["true"]).await);
         }
         ["stats", "summary"] => return not_allowed("GET, POST"),
         ["stats" | "pods", ..] => return no_route(),
-        _ if group == Group::ReadOnly => return missing(),
         _ => {}
     }
-    if !api.config.debugging_handlers {
+    if group == Group::ReadOnly || !api.config.debugging_handlers {
         return match segments.as_slice() {
             ["run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" | "logs", ..]
             | ["debug", "pprof", ..] => error(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled."),
@@ -169,7 +178,7 @@ async fn debugging(
 ) -> Response {
     let (gets, posts) = (method == Method::GET, method == Method::POST);
     match segments {
-        ["configz"] => json(StatusCode::OK, &serde_json::json!({"kubeletconfig": (api.parts.configz)()})),
+        ["configz"] => sure(json(StatusCode::OK, &serde_json::json!({"kubeletconfig": (api.parts.configz)()}))),
         ["flagz"] => zpages::flagz(&(api.parts.flags)(), request.headers()),
         ["statusz"] => zpages::statusz(api.started, request.headers()),
         ["runningpods"] if gets => running_pods(api),
@@ -304,7 +313,11 @@ pub(crate) fn text(code: StatusCode, body: impl Into<String>) -> Response {
 
 /// A line of text as Go's `http.Error` sends it.
 pub(crate) fn error(code: StatusCode, line: &str) -> Response {
-    let mut response = text(code, format!("{line}\n"));
+    sure(text(code, format!("{line}\n")))
+}
+
+/// No browser is to guess that it is something else.
+pub(crate) fn sure(mut response: Response) -> Response {
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -26,7 +26,7 @@ use crate::copy::copy;
 use crate::listen::Held;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::query::Query;
-use crate::routes::{Api, NoPod, bare, error, running, statuses, text};
+use crate::routes::{Api, NoPod, error, running, text};
 
 /// What the client may still send to a pod that has closed its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -260,7 +260,7 @@ pub(crate) async fn port_forward(
     let upgrade = hyper::upgrade::on(&mut request);
     let response = switch(agreed.headers());
     let options = Options { idle_timeout: api.config.streaming_idle, ..Options::default() };
-    let (pod, namespaces, most) = (view.id.to_string(), api.namespaces.clone(), api.config.forwards.max(1));
+    let (pod, api) = (view.id.to_string(), api.clone());
     held.spawn(async move {
         let io = match upgrade.await {
             Ok(upgraded) => TokioIo::new(upgraded),
@@ -268,8 +268,8 @@ pub(crate) async fn port_forward(
         };
         tracing::debug!(%pod, ?protocol, "a port-forward begins");
         let mut forwards = port_forward::serve(io, protocol, &ports, options);
-        let (tasks, slots) = (tokio_util::sync::CancellationToken::new(), Arc::new(Semaphore::new(most)));
-        let (running, gone) = (TaskTracker::new(), forwards.gone());
+        let (slots, gone) = (Arc::new(Semaphore::new(api.config.forwards.max(1))), forwards.gone());
+        let (tasks, running) = (tokio_util::sync::CancellationToken::new(), TaskTracker::new());
         // Ends the connections into the pod when the client is gone, also when this task is dropped.
         let _end = tasks.clone().drop_guard();
         // While all slots are taken nothing else tells that the client is gone.
@@ -278,14 +278,14 @@ pub(crate) async fn port_forward(
             () = gone.wait() => None,
         } && let Some(forward) = forwards.next().await
         {
-            let (namespaces, namespace, stop) = (namespaces.clone(), namespace.clone(), tasks.clone());
+            let (api, namespace, stop) = (api.clone(), namespace.clone(), tasks.clone());
             let (name, uid) = (view.id.name.clone(), view.id.uid.clone());
             running.spawn(async move {
                 let _slot = slot;
                 let (port, mut data, end) = forward.into_parts();
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    result = one(&namespaces, namespace.as_ref(), port, &mut data) => {
+                    result = one(&api, namespace.as_ref(), port, &mut data) => {
                         let said = |why: String| format!("error forwarding port {port} to pod {name}, uid {uid}: {why}");
                         // It fails when the client is gone, which ends everything anyway.
                         let _ = end.finish(result.map_err(said)).await;
@@ -298,37 +298,36 @@ pub(crate) async fn port_forward(
     response
 }
 
-/// The pod's network namespace; `None` on the node's network. It is opened once for all connections: the process that
+/// The network namespace of the pod's sandbox; `None` on the node's network. It is opened once for all connections: the process that
 /// tells it may end and its number become another's, while the pod keeps its network.
 async fn network(api: &Api, view: &PodView) -> Result<Option<Namespace>, String> {
+    let process = async || api.parts.streams.process_id(view.sandbox.as_deref()?).await.ok();
+    let ended = || format!("pod not found ({:?})", format!("{}_{}", view.id.name, view.id.namespace));
+    // Its containers may all be between two runs. The node's ports are a pod's no more when it has ended.
+    let before = process().await.ok_or_else(ended)?;
     let spec = view.object.spec.as_ref();
-    let host = spec.and_then(|spec| spec.host_network).unwrap_or_default();
-    // Any container that runs is as good as the sandbox: they are in one namespace.
-    for status in statuses(&view.object) {
-        let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
-        let Some(id) = status.container_id.as_deref().filter(|_| runs).map(bare) else { continue };
-        // The node's ports are a pod's no more when it has ended.
-        if host {
-            return Ok(None);
-        }
-        let Ok(process) = api.parts.streams.process_id(id).await else { continue };
-        let opened = Namespaces::of(process);
-        // If it is still that one, the namespace that was opened is that one's.
-        if api.parts.streams.process_id(id).await.is_ok_and(|now| now == process) {
-            return opened.map(Some).map_err(|error| format!("unable to do port forwarding: {error}"));
-        }
+    if spec.and_then(|spec| spec.host_network).unwrap_or_default() {
+        return Ok(None);
     }
-    Err(format!("pod not found ({:?})", format!("{}_{}", view.id.name, view.id.namespace)))
+    let opened = Namespaces::of(before);
+    // If it is still that one, the namespace that was opened is that one's.
+    process().await.filter(|now| *now == before).ok_or_else(ended)?;
+    opened.map(Some).map_err(|error| format!("unable to do port forwarding: {error}"))
 }
 
-/// One connection. Half-closes pass through both ways.
+/// One connection, which has a place among those of all clients. Half-closes pass through both ways.
 async fn one(
-    namespaces: &Namespaces,
+    api: &Api,
     namespace: Option<&Namespace>,
     port: u16,
     data: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), String> {
-    let stream = namespaces
+    let Ok(_place) = api.forwards.try_acquire() else {
+        let most = api.config.forwards_in_all;
+        return Err(format!("{most} connections into pods are open on this node already, try again later"));
+    };
+    let stream = api
+        .namespaces
         .connect(namespace, port)
         .await
         .map_err(|error| format!("failed to connect to localhost:{port} inside the pod's network: {error}"))?;

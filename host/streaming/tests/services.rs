@@ -25,8 +25,8 @@ fn binary(channel: u8, data: &[u8]) -> Message {
     Message::binary([&[channel], data].concat())
 }
 
-/// All messages until the server's close, by channel.
-async fn rest(client: &mut WebSocketStream<DuplexStream>) -> [Vec<u8>; 4] {
+/// All messages until the server's close, by channel. The client closes then, which the server waits for.
+async fn rest(mut client: WebSocketStream<DuplexStream>) -> [Vec<u8>; 4] {
     let mut channels: [Vec<u8>; 4] = Default::default();
     while let Some(Ok(message)) = client.next().await {
         if let Message::Binary(data) = message {
@@ -122,7 +122,7 @@ async fn channels_carry_a_terminal() {
             command.stdout.as_mut().unwrap().write_all(&vec![b'y'; 1 << 20]).await.unwrap();
             command.finish.finish(Outcome::ExitCode(3)).await.unwrap();
         };
-        let ([_, out, _, error], ()) = tokio::join!(rest(&mut client), finish);
+        let ([_, out, _, error], ()) = tokio::join!(rest(client), finish);
         assert_eq!(out.len(), 1 << 20);
         assert_eq!(error, Outcome::ExitCode(3).message(version));
     }
@@ -155,7 +155,7 @@ async fn a_client_that_goes_away_ends_stdin() {
     let protocol = Protocol::Channels { base64: false, version: 4 };
     let mut command = remote_command::serve(io, protocol, requested, Options::default()).await.unwrap();
     let gone = command.gone();
-    let close = async {
+    let close = async move {
         client.close(None).await.unwrap();
         while client.next().await.is_some_and(|message| message.is_ok()) {}
     };
@@ -326,7 +326,7 @@ async fn channels_forward_the_ports_of_the_query() {
             forwards.close().await;
             next
         },
-        rest(&mut client)
+        rest(client)
     );
     assert!(next.is_none());
     assert_eq!(error, b"refused");

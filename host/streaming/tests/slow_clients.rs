@@ -11,7 +11,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use longshore_streaming::negotiate::Protocol;
 use longshore_streaming::remote_command::{self, Outcome, Requested};
 use longshore_streaming::{Limits, Options};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -112,6 +112,48 @@ async fn over_a_websocket() {
     server.await.unwrap();
 }
 
+/// All that a client asks after the end is read, for else it would not get the tail. What does not fit is not answered.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_closes_gathers_no_answers() {
+    const PINGS: usize = 50_000;
+    let (mut reader, mut writer, io) = connect();
+    let server = serve(io, Protocol::Spdy { version: 4 });
+    for (id, kind) in [(1, "error"), (3, "stdin"), (5, "stdout")] {
+        writer.open(id, &[("streamtype", kind)]).await;
+    }
+    reader.control(GOAWAY).await.unwrap();
+    for _ in 0..PINGS {
+        writer.words(PING, &[1]).await;
+    }
+    let mut pongs = 0;
+    // Until nothing more comes.
+    while let Ok(Some(_)) = tokio::time::timeout(Duration::from_secs(1), reader.control(PING)).await {
+        pongs += 1;
+    }
+    assert!((1..PINGS / 2).contains(&pongs), "{pongs} answers");
+    drop((reader, writer));
+    server.await.unwrap();
+}
+
+/// Nothing may follow the close of a WebSocket.
+#[tokio::test]
+async fn a_websocket_that_closes_answers_no_more() {
+    let (mut client, io) = tokio::io::duplex(1 << 20);
+    let server = serve(io, Protocol::Channels { base64: false, version: 4 });
+    let goodbye = [0x88, 2, 0x03, 0xe8];
+    let mut said = Vec::new();
+    while !said.ends_with(&goodbye) {
+        said.push(client.read_u8().await.unwrap());
+    }
+    // A ping and a close, under a mask of zeros.
+    client.write_all(&[0x89, 0x80, 0, 0, 0, 0, 0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+    server.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_never_closes_has_fifteen_minutes() {
     let (mut reader, mut writer, io) = connect();
@@ -127,6 +169,7 @@ async fn who_never_closes_has_fifteen_minutes() {
             break;
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(begun.elapsed() < Duration::from_secs(3600), "it stays for ever");
     }
     server.await.unwrap();
     assert_eq!(begun.elapsed().as_secs() / 60, 15);

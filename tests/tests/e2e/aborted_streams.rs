@@ -1,15 +1,7 @@
-//! Streams whose clients go in the middle leave nothing behind: no descriptor of the agent's, no process in the pod.
+//! Streams whose clients go in the middle leave nothing behind: no descriptor of the agent's, no process in the pod but of a
+//! command that reads nothing, which goes on, as with the kubelet.
 
-use std::{
-    fs,
-    net::{SocketAddr, TcpListener},
-};
-
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use std::{fs, net::TcpListener};
 
 use crate::bed::{
     Bed, NODE, callers, inside,
@@ -27,28 +19,6 @@ const NOISE: usize = 25;
 /// The agent's descriptors.
 fn descriptors(bed: &Bed) -> usize {
     fs::read_dir(format!("/proc/{}/fd", bed.pid())).unwrap().count()
-}
-
-/// A stream that has begun: of it something has come.
-async fn begun(user: &TlsConnector, server: SocketAddr, path: &str) -> TlsStream<TcpStream> {
-    let mut stream = callers::connect(user, TcpStream::connect(server).await.unwrap()).await.unwrap();
-    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Protocol: v4.channel.k8s.io\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    let upgrade = if path.starts_with("/containerLogs") { "" } else { upgrade };
-    let head = format!("GET {path} HTTP/1.1\r\nHost: node\r\n{upgrade}\r\n");
-    stream.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(stream.read_u8().await.unwrap());
-    }
-    let code = if upgrade.is_empty() { "200" } else { "101" };
-    let answer = String::from_utf8(answer).unwrap();
-    assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{answer}");
-    let mut said = Vec::new();
-    while !said.windows(2).any(|two| two == b"hi") {
-        said.push(stream.read_u8().await.unwrap());
-    }
-    stream
 }
 
 #[test]
@@ -73,6 +43,7 @@ fn aborted_streams_leave_nothing_behind() {
     let of = format!("default/a-{NODE}");
     let paths = [
         format!("/exec/{of}/app?command=sh&command=-c&command=echo%20hi%3Bcat&input=1&output=1"),
+        format!("/exec/{of}/app?command=sh&command=-c&command=echo%20hi%3Bexec%20sleep%201000000&output=1"),
         format!("/containerLogs/{of}/app?follow=true"),
         format!("/portForward/{of}?port={port}"),
     ];
@@ -81,7 +52,7 @@ fn aborted_streams_leave_nothing_behind() {
     let before = descriptors(&bed);
     for _ in 0..ROUNDS {
         let all = paths.iter().flat_map(|path| std::iter::repeat_n(path, AT_ONCE));
-        let all = all.map(|path| begun(&user, server, path));
+        let all = all.map(|path| callers::begun(&user, server, path));
         // Dropped without a word, as by a machine that goes down.
         drop(runtime.block_on(futures::future::join_all(all)));
     }

@@ -9,8 +9,8 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::bed::{
-    Bed,
-    pods::{condition, container, phase, pod, with},
+    Bed, NODE, callers, inside,
+    pods::{condition, container, job, phase, pod, restarts, waiting, with},
     ports::free_port,
     until,
 };
@@ -62,6 +62,25 @@ fn network_one_port_for_one_pod() {
     assert_eq!(bed.wait("c", "Failed", |pod| phase(pod) == "Failed")["status"]["reason"], "NodePorts");
     bed.apply(&web("d", json!({"containerPort": 8080, "hostPort": port, "protocol": "UDP"})));
     bed.wait("d", "runs", |pod| phase(pod) == "Running" && condition(pod, "PodReadyToStartContainers"));
+}
+
+/// A pod's network is there while its sandbox runs, though all its containers are between two runs.
+#[test]
+fn network_is_forwarded_into_a_pod_in_a_crash_loop() {
+    let Some(mut bed) = Bed::new() else { return };
+    let (ours, server) = callers::serving(&mut bed);
+    bed.begin();
+    bed.apply(&job("a", "Always", "exit 7"));
+    // Its first restart is at once, those after it are not.
+    bed.wait("a", "in back-off", |pod| waiting(pod, "app") == "CrashLoopBackOff" && restarts(pod, "app") >= 1);
+    let pid = bed.sandbox("a")["State"]["Pid"].to_string();
+    let listener = inside::run(&pid, || TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.accept().unwrap().0.write_all(b"hi").unwrap());
+    let user = ours.connector(Some(&ours.sign("user")));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let path = format!("/portForward/default/a-{NODE}?port={port}");
+    runtime.block_on(callers::begun(&user, server, &path));
 }
 
 #[test]

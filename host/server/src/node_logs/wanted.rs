@@ -67,7 +67,7 @@ pub(super) fn read(query: &Query) -> Result<Option<Wanted>, String> {
     (wanted.since, wanted.until) = (time("sinceTime"), time("untilTime"));
     let mut number = |field: &str| {
         let text = query.get(field)?;
-        let number = text.parse::<i32>().map(i64::from).ok();
+        let number = text.parse::<i64>().ok();
         if number.is_none() {
             errors.push(bad(field, text, &format!("strconv.Atoi: parsing {text:?}: invalid syntax")));
         }

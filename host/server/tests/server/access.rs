@@ -99,8 +99,12 @@ async fn every_route_by_everybody() {
     // The other ports ask nobody, and serve no more than they should.
     assert_eq!(plain(world.read_only, "/pods").await.code, 200);
     assert_eq!(plain(world.read_only, "/metrics/resource").await.code, 200);
-    for path in ["/configz", "/containerLogs/n/p/c", "/logs/", "/exec/n/p/c", "/runningpods/"] {
+    for path in ["/configz", "/flagz", "/statusz", "/checkpoint/n/p/c", "/nothing"] {
         assert_eq!(plain(world.read_only, path).await.code, 404, "{path}");
+    }
+    for path in ["/containerLogs/n/p/c", "/logs/", "/exec/n/p/c", "/run/n/p/c", "/runningpods/", "/debug/pprof/"] {
+        let answer = plain(world.read_only, path).await;
+        assert!(answer.code == 405 && answer.text.ends_with("\r\n\r\nDebug endpoints are disabled.\n"), "{path}");
     }
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
     assert_eq!(plain(world.healthz, "/pods").await.code, 404);

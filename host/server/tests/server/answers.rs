@@ -25,10 +25,12 @@ async fn pages() {
     let world = master(|_| {}).await;
     for (path, code, part) in [
         ("/healthz", 200, "\r\n\r\nok"),
+        ("/healthz", 200, "x-content-type-options: nosniff"),
         ("/healthz?verbose", 200, "[+]syncloop ok"),
         ("/healthz/nothing", 404, ""),
         ("/pods", 200, "\"kind\":\"PodList\""),
         ("/runningpods/", 200, "\"name\":\"c\""),
+        ("/configz", 200, "x-content-type-options: nosniff"),
         ("/configz", 200, "{\"kubeletconfig\":{\"kind\":\"KubeletConfiguration\"}}"),
         ("/flagz", 200, "v=2"),
         ("/statusz", 200, "kubelet statusz"),
@@ -67,6 +69,7 @@ async fn pages() {
         ("/stats/summary", 200, "\"podRef\":{\"name\":\"p\",\"namespace\":\"n\",\"uid\":\"u\"}"),
         ("/logs/", 200, "<a href=\"one\">one</a>"),
         ("/logs/one", 200, "a line"),
+        ("/logs/one/", 301, "location: ../one\r\n"),
         ("/logs/../ca.pem", 400, ""),
         ("/logs/%2e%2e/ca.pem", 400, ""),
         ("/logs/?query=docker", 200, "<a href=\"one\">one</a>"),
@@ -76,10 +79,26 @@ async fn pages() {
         ("/debug/flags/v", 406, "unsupported http method\n"),
         ("/exec/n/p", 404, "\r\n\r\n404: Page Not Found"),
         ("/nothing", 404, "\r\n\r\n404 page not found\n"),
+        // With a slash at its end a path of go-restful's is the same, one of a plain handler is none.
+        ("/pods/", 200, "PodList"),
+        ("/stats/summary/", 200, "podRef"),
+        ("/stats/summary?only_cpu_and_memory=1", 200, "rlimit"),
+        ("/containerLogs/n/p/c/", 200, "id-c"),
+        ("/healthz/", 404, "\r\n\r\n404 page not found\n"),
+        ("/healthz/ping/", 404, "404 page"),
+        ("/metrics/", 404, "404 page"),
+        ("/metrics/resource/", 404, "404 page"),
+        ("/configz/", 404, "404 page"),
+        ("/flagz/", 404, "404 page"),
+        ("/statusz/", 404, "404 page"),
+        ("/debug/flags/v/", 404, "404 page"),
     ] {
         let answer = world.get("t", path).await;
         assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
     }
+    assert!(!world.get("t", "/stats/summary?only_cpu_and_memory=true").await.text.contains("rlimit"));
+    let answer = world.ask(&Caller::token("t"), "DELETE", "/metrics/slis").await;
+    assert!(answer.code == 200 && answer.text.ends_with("\r\n\r\nmetrics reset\n"), "{answer:?}");
     for (path, code, part) in [
         ("/run/n/p/c?cmd=ls+-l", 500, "\r\n\r\ncommand 'ls -l' exited with 3: saiderr"),
         ("/run/n/p/c?cmd=true", 200, "\r\n\r\nsaiderr"),
@@ -165,18 +184,25 @@ async fn health_that_fails() {
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
 }
 
-/// It has nothing on the node's loopback any more.
+/// One whose container is between two runs has its ports while its sandbox runs; one that has ended, nothing on the node's
+/// loopback any more.
 #[tokio::test]
-async fn a_pod_of_the_nodes_network_that_has_ended() {
+async fn a_pod_of_the_nodes_network_without_a_container_that_runs() {
     let world = master(|_| {}).await;
-    let mut ended = (*other("ended", "id")).clone();
-    ended.object.spec.as_mut().unwrap().host_network = Some(true);
-    let status = &mut ended.object.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
-    let state = serde_json::json!({"terminated": {"exitCode": 0, "containerID": "docker://id"}});
-    status.state = Some(serde_json::from_value(state).unwrap());
-    world.pods.others.lock().unwrap().push(Arc::new(ended));
-    let answer = world.ask(&Caller::token("t"), "POST", "/portForward/n/ended").await;
-    assert!(answer.code == 500 && answer.text.ends_with("\r\n\r\npod not found (\"ended_n\")"), "{answer:?}");
+    for (name, sandbox, words) in [
+        ("between", Some("s"), "\r\n\r\nUpgrade request required\n"),
+        ("ended", None, "\r\n\r\npod not found (\"ended_n\")"),
+    ] {
+        let mut pod = (*other(name, "id")).clone();
+        pod.object.spec.as_mut().unwrap().host_network = Some(true);
+        let status = &mut pod.object.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+        let state = serde_json::json!({"terminated": {"exitCode": 0, "containerID": "docker://id"}});
+        status.state = Some(serde_json::from_value(state).unwrap());
+        pod.sandbox = sandbox.map(str::to_owned);
+        world.pods.others.lock().unwrap().push(Arc::new(pod));
+        let answer = world.ask(&Caller::token("t"), "POST", &format!("/portForward/n/{name}")).await;
+        assert!(answer.code == 500 && answer.text.ends_with(words), "{name}: {answer:?}");
+    }
 }
 
 /// Numbers are there while Docker hangs, and it is asked for a process once.

@@ -60,6 +60,31 @@ async fn heads_and_numbers_are_bounded() {
     place_is_free(&world).await;
 }
 
+fn request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer t\r\n\r\n").into_bytes()
+}
+
+/// Over HTTP/1.1.
+#[tokio::test]
+async fn who_asks_and_never_reads_is_cut_off() {
+    let world = World::new(|config| {
+        (config.header_limit, config.streaming_idle) = (Duration::from_secs(1), Duration::from_secs(1));
+        config.connections_per_client = 1;
+    })
+    .await;
+    world.allow("master", "t", &["log", "proxy"]);
+    // Their answers are as long: more than all sockets hold.
+    let requests = request(&format!("/logs?{}", "y".repeat(16 << 10))).repeat(4096);
+    let mut stream = world.connect(&Caller::default()).await;
+    let sent = tokio::time::timeout(Duration::from_secs(30), stream.write_all(&requests)).await;
+    assert!(sent.is_ok_and(|sent| sent.is_err()), "all is taken, or nothing comes of it");
+    place_is_free(&world).await;
+    // An answer that never ends.
+    let mut stream = world.connect(&Caller::default()).await;
+    stream.write_all(&request("/containerLogs/n/p/endless?follow=true")).await.unwrap();
+    place_is_free(&world).await;
+}
+
 /// Waits for a place among the connections of HTTPS.
 pub(crate) async fn place_is_free(world: &World) {
     let end = Instant::now() + Duration::from_secs(30);

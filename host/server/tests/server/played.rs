@@ -120,6 +120,7 @@ fn published(name: &str, uid: &str, object: serde_json::Value) -> Arc<PodView> {
         id: PodId { namespace: "n".to_owned(), name: name.to_owned(), uid: uid.to_owned() },
         source: Source::Api,
         object: serde_json::from_value(object).unwrap(),
+        sandbox: Some(format!("sandbox-{name}")),
         steps: Vec::new(),
         probes: vec![probe()],
         standing: Default::default(),
@@ -146,7 +147,7 @@ pub(crate) struct Numbers;
 impl Stats for Numbers {
     async fn node(&self) -> NodeUsage {
         let usage = Usage { cpu_nanoseconds: Some(1_500_000_000), memory_working_set: Some(7), ..Usage::default() };
-        NodeUsage { usage, ..NodeUsage::default() }
+        NodeUsage { usage, processes: Some((4, 2)), ..NodeUsage::default() }
     }
 
     async fn pod(&self, query: &PodQuery) -> PodUsage {

@@ -3,6 +3,8 @@
 #[path = "../../../streaming/tests/client/mod.rs"]
 mod client;
 
+use std::time::{Duration, Instant};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -130,10 +132,53 @@ async fn a_client_that_goes_away_ends_its_forwards() {
     place_is_free(&world).await;
 }
 
+/// Who comes when all places of the node are taken is told so; one is free when the client that had it is gone.
+#[tokio::test]
+async fn forwards_of_all_clients_are_bounded() {
+    let world = World::new(|config| config.forwards_in_all = 1).await;
+    world.allow("master", "t", &["proxy"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let forward = async || {
+        let (reader, mut writer) = open(&world, "/portForward/n/p", Some("portforward.k8s.io")).await;
+        for (id, kind) in [(1, "error"), (3, "data")] {
+            writer.open(id, &[("streamtype", kind), ("port", &port), ("requestid", "0")]).await;
+        }
+        (reader, writer)
+    };
+    let first = forward().await;
+    let _held = listener.accept().await.unwrap();
+    // What the next one is told, if it does not get to the pod.
+    let refused = async || {
+        let (mut reader, _writer) = forward().await;
+        let told = async {
+            loop {
+                if let Frame::Data { id: 1, data, .. } = reader.next().await.unwrap() {
+                    return String::from_utf8(data).unwrap();
+                }
+            }
+        };
+        tokio::select! {
+            told = told => Some(told),
+            _ = listener.accept() => None,
+        }
+    };
+    let words = format!(
+        "error forwarding port {port} to pod p, uid u: 1 connections into pods are open on this node already, try again later"
+    );
+    assert_eq!(refused().await.as_deref(), Some(words.as_str()));
+    drop(first);
+    let end = Instant::now() + Duration::from_secs(30);
+    while refused().await.is_some() {
+        assert!(Instant::now() < end, "the place is not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// `streamingConnectionIdleTimeout`.
 #[tokio::test]
 async fn an_idle_client_is_sent_away() {
-    let world = World::new(|config| config.streaming_idle = std::time::Duration::from_millis(200)).await;
+    let world = World::new(|config| config.streaming_idle = Duration::from_millis(200)).await;
     world.allow("master", "t", &["proxy"]);
     let (mut reader, mut writer) =
         open(&world, "/exec/n/p/c?command=cat&input=1&output=1", Some("v4.channel.k8s.io")).await;

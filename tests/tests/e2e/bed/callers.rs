@@ -118,3 +118,25 @@ pub(crate) async fn exchange(
     stream.read_to_end(&mut bytes).await?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
+
+/// A stream that has begun: a log, or a WebSocket's channels, of which `hi` has come.
+pub(crate) async fn begun(connector: &TlsConnector, server: SocketAddr, path: &str) -> TlsStream<TcpStream> {
+    let mut stream = connect(connector, TcpStream::connect(server).await.unwrap()).await.unwrap();
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Protocol: v4.channel.k8s.io\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let upgrade = if path.starts_with("/containerLogs") { "" } else { upgrade };
+    let head = format!("GET {path} HTTP/1.1\r\nHost: node\r\n{upgrade}\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    let code = if upgrade.is_empty() { "200" } else { "101" };
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{answer}");
+    let mut said = Vec::new();
+    while !said.windows(2).any(|two| two == b"hi") {
+        said.push(stream.read_u8().await.unwrap());
+    }
+    stream
+}

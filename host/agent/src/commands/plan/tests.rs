@@ -102,7 +102,15 @@ fn running(pod: &Pod) -> ObservedPod {
 /// As the running agent has it.
 fn view(pod: &Pod, standing: Standing) -> PodView {
     let object = (*pod.object).clone();
-    PodView { id: pod.id.clone(), source: Source::File, object, steps: Vec::new(), probes: Vec::new(), standing }
+    PodView {
+        id: pod.id.clone(),
+        source: Source::File,
+        object,
+        sandbox: None,
+        steps: Vec::new(),
+        probes: Vec::new(),
+        standing,
+    }
 }
 
 fn record_of<'a>(world: &'a mut World, pod: &Pod) -> &'a mut PodRecord {
