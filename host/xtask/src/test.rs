@@ -221,7 +221,7 @@ fn demo(place: &Place, flavor: &Flavor) -> Result<Outcome> {
 fn conformance(place: &Place) -> Result<Outcome> {
     let mut command = Command::new(env::current_exe().context("our own program")?);
     command.env("LONGSHORE_BIN", place.target.join("debug/longshore")).arg("conformance");
-    check(place, "conformance-run", &mut command)
+    check_within(place, "conformance-run", &mut command, 120 * MINUTE)
 }
 
 /// The arguments for those tests, one after the other.
@@ -429,8 +429,12 @@ fn deny(place: &Place, fast: bool) -> Result<Vec<Outcome>> {
 
 /// A check that passes or fails as a whole; what it printed is shown when it fails.
 fn check(place: &Place, name: &str, command: &mut Command) -> Result<Outcome> {
+    check_within(place, name, command, 30 * MINUTE)
+}
+
+fn check_within(place: &Place, name: &str, command: &mut Command, limit: Duration) -> Result<Outcome> {
     let log = place.fresh_log(name)?;
-    if process::logged(name, command, &log, 30 * MINUTE)? {
+    if process::logged(name, command, &log, limit)? {
         return Ok(Outcome::PASSED);
     }
     bail!("{}", say::tail(&fs::read_to_string(&log)?, 80))
