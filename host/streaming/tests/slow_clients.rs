@@ -136,7 +136,7 @@ async fn a_session_that_closes_gathers_no_answers() {
 }
 
 /// Nothing may follow the close of a WebSocket.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_websocket_that_closes_answers_no_more() {
     let (mut client, io) = tokio::io::duplex(1 << 20);
     let server = serve(io, Protocol::Channels { base64: false, version: 4 });
@@ -145,12 +145,10 @@ async fn a_websocket_that_closes_answers_no_more() {
     while !said.ends_with(&goodbye) {
         said.push(client.read_u8().await.unwrap());
     }
-    // A ping and a close, under a mask of zeros.
-    client.write_all(&[0x89, 0x80, 0, 0, 0, 0, 0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).await.unwrap();
-    client.shutdown().await.unwrap();
-    let mut rest = Vec::new();
-    client.read_to_end(&mut rest).await.unwrap();
-    assert!(rest.is_empty(), "{rest:?}");
+    // A ping, under a mask of zeros.
+    client.write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(1), client.read_u8()).await.is_err());
+    drop(client);
     server.await.unwrap();
 }
 
