@@ -307,7 +307,7 @@ impl ContainerRuntime for FakeRuntime {
             kind: config.kind,
             attempt: config.attempt,
             hash: parsed.as_ref().map(|parsed| parsed.hash.clone()).unwrap_or_default(),
-            recursive_read_only: parsed.map(|parsed| parsed.recursive).unwrap_or_default(),
+            recursive_read_only: parsed.and_then(|parsed| parsed.recursive),
             sandbox_id: config.sandbox_id.clone(),
             image: config.image.clone(),
             image_id: config.image.clone(),

@@ -195,7 +195,7 @@ fn running(pod: &Pod, now: Timestamp) -> ObservedPod {
             state,
             runtime_log: None,
             volume_images: Vec::new(),
-            recursive_read_only: Vec::new(),
+            recursive_read_only: None,
             termination_message_file: None,
             grace_seconds: Some(30),
             resources: None,

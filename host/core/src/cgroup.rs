@@ -20,9 +20,12 @@ pub enum Qos {
 }
 
 impl Qos {
+    /// All of them.
+    pub const ALL: [Qos; 3] = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort];
+
     /// The one that is called so.
     pub fn of(name: &str) -> Option<Qos> {
-        [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort].into_iter().find(|qos| qos.as_str() == name)
+        Qos::ALL.into_iter().find(|qos| qos.as_str() == name)
     }
 
     /// `status.qosClass`.

@@ -197,7 +197,7 @@ pub fn build(input: &ContainerInput<'_>) -> Result<ContainerConfig, ConfigError>
                 log_path: &input.log_path.to_string_lossy(),
                 termination_file: input.termination_file.map(Path::to_string_lossy).as_deref(),
                 images: &input.image_volumes.values().map(String::as_str).collect::<Vec<_>>(),
-                recursive: &recursive(pod, node, spec),
+                recursive: recursive(pod, node, spec).as_deref(),
             },
         ),
         stop_signal: spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
@@ -289,10 +289,14 @@ fn of_spec(input: &ContainerInput<'_>, index: usize, mount: &v1::VolumeMount) ->
     Ok(Mount { source, target, read_only, recursive: recursive && read_only, propagation })
 }
 
-/// Indices of a container's `volumeMounts` that are made read-only with all that is mounted below.
-pub fn recursive(pod: &Pod, node: &NodeFacts, container: &v1::Container) -> Vec<usize> {
-    let mounts = container.volume_mounts.iter().flatten().enumerate();
-    mounts.filter(|(_, mount)| is_recursive(pod, node, mount) == Ok(true)).map(|(index, _)| index).collect()
+/// Indices of a container's `volumeMounts` that are made read-only with all that is mounted below; `None` where no mount asks
+/// for that.
+pub fn recursive(pod: &Pod, node: &NodeFacts, container: &v1::Container) -> Option<Vec<usize>> {
+    let mounts = || container.volume_mounts.iter().flatten();
+    mounts().any(|mount| mount.recursive_read_only.is_some()).then(|| {
+        let recursive = mounts().enumerate().filter(|(_, mount)| is_recursive(pod, node, mount) == Ok(true));
+        recursive.map(|(index, _)| index).collect()
+    })
 }
 
 /// Whether a mount is read-only with all that is mounted below (`resolveRecursiveReadOnly` in pkg/kubelet/kubelet_pods.go).

@@ -29,8 +29,8 @@ pub const TERMINATION_FILE: &str = "dev.longshore.termination-file";
 /// are none.
 pub const IMAGES: &str = "dev.longshore.images";
 
-/// Indices of its `volumeMounts` that are read-only with all that is mounted below, separated by commas; absent where there
-/// are none.
+/// Indices of its `volumeMounts` that are read-only with all that is mounted below, separated by commas; absent where no mount
+/// asks for that, and on those of before it was kept.
 pub const RECURSIVE: &str = "dev.longshore.recursive-read-only";
 
 /// `podsandbox` or `container`.
@@ -118,7 +118,7 @@ pub struct ContainerFacts<'a> {
     /// IDs of the images that it mounts.
     pub images: &'a [&'a str],
     /// Indices of its `volumeMounts` that are read-only with all that is mounted below.
-    pub recursive: &'a [usize],
+    pub recursive: Option<&'a [usize]>,
 }
 
 /// All labels of a container.
@@ -140,8 +140,8 @@ pub fn for_container(
     if !facts.images.is_empty() {
         labels.insert(IMAGES.to_owned(), facts.images.join(","));
     }
-    if !facts.recursive.is_empty() {
-        let indices: Vec<String> = facts.recursive.iter().map(usize::to_string).collect();
+    if let Some(recursive) = facts.recursive {
+        let indices: Vec<String> = recursive.iter().map(usize::to_string).collect();
         labels.insert(RECURSIVE.to_owned(), indices.join(","));
     }
     annotate(&mut labels, "io.kubernetes.container.hash", hash.to_owned());
@@ -202,11 +202,7 @@ pub fn parse(labels: &BTreeMap<String, String>, root: &str) -> Option<Parsed> {
         sandbox_id: text(SANDBOX_ID).unwrap_or_default(),
         image: text(IMAGE).unwrap_or_default(),
         images: text(IMAGES).iter().flat_map(|images| images.split(',')).map(str::to_owned).collect(),
-        recursive: text(RECURSIVE)
-            .iter()
-            .flat_map(|list| list.split(','))
-            .filter_map(|index| index.parse().ok())
-            .collect(),
+        recursive: text(RECURSIVE).map(|list| list.split(',').filter_map(|index| index.parse().ok()).collect()),
         termination_file: text(TERMINATION_FILE),
         grace_seconds: annotation("io.kubernetes.pod.terminationGracePeriod").and_then(|grace| grace.parse().ok()),
     })
@@ -236,7 +232,7 @@ pub struct Parsed {
     /// IDs of the images that it mounts as volumes, in the order of the volumes' names.
     pub images: Vec<String>,
     /// Indices of its `volumeMounts` that are read-only with all that is mounted below.
-    pub recursive: Vec<usize>,
+    pub recursive: Option<Vec<usize>>,
     /// File on the node behind the termination message.
     pub termination_file: Option<String>,
     /// Grace period in seconds of the pod when it was made.

@@ -102,7 +102,7 @@ pub struct Container {
     /// IDs of the images that it mounts as volumes, in the order of the volumes' names.
     pub volume_images: Vec<String>,
     /// Indices of its `volumeMounts` that were made read-only with all that is mounted below.
-    pub recursive_read_only: Vec<usize>,
+    pub recursive_read_only: Option<Vec<usize>>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Where in its life it is.

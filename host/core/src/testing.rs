@@ -79,7 +79,7 @@ pub(crate) fn container(of: ContainerOf<'_>, attempt: u32, state: ContainerState
         state,
         runtime_log: None,
         volume_images: Vec::new(),
-        recursive_read_only: Vec::new(),
+        recursive_read_only: None,
         termination_message_file: None,
         grace_seconds: Some(30),
         resources: None,

@@ -79,6 +79,7 @@ impl Docker {
             follow: options.follow,
             over: false,
             again: twice.then(|| (self.clone(), id.to_owned(), again)),
+            asked_again: false,
         })
     }
 }
@@ -104,10 +105,22 @@ struct Reader {
     over: bool,
     /// How to ask once more at the end.
     again: Option<(Docker, String, LogOptions)>,
+    /// That was done: what goes wrong from then on takes nothing away from what was followed to its end.
+    asked_again: bool,
 }
 
 impl Reader {
     async fn next(&mut self, endpoint: &str) -> Option<Result<LogChunk, Fault>> {
+        match self.read(endpoint).await {
+            Some(Err(fault)) if self.asked_again => {
+                tracing::debug!(%fault, "the end of a log that was followed cannot be looked at again");
+                None
+            }
+            read => read,
+        }
+    }
+
+    async fn read(&mut self, endpoint: &str) -> Option<Result<LogChunk, Fault>> {
         loop {
             if self.over {
                 return None;
@@ -151,7 +164,7 @@ impl Reader {
         options.since = self.decoder.told.again().or(options.since);
         match docker.connection().open(CALL, &path(&id, &options)).await {
             Ok(body) => {
-                (self.body, self.follow) = (body, false);
+                (self.body, self.follow, self.asked_again) = (body, false, true);
                 true
             }
             Err(fault) => {

@@ -5,7 +5,7 @@ use http::StatusCode;
 use longshore_core::ports::pods::PodViews;
 
 use crate::query::Query;
-use crate::routes::{error, sure, text};
+use crate::routes::{error, text, unsniffed};
 
 /// Answers `/healthz` or `/healthz/<one>`; `None` for a check that there is not.
 pub(crate) fn answer(views: &dyn PodViews, one: Option<&str>, query: &Query) -> Option<Response> {
@@ -41,7 +41,7 @@ pub(crate) fn answer(views: &dyn PodViews, one: Option<&str>, query: &Query) -> 
         tracing::warn!("healthz check failed: {}", failed.join("; "));
         return Some(error(StatusCode::INTERNAL_SERVER_ERROR, &format!("{lines}healthz check failed")));
     }
-    Some(sure(match query.all("verbose").next() {
+    Some(unsniffed(match query.all("verbose").next() {
         Some(_) => text(StatusCode::OK, format!("{lines}healthz check passed\n")),
         None => text(StatusCode::OK, "ok"),
     }))

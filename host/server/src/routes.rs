@@ -178,7 +178,7 @@ async fn debugging(
 ) -> Response {
     let (gets, posts) = (method == Method::GET, method == Method::POST);
     match segments {
-        ["configz"] => sure(json(StatusCode::OK, &serde_json::json!({"kubeletconfig": (api.parts.configz)()}))),
+        ["configz"] => unsniffed(json(StatusCode::OK, &serde_json::json!({"kubeletconfig": (api.parts.configz)()}))),
         ["flagz"] => zpages::flagz(&(api.parts.flags)(), request.headers()),
         ["statusz"] => zpages::statusz(api.started, request.headers()),
         ["runningpods"] if gets => running_pods(api),
@@ -313,11 +313,11 @@ pub(crate) fn text(code: StatusCode, body: impl Into<String>) -> Response {
 
 /// A line of text as Go's `http.Error` sends it.
 pub(crate) fn error(code: StatusCode, line: &str) -> Response {
-    sure(text(code, format!("{line}\n")))
+    unsniffed(text(code, format!("{line}\n")))
 }
 
 /// No browser is to guess that it is something else.
-pub(crate) fn sure(mut response: Response) -> Response {
+pub(crate) fn unsniffed(mut response: Response) -> Response {
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -9,6 +9,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use futures::io::AsyncRead as FuturesRead;
 use http::{HeaderMap, StatusCode};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use longshore_core::ports::runtime::RuntimeError;
 use longshore_core::ports::streams::{Attached, StreamedExec, Wants};
@@ -102,14 +103,14 @@ async fn remote_command(
         Ok(agreed) => agreed,
         Err(why) => return refuse(&why),
     };
-    let upgrade = hyper::upgrade::on(&mut request);
+    let (upgrade, limit) = (hyper::upgrade::on(&mut request), api.config.header_limit);
     let (response, protocol) = (switch(agreed.headers()), agreed.protocol());
     let options = Options { idle_timeout: api.config.streaming_idle, ..Options::default() };
     let api = api.clone();
     let (pod, container) = (view.id.to_string(), container.to_owned());
     held.spawn(async move {
-        let io = match upgrade.await {
-            Ok(upgraded) => TokioIo::new(upgraded),
+        let io = match upgraded(upgrade, limit).await {
+            Ok(io) => io,
             Err(error) => return tracing::debug!(%pod, %container, %error, "a stream did not begin"),
         };
         tracing::debug!(%pod, %container, ?protocol, "a stream begins");
@@ -257,13 +258,13 @@ pub(crate) async fn port_forward(
         Err(why) => return refuse(&why),
     };
     let protocol = agreed.protocol();
-    let upgrade = hyper::upgrade::on(&mut request);
+    let (upgrade, limit) = (hyper::upgrade::on(&mut request), api.config.header_limit);
     let response = switch(agreed.headers());
     let options = Options { idle_timeout: api.config.streaming_idle, ..Options::default() };
     let (pod, api) = (view.id.to_string(), api.clone());
     held.spawn(async move {
-        let io = match upgrade.await {
-            Ok(upgraded) => TokioIo::new(upgraded),
+        let io = match upgraded(upgrade, limit).await {
+            Ok(io) => io,
             Err(error) => return tracing::debug!(%pod, %error, "a port-forward did not begin"),
         };
         tracing::debug!(%pod, ?protocol, "a port-forward begins");
@@ -355,6 +356,15 @@ async fn one(
         }
     }
     Ok(())
+}
+
+/// The connection behind a request, once its client has the answer.
+async fn upgraded(upgrade: OnUpgrade, limit: Duration) -> Result<TokioIo<Upgraded>, String> {
+    match tokio::time::timeout(limit, upgrade).await {
+        Ok(Ok(upgraded)) => Ok(TokioIo::new(upgraded)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the client does not take its answer within {} s", limit.as_secs())),
+    }
 }
 
 fn switch(headers: HeaderMap) -> Response {

@@ -135,9 +135,12 @@ fn manifests_with_a_uid_move_to_the_class_that_another_container_gives_them() {
     let parent = |container: &str| bed.inspect("a", container)["HostConfig"]["CgroupParent"].clone();
     assert_eq!(parent("app"), parent("sized"));
     let name = own.replace('-', "_");
-    let left: Vec<_> = crate::bed::cgroups().into_iter().map(|path| path.display().to_string()).collect();
-    let left = left.into_iter().filter(|path| path.ends_with(&own) || path.ends_with(&format!("{name}.slice")));
-    assert_eq!(left.filter(|path| path.contains("besteffort")).collect::<Vec<_>>(), Vec::<String>::new());
+    let former = || {
+        let all = crate::bed::cgroups().into_iter().map(|path| path.display().to_string());
+        let own = all.filter(|path| path.ends_with(&own) || path.ends_with(&format!("{name}.slice")));
+        own.filter(|path| path.contains("besteffort")).count()
+    };
+    until("the former class's cgroup is gone", || (former() == 0).then_some(()));
 }
 
 #[test]

@@ -62,6 +62,19 @@ pub fn patch(known: &v1::Pod, status: &v1::PodStatus) -> Option<Value> {
     (!fields.is_empty()).then(|| json!({"metadata": {"uid": known.metadata.uid}, "status": fields}))
 }
 
+/// Whether a patch is of nothing but what another one holds: what is still due after that one was taken was left out of it, and
+/// all else is somebody else's word meanwhile.
+pub fn is_part(rest: &Value, of: &Value) -> bool {
+    let types = |conditions: &Value| -> Vec<Value> {
+        conditions.as_array().into_iter().flatten().map(|condition| condition["type"].clone()).collect()
+    };
+    rest["status"].as_object().into_iter().flatten().all(|(key, rest)| match (key.as_str(), of["status"].get(key)) {
+        (_, None) => false,
+        ("conditions", Some(of)) => types(rest).iter().all(|one| types(of).contains(one)),
+        _ => true,
+    })
+}
+
 /// Whether two values say the same. The API server gives back `lastState: {}` where nothing was sent: taken for a
 /// difference, that would be patched for ever.
 fn agree(was: &Value, is: &Value) -> bool {
@@ -209,6 +222,17 @@ mod tests {
         assert_eq!(change["status"], json!({"phase": "Running", "reason": null, "message": null, "podIP": null}));
         let ended = pod(json!({"phase": "Failed", "reason": "Evicted"}));
         assert_eq!(patch(&ended, &status(json!({"phase": "Running"}))), None);
+    }
+
+    #[test]
+    fn what_is_left_out_is_part_of_what_was_sent() {
+        let of = |status: Value| json!({"metadata": {"uid": "u"}, "status": status});
+        let ready = |status: &str| json!({"conditions": [{"type": "Ready", "status": status}]});
+        let sent = of(json!({"podIP": "1", "conditions": [{"type": "Ready", "status": "True"}]}));
+        assert!(is_part(&of(json!({"podIP": "1"})), &sent));
+        assert!(is_part(&of(ready("True")), &sent));
+        assert!(!is_part(&of(ready("True")), &of(json!({"podIP": "1"}))));
+        assert!(!is_part(&of(json!({"conditions": [{"type": "Initialized", "status": "True"}]})), &sent));
     }
 
     #[test]

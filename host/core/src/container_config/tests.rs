@@ -182,7 +182,7 @@ fn a_container_carries_which_of_its_mounts_are_wholly_read_only() {
     for (recursive_read_only, wholly) in [(true, vec![1]), (false, Vec::new())] {
         let node = NodeFacts { recursive_read_only, ..node() };
         let labels = built_of(&pod, "app", "", &node).unwrap().labels;
-        assert_eq!(labels::parse(&labels, &node.root_id).unwrap().recursive, wholly);
+        assert_eq!(labels::parse(&labels, &node.root_id).unwrap().recursive, Some(wholly));
     }
 }
 

@@ -94,9 +94,9 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
     super::resources::fill(container, seen, known, &mut status);
     let images = seen.map_or(&known.volume_images, |seen| &seen.volume_images);
     // What was mounted, whatever the node can do by now.
-    let recursive = || container_config::recursive(input.pod, input.node, container.spec);
-    let recursive = seen.map_or_else(recursive, |seen| seen.recursive_read_only.clone());
-    status.volume_mounts = volume_mounts(input.pod, container, images, &recursive);
+    let recursive = seen.and_then(|seen| seen.recursive_read_only.clone());
+    let recursive = recursive.or_else(|| container_config::recursive(input.pod, input.node, container.spec));
+    status.volume_mounts = volume_mounts(input.pod, container, images, &recursive.unwrap_or_default());
     status.user = known.user.as_ref().filter(|_| seen.is_some()).map(|user| v1::ContainerUser {
         linux: Some(v1::LinuxContainerUser {
             uid: user.uid,

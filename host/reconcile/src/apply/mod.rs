@@ -9,7 +9,7 @@ mod resize;
 mod sandbox;
 
 use longshore_core::action::{Action, Planned, Stage, Track};
-use longshore_core::cgroup;
+use longshore_core::cgroup::{self, PodCgroup, Qos};
 use longshore_core::event::EventType;
 use longshore_core::plan::Plan;
 use longshore_core::ports::files::FilesError;
@@ -187,11 +187,15 @@ async fn release(worker: &mut Worker) -> Step {
     }
 }
 
-/// Volumes and cgroup.
+/// Volumes and cgroup, also of a class that the pod had before.
 async fn give_back(worker: &Worker) -> Result<(), FilesError> {
     let files = &worker.shared.ports.files;
     files.release(&worker.pod.id).await?;
-    files.remove_cgroup(&cgroup::pod_cgroup(&worker.pod, &worker.facts)).await
+    let now = cgroup::pod_cgroup(&worker.pod, &worker.facts);
+    for qos in Qos::ALL {
+        files.remove_cgroup(&PodCgroup { qos, ..now.clone() }).await?;
+    }
+    Ok(())
 }
 
 fn not_released(worker: &Worker, error: &FilesError) -> Step {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1;
-use longshore_core::cluster::pod_patch::patch;
+use longshore_core::cluster::pod_patch::{is_part, patch};
 use longshore_core::pod::{PodId, Source};
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::view::PodView;
@@ -73,8 +73,10 @@ enum Answer {
         pod: Box<v1::Pod>,
         /// What it was told.
         view: Arc<PodView>,
-        /// What it left out of that, as a patch.
-        left_out: Option<Value>,
+        /// What is still due, as a patch.
+        rest: Option<Value>,
+        /// Whether that is only what it left out of what it was sent.
+        is_left_out: bool,
     },
     /// It is gone, or it is another one's name now.
     Gone,
@@ -233,8 +235,9 @@ impl Writer<'_> {
         self.in_flight.insert(pod.uid.clone());
         self.tasks.spawn(async move {
             let result = api.patch_pod_status(&pod, &due).await.map(|pod| {
-                let left_out = view.object.status.as_ref().and_then(|sent| patch(&pod, sent));
-                Answer::Patched { pod: Box::new(pod), view, left_out }
+                let rest = view.object.status.as_ref().and_then(|status| patch(&pod, status));
+                let is_left_out = rest.as_ref().is_some_and(|rest| is_part(rest, &due));
+                Answer::Patched { pod: Box::new(pod), view, rest, is_left_out }
             });
             Done { pod, result }
         });
@@ -290,16 +293,19 @@ impl Writer<'_> {
         };
         self.in_flight.remove(&pod.uid);
         match result {
-            Ok(Answer::Patched { pod: answer, view, left_out }) => {
+            Ok(Answer::Patched { pod: answer, view, rest, is_left_out }) => {
                 self.said.worked("pods' status");
                 self.patience.reset();
                 self.refused.0.remove(&pod.uid);
-                match left_out {
+                let (known, at) = (Arc::new(*answer), Instant::now());
+                // Somebody else's word that came meanwhile is not level: the next turn answers it.
+                if rest.is_none() || is_left_out {
+                    self.level.insert(pod.uid.clone(), Level { known: known.clone(), view, at });
+                }
+                match rest.filter(|_| is_left_out) {
                     Some(left_out) => drop(self.left_out.insert(pod.uid.clone(), left_out)),
                     None => drop(self.left_out.remove(&pod.uid)),
                 }
-                let (known, at) = (Arc::new(*answer), Instant::now());
-                self.level.insert(pod.uid.clone(), Level { known: known.clone(), view, at });
                 self.acknowledged.insert(pod.uid, (known, at));
             }
             Ok(Answer::Gone) => {

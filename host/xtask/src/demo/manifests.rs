@@ -55,6 +55,17 @@ pub(super) fn refresh(folders: Folders<'_>) -> Result<Vec<String>> {
             fs::rename(&partial, folder.join(&name))?;
         }
     }
+    // What is no example any more goes, unless it was made the user's own.
+    for entry in fs::read_dir(shipped).with_context(|| format!("{}", shipped.display()))? {
+        let name = entry?.file_name();
+        if examples.join(&name).exists() {
+            continue;
+        }
+        if content(copy.join(&name))? == content(shipped.join(&name))? {
+            fs::remove_file(copy.join(&name)).with_context(|| format!("{}", copy.join(&name).display()))?;
+        }
+        fs::remove_file(shipped.join(&name)).with_context(|| format!("{}", shipped.join(&name).display()))?;
+    }
     let _ = fs::remove_file(copy.join(pods::EMPTY));
     kept.sort();
     Ok(kept)
@@ -103,6 +114,13 @@ mod tests {
         fs::write(copy.join(pods::EMPTY), "")?;
         assert!(refresh(folders)?.is_empty());
         assert_eq!((read("removed").as_deref(), read(pods::EMPTY)), (Some("one"), None));
+        // No example any more.
+        for name in ["edited", "removed"] {
+            fs::remove_file(examples.join(name))?;
+        }
+        fs::write(copy.join("edited"), "mine")?;
+        assert!(refresh(folders)?.is_empty());
+        assert_eq!((read("removed"), read("edited").as_deref()), (None, Some("mine")));
         Ok(())
     }
 }

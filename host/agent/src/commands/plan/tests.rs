@@ -87,7 +87,7 @@ fn running(pod: &Pod) -> ObservedPod {
         image: "nginx".to_owned(),
         image_id: String::new(),
         volume_images: Vec::new(),
-        recursive_read_only: Vec::new(),
+        recursive_read_only: None,
         created_at: now(),
         state: ContainerState::Running { started_at: now(), pid: 1 },
         runtime_log: None,

@@ -127,8 +127,10 @@ fn a_mount_is_told_as_it_was_made_whatever_the_node_can_do_by_now() {
         assert_eq!(modes(&mut pod), [told; 2], "none was made yet");
     }
     let mut pod = pod.with("a", 0, running(50));
+    assert_eq!(modes(&mut pod), ["Enabled"; 2], "one of before that was kept");
+    pod.observed.containers[0].recursive_read_only = Some(Vec::new());
     assert_eq!(modes(&mut pod), ["Disabled"; 2]);
-    pod.observed.containers[0].recursive_read_only = vec![1];
+    pod.observed.containers[0].recursive_read_only = Some(vec![1]);
     pod.node.recursive_read_only = false;
     assert_eq!(modes(&mut pod), ["Disabled", "Enabled"]);
 }
