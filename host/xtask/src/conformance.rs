@@ -94,14 +94,9 @@ fn inside(place: &Place, args: &Conformance, programs: &Path) -> Result<ExitCode
 
 /// What is left out: what was asked for, and what this kernel cannot do.
 fn skipped(asked: &str) -> String {
-    let dummy = |what: &str| {
-        let mut command = Command::new("ip");
-        command
-            .args(["link", what, "dev", "longshore-try"])
-            .args((what == "add").then_some(["type", "dummy"]).iter().flatten());
-        process::output("ip link", &mut command, LIMIT).is_ok()
-    };
-    if dummy("add") && dummy("delete") {
+    let ip_link =
+        |arguments: &[&str]| process::output("ip link", Command::new("ip").arg("link").args(arguments), LIMIT).is_ok();
+    if ip_link(&["add", "longshore-try", "type", "dummy"]) && ip_link(&["delete", "longshore-try"]) {
         return asked.to_owned();
     }
     say!("this kernel has no dummy interfaces: PrivilegedPod, which makes one, is left out");
@@ -115,7 +110,7 @@ fn make_images(place: &Place, docker: &Path, programs: &Path, tests: &Path) -> R
         let file = programs.join(name);
         Ok(Extra::file(path, mode, fs::read(&file).with_context(|| format!("{}", file.display()))?))
     };
-    let folders = ["dev", "proc", "sys", "home", "uploads", "usr", "usr/local", "usr/local/bin", "www"];
+    let folders = ["dev", "proc", "sys", "home", "uploads", "usr", "usr/local", "usr/local/bin"];
     let mut base: Vec<Extra> = folders.into_iter().map(Extra::folder).collect();
     // Its own shell passes on no variables with a hyphen in their names.
     let bash = bash(place)?;
@@ -124,7 +119,7 @@ fn make_images(place: &Place, docker: &Path, programs: &Path, tests: &Path) -> R
     base.push(Extra::file("bin/sh", 0o755, bash));
     base.push(Extra::file("bin/curl", 0o755, CURL.into()));
     base.push(Extra::file("bin/nc", 0o755, NC.into()));
-    base.push(Extra::file("www/index.html", 0o644, b"<h1>Served from a pod</h1>\n".to_vec()));
+    base.extend(Extra::page());
     let busybox = images::root_with(place, &base)?;
     base.push(copied("nonewprivs", "usr/local/bin/nnp", 0o6755)?);
     let nonewprivs = images::root_with(place, &base)?;

@@ -42,12 +42,8 @@ pub(crate) fn roots(place: &Place) -> Result<Roots> {
     fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     let roots = Roots { busybox: folder.join("busybox.tar"), example: folder.join("example.tar") };
     let server = fs::read(&server).with_context(|| format!("{}", server.display()))?;
-    let page = b"<h1>Served from a pod</h1>\n".to_vec();
-    let example = [
-        Extra::file("bin/grpc-health", 0o755, server),
-        Extra::folder("www"),
-        Extra::file("www/index.html", 0o644, page),
-    ];
+    let [www, page] = Extra::page();
+    let example = [Extra::file("bin/grpc-health", 0o755, server), www, page];
     fs::write(&roots.busybox, root(&busybox, &[])?)?;
     fs::write(&roots.example, root(&busybox, &example)?)?;
     Ok(roots)
@@ -69,6 +65,12 @@ impl Extra {
 
     pub(crate) fn folder(path: &'static str) -> Self {
         Self { path, mode: 0o755, content: None }
+    }
+
+    /// A page to serve, and its folder `/www`.
+    pub(crate) fn page() -> [Self; 2] {
+        let page = b"<h1>Served from a pod</h1>\n".to_vec();
+        [Self::folder("www"), Self::file("www/index.html", 0o644, page)]
     }
 }
 
