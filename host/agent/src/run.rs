@@ -56,6 +56,10 @@ const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration
 /// How often it is looked whether Docker still answers.
 const DOCKER_LOOK: Duration = Duration::from_secs(10);
 
+/// And how long it may take to answer; a Docker that is busy with sixty pods takes seconds. The node is said to be without it after
+/// 30 s of silence.
+const DOCKER_ANSWER: Duration = Duration::from_secs(20);
+
 /// Runs the agent until it is told to end.
 pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result<()> {
     let root = config.root_dir.clone();
@@ -353,8 +357,11 @@ impl DockerWatch {
     async fn run(&self) {
         loop {
             tokio::time::sleep(DOCKER_LOOK).await;
-            // The cheapest question there is: what exists of a pod that does not.
-            let error = self.docker.list_pod("none").await.err().map(|error| error.to_string());
+            // The cheapest question there is: what exists of a pod that does not. One that hangs takes calls all the same.
+            let error = match tokio::time::timeout(DOCKER_ANSWER, self.docker.list_pod("none")).await {
+                Ok(answer) => answer.err().map(|error| error.to_string()),
+                Err(_) => Some(format!("Docker did not answer within {} s", DOCKER_ANSWER.as_secs())),
+            };
             self.health.runtime(error.clone().map_or(Ok(()), Err));
             let before = self.state.info().docker.error;
             match (&before, &error) {

@@ -1,13 +1,13 @@
 //! A Docker that is not there, breaks, or is slow: the agent waits, says so, and goes on.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use serde_json::json;
 
 use crate::bed::{
-    Bed,
+    Bed, NODE, callers,
     daemon::Daemon,
-    pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, uid},
+    pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, uid, with},
     proxy::{Mode, Proxy},
     until,
 };
@@ -112,6 +112,66 @@ fn faults_docker_is_slow() {
     }
     bed.delete("a");
     bed.wait_gone("a");
+    bed.kill();
+}
+
+/// A daemon that takes calls and answers none, with streams of users open.
+#[test]
+fn faults_docker_hangs() {
+    let Some((mut bed, socket)) = behind_a_proxy() else { return };
+    let proxy = Proxy::start(&socket, &bed.docker.socket);
+    let endpoint = std::mem::take(&mut bed.flags);
+    let (ours, server) = callers::serving(&mut bed);
+    bed.flags.extend(endpoint);
+    bed.begin();
+    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 1});
+    let app = with(container("app", &format!("echo hi; {SLEEP}")), json!({"livenessProbe": probe}));
+    bed.apply(&pod("a", json!([app]), json!({})));
+    let a = bed.wait_ready("a");
+    let of = format!("default/a-{NODE}");
+    let paths = [
+        format!("/exec/{of}/app?command=sh&command=-c&command=echo%20hi%3Bcat&input=1&output=1"),
+        format!(
+            "/exec/{of}/app?command=sh&command=-c&command=echo%20hi%3Bexec%20sleep%201000000&output=1&tty=1&input=1"
+        ),
+        format!("/containerLogs/{of}/app?follow=true"),
+    ];
+    let user = ours.connector(Some(&ours.sign("user")));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", bed.pid())).unwrap().count();
+    let before = descriptors();
+    let begun = paths.iter().cycle().take(60).map(|path| callers::begun(&user, server, path));
+    let streams = runtime.block_on(futures::future::join_all(begun));
+    let among = descriptors();
+    assert!(among > before + 60, "{before} descriptors, then {among}");
+
+    proxy.hang(true);
+    drop(streams);
+    until("it has let go of those whose clients went", || (descriptors() < before + 60).then_some(()));
+    let (asker, path) = (user.clone(), paths[0].clone());
+    let meanwhile = runtime.spawn(async move { drop(callers::begun(&asker, server, &path).await) });
+    // What needs no Docker is answered as ever.
+    assert!(String::from_utf8_lossy(&bed.cli(&["get", "pods"]).stdout).contains("1/1"));
+    problem(&bed, "Docker");
+
+    assert!(!meanwhile.is_finished());
+    proxy.hang(false);
+    runtime.block_on(meanwhile).unwrap();
+    until("no process is left", || {
+        let count = |name| bed.docker.exec(&id(&a, "app"), &["pidof", name]).1.split_whitespace().count();
+        (count("cat") == 0 && count("sleep") == 1).then_some(())
+    });
+    let log = format!("/containerLogs/{of}/app");
+    until("the log is read", || {
+        let answer = runtime.block_on(callers::get(&user, server, &log)).unwrap();
+        answer.contains("hi\n").then_some(())
+    });
+    until("nothing is left open", || (descriptors() < before + 25).then_some(()));
+    until("no problem is left", || {
+        bed.get("/v1/problems")["items"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    let now = bed.wait_ready("a");
+    assert_eq!((id(&now, "app"), restarts(&now, "app")), (id(&a, "app"), 0));
     bed.kill();
 }
 

@@ -52,6 +52,7 @@ mod manifests;
 mod network;
 mod nfs;
 mod node_limits;
+mod node_logs;
 mod oom;
 mod own_network;
 mod probes;

@@ -16,30 +16,40 @@ use crate::wire;
 
 /// A command may still be about to start.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at it.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+/// A Docker that hangs may be well again, with all that ran.
+const ILLNESS: Duration = Duration::from_secs(3600);
+/// Between two looks at it, and when Docker did not answer.
+const LOOKS: (Duration, Duration, Duration) =
+    (Duration::from_millis(5), Duration::from_millis(200), Duration::from_secs(5));
 
 /// Hangs up the terminal of an exec in a container. Nothing happens when it has ended.
 pub(super) async fn hang_up(docker: Docker, container: String, exec: String) {
-    let end = Instant::now() + PATIENCE;
-    let mut pause = LOOKS.0;
+    let begin = Instant::now();
+    let (mut pause, mut waits) = (LOOKS.0, None);
     let leader = loop {
-        match docker.connection().ask::<wire::Exec>(ASK, &format!("/exec/{exec}/json")).await {
+        let longest = match docker.connection().ask::<wire::Exec>(ASK, &format!("/exec/{exec}/json")).await {
             Ok(seen) if seen.exit_code.is_some() && !seen.running.unwrap_or_default() => return,
             Ok(seen) => {
                 if let Some(pid) = seen.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0) {
                     break pid;
                 }
+                if waits.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                    return tracing::warn!(container, "a command whose user went away does not begin");
+                }
+                LOOKS.1
             }
             // It went with its container.
             Err(fault) if fault.is_absent() => return,
-            Err(fault) => tracing::debug!(container, %fault, "cannot look at a command whose user went away"),
-        }
-        if Instant::now() > end {
+            Err(fault) => {
+                tracing::debug!(container, %fault, "cannot look at a command whose user went away");
+                LOOKS.2
+            }
+        };
+        if begin.elapsed() > ILLNESS {
             return tracing::warn!(container, "a command whose user went away may still run; is Docker well?");
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LOOKS.1);
+        pause = (pause * 2).min(longest);
     };
     let told = tokio::task::spawn_blocking(move || hang_up_session(leader, &container)).await;
     tracing::debug!(?told, "a terminal whose user went away was hung up");

@@ -64,7 +64,7 @@ async fn journal(wanted: &Wanted, services: &[&String], deadline: Instant, out: 
     command.args(["--utc", "--no-pager", "--output=short-precise"]);
     for (flag, time) in [("since", wanted.since), ("until", wanted.until)] {
         if let Some(time) = time {
-            command.arg(format!("--{flag}={}", time.strftime("%Y-%m-%d %H:%M:%S")));
+            command.arg(format!("--{flag}={}", time.strftime("%Y-%m-%d %H:%M:%S UTC")));
         }
     }
     if let Some(lines) = wanted.tail {

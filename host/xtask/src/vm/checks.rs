@@ -32,6 +32,7 @@ const SELECTION: &[&str] = &[
     "qos",
     "oom_scores",
     "apparmor",
+    "node_logs",
 ];
 /// What the tests multiply their time limits by.
 const SLOWNESS: &str = "10";
@@ -40,7 +41,8 @@ const SLOWNESS: &str = "10";
 const END_TO_END: Duration = Duration::from_secs(1800);
 
 /// What is run, in this order.
-const PARTS: [&str; 2] = ["virtual machine: end to end", "virtual machine: off and on again, with logind"];
+const PARTS: [&str; 3] =
+    ["virtual machine: end to end", "virtual machine: off and on again, with logind", "virtual machine: a power cut"];
 /// And of a machine that joined a cluster.
 const IN_CLUSTER: [&str; 4] = [
     "virtual machine: short of memory",
@@ -95,7 +97,8 @@ pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<
     };
     let end_to_end = || once_more(&run);
     let off_and_on = || explained(&machine, off_and_on(place, &image, &machine));
-    let parts: [&dyn Fn() -> Result<Outcome>; 2] = [&end_to_end, &off_and_on];
+    let cut = || explained(&machine, power_cut(place, &image, &machine));
+    let parts: [&dyn Fn() -> Result<Outcome>; 3] = [&end_to_end, &off_and_on, &cut];
     for (name, part) in PARTS.into_iter().zip(parts).filter(|(name, _)| chosen.contains(name)) {
         report.step(name, part)?;
     }
@@ -198,6 +201,12 @@ fn off_and_on(place: &Place, image: &Image, machine: &Machine) -> Result<Outcome
     machine.until("systemctl is-active docker longshore", LONG)?;
     machine.until(&settled, LONG)?;
     Ok(Outcome { passed: 7, ..Outcome::PASSED })
+}
+
+fn power_cut(place: &Place, image: &Image, machine: &Machine) -> Result<Outcome> {
+    machine.run("systemctl enable --now longshore", LONG)?;
+    power::cut(place, image, machine)?;
+    Ok(Outcome::PASSED)
 }
 
 /// Guaranteed, so that its score is below zero; and a job that leaves a line whenever it runs.

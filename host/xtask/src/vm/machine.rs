@@ -71,6 +71,12 @@ impl Machine {
         self.wait_for_ssh()
     }
 
+    /// Takes its power: what it has not flushed is lost, as its own memory is. (What it has is in the file of its disk, whatever
+    /// becomes of qemu.)
+    pub(crate) fn cut_power(&self) {
+        self.qemu.borrow_mut().stop(Duration::ZERO);
+    }
+
     /// Runs `script`, which powers it off, and waits until it is off.
     ///
     /// # Errors

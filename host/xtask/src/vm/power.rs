@@ -1,6 +1,7 @@
-//! `systemctl poweroff` in the emulated machine: logind waits, pods end by priority, and the next boot brings them back.
+//! The emulated machine goes off. By `systemctl poweroff`: logind waits, pods end by priority, and the next boot brings them back.
+//! And by a power cut, before which nobody was told and nothing flushed.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
     image::Image,
@@ -44,6 +45,97 @@ pub(super) fn off_and_on(place: &Place, image: &Image, machine: &Machine) -> Res
     ensure!(ended == IN_ORDER, "the pods ended like this:\n{ended}");
     machine.until(ready, LONG).map(drop)
 }
+
+/// Cuts the power while pods begin, with one that has just ended and one that was restarted: no run is forgotten, no count
+/// falls, and what was half made is finished.
+pub(super) fn cut(place: &Place, image: &Image, machine: &Machine) -> Result<()> {
+    put(machine, "cut.yaml", CUT)?;
+    let ended = "longshore get pods -A > /tmp/table; grep -E '^default +once-.* Completed ' /tmp/table && \
+                 grep -E '^default +often-.* 1/1 +Running +2 ' /tmp/table";
+    machine.until(ended, LONG)?;
+    put(machine, "begun.yaml", BEGUN)?;
+    let begun = "docker ps -aq --filter label=io.kubernetes.pod.namespace=begun";
+    machine.until(&format!("test -n \"$({begun})\""), LONG)?;
+    machine.cut_power();
+    machine.power_on(place, image)?;
+
+    let settled = "longshore get pods -A > /tmp/table; grep -E '^default +once-.* Completed ' /tmp/table && \
+                   grep -E '^default +often-.* 1/1 ' /tmp/table && test $(grep -cE '^begun .* 1/1 ' /tmp/table) = 3 && \
+                   cat /tmp/table";
+    let table = machine.until(settled, LONG)?;
+    let often = table.lines().find(|line| line.contains(" often-")).context("no pod often")?;
+    let restarts: u32 =
+        often.split_whitespace().nth(4).unwrap_or_default().parse().with_context(|| often.to_owned())?;
+    ensure!(restarts >= 2, "the count fell: {often}");
+    let runs = machine.run("cat /srv/once", SHORT)?;
+    ensure!(runs == "ran\n", "once ran again: {runs}");
+    // A sandbox and a container for each, and nothing else of theirs.
+    machine.until(&format!("test $({begun} | wc -l) = 6"), LONG)?;
+    machine.run("rm /etc/kubernetes/manifests/cut.yaml /etc/kubernetes/manifests/begun.yaml", SHORT)?;
+    machine.until(&format!("test -z \"$({begun})\""), LONG).map(drop)
+}
+
+/// Puts a file into the manifest folder, in one step that a power cut does not undo.
+fn put(machine: &Machine, name: &str, text: &str) -> Result<()> {
+    let script =
+        format!("cd /etc/kubernetes/manifests && cat > .{name} <<'END'\n{text}END\nsync .{name} && mv .{name} {name}");
+    machine.run(&script, SHORT).map(drop)
+}
+
+/// A pod that ends once, and one that ends well the third time. What they note is on the disk before they end.
+const CUT: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: once}
+spec:
+  restartPolicy: Never
+  volumes: [{name: host, hostPath: {path: /srv, type: Directory}}]
+  containers:
+    - name: app
+      image: longshore.dev/busybox:1
+      imagePullPolicy: Never
+      command: [sh, -c, echo ran >> /host/once; sync]
+      volumeMounts: [{name: host, mountPath: /host}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: often}
+spec:
+  volumes: [{name: host, hostPath: {path: /srv, type: Directory}}]
+  containers:
+    - name: app
+      image: longshore.dev/busybox:1
+      imagePullPolicy: Never
+      command: [sh, -c, 'echo ran >> /host/often; sync; test $(wc -l < /host/often) -ge 3 && exec sleep 1000000']
+      volumeMounts: [{name: host, mountPath: /host}]
+";
+
+/// Pods that are ready when a file that was written for them is whole.
+const BEGUN: &str = "\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: words, namespace: begun}
+data: {word: whole}
+---
+apiVersion: v1
+kind: List
+items:
+  - &pod
+    apiVersion: v1
+    kind: Pod
+    metadata: {name: one, namespace: begun}
+    spec:
+      volumes: [{name: words, configMap: {name: words}}]
+      containers:
+        - name: app
+          image: longshore.dev/busybox:1
+          imagePullPolicy: Never
+          command: [sleep, '1000000']
+          readinessProbe: {exec: {command: [grep, -qx, whole, /words/word]}, timeoutSeconds: 10}
+          volumeMounts: [{name: words, mountPath: /words}]
+  - {<<: *pod, metadata: {name: two, namespace: begun}}
+  - {<<: *pod, metadata: {name: three, namespace: begun}}
+";
 
 fn configuration() -> String {
     format!(

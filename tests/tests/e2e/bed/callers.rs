@@ -136,7 +136,8 @@ pub(crate) async fn begun(connector: &TlsConnector, server: SocketAddr, path: &s
     assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{answer}");
     let mut said = Vec::new();
     while !said.windows(2).any(|two| two == b"hi") {
-        said.push(stream.read_u8().await.unwrap());
+        let byte = stream.read_u8().await;
+        said.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&said))));
     }
     stream
 }

@@ -6,7 +6,7 @@ use std::{
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread,
     time::Duration,
 };
@@ -29,39 +29,62 @@ struct State {
     mode: Mode,
     /// What orders that name it fail with an error of the server's.
     protected: Option<String>,
+    hangs: bool,
     open: Vec<UnixStream>,
+}
+
+/// What all its threads share.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    goes_on: Condvar,
+}
+
+impl Shared {
+    /// Waits for as long as it hangs.
+    fn wait(&self) {
+        drop(self.goes_on.wait_while(self.state.lock().unwrap(), |state| state.hangs).unwrap());
+    }
 }
 
 /// The proxy; its socket goes with it.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     socket: PathBuf,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
 }
 
 impl Proxy {
     pub(crate) fn start(socket: &Path, target: &Path) -> Proxy {
         let listener = UnixListener::bind(socket).unwrap();
-        let state = Arc::new(Mutex::new(State { mode: Mode::Pass, protected: None, open: Vec::new() }));
-        let (theirs, target) = (Arc::clone(&state), target.to_owned());
+        let state = State { mode: Mode::Pass, protected: None, hangs: false, open: Vec::new() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), goes_on: Condvar::new() });
+        let (theirs, target) = (Arc::clone(&shared), target.to_owned());
         thread::spawn(move || {
             for client in listener.incoming() {
                 let Ok(client) = client else { break };
-                let (state, target) = (Arc::clone(&theirs), target.clone());
-                thread::spawn(move || serve(client, &target, &state));
+                let (shared, target) = (Arc::clone(&theirs), target.clone());
+                thread::spawn(move || serve(client, &target, &shared));
             }
         });
-        Proxy { socket: socket.to_owned(), state }
+        Proxy { socket: socket.to_owned(), shared }
     }
 
     /// From now on every order about the container of that ID fails, or none when there is none.
     pub(crate) fn protect(&self, id: Option<&str>) {
-        self.state.lock().unwrap().protected = id.map(str::to_owned);
+        self.shared.state.lock().unwrap().protected = id.map(str::to_owned);
+    }
+
+    /// Hangs, as a daemon that was stopped: connections stay and can be made, and nothing comes by them. Or goes on, with what was
+    /// said meanwhile.
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.shared.state.lock().unwrap().hangs = hangs;
+        self.shared.goes_on.notify_all();
     }
 
     /// Behaves in another way from now on; connections that are open break.
     pub(crate) fn set(&self, mode: Mode) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.shared.state.lock().unwrap();
         state.mode = mode;
         for stream in state.open.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -72,12 +95,13 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.set(Mode::Refuse);
+        self.hang(false);
         let _ = std::fs::remove_file(&self.socket);
     }
 }
 
-fn serve(mut client: UnixStream, target: &Path, state: &Arc<Mutex<State>>) {
-    let mode = state.lock().unwrap().mode;
+fn serve(mut client: UnixStream, target: &Path, shared: &Arc<Shared>) {
+    let mode = shared.state.lock().unwrap().mode;
     match mode {
         Mode::Refuse => {}
         Mode::Errors => {
@@ -88,18 +112,22 @@ fn serve(mut client: UnixStream, target: &Path, state: &Arc<Mutex<State>>) {
         Mode::Pass | Mode::Slow(_) => {
             let Ok(server) = UnixStream::connect(target) else { return };
             let copies = [client.try_clone(), server.try_clone()];
-            state.lock().unwrap().open.extend(copies.into_iter().flatten());
+            shared.state.lock().unwrap().open.extend(copies.into_iter().flatten());
             let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             let delay = if let Mode::Slow(delay) = mode { delay } else { Duration::ZERO };
-            let theirs = Arc::clone(state);
+            let theirs = Arc::clone(shared);
             thread::spawn(move || {
                 pump(from, to, |request| {
                     thread::sleep(delay);
-                    let protected = theirs.lock().unwrap().protected.clone();
+                    theirs.wait();
+                    let protected = theirs.state.lock().unwrap().protected.clone();
                     protected.is_none_or(|id| !is_order(request, &id))
                 });
             });
-            pump(server, client, |_| true);
+            pump(server, client, |_| {
+                shared.wait();
+                true
+            });
         }
     }
 }
