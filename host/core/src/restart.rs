@@ -73,6 +73,13 @@ pub fn counted_restarts(record: &ContainerRecord, exit: &Exit) -> u32 {
     if ran_long { 0 } else { record.delayed_restarts }
 }
 
+/// How many restarts count for the delay once the one that follows such a container was made. One of another definition has a
+/// delay of its own (the kubelet's key has the container's hash in it), which begins with the shortest.
+pub fn counted_with_next(record: &ContainerRecord, exit: &Exit, changed: bool) -> u32 {
+    let before = if changed { 0 } else { counted_restarts(record, exit) };
+    before.saturating_add(1)
+}
+
 /// When a container that ended like this may be started again: at once the first time, then later and later.
 /// A time in the future (the clock stepped back) counts as now.
 pub fn restart_at(record: &ContainerRecord, exit: &Exit, policy: Policy, now: Timestamp) -> Timestamp {
@@ -128,5 +135,7 @@ mod tests {
         record.delayed_restarts = 3;
         assert_eq!(restart_at(&record, &short, Policy::CRASH_LOOP, now).as_second(), 150);
         assert_eq!(restart_at(&record, &exit(1, 100, 900), Policy::CRASH_LOOP, now).as_second(), 900);
+        assert_eq!(counted_with_next(&record, &short, false), 4);
+        assert_eq!(counted_with_next(&record, &short, true), 1, "another definition has failed at nothing yet");
     }
 }

@@ -2,7 +2,9 @@
 //! in a cluster of that version; on images that are made here, since no registry is asked. Must not hold a test itself.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Duration,
@@ -75,7 +77,7 @@ fn inside(place: &Place, args: &Conformance, programs: &Path) -> Result<ExitCode
     let log = place.fresh_log("conformance")?;
     say!("running; {} tells how far it is", log.display());
     let mut command = Command::new(programs.join("ginkgo"));
-    command.current_dir(&results);
+    command.current_dir(&results).env("PATH", path_with_kubectl()?);
     command.args([&format!("-procs={}", args.procs), "--no-color", "--output-interceptor-mode=none"]);
     command.args(["--focus", &args.focus, "--skip", &skipped(&args.skip), &format!("--timeout={}s", args.limit)]);
     command.arg(&tests).args(["--", "--provider=skeleton", "--num-nodes=1", "--disable-log-dump=true"]);
@@ -90,6 +92,14 @@ fn inside(place: &Place, args: &Conformance, programs: &Path) -> Result<ExitCode
         _ => bail!("no test was run; {} ends:\n{}", log.display(), say::tail(&text, 20)),
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where programs are found, the cluster's own kubectl first.
+fn path_with_kubectl() -> Result<OsString> {
+    let kubectl = PathBuf::from(env::var_os("LONGSHORE_TEST_KUBECTL").context("LONGSHORE_TEST_KUBECTL")?);
+    let usual = env::var_os("PATH").unwrap_or_default();
+    let folders = kubectl.parent().map(Path::to_owned).into_iter().chain(env::split_paths(&usual));
+    env::join_paths(folders).context("PATH")
 }
 
 /// What is left out: what was asked for, and what this kernel cannot do.

@@ -104,6 +104,24 @@ async fn another_image_restarts_that_container_alone() {
 }
 
 #[tokio::test]
+async fn another_image_has_a_back_off_of_its_own() {
+    let bed = Bed::new();
+    bed.runtime.has_image("newer");
+    let counted = |bed: &Bed| bed.files.stored("p").unwrap().record.containers["a"].delayed_restarts;
+    let end_of = |bed: &Bed| bed.runtime.end(&bed.runtime.container("p", "a").unwrap().id, 1);
+    bed.source.set(vec![pod("p", "{containers: [{name: a, image: app}]}")]);
+    for restarts in 0..3 {
+        bed.until("it runs again", |bed| bed.is_ready("p") && bed.restarts("p", "a") == restarts).await;
+        end_of(&bed);
+    }
+    bed.until("it fails and fails", |bed| bed.is_ready("p") && counted(bed) == 3).await;
+    bed.source.set(vec![pod("p", "{containers: [{name: a, image: newer}]}")]);
+    bed.until("begun anew", |bed| bed.is_ready("p") && bed.restarts("p", "a") == 4 && counted(bed) == 1).await;
+    end_of(&bed);
+    bed.until("and counted from there", |bed| bed.is_ready("p") && counted(bed) == 2).await;
+}
+
+#[tokio::test]
 async fn too_many_pods_are_rejected_and_stay_so() {
     let bed = Bed::new();
     bed.source.set(vec![pod("p", "{containers: [{name: app, image: app, resources: {requests: {cpu: 100}}}]}")]);

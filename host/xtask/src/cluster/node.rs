@@ -60,6 +60,9 @@ fn root(folder: &Path) -> PathBuf {
     folder.join("node")
 }
 
+/// Where clients look for a node's server that do not ask its Node.
+const PORT: u16 = 10250;
+
 /// A node that runs.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -99,7 +102,7 @@ impl Node {
         // How full the disk is that this is tried on says nothing: neither pods nor images go for it.
         flag("eviction-hard", "memory.available<100Mi");
         flag("image-gc-high-threshold", "100");
-        flag("port", &plane::free_port(settings.address)?.to_string());
+        flag("port", &plane::port(settings.address, PORT)?.to_string());
         if !settings.address.is_loopback() {
             flag("node-ip", &settings.address.to_string());
         }

@@ -370,3 +370,11 @@ pub(crate) fn free_port(address: IpAddr) -> Result<u16> {
     let listener = TcpListener::bind((address, 0)).with_context(|| format!("a free port on {address}"))?;
     Ok(listener.local_addr()?.port())
 }
+
+/// That port of an address, or another where somebody has it.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn port(address: IpAddr, usual: u16) -> Result<u16> {
+    TcpListener::bind((address, usual)).map(|_| usual).or_else(|_| free_port(address))
+}
