@@ -41,8 +41,9 @@ const SLOWNESS: &str = "10";
 const END_TO_END: Duration = Duration::from_secs(1800);
 
 /// What is run, in this order.
-const PARTS: [&str; 3] =
-    ["virtual machine: end to end", "virtual machine: off and on again, with logind", "virtual machine: a power cut"];
+const PARTS: [&str; 2] = ["virtual machine: end to end", "virtual machine: off and on again, with logind"];
+/// What takes many minutes, after that.
+const POWER_CUT: &str = "virtual machine: a power cut";
 /// And of a machine that joined a cluster.
 const IN_CLUSTER: [&str; 4] = [
     "virtual machine: short of memory",
@@ -53,7 +54,7 @@ const IN_CLUSTER: [&str; 4] = [
 
 /// The parts whose names contain `only`; all without it.
 fn chosen(only: Option<&str>) -> Result<Vec<&'static str>> {
-    let parts = PARTS.into_iter().chain(IN_CLUSTER);
+    let parts = PARTS.into_iter().chain([POWER_CUT]).chain(IN_CLUSTER);
     let chosen: Vec<&str> = parts.clone().filter(|name| only.is_none_or(|only| name.contains(only))).collect();
     anyhow::ensure!(
         !chosen.is_empty(),
@@ -64,12 +65,12 @@ fn chosen(only: Option<&str>) -> Result<Vec<&'static str>> {
     Ok(chosen)
 }
 
-/// Boots the machine and runs everything in it, or the parts whose names contain `only`; those that need a cluster where
-/// `cluster` is set.
+/// Boots the machine and runs everything in it, or the parts whose names contain `only`; what takes many
+/// minutes or needs a cluster where `long` is set.
 ///
 /// # Errors
 /// When interrupted, or when there is no such part.
-pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<&str>, cluster: bool) -> Result<()> {
+pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<&str>, long: bool) -> Result<()> {
     let chosen = chosen(only)?;
     let Some(image) = report.obtain("virtual machine: image", || image::ensure(place))? else { return Ok(()) };
     let mut machine = None;
@@ -97,17 +98,18 @@ pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<
     };
     let end_to_end = || once_more(&run);
     let off_and_on = || explained(&machine, off_and_on(place, &image, &machine));
-    let cut = || explained(&machine, power_cut(place, &image, &machine));
-    let parts: [&dyn Fn() -> Result<Outcome>; 3] = [&end_to_end, &off_and_on, &cut];
+    let parts: [&dyn Fn() -> Result<Outcome>; 2] = [&end_to_end, &off_and_on];
     for (name, part) in PARTS.into_iter().zip(parts).filter(|(name, _)| chosen.contains(name)) {
         report.step(name, part)?;
     }
-    if cluster {
-        in_cluster(place, report, &machine, &chosen)?;
-    } else {
-        report.skip("virtual machine, in a cluster", "not asked for (--long)");
+    if !long {
+        report.skip("virtual machine: a power cut, and in a cluster", "not asked for (--long)");
+        return Ok(());
     }
-    Ok(())
+    if chosen.contains(&POWER_CUT) {
+        report.step(POWER_CUT, || explained(&machine, power_cut(place, &image, &machine)))?;
+    }
+    in_cluster(place, report, &machine, &chosen)
 }
 
 /// The parts that need an API server, and its absence.
@@ -244,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_part_that_there_is_not_is_an_error() {
-        assert_eq!(chosen(None).unwrap().len(), PARTS.len() + IN_CLUSTER.len());
+        assert_eq!(chosen(None).unwrap().len(), PARTS.len() + 1 + IN_CLUSTER.len());
         assert_eq!(chosen(Some("logind")).unwrap(), ["virtual machine: off and on again, with logind"]);
         let error = chosen(Some("restart")).unwrap_err().to_string();
         assert!(error.contains("--only restart") && error.contains("with logind"), "{error}");
