@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use longshore_core::ports::events::EventSink;
 use longshore_core::ports::exec::ContainerExec;
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::objects::ObjectStore;
-use longshore_core::ports::runtime::{ContainerRuntime, RuntimeInfo};
+use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError, RuntimeInfo};
 use longshore_core::ports::sources::PodSource;
 use longshore_core::resources;
 use longshore_docker::{Docker, DockerOptions, ExecProviders, LogBounds};
@@ -56,8 +57,7 @@ const DOCKER_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration
 /// How often it is looked whether Docker still answers.
 const DOCKER_LOOK: Duration = Duration::from_secs(10);
 
-/// And how long it may take to answer; a Docker that is busy with sixty pods takes seconds. The node is said to be without it after
-/// 30 s of silence.
+/// How long it may take to answer before it is said that it does not; one that is busy with sixty pods takes seconds.
 const DOCKER_ANSWER: Duration = Duration::from_secs(20);
 
 /// Runs the agent until it is told to end.
@@ -357,29 +357,17 @@ impl DockerWatch {
     async fn run(&self) {
         loop {
             tokio::time::sleep(DOCKER_LOOK).await;
-            // The cheapest question there is: what exists of a pod that does not. One that hangs takes calls all the same.
-            let error = match tokio::time::timeout(DOCKER_ANSWER, self.docker.list_pod("none")).await {
-                Ok(answer) => answer.err().map(|error| error.to_string()),
-                Err(_) => Some(format!("Docker did not answer within {} s", DOCKER_ANSWER.as_secs())),
+            // The cheapest question there is: what exists of a pod that does not. A daemon that hangs takes it and is silent.
+            let mut asked = pin!(self.docker.list_pod("none"));
+            let answer = match tokio::time::timeout(DOCKER_ANSWER, &mut asked).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let seconds = DOCKER_ANSWER.as_secs();
+                    self.tell(Some(RuntimeError::Timeout { operation: "list containers", seconds }));
+                    asked.await
+                }
             };
-            self.health.runtime(error.clone().map_or(Ok(()), Err));
-            let before = self.state.info().docker.error;
-            match (&before, &error) {
-                (None, Some(error)) => {
-                    tracing::error!(
-                        "{error}; what runs keeps running, and nothing is started or probed until it answers"
-                    );
-                    notify::status(&format!("Docker does not answer: {error}"));
-                }
-                (Some(_), None) => {
-                    tracing::info!("Docker answers again");
-                    notify::status(&self.status);
-                }
-                _ => {}
-            }
-            if before != error {
-                self.state.update(|state| state.docker.error = error);
-            }
+            self.tell(answer.err());
             if let Some(info) = self.runtime.borrow().clone()
                 && self.state.info().docker.version.as_ref() != Some(&info.version)
             {
@@ -389,6 +377,27 @@ impl DockerWatch {
                     state.docker.api_version = Some(info.api_version);
                 });
             }
+        }
+    }
+
+    /// What became of a look; `None` when it was answered.
+    fn tell(&self, error: Option<RuntimeError>) {
+        let error = error.map(|error| error.to_string());
+        self.health.runtime(error.clone().map_or(Ok(()), Err));
+        let before = self.state.info().docker.error;
+        match (&before, &error) {
+            (None, Some(error)) => {
+                tracing::error!("{error}; what runs keeps running, and nothing is started or probed until it answers");
+                notify::status(&format!("Docker does not answer: {error}"));
+            }
+            (Some(_), None) => {
+                tracing::info!("Docker answers again");
+                notify::status(&self.status);
+            }
+            _ => {}
+        }
+        if before != error {
+            self.state.update(|state| state.docker.error = error);
         }
     }
 }

@@ -7,9 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 
 use crate::backoff::Policy;
-use crate::observed::Exit;
+use crate::hash;
+use crate::observed::{Container, Exit};
 use crate::pod::{ContainerKind, ContainerOf, Pod};
 use crate::record::ContainerRecord;
+use crate::resize::Amounts;
 
 /// After a run of this length the crash-loop delay starts anew (twice the kubelet's longest delay).
 pub const FORGET_AFTER: SignedDuration = SignedDuration::from_mins(10);
@@ -73,11 +75,21 @@ pub fn counted_restarts(record: &ContainerRecord, exit: &Exit) -> u32 {
     if ran_long { 0 } else { record.delayed_restarts }
 }
 
-/// How many restarts count for the delay once the one that follows such a container was made. One of another definition has a
-/// delay of its own (the kubelet's key has the container's hash in it), which begins with the shortest.
-pub fn counted_with_next(record: &ContainerRecord, exit: &Exit, changed: bool) -> u32 {
-    let before = if changed { 0 } else { counted_restarts(record, exit) };
-    before.saturating_add(1)
+/// Whether the one that follows a container is made from another definition, or for another size: its delay is one of its own
+/// (the kubelet's key has its image and resources in it, `GetBackoffKey`).
+pub fn is_another(pod: &Pod, container: ContainerOf<'_>, seen: &Container, known: Option<&ContainerRecord>) -> bool {
+    let changed = pod.hashes.get(&container.spec.name).is_some_and(|hash| !hash::fits(&seen.hash, hash));
+    let given = Amounts::of(pod.spec(), container.spec);
+    changed || known.is_some_and(|known| known.actuated.is_some_and(|actuated| actuated != given))
+}
+
+/// How many restarts count for the delay once the one that follows such a container was made. Another one begins with the shortest
+/// delay; with none where nothing of the name had ended but what was stopped for it (`doBackOff` sees no exit then).
+pub fn counted_with_next(record: &ContainerRecord, exit: &Exit, is_another: bool) -> u32 {
+    match is_another {
+        true => u32::from(!record.restarting || record.last_exit.is_some()),
+        false => counted_restarts(record, exit).saturating_add(1),
+    }
 }
 
 /// When a container that ended like this may be started again: at once the first time, then later and later.
@@ -136,6 +148,12 @@ mod tests {
         assert_eq!(restart_at(&record, &short, Policy::CRASH_LOOP, now).as_second(), 150);
         assert_eq!(restart_at(&record, &exit(1, 100, 900), Policy::CRASH_LOOP, now).as_second(), 900);
         assert_eq!(counted_with_next(&record, &short, false), 4);
-        assert_eq!(counted_with_next(&record, &short, true), 1, "another definition has failed at nothing yet");
+        assert_eq!(counted_with_next(&record, &short, true), 1);
+        record.restarting = true;
+        assert_eq!(
+            counted_with_next(&record, &short, true),
+            0,
+            "it was stopped for the other one, and none had failed"
+        );
     }
 }

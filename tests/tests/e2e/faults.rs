@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::bed::{
     Bed, NODE, callers,
     daemon::Daemon,
+    limit,
     pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, uid, with},
     proxy::{Mode, Proxy},
     until,
@@ -115,6 +116,12 @@ fn faults_docker_is_slow() {
     bed.kill();
 }
 
+/// What comes of it, in the time that it may take.
+fn in_time<T>(runtime: &tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
+    let limited = async { tokio::time::timeout(limit(Duration::from_secs(60)), work).await };
+    runtime.block_on(limited).expect("it hangs")
+}
+
 /// A daemon that takes calls and answers none, with streams of users open.
 #[test]
 fn faults_docker_hangs() {
@@ -124,7 +131,7 @@ fn faults_docker_hangs() {
     let (ours, server) = callers::serving(&mut bed);
     bed.flags.extend(endpoint);
     bed.begin();
-    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 1});
+    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 5});
     let app = with(container("app", &format!("echo hi; {SLEEP}")), json!({"livenessProbe": probe}));
     bed.apply(&pod("a", json!([app]), json!({})));
     let a = bed.wait_ready("a");
@@ -140,14 +147,17 @@ fn faults_docker_hangs() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", bed.pid())).unwrap().count();
     let before = descriptors();
-    let begun = paths.iter().cycle().take(60).map(|path| callers::begun(&user, server, path));
-    let streams = runtime.block_on(futures::future::join_all(begun));
+    let mut streams = Vec::new();
+    while streams.len() < 60 {
+        let begun = paths.iter().cycle().take(12).map(|path| callers::begun(&user, server, path));
+        streams.extend(in_time(&runtime, futures::future::join_all(begun)));
+    }
     let among = descriptors();
     assert!(among > before + 60, "{before} descriptors, then {among}");
 
     proxy.hang(true);
     drop(streams);
-    until("it has let go of those whose clients went", || (descriptors() < before + 60).then_some(()));
+    until("it has let go of those whose clients went", || (descriptors() < before + 45).then_some(()));
     let (asker, path) = (user.clone(), paths[0].clone());
     let meanwhile = runtime.spawn(async move { drop(callers::begun(&asker, server, &path).await) });
     // What needs no Docker is answered as ever.
@@ -156,14 +166,14 @@ fn faults_docker_hangs() {
 
     assert!(!meanwhile.is_finished());
     proxy.hang(false);
-    runtime.block_on(meanwhile).unwrap();
+    in_time(&runtime, meanwhile).unwrap();
     until("no process is left", || {
         let count = |name| bed.docker.exec(&id(&a, "app"), &["pidof", name]).1.split_whitespace().count();
         (count("cat") == 0 && count("sleep") == 1).then_some(())
     });
     let log = format!("/containerLogs/{of}/app");
     until("the log is read", || {
-        let answer = runtime.block_on(callers::get(&user, server, &log)).unwrap();
+        let answer = in_time(&runtime, callers::get(&user, server, &log)).unwrap();
         answer.contains("hi\n").then_some(())
     });
     until("nothing is left open", || (descriptors() < before + 25).then_some(()));

@@ -317,7 +317,7 @@ fn restart_after(
     let name = container.spec.name.as_str();
     let known = record.containers.get(name).cloned().unwrap_or_default();
     let at = restart::restart_at(&known, exit, crash_loop, now);
-    // The delay is one definition's (the kubelet's key has the container's hash in it).
+    // The delay is one definition's ([`restart::is_another`]).
     if at > now && !ended.changed {
         let delay = crash_loop.delay(restart::counted_restarts(&known, exit));
         let message = format!(

@@ -52,10 +52,6 @@ pub(super) fn standing<'a>(
     let drifted = |seen: &Container| {
         seen.resources.as_ref().is_some_and(|resources| resize::drifted(pod, container.spec, resources))
     };
-    let resized = || {
-        let given = resize::Amounts::of(pod.spec(), container.spec);
-        known.is_some_and(|known| known.actuated.is_some_and(|actuated| actuated != given))
-    };
     let Some(seen) = record.newest(observed, name) else {
         return match known.and_then(|known| known.exit_or_unknown(now)) {
             Some(exit) => Standing::Ended(Ended {
@@ -71,11 +67,12 @@ pub(super) fn standing<'a>(
     let fits = in_this_sandbox && !changed(seen);
     match &seen.state {
         ContainerState::Exited(exit) => {
+            let changed = restart::is_another(pod, container, seen, known);
             let known = known.filter(|known| known.id.as_deref() == Some(seen.id.as_str()));
             // The record has the same exit, without what a clock that stepped back left in the future.
             let exit = known.and_then(|known| known.exit.as_ref()).unwrap_or(exit).clone();
             let again = restart::runs_again(pod, container, known, exit.code);
-            Standing::Ended(Ended { exit, in_this_sandbox, again, changed: changed(seen) || resized() })
+            Standing::Ended(Ended { exit, in_this_sandbox, again, changed })
         }
         ContainerState::Running { .. } if fits => Standing::Running(seen),
         ContainerState::Created if fits && !drifted(seen) => Standing::Made(seen),

@@ -25,7 +25,7 @@ const LOOKS: (Duration, Duration, Duration) =
 /// Hangs up the terminal of an exec in a container. Nothing happens when it has ended.
 pub(super) async fn hang_up(docker: Docker, container: String, exec: String) {
     let begin = Instant::now();
-    let (mut pause, mut waits) = (LOOKS.0, None);
+    let (mut pause, mut waits_since) = (LOOKS.0, None);
     let leader = loop {
         let longest = match docker.connection().ask::<wire::Exec>(ASK, &format!("/exec/{exec}/json")).await {
             Ok(seen) if seen.exit_code.is_some() && !seen.running.unwrap_or_default() => return,
@@ -33,7 +33,7 @@ pub(super) async fn hang_up(docker: Docker, container: String, exec: String) {
                 if let Some(pid) = seen.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0) {
                     break pid;
                 }
-                if waits.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                if waits_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                     return tracing::warn!(container, "a command whose user went away does not begin");
                 }
                 LOOKS.1
@@ -42,6 +42,7 @@ pub(super) async fn hang_up(docker: Docker, container: String, exec: String) {
             Err(fault) if fault.is_absent() => return,
             Err(fault) => {
                 tracing::debug!(container, %fault, "cannot look at a command whose user went away");
+                waits_since = None;
                 LOOKS.2
             }
         };

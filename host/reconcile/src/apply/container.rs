@@ -9,7 +9,7 @@ use longshore_core::environment::{self, EnvFiles, EnvironmentContext};
 use longshore_core::event::EventType;
 use longshore_core::observed::{Container, ContainerState, Observation};
 use longshore_core::ports::files::PodFiles;
-use longshore_core::{hash, restart, security, volume};
+use longshore_core::{restart, security, volume};
 
 use super::{Step, image};
 use crate::background;
@@ -20,15 +20,17 @@ use crate::worker::Worker;
 const ENV_FILE: usize = 1 << 20;
 
 pub(super) async fn create_container(worker: &mut Worker, name: &str, attempt: u32) -> Step {
+    let before = worker.record.newest(&worker.observed, name).zip(worker.pod.container(name));
+    let is_another = before.is_some_and(|(before, container)| {
+        restart::is_another(&worker.pod, container, before, worker.record.containers.get(name))
+    });
     match make_container(worker, name, attempt).await {
         Ok(made) => {
-            let before = worker.observed.container(name);
-            let changed = before.is_some_and(|before| !hash::fits(&before.hash, &made.hash));
             worker.observed.update(Observation::Container(made));
             if let Some(known) = worker.record.containers.get_mut(name)
                 && let Some(exit) = known.followed(jiff::Timestamp::now())
             {
-                known.delayed_restarts = restart::counted_with_next(known, &exit, changed);
+                known.delayed_restarts = restart::counted_with_next(known, &exit, is_another);
             }
             worker.event(Some(name), EventType::Normal, "Created", "Container created");
             Step::Done

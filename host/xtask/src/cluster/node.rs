@@ -102,7 +102,7 @@ impl Node {
         // How full the disk is that this is tried on says nothing: neither pods nor images go for it.
         flag("eviction-hard", "memory.available<100Mi");
         flag("image-gc-high-threshold", "100");
-        flag("port", &plane::port(settings.address, PORT)?.to_string());
+        flag("port", &plane::port(PORT)?.to_string());
         if !settings.address.is_loopback() {
             flag("node-ip", &settings.address.to_string());
         }

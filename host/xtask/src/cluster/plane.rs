@@ -371,10 +371,11 @@ pub(crate) fn free_port(address: IpAddr) -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// That port of an address, or another where somebody has it.
+/// That port for a server on all addresses, or another where somebody has it on one of them.
 ///
 /// # Errors
 /// When there is none.
-pub(crate) fn port(address: IpAddr, usual: u16) -> Result<u16> {
-    TcpListener::bind((address, usual)).map(|_| usual).or_else(|_| free_port(address))
+pub(crate) fn port(usual: u16) -> Result<u16> {
+    let all = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    TcpListener::bind((all, usual)).map(|_| usual).or_else(|_| free_port(all))
 }

@@ -46,8 +46,8 @@ pub(super) fn off_and_on(place: &Place, image: &Image, machine: &Machine) -> Res
     machine.until(ready, LONG).map(drop)
 }
 
-/// Cuts the power while pods begin, with one that has just ended and one that was restarted: no run is forgotten, no count
-/// falls, and what was half made is finished.
+/// Cuts the power while pods begin, with one that has ended and one that was restarted: no run is forgotten, no count falls,
+/// and what was half made is finished.
 pub(super) fn cut(place: &Place, image: &Image, machine: &Machine) -> Result<()> {
     put(machine, "cut.yaml", CUT)?;
     let ended = "longshore get pods -A > /tmp/table; grep -E '^default +once-.* Completed ' /tmp/table && \
@@ -69,16 +69,18 @@ pub(super) fn cut(place: &Place, image: &Image, machine: &Machine) -> Result<()>
     ensure!(restarts >= 2, "the count fell: {often}");
     let runs = machine.run("cat /srv/once", SHORT)?;
     ensure!(runs == "ran\n", "once ran again: {runs}");
-    // A sandbox and a container for each, and nothing else of theirs.
-    machine.until(&format!("test $({begun} | wc -l) = 6"), LONG)?;
+    // A sandbox and a container of each run, and none is left half made.
+    machine.until(&format!("test $({begun} --filter status=running | wc -l) = 6"), LONG)?;
+    machine.until(&format!("test -z \"$({begun} --filter status=created)\""), LONG)?;
     machine.run("rm /etc/kubernetes/manifests/cut.yaml /etc/kubernetes/manifests/begun.yaml", SHORT)?;
     machine.until(&format!("test -z \"$({begun})\""), LONG).map(drop)
 }
 
-/// Puts a file into the manifest folder, in one step that a power cut does not undo.
+/// Puts a file into the manifest folder, in one step and on the disk.
 fn put(machine: &Machine, name: &str, text: &str) -> Result<()> {
-    let script =
-        format!("cd /etc/kubernetes/manifests && cat > .{name} <<'END'\n{text}END\nsync .{name} && mv .{name} {name}");
+    let script = format!(
+        "cd /etc/kubernetes/manifests && cat > .{name} <<'END'\n{text}END\nsync .{name} && mv .{name} {name} && sync ."
+    );
     machine.run(&script, SHORT).map(drop)
 }
 

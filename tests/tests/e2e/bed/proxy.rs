@@ -137,6 +137,8 @@ fn pump(mut from: UnixStream, mut to: UnixStream, may: impl Fn(&[u8]) -> bool) {
     let mut buffer = vec![0; 65536];
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 {
+            // The end, too, comes when what was said before does.
+            may(&[]);
             break;
         }
         if !may(&buffer[..count]) {
