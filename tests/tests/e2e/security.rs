@@ -277,13 +277,14 @@ fn security_apparmor() {
         (current("confined") == "docker-default (enforce)" && current("free") == "unconfined").then_some(())
     });
 
-    // A profile of the node's own: a pod that names one waits, says so, and starts once somebody has loaded it.
+    // A profile of the node's own: a pod that names one says that it is missing, and starts once somebody has loaded it.
     let own = format!("longshore-test-{}", std::process::id());
     let local = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": own}});
     bed.apply(&secured("local", local, json!({})));
-    let waits = bed.wait("local", "refused", |pod| waiting(pod, "app") == "RunContainerError");
-    let message = status(&waits, "app")["state"]["waiting"]["message"].to_string();
-    assert!(message.contains("apparmor"), "{message}");
+    bed.wait("local", "refused", |pod| {
+        let last = &status(pod, "app")["lastState"]["terminated"];
+        last["reason"] == "ContainerCannotRun" && last["message"].to_string().contains("apparmor")
+    });
     let profile = Profile::load(&own);
     bed.wait_ready("local");
     until("the node's own profile", || (current("local") == format!("{own} (enforce)")).then_some(()));
