@@ -1,17 +1,13 @@
 //! Who containers run as, what they may do, and where they are counted.
 
-use std::{
-    fs,
-    io::Write as _,
-    process::{Command, Output},
-};
+use std::fs;
 
 use serde_json::{Value, json};
 
 use crate::bed::{
     Bed, NODE,
     pods::{SLEEP, container, phase, pod, sleeper, status, uid, waiting, with},
-    process, until,
+    until,
 };
 
 fn secured(name: &str, context: Value, spec: Value) -> Value {
@@ -276,47 +272,4 @@ fn security_apparmor() {
     until("the profiles", || {
         (current("confined") == "docker-default (enforce)" && current("free") == "unconfined").then_some(())
     });
-
-    // A profile of the node's own: a pod that names one says that it is missing, and starts once somebody has loaded it.
-    let own = format!("longshore-test-{}", std::process::id());
-    let local = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": own}});
-    bed.apply(&secured("local", local, json!({})));
-    bed.wait("local", "refused", |pod| {
-        let last = &status(pod, "app")["lastState"]["terminated"];
-        last["reason"] == "ContainerCannotRun" && last["message"].to_string().contains("apparmor")
-    });
-    let profile = Profile::load(&own);
-    bed.wait_ready("local");
-    until("the node's own profile", || (current("local") == format!("{own} (enforce)")).then_some(()));
-    assert_ne!(bed.try_exec("local", "app", "touch /tmp/denied").0, 0);
-    assert_eq!(bed.try_exec("local", "app", "touch /tmp/other"), (0, String::new()));
-    bed.delete("local");
-    bed.wait_gone("local");
-    drop(profile);
-}
-
-/// A profile that denies `/tmp/denied` and nothing else, until this is dropped.
-struct Profile(tempfile::NamedTempFile);
-
-impl Profile {
-    fn load(name: &str) -> Profile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let rules = "file, network, capability, mount, umount, ptrace, signal, unix, deny /tmp/denied w,";
-        writeln!(file, "profile {name} flags=(attach_disconnected,mediate_deleted) {{ {rules} }}").unwrap();
-        let profile = Profile(file);
-        let output = profile.parser("--replace");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        profile
-    }
-
-    fn parser(&self, action: &str) -> Output {
-        let mut parser = Command::new("apparmor_parser");
-        process::output(parser.arg(action).arg("--skip-cache").arg(self.0.path()), b"")
-    }
-}
-
-impl Drop for Profile {
-    fn drop(&mut self) {
-        self.parser("--remove");
-    }
 }
