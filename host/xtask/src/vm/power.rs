@@ -84,7 +84,7 @@ fn put(machine: &Machine, name: &str, text: &str) -> Result<()> {
     machine.run(&script, SHORT).map(drop)
 }
 
-/// A pod that ends once, and one that ends well the third time. What they note is on the disk before they end.
+/// A pod that ends once, and one that stays the third time that it runs. What they note is on the disk before they end.
 const CUT: &str = "\
 apiVersion: v1
 kind: Pod
