@@ -5,6 +5,7 @@ mod apt;
 mod bench;
 mod cluster;
 mod cni;
+mod compile;
 mod conformance;
 mod demo;
 mod docker;

@@ -2,18 +2,17 @@
 //! line counts them. Must not hold a test itself.
 
 use std::{
-    env, fs,
-    path::{Path, PathBuf},
+    fs,
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use serde_json::Value;
 
 use crate::{
     cluster::{self, Kubernetes, clients},
+    compile::{self, CLIPPY, Compiled, Executable, cargo, linting},
     docker,
     docker::Flavor,
     guests,
@@ -86,11 +85,6 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
     })?;
     if full {
         report.step("format", || check(place, "format", cargo(place).args(["fmt", "--all", "--check"])))?;
-        report.step("clippy", || {
-            let mut command = cargo(place);
-            command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-            check(place, "clippy", &mut command)
-        })?;
         let mut denied = Vec::new();
         report.step("deny: set-up, bans, licences, sources", || {
             denied = deny(place, args.fast)?;
@@ -104,22 +98,33 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
         report.skip("tests", "the plugins do not build");
         return Ok(());
     }
-    let mut tests = Vec::new();
-    let compiled = report.step("compile", || {
-        tests = compile(place)?;
+    let mut compiled = None;
+    report.step("compile", || {
+        compiled = Some(compile::compile(place)?);
         Ok(Outcome::NOTHING)
     })?;
-    if !compiled {
+    let Some(Compiled { tests, warnings }) = compiled else {
         report.skip("tests", "they do not compile");
         return Ok(());
+    };
+    if full {
+        report.step("clippy", || match warnings.as_str() {
+            "" if process::on_path(CLIPPY).is_none() => bail!("there is no {CLIPPY}; `rustup component add clippy`"),
+            "" => Ok(Outcome::PASSED),
+            warnings => bail!("{}", say::tail(warnings, 80)),
+        })?;
     }
     let (on_docker, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(Executable::needs_docker);
     if full {
         for test in &others {
-            report.step(&test.title(), || test.run(place))?;
+            report.step(&test.title(), || {
+                let mut command = Command::new(&test.path);
+                test.environment(place, &mut command);
+                counted(place, &test.title(), &mut command, 15 * MINUTE)
+            })?;
         }
         report.step("documentation examples", || {
-            let mut command = cargo(place);
+            let mut command = linting(place);
             command.args(["test", "--quiet", "--workspace", "--doc"]);
             counted(place, "doc", &mut command, 15 * MINUTE)
         })?;
@@ -164,7 +169,8 @@ fn end_to_end(place: &Place, args: &Test, report: &mut Report, tests: &[Executab
             for pair in [(cluster::OLDEST, oldest), (cluster::NEWEST, oldest), (cluster::NEWEST, newest)] {
                 in_cluster(place, args, report, e2e, pair, false)?;
             }
-            report.step(&format!("conformance: Kubernetes {}", cluster::KUBERNETES), || conformance(place))?;
+            let name = format!("conformance: Kubernetes {}", cluster::KUBERNETES);
+            report.step(&name, || conformance(place, newest))?;
         }
     }
     if args.no_vm || args.only.is_some() {
@@ -218,8 +224,8 @@ fn demo(place: &Place, flavor: &Flavor) -> Result<Outcome> {
 }
 
 /// Kubernetes' own tests of nodes, on the agent that was built already.
-fn conformance(place: &Place) -> Result<Outcome> {
-    let mut command = Command::new(env::current_exe().context("our own program")?);
+fn conformance(place: &Place, flavor: &Flavor) -> Result<Outcome> {
+    let mut command = Command::new(World::prepare(place, flavor.clone())?.program);
     command.env("LONGSHORE_BIN", place.target.join("debug/longshore")).arg("conformance");
     check_within(place, "conformance-run", &mut command, 120 * MINUTE)
 }
@@ -278,89 +284,6 @@ fn in_cluster(
     Ok(())
 }
 
-/// A compiled test binary.
-#[derive(Debug)]
-struct Executable {
-    package: String,
-    name: String,
-    /// Of a `tests/` folder, not of the sources.
-    integration: bool,
-    path: PathBuf,
-    /// The package's folder: where cargo, too, would run it.
-    folder: PathBuf,
-}
-
-impl Executable {
-    /// Those that talk to the Docker of `DOCKER_HOST`, or make networks: each is run in worlds.
-    fn needs_docker(&self) -> bool {
-        self.integration
-            && matches!(
-                (self.package.as_str(), self.name.as_str()),
-                ("docker", "docker") | ("cni", "cni") | ("tests", "e2e")
-            )
-    }
-
-    fn title(&self) -> String {
-        match self.integration {
-            true => format!("{}/tests: {}", self.package, self.name),
-            false => self.package.clone(),
-        }
-    }
-
-    fn run(&self, place: &Place) -> Result<Outcome> {
-        let mut command = Command::new(&self.path);
-        self.environment(place, &mut command);
-        counted(place, &self.title(), &mut command, 15 * MINUTE)
-    }
-
-    /// What a test finds when cargo runs it, and where `longshore` is.
-    fn environment(&self, place: &Place, command: &mut Command) {
-        command
-            .current_dir(&self.folder)
-            .env("CARGO_MANIFEST_DIR", &self.folder)
-            .env("CARGO", program())
-            .env("LONGSHORE_BIN", place.target.join("debug/longshore"))
-            .env("INSTA_UPDATE", "no")
-            .env("INSTA_WORKSPACE_ROOT", &place.root);
-    }
-}
-
-/// Compiles the workspace's tests and its binary with one call, so that cargo settles features once.
-fn compile(place: &Place) -> Result<Vec<Executable>> {
-    let messages = place.fresh_log("compile-messages")?;
-    let errors = place.fresh_log("compile")?;
-    let (out, _) = process::log_pair(&messages)?;
-    let (err, _) = process::log_pair(&errors)?;
-    let mut command = cargo(place);
-    command
-        .args(["build", "--quiet", "--workspace", "--all-targets", "--message-format", "json-render-diagnostics"])
-        .stdout(out)
-        .stderr(err);
-    if !process::Running::start("cargo build", &mut command)?.wait(30 * MINUTE)?.success() {
-        bail!("{}", say::tail(&fs::read_to_string(&errors)?, 60));
-    }
-    let mut tests = Vec::new();
-    for line in fs::read_to_string(&messages)?.lines() {
-        let message: Value = serde_json::from_str(line).context("cargo's messages")?;
-        if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
-            continue;
-        }
-        let (Some(path), Some(manifest)) = (message["executable"].as_str(), message["manifest_path"].as_str()) else {
-            continue;
-        };
-        let folder = Path::new(manifest).parent().context("a manifest without a folder")?;
-        tests.push(Executable {
-            package: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            name: message["target"]["name"].as_str().unwrap_or("?").to_owned(),
-            integration: message["target"]["kind"][0] == "test",
-            path: path.into(),
-            folder: folder.to_owned(),
-        });
-    }
-    tests.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
-    Ok(tests)
-}
-
 /// The guests' workspace: its format, its lints as it is built and as it is tested, and its own tests. They run natively: what they
 /// decide needs no WebAssembly.
 fn plugins(place: &Place, report: &mut Report) -> Result<()> {
@@ -413,7 +336,7 @@ fn deny(place: &Place, fast: bool) -> Result<Vec<Outcome>> {
     };
     let run = |what: &[&str]| {
         let mut command = Command::new(&program);
-        command.current_dir(&place.root).env("CARGO", self::program());
+        command.current_dir(&place.root).env("CARGO", compile::program());
         command.args(["--workspace", "--all-features", "--config", ".deny.toml", "check"]).args(what);
         check(place, &format!("deny-{}", what[0]), &mut command)
     };
@@ -460,14 +383,4 @@ pub(crate) fn counted(place: &Place, name: &str, command: &mut Command, limit: D
             bail!("after {seconds} s: {error:#}\n{}\n(whole log: {})", say::tail(&text, 60), log.display())
         }
     }
-}
-
-fn program() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
-fn cargo(place: &Place) -> Command {
-    let mut command = Command::new(program());
-    command.current_dir(&place.root);
-    command
 }
