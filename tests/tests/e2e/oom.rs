@@ -8,8 +8,8 @@ use crate::bed::{
     until,
 };
 
-/// Takes more memory than the container may.
-const GREEDY: &str = "x=$(yes | head -c 60000000)";
+/// Takes more memory than the container may, in one process: others that asked for memory while that one dies would be killed as well.
+const GREEDY: &str = "x=0123456789; while :; do x=$x$x; done";
 
 fn limited(script: &str) -> Value {
     with(container("app", script), json!({"resources": {"limits": {"memory": "24Mi"}}}))
