@@ -19,6 +19,7 @@ mod run;
 mod server;
 mod streams;
 mod tls;
+mod x509;
 mod zpages;
 
 pub use config::{AnonymousAccess, Authorization, Certificates, LogReader, Parts, ServerConfig, SetVerbosity};

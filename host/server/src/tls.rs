@@ -11,10 +11,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 
 use crate::config::{Certificates, ServerConfig};
 use crate::server::ServerError;
+use crate::x509;
 
 /// A client's chain is read up to so many certificates.
 const CHAIN: usize = 10;
@@ -22,7 +24,13 @@ const CHAIN: usize = 10;
 /// What is in force.
 pub(crate) struct Current {
     pub(crate) server: Arc<rustls::ServerConfig>,
-    clients: Option<Arc<dyn ClientCertVerifier>>,
+    clients: Option<Authorities>,
+}
+
+/// The CAs of clients.
+struct Authorities {
+    certificates: Vec<CertificateDer<'static>>,
+    verifier: Arc<dyn ClientCertVerifier>,
 }
 
 /// TLS as it is set up now.
@@ -90,7 +98,11 @@ impl Tls {
     fn client(current: &Current, chain: &[CertificateDer<'_>]) -> Option<Identity> {
         let (own, between) = chain.split_first()?;
         let between = &between[..between.len().min(CHAIN)];
-        current.clients.as_ref()?.verify_client_cert(own, between, UnixTime::now()).ok()?;
+        let Authorities { certificates, verifier } = current.clients.as_ref()?;
+        let verified = verifier.verify_client_cert(own, between, UnixTime::now()).is_ok();
+        if !verified && !x509::is_issued_by_one_of(own, certificates) {
+            return None;
+        }
         let (_, parsed) = x509_parser::parse_x509_certificate(own).ok()?;
         let texts = |values: Vec<Option<&str>>| values.into_iter().flatten().map(str::to_owned).collect::<Vec<_>>();
         let subject = parsed.subject();
@@ -213,14 +225,15 @@ fn build(
         None => None,
         Some(pem) => {
             let mut roots = RootCertStore::empty();
-            for ca in CertificateDer::pem_slice_iter(pem) {
-                let ca = ca.map_err(|error| bad(format!("the client CA file is no PEM: {error}")))?;
-                roots.add(ca).map_err(|error| bad(format!("the client CA file: {error}")))?;
+            let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+            let certificates = certificates.map_err(|error| bad(format!("the client CA file is no PEM: {error}")))?;
+            for ca in &certificates {
+                roots.add(ca.clone()).map_err(|error| bad(format!("the client CA file: {error}")))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                 .build()
                 .map_err(|error| bad(format!("the client CA file: {error}")))?;
-            Some(verifier)
+            Some(Authorities { certificates, verifier })
         }
     };
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
@@ -228,14 +241,19 @@ fn build(
         .map_err(|error| bad(format!("no cipher suite fits the TLS versions: {error}")))?;
     let builder = match &clients {
         None => builder.with_no_client_auth(),
-        Some(inner) => builder.with_client_cert_verifier(Arc::new(Ask {
-            inner: inner.clone(),
+        Some(authorities) => builder.with_client_cert_verifier(Arc::new(Ask {
+            inner: authorities.verifier.clone(),
             algorithms: provider.signature_verification_algorithms,
         })),
     };
-    let mut server = builder
-        .with_single_cert(chain, key)
-        .map_err(|error| bad(format!("certificate and key cannot be used together: {error}")))?;
+    let key = provider.key_provider.load_private_key(key).map_err(|error| bad(format!("the serving key: {error}")))?;
+    let first = chain.first().ok_or_else(|| bad("there is no serving certificate".to_owned()))?;
+    let certified = x509::public_key(first).ok_or_else(|| bad("the serving certificate cannot be read".to_owned()))?;
+    if key.public_key().is_some_and(|key| key != certified) {
+        return Err(bad("the serving key is not that of the certificate".to_owned()));
+    }
+    let serving = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let mut server = builder.with_cert_resolver(Arc::new(serving));
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Current { server: Arc::new(server), clients })
 }
@@ -308,7 +326,7 @@ impl ClientCertVerifier for Ask {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+        x509::verify_tls12(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -317,7 +335,7 @@ impl ClientCertVerifier for Ask {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+        x509::verify_tls13(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use longshore_server::{AnonymousAccess, Authorization};
 use rustls::CipherSuite;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::world::{Answer, Ca, Caller, World, plain};
+use crate::world::{Answer, Ca, Caller, World, exchange, plain};
 
 /// Method, path, and the subresources that let in.
 const ROUTES: &[(&str, &str, &[&str])] = &[
@@ -228,6 +230,48 @@ async fn certificates_follow_their_files() {
     assert_eq!(world.ask(&caller, "GET", "/pods").await.code, 401);
     std::fs::write(world.folder.path().join("ca.pem"), &other.pem).unwrap();
     until(async || world.ask(&caller, "GET", "/pods").await.code == 403).await;
+}
+
+/// As the kubelet has it: those that the shortest lines of openssl make are as good as others.
+#[tokio::test]
+async fn certificates_without_extensions_and_self_signed_ones_count() {
+    let world = World::new(|_| {}).await;
+    world.judge.rights.lock().unwrap().push(("cert".to_owned(), "pods".to_owned()));
+    let code = async |(chain, key): (String, String), version| {
+        let caller = Caller { token: None, certificate: Some((chain, key)) };
+        let mut stream = world.shake_hands(&caller, &[], &[version], ring::default_provider()).await.unwrap();
+        exchange(&mut stream, "GET", "/pods", "", "").await.code
+    };
+    for version in [&TLS12, &TLS13] {
+        assert_eq!(code(world.ca.sign_without_extensions("cert"), version).await, 200);
+        assert_eq!(code(world.ca.sign_without_extensions("powerless"), version).await, 403);
+        assert_eq!(code(Ca::new("clients").sign_without_extensions("cert"), version).await, 401, "a CA of that name");
+        // A key that is not that of the certificate ends the handshake, or the first read after it.
+        let (chain, _) = world.ca.sign_without_extensions("cert");
+        let thief = Caller { token: None, certificate: Some((chain, Ca::new("thief").key)) };
+        let shaken = world.shake_hands(&thief, &[], &[version], ring::default_provider()).await;
+        if let Ok(mut stream) = shaken {
+            let _ = stream.write_all(b"GET /pods HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let mut answer = Vec::new();
+            assert!(stream.read_to_end(&mut answer).await.is_err() && answer.is_empty(), "{answer:?}");
+        }
+    }
+    let own = Ca::new("cert");
+    let pair = || (own.pem.clone(), own.key.clone());
+    assert_eq!(code(pair(), &TLS13).await, 401);
+    std::fs::write(world.folder.path().join("ca.pem"), &own.pem).unwrap();
+    until(async || code(pair(), &TLS13).await == 200).await;
+    // The node's own as well.
+    let (chain, key) = Ca::new("servers").sign_without_extensions("node");
+    let pki = world.folder.path().join("pki");
+    std::fs::write(pki.join("kubelet.key"), key).unwrap();
+    std::fs::write(pki.join("kubelet.crt"), &chain).unwrap();
+    let wanted = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+    until(async || {
+        let stream = world.connect(&Caller::default()).await;
+        stream.get_ref().1.peer_certificates().unwrap()[0] == wanted
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -6,21 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use base64::Engine as _;
 use http::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use longshore_core::ports::reviews::User;
 use longshore_server::{Certificates, Parts, Server, ServerConfig};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SigningKey as _};
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
+use x509_parser::asn1_rs::{Any, Class};
+use x509_parser::prelude::FromDer as _;
 
 use crate::played::{Echo, Judge, Logs, Numbers, Pods, logs};
 
@@ -28,6 +32,7 @@ use crate::played::{Echo, Judge, Logs, Numbers, Pods, logs};
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) pem: String,
+    pub(crate) key: String,
 }
 
 impl Ca {
@@ -36,8 +41,8 @@ impl Ca {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Ca { issuer: Issuer::new(params, key), pem }
+        let (pem, text) = (params.self_signed(&key).unwrap().pem(), key.serialize_pem());
+        Ca { issuer: Issuer::new(params, key), pem, key: text }
     }
 
     /// Chain and key of somebody.
@@ -50,6 +55,44 @@ impl Ca {
         params.distinguished_name.push(DnType::OrganizationName, "system:masters");
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
+
+    /// The same as `openssl x509 -req` has it: of the first version, which has no extensions.
+    pub(crate) fn sign_without_extensions(&self, common_name: &str) -> (String, String) {
+        let (pem, key) = self.sign(common_name, &[]);
+        let whole = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let (_, parts) = Any::from_der(&whole).unwrap();
+        let (rest, signed) = Any::from_der(parts.data).unwrap();
+        let (signature, _) = Any::from_der(rest).unwrap();
+        let algorithm = &rest[..rest.len() - signature.len()];
+        let (mut fields, mut kept) = (signed.data, Vec::new());
+        while !fields.is_empty() {
+            let (rest, field) = Any::from_der(fields).unwrap();
+            if field.header.class() == Class::Universal {
+                kept.extend_from_slice(&fields[..fields.len() - rest.len()]);
+            }
+            fields = rest;
+        }
+        let signed = element(0x30, &kept);
+        let signature = [&[0], self.issuer.key().sign(&signed).unwrap().as_slice()].concat();
+        let whole = element(0x30, &[signed.as_slice(), algorithm, &element(3, &signature)].concat());
+        (pem_of(&whole), key)
+    }
+}
+
+fn pem_of(certificate: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
+
+/// An element of DER.
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let head = match content.len() {
+        0..0x80 => vec![tag, length[1]],
+        0x80..0x100 => vec![tag, 0x81, length[1]],
+        _ => vec![tag, 0x82, length[0], length[1]],
+    };
+    [head.as_slice(), content].concat()
 }
 
 pub(crate) struct World {
@@ -161,12 +204,14 @@ impl World {
             .with_protocol_versions(versions)
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anything(provider)));
+            .with_custom_certificate_verifier(Arc::new(Anything(provider.clone())));
         let mut config = match &caller.certificate {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                let key = provider.key_provider.load_private_key(key).unwrap();
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
             }
         };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -249,20 +294,20 @@ impl rustls::client::danger::ServerCertVerifier for Anything {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
     }
 
     fn verify_tls13_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
