@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 /// What is copied at a time.
 const PIECE: usize = 32 << 10;
-/// Pieces without a pause before them, after which small ones are left to gather: what a person sees is sooner over.
-const TRICKLE: u32 = 16;
+/// Pieces without a pause before them, after which small ones are left to gather: what a person sees is sooner over. More of them
+/// each time that nothing gathered, which is how questions and answers go.
+const TRICKLE: (u32, u32) = (16, 4096);
 /// How long they gather: less than the buffers of a pipe and of a socket take to fill.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -20,7 +21,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// When reading or writing fails.
 pub(crate) async fn copy(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let mut from = BufReader::with_capacity(PIECE, from);
-    let mut without_pause = 0u32;
+    let (mut without_pause, mut trickle) = (0u32, TRICKLE.0);
+    // The length of the last piece that nothing was waited for.
+    let mut single = None;
     loop {
         let asked = Instant::now();
         let piece = from.fill_buf().await?;
@@ -29,10 +32,16 @@ pub(crate) async fn copy(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite
             return to.flush().await;
         }
         without_pause = if asked.elapsed() > PAUSE { 0 } else { without_pause.saturating_add(1) };
+        if single.is_some_and(|single| length <= single) {
+            (without_pause, trickle) = (0, (trickle * 2).min(TRICKLE.1));
+        }
         to.write_all(piece).await?;
         from.consume(length);
-        if without_pause > TRICKLE && length < PIECE / 2 {
+        if without_pause > trickle && length < PIECE / 2 {
+            single = single.or(Some(length));
             tokio::time::sleep(PAUSE).await;
+        } else {
+            single = None;
         }
     }
 }
@@ -89,5 +98,22 @@ mod tests {
         assert!(trickle.len() < 50, "{trickle:?}");
         let keys = copied(100, 1, Duration::from_millis(10)).await;
         assert_eq!(keys, vec![1; 100]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_and_answers_are_not_held_up() {
+        let (mut client, from) = tokio::io::duplex(64);
+        let (mut to, mut server) = tokio::io::duplex(64);
+        let copying = tokio::spawn(async move { copy(from, &mut to).await });
+        let begun = Instant::now();
+        let mut question = [0; 5];
+        for _ in 0..10_000 {
+            client.write_all(b"GET 1").await.unwrap();
+            tokio::io::AsyncReadExt::read_exact(&mut server, &mut question).await.unwrap();
+        }
+        // Time goes by only where it is waited for.
+        assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
+        drop(client);
+        copying.await.unwrap().unwrap();
     }
 }

@@ -146,7 +146,12 @@ fn float(value: Option<u64>) -> Option<f64> {
 
 /// What metrics-server reads (`pkg/kubelet/metrics/collectors/resource_metrics.go`).
 pub(crate) async fn resource(api: &Api) -> String {
-    let (node, pods) = read(api).await;
+    let (node, mut pods) = read(api).await;
+    // One that was deleted by force may still end beside its successor, and would have the same labels.
+    pods.retain(|(view, _)| {
+        let named = api.pod(&view.id.namespace, &view.id.name, None);
+        named.is_ok_and(|newest| newest.id.uid == view.id.uid)
+    });
     let mut page = Page::default();
     let names = [
         ("node_cpu_usage_seconds_total", "node_memory_working_set_bytes", "node_swap_usage_bytes"),
@@ -182,7 +187,8 @@ pub(crate) async fn resource(api: &Api) -> String {
         }
     }
     let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
-    page.add("resource_scrape_error", "gauge", help, &[], Some(0.0), None);
+    let failed = node.usage.cpu_nanoseconds.is_none() || node.usage.memory_working_set.is_none();
+    page.add("resource_scrape_error", "gauge", help, &[], Some(if failed { 1.0 } else { 0.0 }), None);
     page.finish()
 }
 

@@ -25,6 +25,8 @@ const STREAMS: u32 = 100;
 const RESETS: usize = 20;
 /// What waits to be sent, for each stream.
 const UNSENT: usize = 64 << 10;
+/// What a client may send ahead, on a stream and in all: bodies are a few bytes, and a stranger's waits for who it is.
+const UNREAD: u32 = 64 << 10;
 
 /// Serves a connection until one of both sides ends it.
 pub(super) async fn serve(
@@ -46,6 +48,8 @@ pub(super) async fn serve(
         .max_header_list_size(HEAD as u32)
         .max_pending_accept_reset_streams(Some(RESETS))
         .max_send_buf_size(UNSENT)
+        .initial_connection_window_size(UNREAD)
+        .initial_stream_window_size(UNREAD)
         .keep_alive_interval(Some(bounds.header))
         .keep_alive_timeout(bounds.handshake);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
