@@ -5,7 +5,8 @@ use std::time::Duration;
 /// How long things may take and how large they may grow.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// A connection on which no data moved for this long is closed (`streamingConnectionIdleTimeout`, 4 h).
+    /// A connection on which no data moved for this long, and whose SPDY client did not ping, is closed
+    /// (`streamingConnectionIdleTimeout`, 4 h).
     pub idle_timeout: Duration,
     /// How long a client may take to open the streams that it asked for (`streamCreationTimeout`, 30 s).
     pub creation_timeout: Duration,

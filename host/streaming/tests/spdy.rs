@@ -310,4 +310,15 @@ async fn idleness_and_dropping_end_a_session() {
     assert!(reader.control(GOAWAY).await.is_some());
     session.closed().await;
     assert_eq!(begun.elapsed().as_secs() / 3600, 4);
+    // A client that pings is there, though nothing is said: kubectl does, every few seconds.
+    let (mut reader, mut writer, io) = connect();
+    let (session, _incoming) = Session::serve(io, Options::default());
+    for id in (1..12).step_by(2) {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        writer.words(PING, &[id]).await;
+        assert_eq!(reader.control(PING).await.map(|(id, _)| id), Some(id));
+    }
+    let pinged = tokio::time::Instant::now();
+    session.closed().await;
+    assert_eq!(pinged.elapsed().as_secs() / 3600, 4);
 }

@@ -36,7 +36,8 @@ pub(crate) fn sizes(mut stream: Stream) -> mpsc::Receiver<Size> {
             }
             text.extend_from_slice(&piece[..n]);
             let Some(sizes) = parse(&mut text) else { return };
-            for size in sizes {
+            // A terminal without a size, as some pipes have it, is none that a process could be given.
+            for size in sizes.into_iter().filter(|size| size.width > 0 && size.height > 0) {
                 if sender.send(size).await.is_err() {
                     return;
                 }

@@ -106,6 +106,9 @@ impl Reader {
                 if id % 2 == 0 {
                     shared.pong.notify_one();
                 } else {
+                    // kubectl pings every few seconds, and by that keeps what it forwards from being idle: with the kubelet,
+                    // any frame does (`idleAwareFramer` of spdystream).
+                    shared.touch();
                     shared.answer(|out| crate::mux::control(out, 6, 0, &[id]));
                 }
                 None
