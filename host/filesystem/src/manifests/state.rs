@@ -31,6 +31,8 @@ const PROBLEMS: usize = 1000;
 const QUIET: i128 = 500_000_000;
 /// A file is gone when it stays away for so long: editors and git remove a file and make it anew. In nanoseconds.
 const GONE: i128 = 100_000_000;
+/// For how long that is waited for in all, however many go. In nanoseconds.
+const AWAITED: i128 = 3 * GONE;
 /// A stamp is trusted from this age on: a write right after the read may not show in it. In nanoseconds.
 const SETTLED: i128 = 100_000_000;
 
@@ -57,6 +59,8 @@ pub(super) struct State {
     optional: bool,
     /// Whether there is none, and need be none.
     absent: bool,
+    /// Since when a file that went is waited for, in nanoseconds since the epoch.
+    awaited: Option<i128>,
 }
 
 #[derive(Debug, Default)]
@@ -143,6 +147,7 @@ impl State {
             release: "restart longshore".to_owned(),
             optional: false,
             absent: false,
+            awaited: None,
         }
     }
 
@@ -165,6 +170,17 @@ impl State {
     /// Whether a file must be looked at again soon.
     pub(super) fn unsettled(&self) -> bool {
         self.files.values().any(|file| !file.settled || file.missing.is_some())
+    }
+
+    /// Whether a file that went may be there again in a moment, so that nothing is said before that is known: a new file beside
+    /// it may be what it was renamed to, or its successor, whose room it still has. `now` is in nanoseconds since the epoch.
+    pub(super) fn awaits(&mut self, now: i128) -> bool {
+        if self.files.values().all(|file| file.missing.is_none()) {
+            self.awaited = None;
+            return false;
+        }
+        let since = *self.awaited.get_or_insert(now);
+        (0..AWAITED).contains(&(now - since))
     }
 
     fn pods(&self) -> usize {

@@ -84,7 +84,9 @@ impl Task {
                 memory.save(identity).await;
                 remembered = Some(identity);
             }
-            self.publish(&mut state);
+            if !state.awaits(now()) {
+                self.publish(&mut state);
+            }
             let pause = match listed {
                 false => MISSING.min(self.rescan),
                 true if state.unsettled() => UNSETTLED.min(self.rescan),

@@ -228,6 +228,25 @@ async fn half_a_copy_and_a_file_made_anew_end_no_pod() {
 }
 
 #[tokio::test]
+async fn one_file_in_the_place_of_another_is_told_when_that_is_known_to_be_gone() {
+    let fixture = Fixture::new();
+    fixture.write("a", &pod("a", "one"));
+    let mut reader = fixture.watch();
+    reader.until("the first", |snapshot| names(snapshot) == ["a"]).await;
+    fixture.remove("a");
+    fixture.write("b", &pod("b", "one"));
+    // The room of the first may be what the second needs.
+    let apart = |snapshot: &SourceSnapshot| {
+        assert_ne!(names(snapshot), ["a", "b"]);
+        names(snapshot) == ["b"]
+    };
+    reader.until("the second", apart).await;
+    // A pod whose file is renamed is no duplicate of itself.
+    std::fs::rename(fixture.folder().join("b"), fixture.folder().join("c")).unwrap();
+    reader.stays(Duration::from_millis(700), |snapshot| snapshot.problems.is_empty()).await;
+}
+
+#[tokio::test]
 async fn of_two_equal_pods_the_one_that_runs_counts_and_both_files_are_named() {
     let fixture = Fixture::new();
     fixture.write("m", &pod("web", "first"));
