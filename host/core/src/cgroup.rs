@@ -160,7 +160,8 @@ fn of_huge_pages(spec: &v1::PodSpec, node: &NodeFacts) -> Vec<(&'static str, i64
     sizes.map(|size| (size.kernel, resources::pod_request(spec, size.resource))).collect()
 }
 
-/// The class of a pod: of `spec.resources` where that is set, else of its containers.
+/// The class of a pod: of `spec.resources` where that is set, else of its containers. As `ComputePodQOS` of
+/// `pkg/apis/core/v1/helper/qos`: an amount of zero is none, but what is not asked for is the limit by default.
 pub fn qos(spec: &v1::PodSpec) -> Qos {
     let pod_level = spec.resources.as_ref().filter(|resources| {
         let lists = [resources.requests.as_ref(), resources.limits.as_ref()];
@@ -179,7 +180,8 @@ pub fn qos(spec: &v1::PodSpec) -> Qos {
         for name in ["cpu", "memory"] {
             let (limit, request) = (resources::amount(limits, name), resources::amount(requests, name));
             any |= limit.is_some() || request.is_some();
-            all &= limit.is_some() && (request.is_none() || request == limit);
+            let is_asked_for = requests.is_some_and(|requests| requests.contains_key(name));
+            all &= limit.is_some() && (request == limit || !is_asked_for);
         }
     }
     match (any, all) {

@@ -90,10 +90,15 @@ pub fn unknown(error: &str) -> Hold {
     Hold { event: FAILED_SANDBOX, message }
 }
 
-/// The pod of the same name that must have ended before this one begins: a changed manifest is a new pod. `others` are
-/// the pods that the node looks after.
-pub fn predecessor<'a>(pod: &PodId, mut others: impl Iterator<Item = &'a PodId>) -> Option<&'a PodId> {
-    others.find(|other| other.name == pod.name && other.namespace == pod.namespace && other.uid != pod.uid)
+/// The pod of the same name that must have ended before this one begins: a changed manifest is a new pod. One of the API server
+/// waits for nobody, or a pod that is deleted by force would hold up who takes its place (`allowPodStart` of
+/// `pkg/kubelet/pod_workers.go`). `others` are the pods that the node looks after.
+pub fn predecessor<'a>(pod: &Pod, mut others: impl Iterator<Item = &'a PodId>) -> Option<&'a PodId> {
+    if pod.source == Source::Api {
+        return None;
+    }
+    let id = &pod.id;
+    others.find(|other| other.name == id.name && other.namespace == id.namespace && other.uid != id.uid)
 }
 
 #[cfg(test)]
@@ -139,10 +144,12 @@ mod tests {
 
     #[test]
     fn only_another_pod_of_the_name_comes_first() {
-        let pod = pod("{containers: [{name: c, image: i}]}").id;
-        let old = PodId { uid: "old".to_owned(), ..pod.clone() };
+        let pod = pod("{containers: [{name: c, image: i}]}");
+        let old = PodId { uid: "old".to_owned(), ..pod.id.clone() };
         let other = PodId { name: "other".to_owned(), ..old.clone() };
-        assert_eq!(predecessor(&pod, [&other, &pod].into_iter()), None);
-        assert_eq!(predecessor(&pod, [&other, &pod, &old].into_iter()), Some(&old));
+        assert_eq!(predecessor(&pod, [&other, &pod.id].into_iter()), None);
+        assert_eq!(predecessor(&pod, [&other, &pod.id, &old].into_iter()), Some(&old));
+        let of_the_api = Pod { source: Source::Api, ..pod };
+        assert_eq!(predecessor(&of_the_api, [&old].into_iter()), None, "it was deleted by force");
     }
 }

@@ -91,6 +91,25 @@ pub struct Deletion {
     pub grace_seconds: i64,
 }
 
+impl Deletion {
+    /// What a node does that heard of `asked` at `now`, and of `before` earlier: the grace period begins when the node hears of
+    /// it, whatever another machine's clock says and however long the node was away (`pkg/kubelet/pod_workers.go`). Another
+    /// word may only end it sooner.
+    pub fn heard(asked: Deletion, before: Option<Deletion>, now: Timestamp) -> Deletion {
+        let heard = Deletion { requested_at: now, grace_seconds: asked.grace_seconds };
+        match before {
+            Some(before) if asked.grace_seconds >= before.grace_seconds => before,
+            Some(before) if asked.grace_seconds > 0 && heard.ends() >= before.ends() => before,
+            _ => heard,
+        }
+    }
+
+    fn ends(&self) -> Timestamp {
+        let grace = jiff::SignedDuration::from_secs(self.grace_seconds);
+        self.requested_at.checked_add(grace).unwrap_or(Timestamp::MAX)
+    }
+}
+
 /// A pod that should run.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -209,4 +228,26 @@ impl Pod {
 /// What part an init container plays.
 pub fn init_kind(spec: &v1::Container) -> ContainerKind {
     if spec.restart_policy.as_deref() == Some("Always") { ContainerKind::Sidecar } else { ContainerKind::Init }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::at;
+
+    #[test]
+    fn a_grace_period_begins_when_it_is_heard_of_and_another_word_only_ends_it_sooner() {
+        let of = |second, grace_seconds| Deletion { requested_at: at(second), grace_seconds };
+        let heard = |asked, before, now| Deletion::heard(asked, before, at(now));
+        // Long ago, or by a clock that is ahead.
+        assert_eq!(heard(of(-1000, 30), None, 0), of(0, 30));
+        assert_eq!(heard(of(1000, 30), None, 0), of(0, 30));
+        // The same word again, a longer one, and one that is shorter and ends later.
+        for asked in [of(0, 30), of(10, 60), of(25, 29)] {
+            assert_eq!(heard(asked, Some(of(0, 30)), 25), of(0, 30));
+        }
+        assert_eq!(heard(of(5, 10), Some(of(0, 30)), 5), of(5, 10));
+        // By force, also when the grace is over.
+        assert_eq!(heard(of(50, 0), Some(of(0, 30)), 50), of(50, 0));
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::admit::sysctls;
 use crate::container::{HostNamespaces, PortMapping, SandboxConfig, SandboxNetwork};
 use crate::container_config::ConfigError;
 use crate::node::NodeFacts;
@@ -27,7 +28,9 @@ pub fn build(pod: &Pod, node: &NodeFacts, attempt: u32) -> Result<SandboxConfig,
         network: if pod.host_network() { SandboxNetwork::Host } else { SandboxNetwork::Default },
         share_process_namespace: shares_processes(pod),
         ports: ports(pod)?,
-        sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect::<BTreeMap<_, _>>(),
+        sysctls: sysctls
+            .map(|sysctl| (sysctls::normal(&sysctl.name), sysctl.value.clone()))
+            .collect::<BTreeMap<_, _>>(),
         security_options: security::sandbox_options(pod),
         user: security::sandbox_user(pod),
         groups: security::groups(pod),

@@ -320,7 +320,7 @@ impl Node {
                 None => {
                     // A changed manifest is a new pod: the old one of the name ends first.
                     let others = self.workers.values().map(|other| &other.pod.id);
-                    if gate::predecessor(&pod.id, others).is_none() {
+                    if gate::predecessor(&pod, others).is_none() {
                         self.start(pod);
                     }
                 }

@@ -2,13 +2,13 @@
 
 use longshore_core::pod::Pod;
 use longshore_core::ports::objects::ObjectStore;
-use longshore_core::volume::{self, ObjectKind, Objects};
+use longshore_core::volume::{self, ObjectKind, Objects, User};
 
 /// An object that a pod refers to and that cannot be told to exist or not.
 #[derive(Debug)]
 pub struct Unknown {
-    /// The volume that it is for; `None` for a variable.
-    pub volume: Option<String>,
+    /// Who uses it.
+    pub user: User,
     /// Its kind and name.
     pub object: (ObjectKind, String),
     /// What went wrong.
@@ -33,7 +33,7 @@ pub async fn look_up(pod: &Pod, store: &dyn ObjectStore) -> (Objects, Vec<Unknow
         };
         if let Err(error) = found {
             let object = (reference.kind, reference.name);
-            unknown.push(Unknown { volume: reference.volume, object, message: error.to_string() });
+            unknown.push(Unknown { user: reference.user, object, message: error.to_string() });
         }
     }
     (objects, unknown)

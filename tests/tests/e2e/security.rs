@@ -1,13 +1,17 @@
 //! Who containers run as, what they may do, and where they are counted.
 
-use std::fs;
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Output},
+};
 
 use serde_json::{Value, json};
 
 use crate::bed::{
     Bed, NODE,
     pods::{SLEEP, container, phase, pod, sleeper, status, uid, waiting, with},
-    until,
+    process, until,
 };
 
 fn secured(name: &str, context: Value, spec: Value) -> Value {
@@ -121,7 +125,7 @@ fn security_sysctls() {
         )
     };
     bed.apply(&with_sysctl("safe", "net.ipv4.ip_unprivileged_port_start", "80"));
-    bed.apply(&with_sysctl("allowed", "kernel.msgmax", "4096"));
+    bed.apply(&with_sysctl("allowed", "kernel/msgmax", "4096"));
     bed.apply(&with_sysctl("unsafe", "net.core.somaxconn", "100"));
     bed.wait_ready("safe");
     assert_eq!(bed.exec("safe", "app", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start").trim(), "80");
@@ -272,4 +276,47 @@ fn security_apparmor() {
     until("the profiles", || {
         (current("confined") == "docker-default (enforce)" && current("free") == "unconfined").then_some(())
     });
+
+    // A profile of the node's own: a pod that names one says that it is missing, and starts once somebody has loaded it.
+    let own = format!("longshore-test-{}", std::process::id());
+    let local = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": own}});
+    bed.apply(&secured("local", local, json!({})));
+    bed.wait("local", "refused", |pod| {
+        let last = &status(pod, "app")["lastState"]["terminated"];
+        last["reason"] == "ContainerCannotRun" && last["message"].to_string().contains("apparmor")
+    });
+    let profile = Profile::load(&own);
+    bed.wait_ready("local");
+    until("the node's own profile", || (current("local") == format!("{own} (enforce)")).then_some(()));
+    assert_ne!(bed.try_exec("local", "app", "touch /tmp/denied").0, 0);
+    assert_eq!(bed.try_exec("local", "app", "touch /tmp/other"), (0, String::new()));
+    bed.delete("local");
+    bed.wait_gone("local");
+    drop(profile);
+}
+
+/// A profile that denies `/tmp/denied` and nothing else, until this is dropped.
+struct Profile(tempfile::NamedTempFile);
+
+impl Profile {
+    fn load(name: &str) -> Profile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let rules = "file, network, capability, mount, umount, ptrace, signal, unix, deny /tmp/denied w,";
+        writeln!(file, "profile {name} flags=(attach_disconnected,mediate_deleted) {{ {rules} }}").unwrap();
+        let profile = Profile(file);
+        let output = profile.parser("--replace");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        profile
+    }
+
+    fn parser(&self, action: &str) -> Output {
+        let mut parser = Command::new("apparmor_parser");
+        process::output(parser.arg(action).arg("--skip-cache").arg(self.0.path()), b"")
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        self.parser("--remove");
+    }
 }

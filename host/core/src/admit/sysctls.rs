@@ -40,7 +40,7 @@ fn namespace_of(name: &str) -> Namespace {
 }
 
 /// A sysctl's name with dots: `net/ipv4/conf/eth0.1/x` keeps the dots of its parts as slashes.
-fn normal(name: &str) -> String {
+pub(crate) fn normal(name: &str) -> String {
     let Some(first) = name.find(['.', '/']) else { return name.to_owned() };
     if name.as_bytes()[first] == b'.' {
         return name.to_owned();

@@ -22,6 +22,7 @@ fn classes() {
             "containers: [{name: a, resources: {limits: {cpu: '1', memory: 1Gi}, requests: {cpu: 100m}}}]",
             Qos::Burstable,
         ),
+        ("containers: [{name: a, resources: {limits: {cpu: '1', memory: 1Gi}, requests: {cpu: '0'}}}]", Qos::Burstable),
         ("containers: [{name: a, resources: {limits: {cpu: '1', memory: 1Gi}}}, {name: b}]", Qos::Burstable),
         (
             "{containers: [{name: a, resources: {limits: {cpu: '1', memory: 1Gi}}}], initContainers: [{name: i}]}",

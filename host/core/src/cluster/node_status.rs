@@ -299,6 +299,10 @@ pub fn patch(previous: Option<&v1::NodeStatus>, status: &v1::NodeStatus) -> Valu
     if declared && status.declared_features.is_none() {
         patch["declaredFeatures"] = Value::Null;
     }
+    // What a kubelet left that ran here before: nothing that must be detached is mounted by us, and nobody else says so.
+    if previous.and_then(|status| status.volumes_in_use.as_ref()).is_some_and(|list| !list.is_empty()) {
+        patch["volumesInUse"] = Value::Null;
+    }
     json!({"status": patch})
 }
 
@@ -407,11 +411,13 @@ mod tests {
         capacity.insert("hugepages-2Mi".to_owned(), Quantity("0".to_owned()));
         capacity.insert("example.com/dongle".to_owned(), Quantity("4".to_owned()));
         old.allocatable.as_mut().unwrap().insert("example.com/gone".to_owned(), Quantity("1".to_owned()));
+        old.volumes_in_use = Some(vec!["kubernetes.io/csi/driver^volume".to_owned()]);
         let node = v1::Node { status: Some(old.clone()), ..Default::default() };
         let new = compute(&input(&description(), &[], Some(&node), 2));
         // What others have is for pods to use, as the kubelet has it.
         assert!(differs(&old, &new) && overwritten(&new, &old));
         let patch = patch(Some(&old), &new);
+        assert!(patch["status"].as_object().unwrap()["volumesInUse"].is_null());
         let capacity = patch["status"]["capacity"].as_object().unwrap();
         assert!(capacity["hugepages-2Mi"].is_null());
         assert!(!capacity.contains_key("example.com/dongle"));

@@ -6,12 +6,12 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::observed::{ContainerState, ObservedPod};
+use crate::plan::Busy;
 use crate::pod::{ContainerKind, Pod};
 use crate::record::PodRecord;
 
@@ -152,13 +152,14 @@ pub struct ActiveProbe {
 }
 
 /// Which probes are checked now. Startup probes until they are decided, the others from then on; in a pod that
-/// ends only readiness. Containers that are being stopped are not probed for liveness or startup.
+/// ends only readiness. Containers that are being stopped are not probed for liveness or startup, and those whose postStart hook
+/// runs not at all: the kubelet's workers know of them after it (`pkg/kubelet/prober/worker.go`).
 pub fn active(
     pod: &Pod,
     specs: &[ProbeSpec],
     observed: &ObservedPod,
     record: &PodRecord,
-    stopping: &BTreeMap<String, Timestamp>,
+    busy: &Busy,
 ) -> Vec<ActiveProbe> {
     let ending = pod.deletion.is_some() || record.terminal.is_some();
     let mut active = Vec::new();
@@ -176,7 +177,10 @@ pub fn active(
             ProbeKind::Startup => !started,
             ProbeKind::Liveness | ProbeKind::Readiness => started,
         };
-        let leaving = ending || stopping.contains_key(&seen.id);
+        if busy.post_start.contains(&seen.id) {
+            continue;
+        }
+        let leaving = ending || busy.stopping.contains_key(&seen.id);
         if !due || (leaving && spec.kind != ProbeKind::Readiness) {
             continue;
         }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::pod_from;
+use crate::record::ContainerRecord;
+use crate::testing::{container, pod_from, running};
 
 fn spec(kind: ProbeKind, success: u32, failure: u32) -> ProbeSpec {
     ProbeSpec {
@@ -124,4 +125,19 @@ fn what_is_wrong_is_said() {
     let grace = |seconds: i64| format!("{{plugin: tcp, terminationGracePeriodSeconds: {seconds}}}");
     assert!(say("probe.longshore.dev/web.liveness", &grace(0)).contains("at least 1, found 0"));
     assert!(say("probe.longshore.dev/web.readiness", &grace(5)).contains("ends no container"));
+}
+
+#[test]
+fn nothing_is_probed_while_the_post_start_hook_runs() {
+    let pod = pod_from("{containers: [{name: c, image: i}]}");
+    let seen = container(pod.container("c").unwrap(), 0, running(0));
+    let observed = ObservedPod { containers: vec![seen], ..ObservedPod::default() };
+    let id = observed.containers[0].id.clone();
+    let known = ContainerRecord { id: Some(id.clone()), started: true, ..Default::default() };
+    let record = PodRecord { containers: [("c".to_owned(), known)].into(), ..PodRecord::default() };
+    let specs = [spec(ProbeKind::Liveness, 1, 1), spec(ProbeKind::Readiness, 1, 1)];
+    let mut busy = Busy::default();
+    assert_eq!(active(&pod, &specs, &observed, &record, &busy).len(), 2);
+    busy.post_start.insert(id);
+    assert!(active(&pod, &specs, &observed, &record, &busy).is_empty());
 }

@@ -27,7 +27,7 @@ fn a_plain_pod() {
 fn namespaces_and_context() {
     let config = of("{subdomain: a-long-name-that-does-not-fit-the-kernel-with-its-domain, setHostnameAsFQDN: true,
                       hostNetwork: true, hostIPC: true, shareProcessNamespace: true, runtimeClassName: runc,
-                      securityContext: {runAsUser: 5, runAsGroup: 6, fsGroup: 7, sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]},
+                      securityContext: {runAsUser: 5, runAsGroup: 6, fsGroup: 7, sysctls: [{name: kernel/shm_rmid_forced, value: '1'}]},
                       containers: [{name: a, ports: [{containerPort: 80, hostPort: 80}]},
                                    {name: b, securityContext: {privileged: true}}]}")
     .unwrap();

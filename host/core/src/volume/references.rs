@@ -33,8 +33,17 @@ pub struct ObjectReference {
     pub name: String,
     /// Whether the pod does without it.
     pub optional: bool,
-    /// The volume that uses it; `None` for a variable.
-    pub volume: Option<String>,
+    /// Who uses it.
+    pub user: User,
+}
+
+/// What of a pod uses an object, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    /// A volume.
+    Volume(String),
+    /// A container, for its variables.
+    Container(String),
 }
 
 /// The objects that a pod's volumes and variables refer to, in order of the spec. One object may come several times.
@@ -43,7 +52,7 @@ pub fn references(pod: &Pod) -> Vec<ObjectReference> {
     for volume in pod.spec().volumes.iter().flatten() {
         of_volume(volume, &mut found);
     }
-    for container in pod.containers() {
+    for container in pod.containers().chain(pod.ephemeral_containers()) {
         of_container(container.spec, &mut found);
     }
     found.retain(|reference| !reference.name.is_empty());
@@ -133,7 +142,7 @@ fn of_volume(volume: &v1::Volume, found: &mut Vec<ObjectReference>) {
             kind,
             name: name.to_owned(),
             optional: optional.unwrap_or(false),
-            volume: Some(volume.name.clone()),
+            user: User::Volume(volume.name.clone()),
         });
     };
     if let Some(source) = &volume.config_map {
@@ -154,7 +163,8 @@ fn of_volume(volume: &v1::Volume, found: &mut Vec<ObjectReference>) {
 
 fn of_container(container: &v1::Container, found: &mut Vec<ObjectReference>) {
     let mut add = |kind, name: &str, optional: Option<bool>| {
-        found.push(ObjectReference { kind, name: name.to_owned(), optional: optional.unwrap_or(false), volume: None });
+        let user = User::Container(container.name.clone());
+        found.push(ObjectReference { kind, name: name.to_owned(), optional: optional.unwrap_or(false), user });
     };
     for source in container.env_from.iter().flatten() {
         if let Some(reference) = &source.config_map_ref {

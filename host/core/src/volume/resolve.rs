@@ -243,6 +243,11 @@ fn claimed(
     let Some(volume) = &bound.volume else { return Err(format!("{place}: PVC is not bound")) };
     let pv = volume.metadata.name.as_deref().unwrap_or_default();
     let spec = volume.spec.clone().unwrap_or_default();
+    // A volume may have been bound to another claim since (`getPVSpec` of `pkg/kubelet/volumemanager/populator`).
+    let bound_to = spec.claim_ref.as_ref().and_then(|claim| claim.uid.as_ref());
+    if bound_to != bound.claim.metadata.uid.as_ref() {
+        return Err(format!("{place}: PV {pv} is not bound to the claim, but to another one or to none"));
+    }
     if spec.volume_mode.as_deref() == Some("Block") {
         return Err(format!("{place}: volume {pv} has volumeMode Block, and raw block volumes are not supported here"));
     }

@@ -234,23 +234,25 @@ fn every_reference_is_found() {
                     {name: e, emptyDir: {}}],
           containers: [{name: app, envFrom: [{configMapRef: {name: ec}}, {secretRef: {name: es, optional: true}}],
                         env: [{name: X, valueFrom: {configMapKeyRef: {name: kc, key: k}}}]}],
+          ephemeralContainers: [{name: debug, env: [{name: X, valueFrom: {secretKeyRef: {name: ds, key: k}}}]}],
           initContainers: [{name: init, env: [{name: X, valueFrom: {secretKeyRef: {name: ks, key: k}}}]}]}",
     );
     let found: Vec<String> = references(&pod)
         .iter()
-        .map(|it| format!("{} {} {} {:?}", it.kind.as_str(), it.name, it.optional, it.volume))
+        .map(|it| format!("{} {} {} {:?}", it.kind.as_str(), it.name, it.optional, it.user))
         .collect();
     assert_eq!(
         found,
         [
-            "configmap vc false Some(\"c\")",
-            "secret vs true Some(\"s\")",
-            "configmap pc false Some(\"p\")",
-            "secret ps false Some(\"p\")",
-            "secret ks false None",
-            "configmap ec false None",
-            "secret es true None",
-            "configmap kc false None",
+            "configmap vc false Volume(\"c\")",
+            "secret vs true Volume(\"s\")",
+            "configmap pc false Volume(\"p\")",
+            "secret ps false Volume(\"p\")",
+            "secret ks false Container(\"init\")",
+            "configmap ec false Container(\"app\")",
+            "secret es true Container(\"app\")",
+            "configmap kc false Container(\"app\")",
+            "secret ds false Container(\"debug\")",
         ]
     );
     assert_eq!(pull_secrets(&pod), ["pull"]);
@@ -356,6 +358,8 @@ fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
     let options = vec!["ro".to_owned(), "nfsvers=4".to_owned()];
     let nfs = VolumeKind::Nfs { server: "s".to_owned(), path: "/p".to_owned(), options };
     assert_eq!(with(Some("{nfs: {server: s, path: /p, readOnly: true}, mountOptions: [nfsvers=4]}")), Ok(nfs));
+    let taken = with(Some("{local: {path: /disk}, claimRef: {name: c, namespace: ns, uid: another}}")).unwrap_err();
+    assert!(taken.ends_with("is not bound to the claim, but to another one or to none"), "{taken}");
     let elsewhere = "{local: {path: /disk}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: x, operator: Exists}]}]}}}";
     assert!(with(Some(elsewhere)).unwrap_err().starts_with("no matching NodeSelectorTerms"));
     assert!(with(Some("{csi: {driver: d, volumeHandle: h}}")).unwrap_err().contains("needs a driver"));

@@ -9,7 +9,8 @@ use longshore_core::environment::{self, EnvFiles, EnvironmentContext};
 use longshore_core::event::EventType;
 use longshore_core::observed::{Container, ContainerState, Observation};
 use longshore_core::ports::files::PodFiles;
-use longshore_core::{restart, security, volume};
+use longshore_core::volume::{self, User};
+use longshore_core::{restart, security};
 
 use super::{Step, image};
 use crate::background;
@@ -64,7 +65,9 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
     let Some(sandbox) = worker.observed.sandbox().map(|sandbox| sandbox.id.clone()) else {
         return Err(create_error("its sandbox went away".to_owned()));
     };
-    if let Some(unknown) = worker.look_up_objects().await.into_iter().next() {
+    let unknown = worker.look_up_objects().await;
+    let own = User::Container(name.to_owned());
+    if let Some(unknown) = unknown.into_iter().find(|unknown| unknown.user == own) {
         return Err(config_error(unknown.message));
     }
     let Some(mut files) = worker.files.clone() else {
@@ -182,15 +185,26 @@ pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
     worker.record.backoffs.remove(&format!("create/{name}"));
     worker.forget_images(name);
     worker.event(Some(name), EventType::Normal, "Started", "Container started");
-    let seen = worker.observed.container(name).cloned();
-    if let Some(seen) = &seen
-        && let Some(log) = &seen.runtime_log
-    {
-        let linked = worker.shared.ports.files.link_log(&worker.pod.id, name, seen.attempt, &id, Path::new(log)).await;
-        if let Err(error) = linked {
-            tracing::warn!(pod = %worker.pod.id, container = name, "the log cannot be linked: {error}");
-        }
+    if let Some(seen) = worker.observed.container(name) {
+        link_log(worker, seen).await;
     }
     background::post_start(worker, &id, name);
     Step::Done
+}
+
+impl Worker {
+    /// Links the logs of all that was there when the agent began: it may have been killed before that.
+    pub(crate) async fn link_logs(&self) {
+        for seen in &self.observed.containers {
+            link_log(self, seen).await;
+        }
+    }
+}
+
+async fn link_log(worker: &Worker, seen: &Container) {
+    let (Some(log), id) = (&seen.runtime_log, &worker.pod.id) else { return };
+    let linked = worker.shared.ports.files.link_log(id, &seen.name, seen.attempt, &seen.id, Path::new(log)).await;
+    if let Err(error) = linked {
+        tracing::warn!(pod = %id, container = seen.name, "the log cannot be linked: {error}");
+    }
 }

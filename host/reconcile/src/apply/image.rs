@@ -3,12 +3,15 @@
 //! As `EnsureImageExists` of `pkg/kubelet/images/image_manager.go`. A volume's image is the pod's, so its events are too; that
 //! it cannot be had is told of the container that mounts it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1;
+use longshore_core::backoff::Policy;
 use longshore_core::event::EventType;
+use longshore_core::pod::Pod;
 use longshore_core::ports::runtime::Image;
 use longshore_core::{credentials, volume};
 
@@ -16,6 +19,9 @@ use super::Step;
 use crate::background;
 use crate::inbox::{Failure, Fetched};
 use crate::worker::Worker;
+
+/// How often images are looked for while their pulls are backed off: as the kubelet's workers come round (`backOffPeriod`).
+const LOOK: Duration = Duration::from_secs(10);
 
 /// An image that a container needs.
 struct Wanted {
@@ -28,24 +34,66 @@ struct Wanted {
 /// [`longshore_core::action::Action::EnsureImage`].
 pub(super) async fn ensure(worker: &mut Worker, container: &str) -> Step {
     let Some(spec) = worker.pod.container(container).map(|container| container.spec) else { return Step::Waits };
-    let of_volumes = volume::mounted_images(&worker.pod, spec).into_iter().map(|of| Wanted {
-        reference: of.reference.to_owned(),
-        policy: of.policy.to_owned(),
-        volume: Some(of.volume.to_owned()),
-    });
-    let own = Wanted {
-        reference: spec.image.clone().unwrap_or_default(),
-        policy: spec.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned()),
-        volume: None,
-    };
-    let wanted: Vec<Wanted> = of_volumes.chain([own]).collect();
-    for wanted in wanted {
+    for wanted in wanted(&worker.pod, spec) {
         let had = have(worker, container, &wanted).await;
         if !matches!(had, Step::Done) {
             return had;
         }
     }
     Step::Done
+}
+
+fn wanted(pod: &Pod, container: &v1::Container) -> Vec<Wanted> {
+    let of_volumes = volume::mounted_images(pod, container).into_iter().map(|of| Wanted {
+        reference: of.reference.to_owned(),
+        policy: of.policy.to_owned(),
+        volume: Some(of.volume.to_owned()),
+    });
+    let own = Wanted {
+        reference: container.image.clone().unwrap_or_default(),
+        policy: container.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned()),
+        volume: None,
+    };
+    of_volumes.chain([own]).collect()
+}
+
+impl Worker {
+    /// When it is to be looked whether images have come in another way while their pulls are backed off, by `docker load` say;
+    /// `None` where no pull is.
+    pub(crate) fn images_in(&self) -> Option<Duration> {
+        let looked = self.looked_for_images.map_or(Duration::ZERO, |at| LOOK.saturating_sub(at.elapsed()));
+        (!self.backed_off_images().is_empty()).then_some(looked)
+    }
+
+    /// Looks for them: one that is there is used, whatever its back-off says.
+    pub(crate) async fn look_for_images(&mut self) {
+        self.looked_for_images = Some(Instant::now());
+        for reference in self.backed_off_images() {
+            if let Ok(Some(_)) = self.shared.ports.runtime.image(&reference).await {
+                self.record.backoffs.remove(&format!("image/{reference}"));
+            }
+        }
+    }
+
+    /// The next start of a container looks for its images again.
+    pub(crate) fn forget_images(&mut self, container: &str) {
+        self.images.retain(|(name, _), _| name != container);
+    }
+
+    /// The images whose pulls are backed off, and that would be used if they were there.
+    fn backed_off_images(&self) -> BTreeSet<String> {
+        let now = jiff::Timestamp::now();
+        let containers = self.pod.containers().chain(self.pod.ephemeral_containers());
+        let wanted = containers.flat_map(|of| wanted(&self.pod, of.spec));
+        let wanted = wanted.filter(|wanted| {
+            let backoff = self.record.backoffs.get(&format!("image/{}", wanted.reference));
+            backoff.is_some_and(|backoff| backoff.is_waiting(Policy::IMAGE_PULL, now))
+        });
+        let (always, others): (Vec<_>, Vec<_>) = wanted.partition(|wanted| wanted.policy == "Always");
+        let mut found: BTreeSet<String> = others.into_iter().map(|wanted| wanted.reference).collect();
+        found.retain(|reference| !always.iter().any(|wanted| wanted.reference == *reference));
+        found
+    }
 }
 
 async fn have(worker: &mut Worker, container: &str, wanted: &Wanted) -> Step {

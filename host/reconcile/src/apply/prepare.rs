@@ -9,7 +9,7 @@ use longshore_core::observed::Sandbox;
 use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
 use longshore_core::ports::objects::ObjectStore;
-use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, VolumeProblem};
+use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, User, VolumeProblem};
 use longshore_core::{dns, hash, resize, sandbox_config, services};
 
 use super::Step;
@@ -36,13 +36,6 @@ impl Unprepared {
         let message = format!("unable to ensure pod container exists: {error}");
         Unprepared { reason: "FailedCreatePodContainer", message }
     }
-
-    fn object(unknown: Unknown) -> Self {
-        match unknown.volume {
-            Some(volume) => Self::volume(&volume, &unknown.message),
-            None => Unprepared { reason: "Failed", message: format!("Error: {}", unknown.message) },
-        }
-    }
 }
 
 impl From<FilesError> for Unprepared {
@@ -68,8 +61,9 @@ impl Worker {
         self.unswept = !self.runs_as_wanted();
         let mut behind = false;
         for unknown in self.look_up_objects().await {
-            let is_kept = unknown.volume.as_ref().is_some_and(|volume| kept.contains_key(volume));
-            self.tell_if(is_kept, Unprepared::object(unknown))?;
+            // What a container's variables need holds up that container alone.
+            let User::Volume(volume) = unknown.user else { continue };
+            self.tell_if(kept.contains_key(&volume), Unprepared::volume(&volume, &unknown.message))?;
             behind = true;
         }
         let (volumes, problems) = volume::resolve_each(&self.as_told(), &self.facts, &self.objects, &self.pod_ips());

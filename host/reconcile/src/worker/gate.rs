@@ -1,5 +1,7 @@
 //! Whether a pod may run here: what its probes' plugins, the node and the other pods say.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::admit::{self, Rejection};
@@ -16,9 +18,14 @@ use super::Worker;
 use super::preempt::Ending;
 use crate::gate::Gate;
 use crate::health::Shutdown;
+use crate::objects;
 
 /// Key of what keeps the pod from being started at all.
 const GATE: &str = "gate";
+/// Key of what failed of the pod as a whole.
+const POD: &str = "pod";
+/// How the key begins of what failed of a container before it was started.
+const CREATE: &str = "create/";
 
 impl Worker {
     /// When a pod that may not be started is asked about again: plugins come, other agents' pods go.
@@ -76,13 +83,30 @@ impl Worker {
         self.shared.ports.views.set_problems(&self.pod.id.uid, missing.map(problem).into_iter().collect());
     }
 
-    /// Has the pod checked again when objects that it missed have come.
+    /// Has the pod checked again when objects that it missed have come, and tried again at once what may have failed for them.
     pub(super) async fn objects_changed(&mut self) {
         if self.checked.as_ref().is_some_and(|checked| checked.missing)
             && self.gate().missing(&self.pod, &self.observed).await.is_none()
         {
             self.checked = None;
         }
+        let fails = |key: &String| key == POD || key.starts_with(CREATE);
+        if !self.record.backoffs.keys().any(fails) {
+            return;
+        }
+        let store = self.store().clone();
+        let (found, _) = objects::look_up(&self.pod, &*store).await;
+        let known = &self.objects;
+        let other = |(name, it): (&String, &Arc<v1::ConfigMap>)| known.config_maps.get(name) != Some(it);
+        let other_secret = |(name, it): (&String, &Arc<v1::Secret>)| known.secrets.get(name) != Some(it);
+        if found.config_maps.iter().any(other) || found.secrets.iter().any(other_secret) {
+            self.try_again();
+        }
+    }
+
+    /// What failed is tried again at once.
+    pub(super) fn try_again(&mut self) {
+        self.record.backoffs.retain(|key, _| key != POD && !key.starts_with(CREATE));
     }
 
     /// Has a pod admitted anew that an earlier start rejected.

@@ -83,6 +83,8 @@ pub(crate) struct Worker {
     pub(crate) probes: Vec<ProbeSpec>,
     /// Images that are known to be there for the next start of a container, by its name and theirs in the pod's spec.
     pub(crate) images: BTreeMap<(String, String), Image>,
+    /// When it was last looked for images whose pulls are backed off.
+    pub(crate) looked_for_images: Option<std::time::Instant>,
     /// Where the pod's files are, once prepared in this life of the agent.
     pub(crate) files: Option<PodFiles>,
     /// The pod's cgroup as this life of the agent last set it.
@@ -140,6 +142,7 @@ pub(crate) async fn run(start: Start) {
         unhealthy: BTreeMap::new(),
         probes: Vec::new(),
         images: BTreeMap::new(),
+        looked_for_images: None,
         files: None,
         cgroup: None,
         objects: Objects::default(),
@@ -163,9 +166,8 @@ pub(crate) async fn run(start: Start) {
         messages: BTreeMap::new(),
         steps: publish::Steps::default(),
     };
-    if worker.pod.deletion.is_none() {
-        worker.pod.deletion = worker.record.deletion;
-    }
+    let asked = std::mem::replace(&mut worker.pod.deletion, worker.record.deletion);
+    worker.hear_of_deletion(asked);
     let blank = PodRecord { seen: worker.record.seen, ..PodRecord::default() };
     if worker.pod.source == Source::Api && worker.record == blank {
         let known = worker.shared.ports.api.as_ref().and_then(|api| (api.status)(&worker.pod.id.uid));
@@ -184,6 +186,7 @@ pub(crate) async fn run(start: Start) {
         worker.bring_back();
     }
     worker.ask_again();
+    worker.link_logs().await;
     let inbox = worker.inbox.clone();
     loop {
         let wakes = worker.inbox.take();
@@ -223,6 +226,9 @@ impl Worker {
         self.hold_objects();
         if self.remount_in().is_some_and(|left| left.is_zero()) {
             self.refresh = true;
+        }
+        if self.images_in().is_some_and(|left| left.is_zero()) {
+            self.look_for_images().await;
         }
         let mut plan = Plan::default();
         let mut settled = false;
@@ -396,7 +402,7 @@ impl Worker {
         let status = self.with_status_input(plan, status::compute);
         status::remember_conditions(&mut self.record.conditions, &status);
         self.save().await;
-        let active = probe::active(&self.pod, &self.probes, &self.observed, &self.record, &self.busy.stopping);
+        let active = probe::active(&self.pod, &self.probes, &self.observed, &self.record, &self.busy);
         let ip = self.pod_ips().first().copied();
         self.shared.probes.set(&self.pod.id, active, ip);
         let mut steps = std::mem::take(&mut self.steps);
@@ -455,15 +461,10 @@ impl Worker {
         if self.unsaved {
             sleep = sleep.min(SAVE_AGAIN);
         }
-        if let Some(left) = self.remount_in() {
+        for left in [self.remount_in(), self.images_in()].into_iter().flatten() {
             sleep = sleep.min(left.max(Duration::from_millis(10)));
         }
         sleep.min(Duration::from_secs(600))
-    }
-
-    /// The next start of a container looks for its images again.
-    pub(crate) fn forget_images(&mut self, container: &str) {
-        self.images.retain(|(name, _), _| name != container);
     }
 
     /// Notes a failure, so that the next try waits.

@@ -1,5 +1,6 @@
 //! What woke a worker, merged into what it knows.
 
+use jiff::Timestamp;
 use longshore_core::event::EventType;
 use longshore_core::observed::{Exit, Sandbox, SandboxState, by_pod};
 use longshore_core::plan::Unhealthy;
@@ -17,29 +18,20 @@ impl Worker {
     /// Merges what woke the worker into what it knows.
     pub(super) async fn take_in(&mut self, wakes: Wakes) {
         if let Some(desired) = wakes.desired {
-            let before = self.pod.deletion;
-            self.pod = Pod { deletion: before.or(desired.deletion), ..desired };
+            let (before, asked) = (self.pod.deletion, desired.deletion);
+            self.pod = Pod { deletion: before, ..desired };
             self.want(self.pod.object.clone());
-            // A second deletion may only ask for less grace.
-            if let (Some(now), Some(before)) = (&mut self.pod.deletion, before.and(desired.deletion)) {
-                now.grace_seconds = now.grace_seconds.min(before.grace_seconds);
-            }
+            self.hear_of_deletion(asked);
             self.checked = None;
             self.refresh = true;
             let ended = record::ended_in(self.pod.object.status.as_ref()).filter(|_| self.pod.source == Source::Api);
             if let (None, Some(terminal)) = (&self.record.terminal, ended) {
                 tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the API server says that the pod has ended");
                 self.record.terminal = Some(terminal);
-                self.record.ended_at.get_or_insert_with(jiff::Timestamp::now);
+                self.record.ended_at.get_or_insert_with(Timestamp::now);
             }
         }
-        if let Some(deletion) = wakes.deletion {
-            let grace =
-                self.pod.deletion.map_or(deletion.grace_seconds, |old| old.grace_seconds.min(deletion.grace_seconds));
-            let requested_at = self.pod.deletion.map_or(deletion.requested_at, |old| old.requested_at);
-            self.pod.deletion = Some(Deletion { requested_at, grace_seconds: grace });
-        }
-        self.record.deletion = self.pod.deletion;
+        self.hear_of_deletion(wakes.deletion);
         if let Some(order) = wakes.evict {
             self.evict(order);
         }
@@ -55,7 +47,7 @@ impl Worker {
             self.objects_changed().await;
         }
         if wakes.resync {
-            self.record.backoffs.retain(|key, _| key != "pod" && !key.starts_with("create/"));
+            self.try_again();
             self.look().await;
         } else if wakes.seen.is_some_and(|seen| seen != self.observed) {
             // What was found may be older than what the worker did since: it looks for itself.
@@ -72,6 +64,14 @@ impl Worker {
                 self.look_at(&id).await;
             }
         }
+    }
+
+    /// Takes in that the pod is to end, if so.
+    pub(super) fn hear_of_deletion(&mut self, asked: Option<Deletion>) {
+        if let Some(asked) = asked {
+            self.pod.deletion = Some(Deletion::heard(asked, self.pod.deletion, Timestamp::now()));
+        }
+        self.record.deletion = self.pod.deletion;
     }
 
     /// Whether an event only tells what the worker saw itself.

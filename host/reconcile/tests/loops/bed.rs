@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_core::node::Surroundings;
 use longshore_core::pod::{Pod, Source};
+use longshore_core::ports::files::FileStore;
 use longshore_core::ports::sources::PodSource;
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
@@ -247,4 +249,15 @@ impl Bed {
     pub(crate) async fn until_ready(&self, pods: &[Pod]) {
         self.until("all pods are ready", |bed| pods.iter().all(|pod| bed.is_ready(&pod.id.uid))).await;
     }
+}
+
+/// Makes a pod's record say of something that it failed so often, and so late by a clock that stepped back since, that it is not
+/// tried again while a test runs. Gives the name behind the key's slash.
+pub(crate) async fn backed_off(files: &FakeFiles, uid: &str, key: &str) -> String {
+    let mut stored = files.stored(uid).unwrap();
+    let backoff = stored.record.backoffs.get_mut(key).unwrap();
+    backoff.failures = 100;
+    backoff.last = Timestamp::now() + SignedDuration::from_hours(1);
+    files.save(uid, &stored).await.unwrap();
+    key.rsplit('/').next().unwrap().to_owned()
 }

@@ -11,7 +11,7 @@ use longshore_core::pod::Pod;
 use longshore_reconcile::collection;
 use longshore_tests::pod;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, backed_off};
 
 fn mounting(name: &str, policy: &str) -> Pod {
     let spec = format!(
@@ -145,4 +145,18 @@ async fn a_pull_secret_that_is_not_there_is_told_of_and_the_image_pulled_all_the
     bed.until_ready(&pods).await;
     let events = told(&bed, "p", "FailedToRetrieveImagePullSecret");
     assert!(events.iter().any(|(_, message)| message.contains("(absent)")), "{events:?}");
+}
+
+#[tokio::test]
+async fn an_image_that_comes_in_another_way_is_used_whatever_the_back_off_of_its_pulls() {
+    let bed = Bed::new();
+    let pods = [pod("p", "{containers: [{name: app, image: missing}]}")];
+    bed.source.set(pods.to_vec());
+    bed.until("it cannot be pulled", |bed| bed.waiting_reason("p", "app") == "ErrImagePull").await;
+    let (files, runtime) = (bed.files.clone(), bed.runtime.clone());
+    let bed = bed.restart_with(async || runtime.has_image(&backed_off(&files, "p", "image/missing").await)).await;
+    let pulls = bed.runtime.calls("pull");
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    assert_eq!(bed.runtime.calls("pull"), pulls);
 }

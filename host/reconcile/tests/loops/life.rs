@@ -1,6 +1,7 @@
 //! From a manifest to a running pod and back to nothing.
 
 use longshore_core::node::Surroundings;
+use longshore_core::pod::Deletion;
 use longshore_core::ports::probes::ProbeOutcome;
 use longshore_tests::pod;
 
@@ -398,4 +399,19 @@ async fn all_begin_anew_when_one_ends_as_its_rule_says() {
     assert!(id(&bed, "b") != b && bed.restarts("p", "a") == 1);
     let conditions = bed.status("p").unwrap().conditions.unwrap();
     assert!(conditions.iter().any(|it| it.type_ == "AllContainersRestarting" && it.status == "False"));
+}
+
+#[tokio::test]
+async fn a_grace_period_begins_when_the_node_hears_of_it() {
+    let bed = Bed::new();
+    let mut it = pod("p", "{containers: [{name: app, image: app}], terminationGracePeriodSeconds: 30}");
+    bed.source.set(vec![it.clone()]);
+    bed.until_ready(std::slice::from_ref(&it)).await;
+    // By a clock that goes otherwise, or while the node was away.
+    let requested_at = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1);
+    it.deletion = Some(Deletion { requested_at, grace_seconds: 30 });
+    bed.source.set(vec![it]);
+    bed.until("stopped", |bed| !bed.runtime.stops().is_empty()).await;
+    let (_, grace) = bed.runtime.stops().remove(0);
+    assert!((20..=30).contains(&grace), "{grace} s");
 }

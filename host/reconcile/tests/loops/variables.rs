@@ -3,7 +3,7 @@
 use longshore_core::volume::VolumeKind;
 use longshore_tests::pod;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, backed_off};
 
 #[tokio::test]
 async fn a_container_waits_for_the_file_that_its_variables_come_from() {
@@ -44,4 +44,28 @@ async fn a_pod_is_told_when_it_was_first_seen_and_that_stays_so() {
     bed.until_ready(&pods).await;
     bed.until("prepared anew", |bed| bed.files.prepared("p").1 > 1).await;
     assert_eq!((told(&bed), shown(&bed)), (before.clone(), before));
+}
+
+#[tokio::test]
+async fn what_waits_for_an_object_is_tried_again_as_soon_as_that_is_there() {
+    let bed = Bed::new();
+    let pods = [
+        pod("env", "{containers: [{name: app, image: app, envFrom: [{configMapRef: {name: late}}]}]}"),
+        pod("mount", "{containers: [{name: app, image: app}], volumes: [{name: v, configMap: {name: late}}]}"),
+    ];
+    bed.source.set(pods.to_vec());
+    bed.until("refused", |bed| bed.waiting_reason("env", "app") == "CreateContainerConfigError").await;
+    bed.until("not mounted", |bed| bed.has_event("mount", "FailedMount")).await;
+    let files = bed.files.clone();
+    let bed = bed
+        .restart_with(async || {
+            backed_off(&files, "env", "create/app").await;
+            backed_off(&files, "mount", "pod").await;
+        })
+        .await;
+    bed.source.set(pods.to_vec());
+    bed.until("both are looked after again", |bed| bed.views.pods().len() == 2).await;
+    bed.objects.put("other");
+    bed.objects.put("late");
+    bed.until_ready(&pods).await;
 }

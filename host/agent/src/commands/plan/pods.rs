@@ -106,7 +106,7 @@ fn predecessor<'a>(world: &'a World, pods: &'a [PodId], pod: &Pod) -> Option<&'a
     }
     // What runs, is ours, and is wanted by nobody has a worker, too.
     let lost = |uid: &str| world.observed.contains_key(uid) && !world.desired.pods.contains_key(uid);
-    gate::predecessor(&pod.id, pods.iter().filter(|other| known(&other.uid) || lost(&other.uid)))
+    gate::predecessor(pod, pods.iter().filter(|other| known(&other.uid) || lost(&other.uid)))
 }
 
 /// What would be done for one pod, and what holds it up; empty when it is as it should be.
