@@ -307,7 +307,8 @@ impl Node {
         let wanted: Vec<Pod> = wanted.cloned().collect();
         for pod in wanted {
             match self.workers.get_mut(&pod.id.uid) {
-                Some(running) if running.ending => {}
+                // The API server may ask for less grace.
+                Some(running) if running.ending && pod.source != Source::Api => {}
                 Some(running) => {
                     if running.pod != pod {
                         if pod.deletion.is_some() {

@@ -22,8 +22,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(crate) async fn copy(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let mut from = BufReader::with_capacity(PIECE, from);
     let (mut without_pause, mut trickle) = (0u32, TRICKLE.0);
-    // The length of the last piece that nothing was waited for.
-    let mut single = None;
+    // Whether the next piece had time to gather, and about how long those are that had none.
+    let (mut waited, mut single) = (false, 0);
     loop {
         let asked = Instant::now();
         let piece = from.fill_buf().await?;
@@ -32,16 +32,16 @@ pub(crate) async fn copy(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite
             return to.flush().await;
         }
         without_pause = if asked.elapsed() > PAUSE { 0 } else { without_pause.saturating_add(1) };
-        if single.is_some_and(|single| length <= single) {
-            (without_pause, trickle) = (0, (trickle * 2).min(TRICKLE.1));
+        match waited {
+            true if length > 2 * single => trickle = TRICKLE.0,
+            true => (without_pause, trickle) = (0, (trickle * 2).min(TRICKLE.1)),
+            false => single = length.max(single - single / 16),
         }
         to.write_all(piece).await?;
         from.consume(length);
-        if without_pause > trickle && length < PIECE / 2 {
-            single = single.or(Some(length));
+        waited = without_pause > trickle && length < PIECE / 2;
+        if waited {
             tokio::time::sleep(PAUSE).await;
-        } else {
-            single = None;
         }
     }
 }
@@ -106,10 +106,11 @@ mod tests {
         let (mut to, mut server) = tokio::io::duplex(64);
         let copying = tokio::spawn(async move { copy(from, &mut to).await });
         let begun = Instant::now();
-        let mut question = [0; 5];
-        for _ in 0..10_000 {
-            client.write_all(b"GET 1").await.unwrap();
-            tokio::io::AsyncReadExt::read_exact(&mut server, &mut question).await.unwrap();
+        let mut question = [0; 60];
+        for turn in 0..10_000 {
+            let length = 5 + turn * 7 % 50;
+            client.write_all(&vec![1; length]).await.unwrap();
+            tokio::io::AsyncReadExt::read_exact(&mut server, &mut question[..length]).await.unwrap();
         }
         // Time goes by only where it is waited for.
         assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());

@@ -144,14 +144,17 @@ fn float(value: Option<u64>) -> Option<f64> {
     value.map(|value| value as f64)
 }
 
+/// Whether a pod is the one that its name stands for.
+fn is_newest(api: &Api, view: &PodView) -> bool {
+    let named = api.pod(&view.id.namespace, &view.id.name, None);
+    named.is_ok_and(|newest| newest.id.uid == view.id.uid)
+}
+
 /// What metrics-server reads (`pkg/kubelet/metrics/collectors/resource_metrics.go`).
 pub(crate) async fn resource(api: &Api) -> String {
     let (node, mut pods) = read(api).await;
     // One that was deleted by force may still end beside its successor, and would have the same labels.
-    pods.retain(|(view, _)| {
-        let named = api.pod(&view.id.namespace, &view.id.name, None);
-        named.is_ok_and(|newest| newest.id.uid == view.id.uid)
-    });
+    pods.retain(|(view, _)| is_newest(api, view));
     let mut page = Page::default();
     let names = [
         ("node_cpu_usage_seconds_total", "node_memory_working_set_bytes", "node_swap_usage_bytes"),
@@ -268,7 +271,7 @@ pub(crate) async fn cadvisor(api: &Api) -> String {
 /// ours how long the last one took.
 pub(crate) fn probes(api: &Api) -> String {
     let mut page = Page::default();
-    for view in api.parts.views.pods() {
+    for view in api.parts.views.pods().into_iter().filter(|view| is_newest(api, view)) {
         for probe in &view.probes {
             let kind = match probe.kind.as_str() {
                 "liveness" => "Liveness",

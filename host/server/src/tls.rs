@@ -30,7 +30,9 @@ pub(crate) struct Current {
 /// The CAs of clients.
 struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
-    verifier: Arc<dyn ClientCertVerifier>,
+    /// `None` where none of them may sign another.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// TLS as it is set up now.
@@ -98,11 +100,18 @@ impl Tls {
     fn client(current: &Current, chain: &[CertificateDer<'_>]) -> Option<Identity> {
         let (own, between) = chain.split_first()?;
         let between = &between[..between.len().min(CHAIN)];
-        let Authorities { certificates, verifier } = current.clients.as_ref()?;
-        let verified = verifier.verify_client_cert(own, between, UnixTime::now()).is_ok();
-        if !verified && !x509::is_issued_by_one_of(own, certificates) {
-            return None;
-        }
+        let Authorities { certificates, verifier, algorithms } = current.clients.as_ref()?;
+        let verify = |verifier: &Arc<dyn ClientCertVerifier>| {
+            verifier.verify_client_cert(own, between, UnixTime::now()).ok()?;
+            x509::authority_ends(chain, certificates)
+        };
+        let authority = match verifier.as_ref().and_then(verify) {
+            Some(end) => end,
+            None if x509::is_good(own, certificates, algorithms) => {
+                x509::authority_ends(chain, certificates).unwrap_or(i64::MAX)
+            }
+            None => return None,
+        };
         let (_, parsed) = x509_parser::parse_x509_certificate(own).ok()?;
         let texts = |values: Vec<Option<&str>>| values.into_iter().flatten().map(str::to_owned).collect::<Vec<_>>();
         let subject = parsed.subject();
@@ -113,7 +122,7 @@ impl Tls {
         let end = |one: &CertificateDer<'_>| {
             x509_parser::parse_x509_certificate(one).map_or(i64::MIN, |(_, one)| one.validity().not_after.timestamp())
         };
-        let until = between.iter().map(end).fold(end(own), i64::min);
+        let until = between.iter().map(end).fold(end(own).min(authority), i64::min);
         Some(Identity { user, until: u64::try_from(until).unwrap_or_default() })
     }
 }
@@ -227,13 +236,21 @@ fn build(
             let mut roots = RootCertStore::empty();
             let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
             let certificates = certificates.map_err(|error| bad(format!("the client CA file is no PEM: {error}")))?;
-            for ca in &certificates {
+            for ca in certificates.iter().filter(|ca| x509::may_sign(ca)) {
                 roots.add(ca.clone()).map_err(|error| bad(format!("the client CA file: {error}")))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .build()
-                .map_err(|error| bad(format!("the client CA file: {error}")))?;
-            Some(Authorities { certificates, verifier })
+            let verifier: Option<Arc<dyn ClientCertVerifier>> = match roots.is_empty() {
+                true if certificates.is_empty() => {
+                    return Err(bad("the client CA file holds no certificate".to_owned()));
+                }
+                true => None,
+                false => Some(
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                        .build()
+                        .map_err(|error| bad(format!("the client CA file: {error}")))?,
+                ),
+            };
+            Some(Authorities { certificates, verifier, algorithms: provider.signature_verification_algorithms })
         }
     };
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
@@ -242,8 +259,8 @@ fn build(
     let builder = match &clients {
         None => builder.with_no_client_auth(),
         Some(authorities) => builder.with_client_cert_verifier(Arc::new(Ask {
-            inner: authorities.verifier.clone(),
-            algorithms: provider.signature_verification_algorithms,
+            subjects: authorities.verifier.as_ref().map_or_else(Vec::new, |known| known.root_hint_subjects().to_vec()),
+            algorithms: authorities.algorithms,
         })),
     };
     let key = provider.key_provider.load_private_key(key).map_err(|error| bad(format!("the serving key: {error}")))?;
@@ -298,7 +315,7 @@ fn versions(least: &str) -> Result<Vec<&'static rustls::SupportedProtocolVersion
 /// token, and gets 401 otherwise. That the client holds the key is proven; whose CA it is, is looked at later.
 #[derive(Debug)]
 struct Ask {
-    inner: Arc<dyn ClientCertVerifier>,
+    subjects: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -308,7 +325,7 @@ impl ClientCertVerifier for Ask {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
+        &self.subjects
     }
 
     fn verify_client_cert(

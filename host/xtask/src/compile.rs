@@ -83,7 +83,9 @@ pub(crate) fn compile(place: &Place) -> Result<Compiled> {
     let mut warnings = String::new();
     for line in fs::read_to_string(&messages)?.lines() {
         let message: Value = serde_json::from_str(line).context("cargo's messages")?;
-        if message["reason"] == "compiler-message" {
+        if message["reason"] == "compiler-message"
+            && ["warning", "error"].iter().any(|it| message["message"]["level"] == *it)
+        {
             warnings.push_str(message["message"]["rendered"].as_str().unwrap_or_default());
         }
         if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
@@ -122,8 +124,13 @@ pub(crate) fn cargo(place: &Place) -> Command {
 /// dependencies a second time, and that takes minutes.
 pub(crate) fn linting(place: &Place) -> Command {
     let mut command = cargo(place);
-    if process::on_path(CLIPPY).is_some() {
+    if has_clippy() {
         command.env("RUSTC_WORKSPACE_WRAPPER", CLIPPY);
     }
     command
+}
+
+/// Whether there is one: rustup has a program of that name also where it is not installed.
+pub(crate) fn has_clippy() -> bool {
+    process::output(CLIPPY, Command::new(CLIPPY).arg("--version"), Duration::from_secs(60)).is_ok()
 }

@@ -109,7 +109,7 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
     };
     if full {
         report.step("clippy", || match warnings.as_str() {
-            "" if process::on_path(CLIPPY).is_none() => bail!("there is no {CLIPPY}; `rustup component add clippy`"),
+            "" if !compile::has_clippy() => bail!("{CLIPPY} does not run; `rustup component add clippy`"),
             "" => Ok(Outcome::PASSED),
             warnings => bail!("{}", say::tail(warnings, 80)),
         })?;

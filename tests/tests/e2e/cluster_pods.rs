@@ -193,31 +193,6 @@ fn cluster_pod_deleted_by_force_ends_all_the_same() {
     assert_ne!(a["metadata"]["uid"], b["metadata"]["uid"]);
 }
 
-/// As a StatefulSet's pod is replaced whose process hangs.
-#[test]
-fn cluster_pod_waits_for_no_other_of_its_name_that_still_ends() {
-    let Some(node) = Node::start() else { return };
-    let force = || node.cluster.delete(&node.one("pods", "a"), Some(0));
-    let deaf = container("app", "trap '' TERM; while :; do sleep 0.1; done");
-    let deaf = pod("a", json!([deaf]), json!({"terminationGracePeriodSeconds": 1000}));
-    node.bind(&deaf);
-    let first = node.wait_api_ready("a");
-    force();
-    node.wait_api("a", "gone", Value::is_null);
-    node.bind(&deaf);
-    let second = node.wait_api_ready("a");
-    assert_ne!(first["metadata"]["uid"], second["metadata"]["uid"]);
-    let runs = |pod: &Value| node.in_docker(pod).iter().filter(|one| one["State"] == "running").count();
-    assert_eq!((runs(&first), runs(&second)), (2, 2), "both run, each in its sandbox");
-    force();
-    for pod in [&first, &second] {
-        for one in node.in_docker(pod) {
-            node.docker.kill(one["Id"].as_str().unwrap(), "KILL");
-        }
-        node.wait_api_gone(pod);
-    }
-}
-
 #[test]
 fn cluster_pod_deleted_while_the_agent_is_away() {
     let Some(mut node) = Node::start() else { return };

@@ -154,6 +154,21 @@ pub struct Objects {
     pub claims: BTreeMap<String, Result<BoundClaim, String>>,
 }
 
+impl Objects {
+    /// Whether there is a ConfigMap or Secret among them that is not among `others`, or has other data there.
+    pub fn hold_more_than(&self, others: &Objects) -> bool {
+        let config_maps = self.config_maps.iter().any(|(name, one)| {
+            let other = others.config_maps.get(name);
+            other.is_none_or(|other| (&one.data, &one.binary_data) != (&other.data, &other.binary_data))
+        });
+        config_maps
+            || self
+                .secrets
+                .iter()
+                .any(|(name, one)| others.secrets.get(name).is_none_or(|other| one.data != other.data))
+    }
+}
+
 /// What the API server issues for one source of a projected volume.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Issued {

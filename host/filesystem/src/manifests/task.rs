@@ -72,10 +72,11 @@ impl Task {
         }
         let mut eyes = Eyes { wake: Arc::new(Notify::new()), watch: None, look: None, hanging: HashMap::new() };
         loop {
+            let looked = now();
             let listed = tokio::select! {
                 // Nothing is lost: the state is this loop's own, and it ends.
                 () = self.stop.cancelled() => return,
-                listed = self.scan(&mut state, &mut eyes) => listed,
+                listed = self.scan(&mut state, &mut eyes, looked) => listed,
             };
             // First remembered, then said: no pod runs from a folder that a restart would not know.
             if let (Some(memory), Some(identity)) = (&self.memory, state.identity())
@@ -84,7 +85,7 @@ impl Task {
                 memory.save(identity).await;
                 remembered = Some(identity);
             }
-            if !state.awaits(now()) {
+            if !listed || !state.awaits(looked) {
                 self.publish(&mut state);
             }
             let pause = match listed {
@@ -101,8 +102,8 @@ impl Task {
         }
     }
 
-    /// Looks once at everything; whether the folder could be read.
-    async fn scan(&self, state: &mut State, eyes: &mut Eyes) -> bool {
+    /// Looks once at everything, from `looked` on; whether the folder could be read.
+    async fn scan(&self, state: &mut State, eyes: &mut Eyes, looked: i128) -> bool {
         let listing = match self.list(eyes).await {
             Ok(listing) => listing,
             Err(reason) => {
@@ -111,7 +112,7 @@ impl Task {
                 return false;
             }
         };
-        let look = state.listed(listing.0, now());
+        let look = state.listed(listing.0, looked);
         if let Some(reason) = listing.1 {
             state.unwatched(&reason);
         }

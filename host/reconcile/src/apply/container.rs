@@ -8,7 +8,8 @@ use longshore_core::container_config::{self, ContainerInput};
 use longshore_core::environment::{self, EnvFiles, EnvironmentContext};
 use longshore_core::event::EventType;
 use longshore_core::observed::{Container, ContainerState, Observation};
-use longshore_core::ports::files::PodFiles;
+use longshore_core::pod::PodId;
+use longshore_core::ports::files::{FileStore, PodFiles};
 use longshore_core::volume::{self, User};
 use longshore_core::{restart, security};
 
@@ -186,25 +187,29 @@ pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
     worker.forget_images(name);
     worker.event(Some(name), EventType::Normal, "Started", "Container started");
     if let Some(seen) = worker.observed.container(name) {
-        link_log(worker, seen).await;
+        link_log(&*worker.shared.ports.files, &worker.pod.id, seen).await;
     }
     background::post_start(worker, &id, name);
     Step::Done
 }
 
 impl Worker {
-    /// Links the logs of all that was there when the agent began: it may have been killed before that.
-    pub(crate) async fn link_logs(&self) {
-        for seen in &self.observed.containers {
-            link_log(self, seen).await;
-        }
+    /// Links the logs of all that was there when the agent began, which may have been killed before it did; in the background, for
+    /// a disk may hang.
+    pub(crate) fn link_logs(&self) {
+        let (shared, id) = (self.shared.clone(), self.pod.id.clone());
+        let seen = self.observed.containers.clone();
+        tokio::spawn(async move {
+            for seen in &seen {
+                link_log(&*shared.ports.files, &id, seen).await;
+            }
+        });
     }
 }
 
-async fn link_log(worker: &Worker, seen: &Container) {
-    let (Some(log), id) = (&seen.runtime_log, &worker.pod.id) else { return };
-    let linked = worker.shared.ports.files.link_log(id, &seen.name, seen.attempt, &seen.id, Path::new(log)).await;
-    if let Err(error) = linked {
+async fn link_log(files: &dyn FileStore, id: &PodId, seen: &Container) {
+    let Some(log) = &seen.runtime_log else { return };
+    if let Err(error) = files.link_log(id, &seen.name, seen.attempt, &seen.id, Path::new(log)).await {
         tracing::warn!(pod = %id, container = seen.name, "the log cannot be linked: {error}");
     }
 }

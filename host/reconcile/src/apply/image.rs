@@ -82,6 +82,10 @@ impl Worker {
 
     /// The images whose pulls are backed off, and that would be used if they were there.
     fn backed_off_images(&self) -> BTreeSet<String> {
+        let is_over = self.pod.deletion.is_some() || self.record.terminal.is_some();
+        if is_over || !self.record.backoffs.keys().any(|key| key.starts_with("image/")) {
+            return BTreeSet::new();
+        }
         let now = jiff::Timestamp::now();
         let containers = self.pod.containers().chain(self.pod.ephemeral_containers());
         let wanted = containers.flat_map(|of| wanted(&self.pod, of.spec));

@@ -1,7 +1,5 @@
 //! Whether a pod may run here: what its probes' plugins, the node and the other pods say.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::admit::{self, Rejection};
@@ -26,6 +24,11 @@ const GATE: &str = "gate";
 const POD: &str = "pod";
 /// How the key begins of what failed of a container before it was started.
 const CREATE: &str = "create/";
+
+/// Whether a back-off is of what may fail for an object.
+fn fails(key: &str) -> bool {
+    key == POD || key.starts_with(CREATE)
+}
 
 impl Worker {
     /// When a pod that may not be started is asked about again: plugins come, other agents' pods go.
@@ -90,23 +93,21 @@ impl Worker {
         {
             self.checked = None;
         }
-        let fails = |key: &String| key == POD || key.starts_with(CREATE);
-        if !self.record.backoffs.keys().any(fails) {
+        if !self.record.backoffs.keys().any(|key| fails(key)) {
             return;
         }
         let store = self.store().clone();
         let (found, _) = objects::look_up(&self.pod, &*store).await;
-        let known = &self.objects;
-        let other = |(name, it): (&String, &Arc<v1::ConfigMap>)| known.config_maps.get(name) != Some(it);
-        let other_secret = |(name, it): (&String, &Arc<v1::Secret>)| known.secrets.get(name) != Some(it);
-        if found.config_maps.iter().any(other) || found.secrets.iter().any(other_secret) {
-            self.try_again();
+        if found.hold_more_than(&self.objects) {
+            for (_, backoff) in self.record.backoffs.iter_mut().filter(|(key, _)| fails(key)) {
+                backoff.last = Timestamp::UNIX_EPOCH;
+            }
         }
     }
 
     /// What failed is tried again at once.
     pub(super) fn try_again(&mut self) {
-        self.record.backoffs.retain(|key, _| key != POD && !key.starts_with(CREATE));
+        self.record.backoffs.retain(|key, _| !fails(key));
     }
 
     /// Has a pod admitted anew that an earlier start rejected.

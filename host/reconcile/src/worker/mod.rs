@@ -166,8 +166,6 @@ pub(crate) async fn run(start: Start) {
         messages: BTreeMap::new(),
         steps: publish::Steps::default(),
     };
-    let asked = std::mem::replace(&mut worker.pod.deletion, worker.record.deletion);
-    worker.hear_of_deletion(asked);
     let blank = PodRecord { seen: worker.record.seen, ..PodRecord::default() };
     if worker.pod.source == Source::Api && worker.record == blank {
         let known = worker.shared.ports.api.as_ref().and_then(|api| (api.status)(&worker.pod.id.uid));
@@ -176,6 +174,8 @@ pub(crate) async fn run(start: Start) {
             given.pod.clone_from(&worker.pod.spec().resources);
         }
     }
+    let asked = std::mem::replace(&mut worker.pod.deletion, worker.record.deletion);
+    worker.hear_of_deletion(asked);
     worker.seen = *worker.record.seen.get_or_insert(worker.seen);
     if worker.record.start_time.is_some() {
         // A record of before resizes: what was run last is what was given.
@@ -186,7 +186,7 @@ pub(crate) async fn run(start: Start) {
         worker.bring_back();
     }
     worker.ask_again();
-    worker.link_logs().await;
+    worker.link_logs();
     let inbox = worker.inbox.clone();
     loop {
         let wakes = worker.inbox.take();
@@ -218,6 +218,7 @@ impl Worker {
     async fn turn(&mut self) -> Duration {
         let now = Timestamp::now();
         self.facts = self.shared.facts();
+        self.record.backoffs.values_mut().for_each(|backoff| backoff.mind_the_clock(now));
         if self.checked.is_none() || self.gate_opens(now).is_some_and(|at| at <= now) {
             self.check().await;
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_core::node::Surroundings;
@@ -251,13 +251,12 @@ impl Bed {
     }
 }
 
-/// Makes a pod's record say of something that it failed so often, and so late by a clock that stepped back since, that it is not
-/// tried again while a test runs. Gives the name behind the key's slash.
+/// Makes a pod's record say of something that it failed so often that it is not tried again for a minute or more. Gives the name
+/// behind the key's slash.
 pub(crate) async fn backed_off(files: &FakeFiles, uid: &str, key: &str) -> String {
     let mut stored = files.stored(uid).unwrap();
     let backoff = stored.record.backoffs.get_mut(key).unwrap();
-    backoff.failures = 100;
-    backoff.last = Timestamp::now() + SignedDuration::from_hours(1);
+    (backoff.failures, backoff.last) = (100, Timestamp::now());
     files.save(uid, &stored).await.unwrap();
     key.rsplit('/').next().unwrap().to_owned()
 }

@@ -1,7 +1,7 @@
 //! From a manifest to a running pod and back to nothing.
 
 use longshore_core::node::Surroundings;
-use longshore_core::pod::Deletion;
+use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::probes::ProbeOutcome;
 use longshore_tests::pod;
 
@@ -414,4 +414,45 @@ async fn a_grace_period_begins_when_the_node_hears_of_it() {
     bed.until("stopped", |bed| !bed.runtime.stops().is_empty()).await;
     let (_, grace) = bed.runtime.stops().remove(0);
     assert!((20..=30).contains(&grace), "{grace} s");
+}
+
+fn of_api(uid: &str) -> Pod {
+    let mut it = pod(uid, "{containers: [{name: app, image: app}]}");
+    (it.source, it.id.name) = (Source::Api, "same".to_owned());
+    it
+}
+
+/// It may have been deleted by force, and its containers not end.
+#[tokio::test]
+async fn a_pod_of_the_api_server_waits_for_no_other_of_its_name() {
+    let bed = Bed::new();
+    bed.source.set(vec![of_api("first")]);
+    bed.until_ready(&[of_api("first")]).await;
+    bed.runtime.fail("stop", usize::MAX);
+    bed.source.set(vec![of_api("second")]);
+    bed.until_ready(&[of_api("second")]).await;
+    assert!(bed.runtime.container("first", "app").unwrap().is_running());
+    bed.runtime.fail("stop", 0);
+    bed.until("the first is gone", |bed| bed.runtime.container("first", "app").is_none()).await;
+    assert!(bed.is_ready("second"));
+}
+
+#[tokio::test]
+async fn less_grace_is_heard_of_after_a_restart_of_the_agent() {
+    let bed = Bed::new();
+    let ends = |grace_seconds| {
+        let deletion = Some(Deletion { requested_at: jiff::Timestamp::now(), grace_seconds });
+        vec![Pod { deletion, ..of_api("p") }]
+    };
+    bed.source.set(vec![of_api("p")]);
+    bed.until_ready(&[of_api("p")]).await;
+    bed.runtime.is_deaf("app");
+    bed.source.set(ends(1000));
+    bed.until("told to end", |bed| bed.runtime.calls("stop") > 0).await;
+    let bed = bed.restart().await;
+    bed.source.set(ends(1000));
+    let stops = bed.runtime.calls("stop");
+    bed.until("told again", |bed| bed.runtime.calls("stop") > stops).await;
+    bed.source.set(ends(1));
+    bed.until("it ended", |bed| bed.runtime.container("p", "app").is_none()).await;
 }

@@ -1,5 +1,7 @@
 //! What containers are told: variables from files of volumes, which they wait for, and annotations that the node adds.
 
+use std::time::Duration;
+
 use longshore_core::volume::VolumeKind;
 use longshore_tests::pod;
 
@@ -67,5 +69,6 @@ async fn what_waits_for_an_object_is_tried_again_as_soon_as_that_is_there() {
     bed.until("both are looked after again", |bed| bed.views.pods().len() == 2).await;
     bed.objects.put("other");
     bed.objects.put("late");
-    bed.until_ready(&pods).await;
+    let soon = tokio::time::timeout(Duration::from_secs(40), bed.until_ready(&pods)).await;
+    assert!(soon.is_ok(), "their back-off was waited for");
 }

@@ -261,6 +261,12 @@ async fn certificates_without_extensions_and_self_signed_ones_count() {
     assert_eq!(code(pair(), &TLS13).await, 401);
     std::fs::write(world.folder.path().join("ca.pem"), &own.pem).unwrap();
     until(async || code(pair(), &TLS13).await == 200).await;
+    // Who is listed and no CA counts alone.
+    let listed = Ca::usurper("cert");
+    std::fs::write(world.folder.path().join("ca.pem"), &listed.pem).unwrap();
+    until(async || code((listed.pem.clone(), listed.key.clone()), &TLS13).await == 200).await;
+    assert_eq!(code(listed.sign("cert", &[]), &TLS13).await, 401);
+    assert_eq!(code(listed.sign_without_extensions("cert"), &TLS13).await, 401);
     // The node's own as well.
     let (chain, key) = Ca::new("servers").sign_without_extensions("node");
     let pki = world.folder.path().join("pki");

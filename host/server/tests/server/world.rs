@@ -37,9 +37,18 @@ pub(crate) struct Ca {
 
 impl Ca {
     pub(crate) fn new(name: &str) -> Ca {
+        Ca::with(name, IsCa::Ca(BasicConstraints::Unconstrained))
+    }
+
+    /// Somebody who signs, and whose own certificate does not say that they may.
+    pub(crate) fn usurper(name: &str) -> Ca {
+        Ca::with(name, IsCa::ExplicitNoCa)
+    }
+
+    fn with(name: &str, is_ca: IsCa) -> Ca {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.is_ca = is_ca;
         params.distinguished_name.push(DnType::CommonName, name);
         let (pem, text) = (params.self_signed(&key).unwrap().pem(), key.serialize_pem());
         Ca { issuer: Issuer::new(params, key), pem, key: text }
