@@ -257,7 +257,7 @@ fn hostile_clients_harm_neither_probes_nor_users() {
     );
     eprintln!("{figures}");
     for (count, what) in [(&attack.cut_off, "cut off"), (&attack.turned_away, "401"), (&attack.let_in, "garbage")] {
-        assert!(count.load(Ordering::Relaxed) > ATTACK / 100, "{what}: {figures}\n{}", bed.log());
+        assert!(count.load(Ordering::Relaxed) > ATTACK / 1000, "{what}: {figures}\n{}", bed.log());
     }
     assert!(war > 0.8 * peace, "{figures}\n{}", bed.log());
     assert!(peak < memory_before + MEMORY, "{figures}");
