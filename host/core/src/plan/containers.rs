@@ -241,7 +241,8 @@ fn init(
             Progress::Holds
         }
         Standing::Ended(ended) if ended.exit.code != 0 && !ended.again => Progress::Failed,
-        Standing::Ended(ended) if !ended.in_this_sandbox => {
+        // One that did its work does it again at once in another sandbox; what failed, or should not have ended, has its back-off.
+        Standing::Ended(ended) if !ended.in_this_sandbox && !sidecar && ended.exit.code == 0 => {
             let attempt = next_attempt(situation, name);
             start(situation, container, attempt, false, "it has not run in this sandbox", needs, plan);
             Progress::Holds
@@ -305,7 +306,7 @@ fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
     seen.max(known).unwrap_or(0)
 }
 
-fn restart_after(
+pub(super) fn restart_after(
     situation: &Situation<'_>,
     container: ContainerOf<'_>,
     ended: &Ended,
@@ -406,7 +407,7 @@ fn waiting_reason(situation: &Situation<'_>) -> &'static str {
     if has_init { "PodInitializing" } else { "ContainerCreating" }
 }
 
-fn stop_if_unhealthy(
+pub(super) fn stop_if_unhealthy(
     situation: &Situation<'_>,
     container: ContainerOf<'_>,
     seen: &Container,

@@ -82,6 +82,8 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.last_exit = remembered.or(before).or(known.last_exit.take());
         known.id = Some(seen.id.clone());
         known.sandbox = Some(seen.sandbox_id.clone());
+        // One that cannot be started has no time of its own, and must not seem to have run as long as the one before.
+        known.started_at = None;
         known.image_id.clone_from(&seen.image_id);
         known.volume_images.clone_from(&seen.volume_images);
         known.exit = None;
@@ -198,7 +200,24 @@ pub fn remember_restarts(record: &mut PodRecord, plan: &Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::pod_from;
+    use crate::backoff::Policy;
+    use crate::testing::{at, container, exit, pod_from, running};
+
+    #[test]
+    fn one_that_cannot_be_started_has_its_back_off_however_long_the_one_before_ran() {
+        let pod = pod_from("{containers: [{name: a, image: i}]}");
+        let of = pod.container("a").expect("its container");
+        let mut record = PodRecord::default();
+        let refused = Exit { started_at: None, ..exit(128, 3601, 3601) };
+        let ended = ContainerState::Exited;
+        for (attempt, state) in [(0, running(0)), (0, ended(exit(1, 0, 3600))), (1, ended(refused.clone()))] {
+            let observed = ObservedPod { containers: vec![container(of, attempt, state)], ..ObservedPod::default() };
+            remember(&mut record, &pod, &observed, &BTreeMap::new(), at(10_000));
+        }
+        let known = record.containers.get_mut("a").expect("it is known");
+        known.delayed_restarts = 1;
+        assert_eq!(restart::restart_at(known, &refused, Policy::CRASH_LOOP, at(3601)), at(3611));
+    }
 
     #[test]
     fn back_offs_last_as_long_as_what_they_are_about() {
