@@ -13,6 +13,10 @@ use tokio::sync::watch;
 /// How long the runtime may be silent (`maxWaitForContainerRuntime`).
 const RUNTIME_SILENCE: Duration = Duration::from_secs(30);
 
+/// For how long sources that have not spoken are a problem: a folder or URL that is never there must not keep the node from its
+/// cluster's pods. What they are needed for (removals) waits on.
+const SOURCES: Duration = Duration::from_secs(60);
+
 /// How old a sign of life of the node's loop may be: it gives one every few seconds, also when nothing happens.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
@@ -46,6 +50,7 @@ struct State {
     others: BTreeMap<&'static str, String>,
     pressure: Pressure,
     shutdown: Shutdown,
+    begun: Instant,
     turned: Instant,
 }
 
@@ -65,6 +70,7 @@ impl Default for Health {
             others: BTreeMap::new(),
             pressure: Pressure::default(),
             shutdown: Shutdown::default(),
+            begun: Instant::now(),
             turned: Instant::now(),
         };
         Health { state: Mutex::new(state), changed: watch::channel(0).0 }
@@ -177,7 +183,7 @@ impl Health {
             let error = state.runtime_error.as_deref().unwrap_or("it has not answered yet");
             problems.push(format!("container runtime is down: {error}"));
         }
-        if !state.synced {
+        if !state.synced && now.saturating_duration_since(state.begun) < SOURCES {
             problems.push("not every pod source has been read yet".to_owned());
         }
         problems.extend(state.others.values().cloned());
@@ -215,6 +221,16 @@ mod tests {
         assert_eq!((health.problems_at(at(40)), *changes.borrow()), (Vec::new(), before + 1));
         health.runtime_at(at(50), Ok(()));
         assert_eq!(*changes.borrow(), before + 1);
+    }
+
+    #[test]
+    fn a_source_that_never_speaks_is_a_problem_for_a_minute() {
+        let health = Health::default();
+        let begin = Instant::now();
+        health.runtime_at(begin + Duration::from_secs(50), Ok(()));
+        let at = |second| health.problems_at(begin + Duration::from_secs(second));
+        assert_eq!(at(55), ["not every pod source has been read yet"]);
+        assert!(at(61).is_empty());
     }
 
     #[test]
