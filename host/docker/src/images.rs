@@ -192,35 +192,27 @@ fn stalled(reference: &str, stall: Duration, so_far: PullProgress) -> PullError 
     let seconds = stall.as_secs();
     let message =
         format!("pulling {reference}: nothing moved for {seconds} s, given up after {current} of {total} bytes");
-    PullError::RegistryUnavailable { message }
+    PullError::Failed { message }
 }
 
-/// Sorts a failed pull. Docker gives the registry's and the network's words in one text, so that is what there is.
+/// Sorts a failed pull. Docker gives the registry's and the network's words in one text, so that is what there is. Only what a
+/// gateway says for a registry is one that is unavailable (`filterHTTPError` of `pkg/kubelet/dockershim/docker_image.go`).
 fn pull_error(fault: Fault) -> PullError {
-    const UNAVAILABLE: [&str; 18] = [
-        "connection refused",
-        "connection reset",
-        "i/o timeout",
-        "no such host",
-        "tls handshake timeout",
-        "client.timeout exceeded",
-        "request canceled while waiting",
-        "context deadline exceeded",
-        "network is unreachable",
-        "no route to host",
-        "server misbehaving",
-        "temporary failure in name resolution",
+    const UNAVAILABLE: [&str; 9] = [
         "502 bad gateway",
         "503 service unavailable",
         "504 gateway",
-        "500 internal server error",
-        "response status code 50",
-        "unexpected eof",
+        "http 502 ",
+        "http 503 ",
+        "http 504 ",
+        "status code 502",
+        "status code 503",
+        "status code 504",
     ];
     match fault {
         Fault::Answer { message, .. } => {
             let lower = message.to_ascii_lowercase();
-            if UNAVAILABLE.iter().any(|sign| lower.contains(sign)) || lower.trim_end().ends_with(": eof") {
+            if UNAVAILABLE.iter().any(|sign| lower.contains(sign)) {
                 PullError::RegistryUnavailable { message }
             } else {
                 PullError::Failed { message }
@@ -284,11 +276,12 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_cannot_be_reached() {
-        assert!(sorted("Get \"http://localhost:5/v2/\": dial tcp 127.0.0.1:5: connect: connection refused"));
-        assert!(sorted("Get \"https://r.example/v2/\": dial tcp: lookup r.example: no such host"));
-        assert!(sorted("Get \"https://r/v2/\": net/http: request canceled while waiting for connection"));
-        assert!(sorted("Get \"https://r/v2/\": EOF"));
+    fn a_registry_that_is_away_behind_its_gateway() {
+        assert!(sorted("received unexpected HTTP status: 503 Service Unavailable"));
+        assert!(sorted("error parsing HTTP 504 response body: invalid character '<' looking for beginning of value"));
+        assert!(sorted("failed to copy: httpReadSeeker: failed open: unexpected status code 502 Bad Gateway"));
+        assert!(!sorted("Get \"http://localhost:5/v2/\": dial tcp 127.0.0.1:5: connect: connection refused"));
+        assert!(!sorted("Get \"https://r.example/v2/\": dial tcp: lookup r.example: no such host"));
         assert!(!sorted("manifest for localhost:5000/a:b not found: manifest unknown: manifest unknown"));
         assert!(!sorted("pull access denied for x, repository does not exist or may require 'docker login'"));
     }

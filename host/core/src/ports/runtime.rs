@@ -54,7 +54,7 @@ pub enum RuntimeError {
 /// Why an image could not be pulled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PullError {
-    /// The registry cannot be reached or did not answer in time: status reason `RegistryUnavailable`.
+    /// A gateway says that the registry behind it does not answer: status reason `RegistryUnavailable`.
     #[error("registry is unavailable: {message}")]
     RegistryUnavailable {
         /// What was said.

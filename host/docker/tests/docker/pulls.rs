@@ -47,7 +47,7 @@ async fn refusals() {
             r#"{"message":"Get \"http://r/v2/\": dial tcp 127.0.0.1:1: connect: connection refused"}"#.to_owned(),
         )
     });
-    assert!(matches!(fake.docker.pull("a/b", None, &|_| {}).await, Err(PullError::RegistryUnavailable { .. })));
+    assert!(matches!(fake.docker.pull("a/b", None, &|_| {}).await, Err(PullError::Failed { .. })));
     let fake = Fake::new(|_, _| Reply::Raw(Vec::new()));
     assert!(matches!(fake.docker.pull("a/b", None, &|_| {}).await, Err(PullError::Runtime(_))));
 }
@@ -63,12 +63,12 @@ async fn what_does_not_move_is_given_up() {
     let begin = Instant::now();
     let error = fake.docker.pull("a/b", None, &|_| {}).await.unwrap_err();
     assert!(begin.elapsed() >= Duration::from_millis(1900));
-    let PullError::RegistryUnavailable { message } = error else { panic!("{error:?}") };
+    let PullError::Failed { message } = error else { panic!("{error:?}") };
     assert!(message.contains("1 of 2 bytes"), "{message}");
     // Words without movement do not count.
     let retrying = "{\"id\":\"l\",\"status\":\"Retrying in 5 seconds\"}\r\n".repeat(3);
     let fake = Fake::with(options, move |_, _| Reply::Stall(chunk(&retrying)));
-    assert!(matches!(fake.docker.pull("a/b", None, &|_| {}).await, Err(PullError::RegistryUnavailable { .. })));
+    assert!(matches!(fake.docker.pull("a/b", None, &|_| {}).await, Err(PullError::Failed { .. })));
 }
 
 #[tokio::test]
@@ -77,5 +77,5 @@ async fn a_registry_that_nobody_serves() {
     // A port that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = world.docker.pull(&format!("127.0.0.1:{free}/a:b"), None, &|_| {}).await.unwrap_err();
-    assert!(matches!(error, PullError::RegistryUnavailable { .. }), "{error:?}");
+    assert!(matches!(error, PullError::Failed { .. }), "{error:?}");
 }
