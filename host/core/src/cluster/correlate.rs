@@ -30,6 +30,10 @@ pub enum Sending {
         key: String,
         /// The message.
         message: String,
+        /// How often it has happened: more than once where others were held back.
+        count: i32,
+        /// When it happened first.
+        first_at: Timestamp,
     },
     /// A repeat of one that was created.
     Patch {
@@ -47,6 +51,7 @@ pub enum Sending {
 struct Known {
     name: Option<(String, String)>,
     count: i32,
+    first_at: Timestamp,
 }
 
 struct Similar {
@@ -68,13 +73,10 @@ pub struct Correlator {
 }
 
 impl Correlator {
-    /// What to send for an event; `None` when its object has had too many.
+    /// What to send for an event; `None` when its object has had too many. client-go's bucket is for events of both types.
     pub fn take(&mut self, event: &Event, now: Timestamp) -> Option<Sending> {
         let object = event.pod.as_ref().map_or("node", |pod| pod.uid.as_str()).to_owned();
         let kind = if event.kind == EventType::Normal { "Normal" } else { "Warning" };
-        if !self.may(format!("{object}\n{kind}"), now) {
-            return None;
-        }
         let container = event.container.as_deref().unwrap_or_default();
         // Whichever of the pod's containers they are about.
         let group = format!("{object}\n{kind}\n{}", event.reason);
@@ -85,15 +87,15 @@ impl Correlator {
         if self.known.len() >= MEMORY {
             self.known.clear();
         }
-        let known = self.known.entry(key.clone()).or_insert(Known { name: None, count: 0 });
+        let known = self.known.entry(key.clone()).or_insert(Known { name: None, count: 0, first_at: event.at });
         known.count = known.count.saturating_add(1);
-        Some(match &known.name {
-            Some(name) => Sending::Patch { key, name: name.clone(), count: known.count, message },
-            None => {
-                known.count = 1;
-                Sending::Create { key, message }
-            }
-        })
+        let (count, first_at) = (known.count, known.first_at);
+        let sending = match &known.name {
+            Some(name) => Sending::Patch { key, name: name.clone(), count, message },
+            None => Sending::Create { key, message, count, first_at },
+        };
+        // What is held back counts all the same.
+        self.may(format!("{object}\n{kind}"), now).then_some(sending)
     }
 
     /// An event was created under that name.
@@ -103,9 +105,11 @@ impl Correlator {
         }
     }
 
-    /// An event that was to be patched is gone (events live for an hour): the next one is created.
-    pub fn gone(&mut self, key: &str) {
-        self.known.remove(key);
+    /// An event that was to be patched is gone (events live for an hour): it is created again, with what is known of it.
+    pub fn gone(&mut self, key: &str, message: String) -> Option<Sending> {
+        let known = self.known.get_mut(key)?;
+        known.name = None;
+        Some(Sending::Create { key: key.to_owned(), message, count: known.count, first_at: known.first_at })
     }
 
     fn may(&mut self, of: String, now: Timestamp) -> bool {
@@ -180,8 +184,24 @@ mod tests {
             let Some(Sending::Patch { count: found, name, .. }) = correlator.take(&event("a"), at(1)) else { panic!() };
             assert_eq!((found, name.1.as_str()), (count, "x.1"));
         }
-        correlator.gone(&key);
-        assert!(matches!(correlator.take(&event("a"), at(2)), Some(Sending::Create { .. })));
+        let again = correlator.gone(&key, "a".to_owned());
+        let Some(Sending::Create { count, first_at, .. }) = again else { panic!("{again:?}") };
+        assert_eq!((count, first_at), (4, Timestamp::UNIX_EPOCH));
+        assert!(matches!(correlator.take(&event("a"), at(2)), Some(Sending::Create { count: 5, .. })));
+    }
+
+    #[test]
+    fn what_is_held_back_is_counted() {
+        let mut correlator = Correlator::default();
+        let Some(Sending::Create { key, .. }) = correlator.take(&event("a"), at(0)) else { panic!() };
+        correlator.created(&key, "default", "x.1");
+        let told = (1..600).filter_map(|second| correlator.take(&event("a"), at(second)));
+        let count = |sending| match sending {
+            Sending::Patch { count, .. } => count,
+            Sending::Create { .. } => panic!("it was created once"),
+        };
+        let counts: Vec<i32> = told.map(count).collect();
+        assert_eq!((counts.len(), counts[23], counts[24]), (25, 25, 301), "{counts:?}");
     }
 
     #[test]
@@ -190,7 +210,7 @@ mod tests {
         let mut joined = 0;
         for n in 0..15 {
             match correlator.take(&event(&n.to_string()), at(n)).unwrap() {
-                Sending::Create { key, message } => {
+                Sending::Create { key, message, .. } => {
                     joined += i32::from(message.starts_with(COMBINED));
                     correlator.created(&key, "default", "x");
                 }
@@ -213,7 +233,7 @@ mod tests {
         for n in 0..15 {
             let container = Some(format!("c{}", n % 5));
             let event = Event { container, ..event(&n.to_string()) };
-            let Some(Sending::Create { key, message }) = correlator.take(&event, at(n)) else { continue };
+            let Some(Sending::Create { key, message, .. }) = correlator.take(&event, at(n)) else { continue };
             joined.extend(message.starts_with(COMBINED).then(|| key.clone()));
             correlator.created(&key, "default", "x");
         }

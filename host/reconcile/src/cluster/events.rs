@@ -97,8 +97,8 @@ async fn send(cluster: &Cluster, correlator: &mut Correlator, event: Event) {
     let mut made = None;
     for _ in 0..TRIES {
         let result = match &sending {
-            Sending::Create { key, message } => {
-                let object = made.get_or_insert_with(|| object(cluster, &event, message));
+            Sending::Create { key, message, count, first_at } => {
+                let object = made.get_or_insert_with(|| object(cluster, &event, message, (*count, *first_at)));
                 match cluster.api.create_event(object).await {
                     // It is there: the answer to an earlier try was lost.
                     Ok(_) | Err(ApiError::Conflict { exists: true, .. }) => {
@@ -118,10 +118,9 @@ async fn send(cluster: &Cluster, correlator: &mut Correlator, event: Event) {
         match result {
             Ok(()) => return,
             Err(ApiError::NotFound { .. }) if matches!(sending, Sending::Patch { .. }) => {
-                if let Sending::Patch { key, message, .. } = sending {
-                    correlator.gone(&key);
-                    sending = Sending::Create { key, message };
-                }
+                let Sending::Patch { key, message, .. } = sending else { return };
+                let Some(again) = correlator.gone(&key, message) else { return };
+                sending = again;
             }
             Err(error) if error.is_passing() => tokio::time::sleep(patience.after(&error)).await,
             Err(error) => {
@@ -134,7 +133,7 @@ async fn send(cluster: &Cluster, correlator: &mut Correlator, event: Event) {
     tracing::debug!(reason = event.reason, "an event was dropped: the API server did not take it in time");
 }
 
-fn object(cluster: &Cluster, event: &Event, message: &str) -> v1::Event {
+fn object(cluster: &Cluster, event: &Event, message: &str, (count, first_at): (i32, Timestamp)) -> v1::Event {
     let node = &cluster.description.name;
     let involved = match &event.pod {
         Some(pod) => v1::ObjectReference {
@@ -167,8 +166,8 @@ fn object(cluster: &Cluster, event: &Event, message: &str) -> v1::Event {
         reason: Some(event.reason.clone()),
         message: Some(message.to_owned()),
         type_: Some(if event.kind == EventType::Normal { "Normal" } else { "Warning" }.to_owned()),
-        count: Some(1),
-        first_timestamp: Some(Time(event.at)),
+        count: Some(count),
+        first_timestamp: Some(Time(first_at)),
         last_timestamp: Some(Time(event.at)),
         source: Some(v1::EventSource { component: Some(COMPONENT.to_owned()), host: Some(node.clone()) }),
         reporting_component: Some(COMPONENT.to_owned()),
