@@ -143,7 +143,7 @@ fn is_loopback(server: &str) -> bool {
     server.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Nameservers add up; of `search` and `options` the last line counts.
+/// Nameservers and options add up; of `search` the last line counts (`parseResolvConf` of `pkg/kubelet/network/dns`).
 fn parse(text: &str) -> Resolver {
     let mut resolver = Resolver::default();
     for line in text.lines() {
@@ -151,13 +151,15 @@ fn parse(text: &str) -> Resolver {
         match words.next() {
             Some("nameserver") => resolver.servers.extend(words.next().map(str::to_owned)),
             Some("search") => {
-                let trim = |domain: &str| match domain.strip_suffix('.') {
-                    Some("") | None => domain.to_owned(),
-                    Some(trimmed) => trimmed.to_owned(),
-                };
-                resolver.searches = words.map(trim).collect();
+                // The root alone keeps musl from finding any name (kubernetes#112135).
+                let domains = words.filter(|domain| *domain != ".");
+                resolver.searches =
+                    domains.map(|domain| domain.strip_suffix('.').unwrap_or(domain).to_owned()).collect();
             }
-            Some("options") => resolver.options = words.map(str::to_owned).collect(),
+            Some("options") => {
+                let own = words.map(|option| option.split_once(':').unwrap_or((option, "")));
+                resolver.options = merge(&resolver.options, own);
+            }
             _ => {}
         }
     }
@@ -171,11 +173,15 @@ fn unique(texts: impl Iterator<Item = String>) -> Vec<String> {
 
 /// The pod's options win over those of the same name, in their place.
 fn merge_options(existing: &[String], own: &[v1::PodDNSConfigOption]) -> Vec<String> {
-    let mut merged: Vec<(String, String)> = Vec::new();
-    let existing = existing.iter().map(|option| option.split_once(':').unwrap_or((option, "")));
     let own = own
         .iter()
         .map(|option| (option.name.as_deref().unwrap_or_default(), option.value.as_deref().unwrap_or_default()));
+    merge(existing, own)
+}
+
+fn merge<'a>(existing: &'a [String], own: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<String> {
+    let mut merged: Vec<(String, String)> = Vec::new();
+    let existing = existing.iter().map(|option| option.split_once(':').unwrap_or((option, "")));
     for (name, value) in existing.chain(own).filter(|(name, _)| !name.is_empty()) {
         match merged.iter_mut().find(|(known, _)| known == name) {
             Some(known) => known.1 = value.to_owned(),

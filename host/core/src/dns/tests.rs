@@ -71,10 +71,10 @@ fn loopback_resolvers_are_of_no_use_on_the_bridge() {
     let said = |text: &str| Some(text.to_owned());
     node.resolv_conf = said(
         "# by systemd\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 9.9.9.9\noptions edns0 trust-ad\n\
-                        search a. b\nsearch .\n",
+                        options timeout:2 edns0\nsearch a. b\nsearch . c.\n",
     );
     let bridged = resolv_conf(&pod("dnsPolicy: Default"), &node);
-    assert_eq!(bridged, "nameserver 9.9.9.9\nsearch .\noptions edns0 trust-ad\n");
+    assert_eq!(bridged, "nameserver 9.9.9.9\nsearch c\noptions edns0 trust-ad timeout:2\n");
     let hosted = resolv_conf(&pod("dnsPolicy: Default, hostNetwork: true"), &node);
     assert!(hosted.starts_with("nameserver 127.0.0.53\nnameserver ::1\nnameserver 9.9.9.9\n"));
     for of_no_use in [said("nameserver 127.0.0.11\n"), said("# none yet\n"), None] {
