@@ -6,6 +6,7 @@
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use longshore_core::ports::files::FilesError;
@@ -96,8 +97,21 @@ pub(crate) fn tmpfs(path: &Path, size: Option<u64>, group: Option<u32>) -> Resul
         // 0 means "no limit" to tmpfs, which is the opposite of what was asked.
         options.push_str(&format!(",size={}", size.max(1)));
     }
-    let data = CString::new(options).map_err(|_| refuse(path, "tmpfs options hold a NUL"))?;
-    rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), data.as_c_str()).map_err(|errno| {
+    let mount = |options: &str| {
+        let data = CString::new(options).map_err(|_| rustix::io::Errno::INVAL)?;
+        rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), data.as_c_str())
+    };
+    // From Linux 6.3 on it can be kept out of swap, as secrets should be.
+    static KEPT: AtomicBool = AtomicBool::new(true);
+    let mounted = match KEPT.load(Ordering::Relaxed) {
+        true => mount(&format!("{options},noswap")).or_else(|_| {
+            let mounted = mount(&options);
+            KEPT.store(mounted.is_err(), Ordering::Relaxed);
+            mounted
+        }),
+        false => mount(&options),
+    };
+    mounted.map_err(|errno| {
         refuse(path, format!("cannot mount a tmpfs here: {errno}; longshore needs CAP_SYS_ADMIN for it"))
     })
 }

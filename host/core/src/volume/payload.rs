@@ -164,8 +164,13 @@ pub(super) fn issued(
     Some(Ok(files))
 }
 
-/// Refuses paths that would lead out of the volume, into the writer's own `..` entries, or through another file.
-pub(super) fn check(files: &Files) -> Result<(), String> {
+/// The files with clean paths (`a//./b` is `a/b`, as `pkg/volume/util/atomic_writer.go` has it). Refuses those that would lead out of the volume, into the writer's own `..` entries, or through another file.
+pub(super) fn checked(files: Files) -> Result<Files, String> {
+    let clean = |path: &str| -> String {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        format!("{}{}", if path.starts_with('/') { "/" } else { "" }, parts.join("/"))
+    };
+    let files: Files = files.into_iter().map(|(path, file)| (clean(&path), file)).collect();
     for path in files.keys() {
         check_path(path).map_err(|message| format!("invalid path {path:?}: {message}"))?;
         for (at, _) in path.match_indices('/') {
@@ -174,7 +179,7 @@ pub(super) fn check(files: &Files) -> Result<(), String> {
             }
         }
     }
-    Ok(())
+    Ok(files)
 }
 
 fn check_path(path: &str) -> Result<(), &'static str> {
@@ -193,7 +198,6 @@ fn check_path(path: &str) -> Result<(), &'static str> {
     for (index, part) in path.split('/').enumerate() {
         match part {
             ".." => return Err("must not contain '..'"),
-            "" | "." => return Err("must not contain empty parts or '.'"),
             _ if index == 0 && part.starts_with("..") => return Err("must not start with '..'"),
             _ if part.len() > 255 => return Err("must not contain parts of more than 255 bytes"),
             _ => {}

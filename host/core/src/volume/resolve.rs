@@ -162,7 +162,7 @@ fn kind(
 }
 
 fn files(files: Files, memory: bool, plugin: &'static str) -> Result<VolumeKind, String> {
-    payload::check(&files)?;
+    let files = payload::checked(files)?;
     Ok(VolumeKind::Payload { files, memory, plugin })
 }
 
