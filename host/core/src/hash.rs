@@ -108,6 +108,11 @@ pub fn names(pod: &v1::Pod) -> String {
     }))
 }
 
+/// The hash of a file's text.
+pub fn text(text: &str) -> String {
+    digest(Value::from(text))
+}
+
 fn container_content(spec: &v1::PodSpec, container: &v1::Container, kind: ContainerKind) -> Value {
     let stop_signal = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
     let mounts = container.volume_mounts.iter().flatten().map(|mount| &mount.name);

@@ -59,6 +59,9 @@ pub struct PodRecord {
     /// [`crate::hash::names`] when its resolv.conf was written; `None` where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub names: Option<String>,
+    /// [`crate::hash::text`] of its hosts file when that was written last; `None` where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<String>,
     /// The addresses that its last sandbox had: the status of a pod that has ended still tells them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<IpAddr>,

@@ -89,12 +89,17 @@ fn manifests_with_a_uid_change_in_place() {
     // Nor do names: their files are written anew.
     let names = json!({"dnsConfig": {"searches": ["in-place.test"]},
         "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["in-place"]}]});
-    bed.apply(&two(SLEEP, json!({"metadata": {"labels": {"x": "y"}}, "spec": names})));
+    bed.apply(&two(SLEEP, json!({"metadata": {"labels": {"x": "y"}}, "spec": names.clone()})));
     until("both files tell them", || {
         let text = bed.exec("a", "app", "cat /etc/resolv.conf /etc/hosts");
         (text.contains("in-place.test") && text.contains("192.0.2.1\tin-place")).then_some(())
     });
     assert_eq!(id(&bed.pod("a").unwrap(), "app"), id(&first, "app"));
+    // What a pod writes there stays, whatever else of it is brought up to date.
+    bed.exec("a", "app", "echo '192.0.2.9 its-own' >> /etc/hosts");
+    bed.apply(&two(SLEEP, json!({"metadata": {"labels": {"x": "z"}}, "spec": names})));
+    bed.wait("a", "shows another label", |pod| pod["metadata"]["labels"]["x"] == "z" && is_ready(pod));
+    assert!(bed.exec("a", "app", "cat /etc/hosts").contains("its-own"));
 
     // Another command restarts that container alone.
     bed.apply(&two("trap 'exit 0' TERM; sleep 2000000 & wait", json!({"metadata": {"labels": {"x": "y"}}})));

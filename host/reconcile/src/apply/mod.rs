@@ -8,6 +8,7 @@ mod prepare;
 mod resize;
 mod sandbox;
 
+use jiff::{SignedDuration, Timestamp};
 use longshore_core::action::{Action, Planned, Stage, Track};
 use longshore_core::cgroup::{self, PodCgroup, Qos};
 use longshore_core::event::EventType;
@@ -16,7 +17,7 @@ use longshore_core::ports::files::FilesError;
 use longshore_core::ports::runtime::RuntimeError;
 
 use crate::background;
-use crate::worker::{Worker, in_seconds};
+use crate::worker::Worker;
 
 pub(crate) use image::not_mounted;
 
@@ -95,7 +96,7 @@ fn overlap(stage: &Stage) -> (Option<(&Planned, &Track)>, Vec<&Track>) {
 async fn act(worker: &mut Worker, planned: &Planned) -> Step {
     tracing::debug!(pod = %worker.pod.id, container = planned.action.container(), "{}: {}", planned.action, planned.why);
     match &planned.action {
-        Action::Prepare => worker.prepare().await,
+        Action::Prepare => worker.prepare(true).await,
         Action::CreateSandbox { attempt } => sandbox::create_sandbox(worker, *attempt).await,
         Action::StartSandbox { .. } => sandbox::start_sandbox(worker).await,
         Action::EnsureImage { container } => image::ensure(worker, container).await,
@@ -110,6 +111,10 @@ async fn act(worker: &mut Worker, planned: &Planned) -> Step {
         Action::StopSandbox { id } => {
             sandbox::detach(worker, id).await;
             let stopped = worker.shared.ports.runtime.stop(id, std::time::Duration::from_secs(1)).await;
+            // What kept an old one from ending is not what the next one waits for.
+            if stopped.is_ok() && worker.observed.sandbox().is_some_and(|newest| newest.id == *id) {
+                worker.record.backoffs.remove("pod");
+            }
             settle(worker, stopped, id, "FailedKillPod").await
         }
         Action::RemoveContainer { id, container } => {
@@ -216,6 +221,7 @@ impl Worker {
 
     /// Marks a container as being stopped.
     pub(crate) fn stopping(&mut self, id: &str, grace_seconds: i64) {
-        self.busy.stopping.insert(id.to_owned(), in_seconds(grace_seconds));
+        let killed = Timestamp::now().checked_add(SignedDuration::from_secs(grace_seconds));
+        self.busy.stopping.insert(id.to_owned(), killed.unwrap_or(Timestamp::MAX));
     }
 }

@@ -50,7 +50,7 @@ impl From<FilesError> for Unprepared {
 impl Worker {
     /// Makes the pod's folder, cgroup and volumes, or brings them up to date. As with the kubelet, volumes of a pod that is up
     /// stay as they are when they cannot be brought up to date, and its containers are restarted with them.
-    async fn prepare_files(&mut self) -> Result<(), Unprepared> {
+    async fn prepare_files(&mut self, starts: bool) -> Result<(), Unprepared> {
         let shared = self.shared.clone();
         self.facts = shared.look().await;
         let is_up = self.observed.sandbox().is_some_and(Sandbox::is_up);
@@ -104,15 +104,25 @@ impl Worker {
         for (volume, place) in kept {
             files.volumes.entry(volume).or_insert(place);
         }
+        // A pod may write in its own, which stays until a container is made (`makeHostsMount` of `pkg/kubelet/kubelet_pods.go`).
         let hosts = dns::hosts_file(&self.pod, &self.facts, &self.pod_ips());
-        shared.ports.files.write_hosts(&self.pod.id, &hosts).await?;
+        if starts || self.record.hosts.as_ref() != Some(&hash::text(&hosts)) {
+            self.write_hosts(&hosts).await?;
+        }
         self.files = Some(files);
         Ok(())
     }
 
-    /// [`Action::Prepare`]; also called when objects or the pod's fields changed.
-    pub(crate) async fn prepare(&mut self) -> Step {
-        match self.prepare_files().await {
+    /// Writes the pod's hosts file.
+    pub(super) async fn write_hosts(&mut self, text: &str) -> Result<(), FilesError> {
+        self.shared.ports.files.write_hosts(&self.pod.id, text).await?;
+        self.record.hosts = Some(hash::text(text));
+        Ok(())
+    }
+
+    /// [`Action::Prepare`], where containers are about to start; also called when objects or the pod's fields changed.
+    pub(crate) async fn prepare(&mut self, starts: bool) -> Step {
+        match self.prepare_files(starts).await {
             Ok(()) => {
                 self.prepared_at = Some(std::time::Instant::now());
                 // Before the sandbox runs, the back-off may be about that: its start ends it.

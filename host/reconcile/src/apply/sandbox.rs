@@ -263,7 +263,7 @@ async fn sandbox_started(worker: &mut Worker, id: &str, seen: Result<Option<Obse
     }
     worker.record.backoffs.remove("pod");
     let hosts = dns::hosts_file(&worker.pod, &worker.facts, &worker.pod_ips());
-    match worker.shared.ports.files.write_hosts(&worker.pod.id, &hosts).await {
+    match worker.write_hosts(&hosts).await {
         Ok(()) => Step::Done,
         Err(error) => sandbox_failed(worker, &error.to_string()),
     }

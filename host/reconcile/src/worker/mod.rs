@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::event::EventType;
@@ -218,7 +218,6 @@ impl Worker {
     async fn turn(&mut self) -> Duration {
         let now = Timestamp::now();
         self.facts = self.shared.facts();
-        self.record.backoffs.values_mut().for_each(|backoff| backoff.mind_the_clock(now));
         if self.checked.is_none() || self.gate_opens(now).is_some_and(|at| at <= now) {
             self.check().await;
         }
@@ -249,7 +248,7 @@ impl Worker {
             self.refresh |= self.can_sweep();
             if self.refresh && self.observed.sandbox().is_some() && !plan.finished {
                 self.refresh = false;
-                self.prepare().await;
+                self.prepare(false).await;
             }
             if plan.is_empty() {
                 settled = true;
@@ -492,9 +491,4 @@ impl Worker {
     pub(crate) fn pod_ips(&self) -> Vec<std::net::IpAddr> {
         status::pod_ips(&self.pod, &self.observed, &self.facts)
     }
-}
-
-/// A time that is `seconds` from now.
-pub(crate) fn in_seconds(seconds: i64) -> Timestamp {
-    Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
