@@ -54,11 +54,6 @@ impl Backoff {
         last.checked_add(policy.delay(self.failures)).unwrap_or(Timestamp::MAX)
     }
 
-    /// Takes in that the clock stepped back: what failed later than now would be waited for until then.
-    pub fn mind_the_clock(&mut self, now: Timestamp) {
-        self.last = self.last.min(now);
-    }
-
     /// Whether the next try must still wait.
     pub fn is_waiting(&self, policy: Policy, now: Timestamp) -> bool {
         self.until(policy, now) > now
@@ -93,14 +88,6 @@ mod tests {
             let backoff = Backoff { failures, last, reason: String::new(), message: String::new() };
             prop_assert!(backoff.until(Policy::CRASH_LOOP, now) <= now + Policy::CRASH_LOOP.cap);
         }
-    }
-
-    #[test]
-    fn a_clock_that_stepped_back_costs_one_delay_and_no_more() {
-        let at = |second| Timestamp::from_second(second).expect("a valid time");
-        let mut backoff = Backoff { failures: 1, last: at(10_000), reason: String::new(), message: String::new() };
-        backoff.mind_the_clock(at(0));
-        assert!(backoff.is_waiting(Policy::CRASH_LOOP, at(9)) && !backoff.is_waiting(Policy::CRASH_LOOP, at(10)));
     }
 
     #[test]
