@@ -306,7 +306,7 @@ fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
     seen.max(known).unwrap_or(0)
 }
 
-pub(super) fn restart_after(
+fn restart_after(
     situation: &Situation<'_>,
     container: ContainerOf<'_>,
     ended: &Ended,
@@ -407,7 +407,7 @@ fn waiting_reason(situation: &Situation<'_>) -> &'static str {
     if has_init { "PodInitializing" } else { "ContainerCreating" }
 }
 
-pub(super) fn stop_if_unhealthy(
+fn stop_if_unhealthy(
     situation: &Situation<'_>,
     container: ContainerOf<'_>,
     seen: &Container,
