@@ -89,15 +89,12 @@ fn is_authority(certificate: &X509Certificate<'_>) -> bool {
 
 /// Until when the authorities count that a chain may lead to, in seconds of Unix: the latest of those that count now.
 pub(crate) fn authority_ends(chain: &[CertificateDer<'_>], authorities: &[CertificateDer<'_>]) -> Option<i64> {
-    let parsed = |list: &[CertificateDer<'_>], names: &dyn Fn(&X509Certificate<'_>) -> bool| {
-        let all = list.iter().filter_map(|one| parse_x509_certificate(one).ok());
-        let named = all.filter(|(_, one)| one.validity().is_valid() && names(one));
-        named.map(|(_, one)| one.validity().not_after.timestamp()).max()
-    };
     let is_issuer = |name: &X509Name<'_>| {
         chain.iter().any(|one| parse_x509_certificate(one).is_ok_and(|(_, one)| one.issuer() == name))
     };
-    parsed(authorities, &|authority| is_issuer(authority.subject()))
+    let authorities = authorities.iter().filter_map(|one| parse_x509_certificate(one).ok());
+    let count = authorities.filter(|(_, one)| one.validity().is_valid() && is_issuer(one.subject()));
+    count.map(|(_, one)| one.validity().not_after.timestamp()).max()
 }
 
 /// Whether a client's certificate that rustls does not judge counts now: one that is itself among `authorities`, or one of the
