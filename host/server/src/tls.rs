@@ -236,7 +236,15 @@ fn build(
             let mut roots = RootCertStore::empty();
             let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
             let certificates = certificates.map_err(|error| bad(format!("the client CA file is no PEM: {error}")))?;
-            for ca in certificates.iter().filter(|ca| x509::may_sign(ca)) {
+            let (signers, others): (Vec<_>, Vec<_>) = certificates.iter().partition(|one| x509::may_sign(one));
+            if !others.is_empty() {
+                tracing::warn!(
+                    certificates = others.len(),
+                    "the client CA file holds certificates that are no CA for clients: they count themselves, and nothing \
+                     that they signed; put the CA's own there"
+                );
+            }
+            for ca in signers {
                 roots.add(ca.clone()).map_err(|error| bad(format!("the client CA file: {error}")))?;
             }
             let verifier: Option<Arc<dyn ClientCertVerifier>> = match roots.is_empty() {
