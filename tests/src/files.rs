@@ -170,6 +170,10 @@ impl FileStore for FakeFiles {
         Ok(())
     }
 
+    async fn kill_together(&self, _: &PodCgroup, _: &str) -> Result<(), FilesError> {
+        Ok(())
+    }
+
     async fn limit_pods(&self, limits: &PodsLimits) -> Result<(), FilesError> {
         if let Some(error) = self.limiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
             return Err(error);

@@ -67,6 +67,7 @@ pub fn node() -> NodeFacts {
         labels: BTreeMap::new(),
         cgroup_driver: CgroupDriver::Cgroupfs,
         cgroup_v2: true,
+        single_process_oom_kill: true,
         min_oom_score_adj: -1000,
         apparmor: false,
         runtimes: vec!["runc".to_owned()],

@@ -64,6 +64,10 @@ fn judge(config: &Config, swap: bool, cgroup_v2: bool) -> Findings {
         }
         _ => {}
     }
+    if !cgroup_v2 && config.single_process_oom_kill == Some(false) {
+        let message = "is false, and cgroup v1 cannot end a container as a whole: leave it out, or set it to true";
+        findings.problem("singleProcessOOMKill", message);
+    }
     findings
 }
 
@@ -129,6 +133,7 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
         labels,
         cgroup_driver: info.cgroup_driver,
         cgroup_v2: info.cgroup_v2,
+        single_process_oom_kill: !info.cgroup_v2 || config.single_process_oom_kill == Some(true),
         min_oom_score_adj: info.min_oom_score_adj,
         apparmor: info.apparmor,
         runtimes: info.runtimes.clone(),
@@ -284,6 +289,10 @@ mod tests {
         assert!(judge(&config(None), true, false).warnings[0].contains("without a limit"));
         assert!(judge(&config(None), true, true).warnings[0].contains("get none"));
         assert_eq!(judge(&config(Some(false)), true, false), Findings::default());
+        let single = |value| Config { single_process_oom_kill: Some(value), ..config(Some(false)) };
+        assert_eq!(judge(&single(false), false, false).problems.len(), 1);
+        assert_eq!(judge(&single(true), false, false), Findings::default());
+        assert_eq!(judge(&single(false), false, true), Findings::default());
     }
 
     #[test]

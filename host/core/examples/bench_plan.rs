@@ -105,6 +105,7 @@ fn node() -> NodeFacts {
         labels: BTreeMap::new(),
         cgroup_driver: CgroupDriver::Cgroupfs,
         cgroup_v2: true,
+        single_process_oom_kill: true,
         min_oom_score_adj: -1000,
         apparmor: false,
         runtimes: Vec::new(),
@@ -203,5 +204,5 @@ fn running(pod: &Pod, now: Timestamp) -> ObservedPod {
         }
     });
     let containers = containers.collect();
-    ObservedPod { sandboxes: vec![sandbox], containers }
+    ObservedPod { sandboxes: vec![sandbox], containers, unseen: false }
 }

@@ -89,6 +89,15 @@ impl PodCgroup {
             }
         }
     }
+
+    /// Path of one of its containers' cgroups below the hierarchy's root, as Docker names it.
+    pub fn path_of_container(&self, driver: CgroupDriver, id: &str) -> String {
+        let pod = self.path(driver);
+        match driver {
+            CgroupDriver::Cgroupfs => format!("{pod}/{id}"),
+            CgroupDriver::Systemd => format!("{pod}/docker-{id}.scope"),
+        }
+    }
 }
 
 /// What all pods of the node have together: the limits of `kubepods` (`getCgroupConfigInternal` of

@@ -113,6 +113,7 @@ pub(crate) fn node() -> crate::node::NodeFacts {
         labels: BTreeMap::new(),
         cgroup_driver: crate::node::CgroupDriver::Cgroupfs,
         cgroup_v2: true,
+        single_process_oom_kill: true,
         min_oom_score_adj: -1000,
         apparmor: true,
         runtimes: vec!["runc".to_owned()],

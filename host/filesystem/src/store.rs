@@ -399,6 +399,13 @@ impl FileStore for Files {
         self.job(format!("cgroup/{}", cgroup.uid), &place, LIMIT, move |inner| inner.cgroups.prepare(&cgroup)).await
     }
 
+    async fn kill_together(&self, cgroup: &PodCgroup, container: &str) -> Result<(), FilesError> {
+        let (cgroup, container) = (cgroup.clone(), container.to_owned());
+        let place = PathBuf::from(cgroup.path(CgroupDriver::Cgroupfs));
+        let key = format!("cgroup/{}", cgroup.uid);
+        self.job(key, &place, LIMIT, move |inner| inner.cgroups.kill_together(&cgroup, &container)).await
+    }
+
     async fn limit_pods(&self, limits: &PodsLimits) -> Result<(), FilesError> {
         let limits = *limits;
         let place = PathBuf::from("/kubepods");

@@ -266,7 +266,7 @@ impl JoiningLayer {
             kubelet_version: self.kubelet_version,
             api_qps: non_zero(self.api_qps, 50),
             api_burst: non_zero(self.api_burst, 100),
-            event_qps: event_qps(self.event_qps),
+            event_qps: self.event_qps.unwrap_or(50),
             event_burst: non_zero(self.event_burst, 100),
             state_key_file: self.state_key_file,
             credential_provider_config: provider.0,
@@ -279,14 +279,6 @@ impl JoiningLayer {
             findings.warnings.push(message.to_owned());
         }
         joining
-    }
-}
-
-/// The kubelet hands 0 to its client, which then has its own default.
-fn event_qps(value: Option<u32>) -> u32 {
-    match value {
-        Some(0) => 5,
-        other => other.unwrap_or(50),
     }
 }
 

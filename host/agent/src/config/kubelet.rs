@@ -197,6 +197,7 @@ impl Reader<'_> {
             "registryPullQPS" => draft.pull_qps = self.whole(key, node, values::pull_qps),
             "resolvConf" => draft.resolv_conf = self.path(key, node),
             "seccompDefault" => draft.seccomp_default = self.boolean(key, node),
+            "singleProcessOOMKill" => draft.single_process_oom_kill = self.boolean(key, node),
             "serializeImagePulls" => draft.serialize_pulls = self.boolean(key, node),
             "staticPodPath" => draft.manifests = self.path(key, node),
             "systemReserved" => draft.system_reserved = self.table(key, node, values::reserve),

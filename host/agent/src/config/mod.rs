@@ -100,6 +100,8 @@ pub(crate) struct Config {
     pub(crate) fail_swap_on: Option<bool>,
     /// Refuse to start on cgroup v1; `None` warns.
     pub(crate) fail_cgroup_v1: Option<bool>,
+    /// Whether the kernel may kill single processes of a container; `None` is false where there is cgroup v2.
+    pub(crate) single_process_oom_kill: Option<bool>,
     /// Kept back from pods, `systemReserved` and `kubeReserved` together.
     pub(crate) reserved: Reserved,
     /// `systemReserved`.
@@ -272,6 +274,7 @@ impl Config {
             max_restart_delay: draft.max_restart_delay.unwrap_or(Duration::from_secs(300)),
             fail_swap_on: draft.fail_swap_on,
             fail_cgroup_v1: draft.fail_cgroup_v1,
+            single_process_oom_kill: draft.single_process_oom_kill,
             reserved: system_reserved.plus(kube_reserved),
             system_reserved,
             kube_reserved,

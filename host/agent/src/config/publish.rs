@@ -97,6 +97,7 @@ impl Config {
             "allowedUnsafeSysctls": self.allowed_unsafe_sysctls,
             "failSwapOn": self.fail_swap_on.unwrap_or(false),
             "failCgroupV1": self.fail_cgroup_v1.unwrap_or(false),
+            "singleProcessOOMKill": self.single_process_oom_kill,
             "crashLoopBackOff": { "maxContainerRestartPeriod": time(self.max_restart_delay) },
             "systemReserved": reserved(self.system_reserved),
             "kubeReserved": reserved(self.kube_reserved),

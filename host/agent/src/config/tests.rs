@@ -115,6 +115,7 @@ failSwapOn: false
 failCgroupV1: false
 localStorageCapacityIsolation: false
 podLogsDir: /logs
+singleProcessOOMKill: true
 systemReserved: {{cpu: 500m, memory: 1Gi, pid: 100}}
 kubeReserved: {{cpu: 1, ephemeral-storage: 1G}}
 "

@@ -30,6 +30,7 @@ pub(crate) fn node() -> NodeFacts {
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned()), ("size".to_owned(), "4".to_owned())]),
         cgroup_driver: CgroupDriver::Cgroupfs,
         cgroup_v2: true,
+        single_process_oom_kill: true,
         min_oom_score_adj: -1000,
         apparmor: false,
         runtimes: vec!["runc".to_owned()],

@@ -146,6 +146,10 @@ pub trait FileStore: Send + Sync {
     /// Makes the pod's cgroup and those above it, with these limits; nothing where cgroups may not be written.
     async fn prepare_cgroup(&self, cgroup: &PodCgroup) -> Result<(), FilesError>;
 
+    /// Has the kernel end a running container as a whole when its memory does not suffice (`memory.oom.group` of cgroup v2);
+    /// nothing where that cannot be had, or when it has ended.
+    async fn kill_together(&self, cgroup: &PodCgroup, container: &str) -> Result<(), FilesError>;
+
     /// Limits all pods together, from now on; where nothing is limited and no pod has run yet there is nothing to do.
     /// [`FilesError::NotAllowed`] where cgroups may not be written.
     async fn limit_pods(&self, limits: &PodsLimits) -> Result<(), FilesError>;

@@ -121,6 +121,17 @@ impl Cgroups {
         self.forgive(made)
     }
 
+    /// Has the kernel end a container of that pod as a whole. Blocks.
+    pub(crate) fn kill_together(&self, cgroup: &PodCgroup, container: &str) -> Result<(), FilesError> {
+        part(&self.options.root, "pod UID", &cgroup.uid)?;
+        part(&self.options.root, "container ID", container)?;
+        if !self.options.enabled || !self.options.v2 {
+            return Ok(());
+        }
+        let folder = self.folder_of("memory", &cgroup.path_of_container(self.options.driver, container))?;
+        self.forgive(set(&folder.join("memory.oom.group"), "1"))
+    }
+
     /// Limits all pods together. Blocks.
     pub(crate) fn limit_pods(&self, limits: &PodsLimits) -> Result<(), FilesError> {
         if !self.options.enabled {

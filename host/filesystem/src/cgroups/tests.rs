@@ -39,6 +39,28 @@ fn systemd_gets_its_own_words() {
     assert_eq!(words(&cgroup, true), format!("CPUWeight=20 CPUQuota=50% {unlimited} CPUQuotaPeriodSec=10000us"));
 }
 
+#[test]
+fn a_container_ends_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let pod = cgroup("u-1", Qos::BestEffort);
+    for (driver, name) in [
+        (CgroupDriver::Cgroupfs, "kubepods/besteffort/podu-1/c"),
+        (
+            CgroupDriver::Systemd,
+            "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podu_1.slice/docker-c.scope",
+        ),
+    ] {
+        let folder = dir.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("memory.oom.group"), "0\n").unwrap();
+        let cgroups = Cgroups::new(CgroupOptions { driver, v2: true, root: dir.path().to_owned(), enabled: true });
+        cgroups.kill_together(&pod, "c").unwrap();
+        assert_eq!(std::fs::read_to_string(folder.join("memory.oom.group")).unwrap(), "1\n");
+        // It may have ended already.
+        cgroups.kill_together(&pod, "d").unwrap();
+    }
+}
+
 /// Ordinary files stand in for the kernel's: what is written where is what this shows.
 #[test]
 fn a_unified_hierarchy_is_enabled_from_the_top() {

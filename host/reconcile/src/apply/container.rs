@@ -11,7 +11,7 @@ use longshore_core::observed::{Container, ContainerState, Observation};
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::{FileStore, PodFiles};
 use longshore_core::volume::{self, User};
-use longshore_core::{restart, security};
+use longshore_core::{cgroup, restart, security};
 
 use super::{Step, image};
 use crate::background;
@@ -189,8 +189,20 @@ pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
     if let Some(seen) = worker.observed.container(name) {
         link_log(&*worker.shared.ports.files, &worker.pod.id, seen).await;
     }
+    if !worker.facts.single_process_oom_kill {
+        kill_together(worker, &id).await;
+    }
     background::post_start(worker, &id, name);
     Step::Done
+}
+
+/// As the kubelet asks of its runtimes (`generateLinuxContainerResources`); Docker has no word for it.
+async fn kill_together(worker: &Worker, id: &str) {
+    let cgroup = cgroup::pod_cgroup(&worker.pod, &worker.facts);
+    if let Err(error) = worker.shared.ports.files.kill_together(&cgroup, id).await {
+        let pod = &worker.pod.id;
+        tracing::warn!(%pod, container = id, "without memory it loses single processes, and goes on: {error}");
+    }
 }
 
 impl Worker {

@@ -31,6 +31,7 @@ const SELECTION: &[&str] = &[
     "adoption_does_not_run",
     "qos",
     "oom_scores",
+    "oom_of_a_container",
     "apparmor",
     "node_logs",
 ];
