@@ -46,6 +46,8 @@ struct World {
     story: Vec<String>,
     /// Names of containers that do not end before they are killed.
     deaf: BTreeSet<String>,
+    /// IDs of those that cannot be looked at.
+    sick: BTreeSet<String>,
     /// What commands say that run in a container, by its name; success unless told.
     exits: BTreeMap<String, i32>,
     /// What it says that it is, once it was told.
@@ -176,6 +178,16 @@ impl FakeRuntime {
         containers.max_by_key(|container| container.attempt).cloned()
     }
 
+    /// From now on it cannot be looked at, or can again.
+    pub fn is_sick(&self, id: &str, sick: bool) {
+        let ids = &mut self.world().sick;
+        if sick {
+            ids.insert(id.to_owned())
+        } else {
+            ids.remove(id)
+        };
+    }
+
     /// Ends a running container with that code.
     pub fn end(&self, id: &str, code: i32) {
         self.change(id, RuntimeChange::Died, |thing| match thing {
@@ -183,6 +195,7 @@ impl FakeRuntime {
                 container.state = ContainerState::Exited(ended(&container.state, code))
             }
             Observation::Sandbox(sandbox) => sandbox.state = SandboxState::Exited,
+            Observation::Unseen { .. } => {}
         });
     }
 
@@ -191,6 +204,7 @@ impl FakeRuntime {
         self.world().things.retain(|_, thing| match thing {
             Observation::Container(container) => container.is_running(),
             Observation::Sandbox(sandbox) => sandbox.is_running(),
+            Observation::Unseen { .. } => true,
         });
         self.send(RuntimeEvent::Resync);
     }
@@ -263,12 +277,21 @@ impl ContainerRuntime for FakeRuntime {
     }
 
     async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
-        Ok(self.called("list")?.things.values().cloned().collect())
+        let world = self.called("list")?;
+        let look = |thing: &Observation| match world.sick.contains(thing.id()) {
+            true => Observation::Unseen { id: thing.id().to_owned(), pod: thing.pod().clone() },
+            false => thing.clone(),
+        };
+        Ok(world.things.values().map(look).collect())
     }
 
     async fn list_pod(&self, uid: &str) -> Result<Vec<Observation>, RuntimeError> {
         let world = self.called("list_pod")?;
-        Ok(world.things.values().filter(|thing| thing.pod().uid == uid).cloned().collect())
+        let things: Vec<_> = world.things.values().filter(|thing| thing.pod().uid == uid).cloned().collect();
+        match things.iter().any(|thing| world.sick.contains(thing.id())) {
+            true => Err(RuntimeError::Timeout { operation: "inspect container", seconds: 20 }),
+            false => Ok(things),
+        }
     }
 
     async fn inspect(&self, id: &str) -> Result<Option<Observation>, RuntimeError> {
@@ -341,6 +364,7 @@ impl ContainerRuntime for FakeRuntime {
                     container.state = ContainerState::Running { started_at: Timestamp::now(), pid: 1 };
                 }
             }
+            Observation::Unseen { .. } => {}
         });
         Ok(())
     }
@@ -366,7 +390,7 @@ impl ContainerRuntime for FakeRuntime {
             Observation::Container(container) if container.is_running() => {
                 container.state = ContainerState::Exited(ended(&container.state, 143));
             }
-            Observation::Container(_) => {}
+            Observation::Container(_) | Observation::Unseen { .. } => {}
         });
         Ok(())
     }
@@ -471,7 +495,7 @@ impl ContainerRuntime for FakeRuntime {
 fn image_of(thing: &Observation) -> Option<&str> {
     match thing {
         Observation::Container(container) => Some(&container.image),
-        Observation::Sandbox(_) => None,
+        Observation::Sandbox(_) | Observation::Unseen { .. } => None,
     }
 }
 

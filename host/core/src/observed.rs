@@ -20,6 +20,8 @@ pub struct ObservedPod {
     pub sandboxes: Vec<Sandbox>,
     /// Containers, newest first (by attempt, then by creation).
     pub containers: Vec<Container>,
+    /// Whether there is more, which the runtime could not be made to show: nothing may be concluded from what is missing.
+    pub unseen: bool,
 }
 
 /// A pause container.
@@ -225,6 +227,7 @@ impl ObservedPod {
                 self.containers.retain(|known| known.id != container.id);
                 self.containers.push(container);
             }
+            Observation::Unseen { .. } => self.unseen = true,
         }
         self.sort();
     }
@@ -259,6 +262,13 @@ pub enum Observation {
     Sandbox(Sandbox),
     /// It is a container.
     Container(Container),
+    /// It is there, and the runtime cannot say more of it now.
+    Unseen {
+        /// ID in the runtime.
+        id: String,
+        /// The pod that it belongs to.
+        pod: PodId,
+    },
 }
 
 impl Observation {
@@ -267,6 +277,7 @@ impl Observation {
         match self {
             Observation::Sandbox(sandbox) => &sandbox.id,
             Observation::Container(container) => &container.id,
+            Observation::Unseen { id, .. } => id,
         }
     }
 
@@ -275,6 +286,7 @@ impl Observation {
         match self {
             Observation::Sandbox(sandbox) => &sandbox.pod,
             Observation::Container(container) => &container.pod,
+            Observation::Unseen { pod, .. } => pod,
         }
     }
 }
@@ -287,6 +299,7 @@ pub fn by_pod(list: Vec<Observation>) -> HashMap<String, ObservedPod> {
         match seen {
             Observation::Sandbox(sandbox) => pod.sandboxes.push(sandbox),
             Observation::Container(container) => pod.containers.push(container),
+            Observation::Unseen { .. } => pod.unseen = true,
         }
     }
     for pod in pods.values_mut() {

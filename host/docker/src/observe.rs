@@ -22,14 +22,20 @@ const KILLED: i32 = 137;
 /// So long after a container's end the daemon may still tell that there was no memory, and so long each look waits for it.
 const RECENT: Duration = Duration::from_secs(3);
 const MEMORY_EVENT: Duration = Duration::from_millis(200);
+/// How long one container may keep those waiting who look at many: the daemon does not answer for one whose shim hangs.
+const LOOK: Duration = Duration::from_secs(20);
 
 impl Docker {
     /// A fresh look at one thing of ours.
     pub(crate) async fn look(&self, id: &str) -> Result<Option<Observation>, RuntimeError> {
+        self.look_within(CALL, id).await
+    }
+
+    async fn look_within(&self, limit: Duration, id: &str) -> Result<Option<Observation>, RuntimeError> {
         if !names::is_container(id) {
             return Ok(None);
         }
-        let inspect: wire::Inspect = match self.connection().ask(CALL, &format!("/containers/{id}/json")).await {
+        let inspect: wire::Inspect = match self.connection().ask(limit, &format!("/containers/{id}/json")).await {
             Ok(inspect) => inspect,
             Err(fault) if fault.is_absent() => {
                 self.known().forget(id);
@@ -88,20 +94,29 @@ impl Docker {
             self.known().replace(ids);
         }
         stream::iter(listed)
-            .map(|summary| self.look_at_listed(summary))
+            .map(|summary| self.look_at_listed(summary, pod.is_none()))
             .buffer_unordered(self.inspects())
             .try_filter_map(|look| async move { Ok(look) })
             .try_collect()
             .await
     }
 
-    async fn look_at_listed(&self, summary: wire::Summary) -> Result<Option<Observation>, RuntimeError> {
+    /// With `others`, what fails for this one alone is no error.
+    async fn look_at_listed(&self, summary: wire::Summary, others: bool) -> Result<Option<Observation>, RuntimeError> {
         let (Some(id), state) = (summary.id, summary.state.unwrap_or_default()) else { return Ok(None) };
         if let Some(look) = self.known().look(&id, &state) {
             return Ok(Some(look));
         }
         let epoch = self.known().epoch();
-        let look = self.look(&id).await?;
+        let look = match self.look_within(LOOK, &id).await {
+            Err(error @ (RuntimeError::Failed { .. } | RuntimeError::Timeout { .. })) if others => {
+                let labels = summary.labels.as_ref().and_then(|labels| labels::parse(labels, self.root_id()));
+                let Some(pod) = labels.map(|parsed| parsed.pod) else { return Err(error) };
+                tracing::debug!(%pod, id, "one container cannot be looked at: {error}");
+                return Ok(Some(Observation::Unseen { id, pod }));
+            }
+            look => look?,
+        };
         if let Some(look) = &look {
             self.known().keep(epoch, state, look);
         }

@@ -24,6 +24,7 @@ mod publish;
 pub mod published;
 mod pull;
 mod roster;
+mod rounds;
 mod seen;
 pub mod shutdown;
 mod usage;

@@ -32,6 +32,7 @@ use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
 use crate::roster::{Member, Roster};
+use crate::rounds::{Round, Rounds};
 use crate::seen::Seen;
 use crate::shutdown;
 use crate::views::StaticPod;
@@ -132,6 +133,7 @@ struct Node {
     /// Pods that were to be deleted and of which nothing is left, though their source still has them: the API server
     /// is yet to be told.
     finished: HashSet<String>,
+    rounds: Rounds,
 }
 
 /// Runs the node until `stop`. Stopping it stops no pod. Before the runtime answered once, nothing is done.
@@ -166,6 +168,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         found: HashMap::new(),
         stored: HashMap::new(),
         finished: HashSet::new(),
+        rounds: Rounds::every(shared.options.resync),
     };
     let collector = Collector::new(&shared);
     // Cancel safety: dropped between two awaits it has started nothing but idempotent looks at the runtime; an image that is
@@ -205,18 +208,16 @@ impl Node {
         let of_api = ports.api.as_ref().map(|api| api.objects.changes());
         let mut objects = select_all(std::iter::once(ports.objects.changes()).chain(of_api));
         let mut recoveries = shared.network.recoveries();
-        let mut resync = tokio::time::interval(shared.options.resync);
-        resync.reset();
         let mut beat = tokio::time::interval(BEAT);
         loop {
-            // Cancel safety: streams and intervals keep what they did not yield; join_next loses nothing.
+            // Cancel safety: streams, intervals and rounds keep what they did not yield; join_next loses nothing.
             tokio::select! {
                 Some((source, snapshot)) = snapshots.next() => self.spoke(source, snapshot),
                 Some(event) = events.next() => self.happened(event).await,
                 Some(()) = objects.next() => self.wake_all(|wakes| wakes.objects = true),
-                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended).await,
                 Ok(()) = recoveries.changed() => self.wake_all(|wakes| wakes.resync = true),
-                _ = resync.tick() => ports.health.turning(self.resync()).await,
+                round = self.rounds.next(&shared) => self.come_round(round),
                 _ = beat.tick() => {}
             }
             ports.health.turned();
@@ -293,8 +294,8 @@ impl Node {
                 }
             }
             // What runs, is ours and is wanted by nobody: its record was lost.
-            let lost: Vec<String> =
-                self.found.keys().filter(|uid| !self.desired.pods.contains_key(*uid)).cloned().collect();
+            let lost = self.found.iter().filter(|(uid, seen)| !self.desired.pods.contains_key(*uid) && !seen.unseen);
+            let lost: Vec<String> = lost.map(|(uid, _)| uid.clone()).collect();
             for uid in lost {
                 if let Some(pod) = self.found.get(&uid).and_then(|seen| orphan::from_observed(seen, now)) {
                     tracing::warn!(pod = %pod.id, "ending a pod of ours that no source and no record knows");
@@ -303,7 +304,8 @@ impl Node {
             }
         }
         self.finished.retain(|uid| self.desired.pods.contains_key(uid));
-        let wanted = self.desired.pods.values().filter(|pod| !self.finished.contains(&pod.id.uid));
+        let is_started = |uid: &String| !self.finished.contains(uid) && !self.rounds.is_tidying(uid);
+        let wanted = self.desired.pods.values().filter(|pod| is_started(&pod.id.uid));
         let wanted: Vec<Pod> = wanted.cloned().collect();
         for pod in wanted {
             match self.workers.get_mut(&pod.id.uid) {
@@ -373,7 +375,7 @@ impl Node {
         self.owners.insert(task.id(), uid);
     }
 
-    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+    async fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
         let (task, failed) = match ended {
             Ok((task, ())) => (task, None),
             Err(error) => (error.id(), Some(error)),
@@ -384,52 +386,42 @@ impl Node {
         if deleted && failed.is_none() && self.desired.pods.get(&uid).is_some_and(|pod| pod.deletion.is_some()) {
             self.finished.insert(uid.clone());
         }
+        self.rounds.ended(&uid);
         self.shared.probes.forget(&uid);
         self.shared.roster.forget(&uid);
         self.shared.give_up_share(&uid);
         self.shared.ports.views.remove(&uid);
         if let Some(error) = failed {
             tracing::error!(uid, "a pod's worker failed: {error}; the pod is taken on again");
+            // The next one knows what is on the disk, and looks at what runs before it does anything.
+            let (stored, _) = self.shared.ports.health.turning(self.shared.ports.files.load_all()).await;
+            let of = |stored: &StoredPod| stored.object.metadata.uid.as_ref() == Some(&uid);
+            self.stored.extend(stored.into_iter().find(of).map(|stored| (uid.clone(), stored)));
+            self.found.insert(uid, ObservedPod { unseen: true, ..ObservedPod::default() });
         }
         if !self.stop.is_cancelled() {
             self.reconcile();
         }
     }
 
-    /// Looks at the whole runtime at once; workers whose pods are not as they know them look for themselves.
-    async fn resync(&mut self) {
-        self.shared.look().await;
-        self.shared.meet_runtime_again();
-        match self.shared.ports.runtime.list().await {
-            Ok(mut list) => {
-                complete_all(&*self.shared.ports.plugins, &mut list);
-                let mut found = by_pod(list);
-                for (uid, running) in &self.workers {
-                    let seen = found.remove(uid).unwrap_or_default();
+    /// Workers whose pods are not as they know them look for themselves.
+    fn come_round(&mut self, round: Round) {
+        if let Round::Looked(mut found, folders) = round {
+            for (uid, running) in &self.workers {
+                let seen = found.remove(uid).unwrap_or_default();
+                if !seen.unseen {
                     running.inbox.put(|wakes| wakes.seen = Some(seen));
                 }
-                self.found = found;
-                self.reconcile();
-                self.tidy().await;
             }
-            Err(error) => tracing::debug!("the runtime cannot be looked at: {error}"),
-        }
-    }
-
-    /// Removes the folders of pods that are gone: their records were lost, or their removal was.
-    async fn tidy(&self) {
-        if !self.desired.complete {
-            return;
-        }
-        for uid in self.shared.ports.files.pod_folders().await {
-            if self.workers.contains_key(&uid) || self.desired.pods.contains_key(&uid) {
-                continue;
-            }
-            match self.shared.ports.files.forget(&uid).await {
-                Ok(()) => tracing::info!(uid, "removed the folder of a pod that is gone"),
-                Err(error) => tracing::warn!(uid, "the folder of a pod that is gone cannot be removed: {error}"),
+            self.found = found;
+            // Their records were lost, or their removal was.
+            let is_gone = |uid: &String| !self.workers.contains_key(uid) && !self.desired.pods.contains_key(uid);
+            let gone: Vec<String> = folders.into_iter().filter(is_gone).collect();
+            if self.desired.complete {
+                self.rounds.tidy(&self.shared, gone);
             }
         }
+        self.reconcile();
     }
 
     async fn happened(&mut self, event: RuntimeEvent) {

@@ -239,10 +239,11 @@ pub trait ContainerRuntime: ContainerExec {
     /// Asks what it is and can do.
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError>;
 
-    /// All sandboxes and containers of ours, dead ones included.
+    /// All sandboxes and containers of ours, dead ones included. One that cannot be looked at is [`Observation::Unseen`]: it must
+    /// not keep the others from being seen.
     async fn list(&self) -> Result<Vec<Observation>, RuntimeError>;
 
-    /// All of one pod's.
+    /// All of one pod's; an error where one of them cannot be looked at.
     async fn list_pod(&self, uid: &str) -> Result<Vec<Observation>, RuntimeError>;
 
     /// A fresh look at one thing of ours; `None` when it is gone.

@@ -31,7 +31,7 @@ const NOW: i64 = 1000;
 fn way(spec: &str) -> Way {
     Way {
         pod: pod_from(spec),
-        observed: ObservedPod { sandboxes: vec![sandbox(0, SandboxState::Running)], containers: Vec::new() },
+        observed: ObservedPod { sandboxes: vec![sandbox(0, SandboxState::Running)], ..ObservedPod::default() },
         record: PodRecord::default(),
         blocked: None,
         probes: Vec::new(),

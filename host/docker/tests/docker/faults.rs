@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use longshore_core::observed::Observation;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest, Purpose};
 use longshore_core::ports::runtime::{ContainerRuntime, LogOptions, RuntimeChange, RuntimeError, RuntimeEvent};
 use longshore_core::ports::streams::{ContainerStreams, StreamedExec, Wants};
@@ -76,6 +77,37 @@ async fn odd_json_is_passed_over() {
     assert!(fake.docker.list().await.is_err());
     let fake = Fake::new(|_, _| ok(r#"[{"Id":null},{}]"#));
     assert_eq!(fake.docker.list().await.unwrap(), []);
+}
+
+/// Its layer is damaged, say; the others are to be seen.
+#[tokio::test]
+async fn one_container_that_cannot_be_inspected_hides_no_other() {
+    let labels = |uid: &str| {
+        format!(
+            r#"{{"dev.longshore.root":"r","dev.longshore.attempt":"0","io.kubernetes.docker.type":"podsandbox",
+            "io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n","io.kubernetes.pod.uid":"{uid}",
+            "io.kubernetes.container.name":"POD"}}"#
+        )
+    };
+    let entry = |id: &str, uid: &str| format!(r#"{{"Id":"{id}","State":"running","Labels":{}}}"#, labels(uid));
+    let list = format!("[{},{}]", entry("a1", "ua"), entry("b2", "ub"));
+    let well = format!(r#"{{"Id":"b2","Config":{{"Labels":{}}}}}"#, labels("ub"));
+    let fake = Fake::new(move |request, _| {
+        if request.contains("/containers/json") {
+            ok(&list)
+        } else if request.contains("/containers/a1/") {
+            Reply::Json(500, r#"{"message":"RWLayer of container a1 is unexpectedly nil"}"#.to_owned())
+        } else {
+            ok(&well)
+        }
+    });
+    let mut seen: Vec<_> = fake.docker.list().await.unwrap();
+    seen.sort_by(|a, b| a.id().cmp(b.id()));
+    assert!(
+        matches!(&seen[..], [Observation::Unseen { id, pod }, Observation::Sandbox(_)] if id == "a1" && pod.uid == "ua")
+    );
+    let Err(RuntimeError::Failed { message, .. }) = fake.docker.list_pod("ua").await else { panic!() };
+    assert!(message.contains("RWLayer"), "{message}");
 }
 
 #[tokio::test]

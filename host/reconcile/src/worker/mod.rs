@@ -49,6 +49,8 @@ use crate::roster::Member;
 const TERMINATION_MESSAGE_LIMIT: usize = 4096;
 /// Plans made in a row before the worker lets others go on.
 const PASSES: usize = 64;
+/// A pod of which not all could be seen is looked at again after this.
+const UNSEEN: Duration = Duration::from_secs(5);
 /// A record that could not be stored, on a full disk say, is stored again after this.
 const SAVE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -191,7 +193,7 @@ pub(crate) async fn run(start: Start) {
     loop {
         let wakes = worker.inbox.take();
         worker.take_in(wakes).await;
-        let wake = worker.turn().await;
+        let wake = if worker.sees_all().await { worker.turn().await } else { UNSEEN };
         if worker.gone || stop.is_cancelled() {
             break;
         }

@@ -25,6 +25,26 @@ async fn a_restart_restarts_nothing_and_readiness_does_not_flap() {
     assert_eq!(bed.runtime.things(), before);
 }
 
+/// A container whose inspect hangs or errs is its own pod's affair.
+#[tokio::test]
+async fn a_container_that_cannot_be_looked_at_holds_up_its_pod_alone() {
+    let bed = Bed::new();
+    let pods = ["sick", "well"].map(|name| pod(name, "{containers: [{name: app, image: app}]}"));
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    let sick = bed.runtime.container("sick", "app").unwrap().id;
+    bed.runtime.is_sick(&sick, true);
+    let bed = bed.restart().await;
+    bed.source.set(pods.to_vec());
+    bed.until("the other is taken on", |bed| bed.is_ready("well")).await;
+    bed.runtime.end(&bed.runtime.container("well", "app").unwrap().id, 1);
+    bed.until("and restarted", |bed| bed.restarts("well", "app") == 1).await;
+    assert_eq!(bed.runtime.things().iter().filter(|thing| thing.pod().uid == "sick").count(), 2, "nothing is made");
+    bed.runtime.is_sick(&sick, false);
+    bed.until("it is taken on", |bed| bed.is_ready("sick")).await;
+    assert_eq!(bed.restarts("sick", "app"), 0);
+}
+
 /// The kubelet forgets at its end that it rejected a static pod.
 #[tokio::test]
 async fn a_rejected_pod_is_asked_about_again_after_a_restart() {

@@ -202,6 +202,13 @@ async fn look(
     if let Some((docker, id)) = &docker {
         let mut list: Vec<Observation> =
             docker.list().await.context("what runs cannot be told, so neither what to do")?;
+        if let Some(Observation::Unseen { id, pod }) =
+            list.iter().find(|seen| matches!(seen, Observation::Unseen { .. }))
+        {
+            bail!(
+                "container {id} of pod {pod} cannot be inspected, so nothing can be planned: does `docker inspect {id}` answer?"
+            );
+        }
         complete_all(&pod_network::plugins(config, id)?, &mut list);
         observed = by_pod(list);
     }

@@ -96,7 +96,7 @@ fn running(pod: &Pod) -> ObservedPod {
         resources: None,
         user: None,
     };
-    ObservedPod { sandboxes: vec![sandbox], containers: vec![container] }
+    ObservedPod { sandboxes: vec![sandbox], containers: vec![container], unseen: false }
 }
 
 /// As the running agent has it.
