@@ -29,6 +29,8 @@ const NAMES: u32 = 3;
 /// How long a stop counts as work that Docker is busy with: a process that ends when it is asked has ended by then. Many
 /// at once disturb each other, so that all of them take longer than by turns.
 const STOP_TURN: Duration = Duration::from_millis(200);
+/// How long any other call does: what takes longer waits for something else than the machine.
+const TURN: Duration = Duration::from_secs(10);
 /// A stop begins without a turn after this part of its grace period, and after the longest at the latest: whoever is to
 /// end must be told in time.
 const STOP_WAITS: u32 = 10;
@@ -100,15 +102,12 @@ impl Docker {
     }
 
     async fn create(&self, name: &str, body: &ContainerCreateBody) -> Result<String, Fault> {
-        let _slot = self.slot().await;
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        let made = self
-            .connection()
-            .call(CALL, |docker| {
-                let (options, body) = (options.clone(), body.clone());
-                async move { docker.create_container(Some(options), body).await }
-            })
-            .await?;
+        let creation = self.connection().call(CALL, |docker| {
+            let (options, body) = (options.clone(), body.clone());
+            async move { docker.create_container(Some(options), body).await }
+        });
+        let made = self.in_turn(creation).await?;
         for warning in made.warnings {
             tracing::debug!(container = name, warning, "Docker warned");
         }
@@ -144,9 +143,8 @@ impl Docker {
     }
 
     pub(crate) async fn start_any(&self, id: &str) -> Result<(), Fault> {
-        let _slot = self.slot().await;
-        let started =
-            self.connection().call(CALL, |docker| async move { docker.start_container(id, None).await }).await;
+        let start = self.connection().call(CALL, |docker| async move { docker.start_container(id, None).await });
+        let started = self.in_turn(start).await;
         // Events tell the same, but later than a caller that looks right after this.
         self.known().stale(id);
         started
@@ -259,16 +257,12 @@ impl Docker {
     }
 
     pub(crate) async fn remove_any(&self, id: &str) -> Result<(), RuntimeError> {
-        let _slot = self.slot().await;
         let options = RemoveContainerOptionsBuilder::default().v(true).build();
-        let removed = self
-            .connection()
-            .call(CALL, |docker| {
-                let options = options.clone();
-                async move { docker.remove_container(id, Some(options)).await }
-            })
-            .await;
-        match removed {
+        let removal = self.connection().call(CALL, |docker| {
+            let options = options.clone();
+            async move { docker.remove_container(id, Some(options)).await }
+        });
+        match self.in_turn(removal).await {
             Ok(()) => self.known().forget(id),
             Err(fault) if fault.is_absent() => self.known().forget(id),
             Err(Fault::Answer { status: 409, message }) if message.contains("already in progress") => {}
@@ -280,6 +274,19 @@ impl Docker {
     /// Whether an ID is of a thing of ours. Asks the daemon only about what was not seen before.
     pub(crate) async fn is_ours(&self, id: &str) -> Result<bool, RuntimeError> {
         Ok(self.known().is_ours(id) || self.look(id).await?.is_some())
+    }
+
+    /// A heavy call, when it is its turn. One that hangs, over a dead network mount say, keeps nobody else from theirs.
+    async fn in_turn<T>(&self, call: impl Future<Output = T>) -> T {
+        let slot = self.slot().await;
+        let mut call = pin!(call);
+        match timeout(TURN, &mut call).await {
+            Ok(done) => done,
+            Err(_) => {
+                drop(slot);
+                call.await
+            }
+        }
     }
 
     async fn slot(&self) -> Option<SemaphorePermit<'_>> {
