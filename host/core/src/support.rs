@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1;
 
 use crate::node::NodeFacts;
 use crate::pod::{Pod, Source};
-use crate::{quantity, resources};
+use crate::{quantity, resources, volume};
 
 /// Something that cannot be done here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub fn unsupported(pod: &Pod, node: &NodeFacts, in_cluster: bool) -> Option<Unsu
 }
 
 fn volumes(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>) {
-    for volume in pod.spec().volumes.iter().flatten() {
+    for volume in volume::used(pod) {
         let mut refuse = |message: String| {
             found.push((FAILED_MOUNT, format!("MountVolume.SetUp failed for volume {:?} : {message}", volume.name)));
         };

@@ -24,7 +24,7 @@ pub use self::image::{ImageVolume, mounted_images};
 pub(crate) use self::payload::secret_data;
 pub use self::references::{
     IssuedKind, IssuedReference, ObjectKind, ObjectReference, User, claim_of, issued_references, pull_secrets,
-    references, service_account,
+    references, service_account, used,
 };
 pub use self::resolve::{
     VolumeProblem, groups, is_read_only, is_untyped_host_path, not_set_up, on_disk, resolve, resolve_each, size_limits,

@@ -1,5 +1,7 @@
 //! Which objects a pod refers to, and what for. Looking them up is the loops' work.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1;
 
 use crate::pod::Pod;
@@ -46,10 +48,23 @@ pub enum User {
     Container(String),
 }
 
+/// The volumes that some container uses, in order of the spec. The others are not made, and nothing is waited for to make them
+/// (`GetPodVolumeNames` of `pkg/volume/util`).
+pub fn used(pod: &Pod) -> impl Iterator<Item = &v1::Volume> {
+    let containers = pod.containers().chain(pod.ephemeral_containers());
+    let names: BTreeSet<&str> = containers.flat_map(|container| names_used(container.spec)).collect();
+    pod.spec().volumes.iter().flatten().filter(move |volume| names.contains(volume.name.as_str()))
+}
+
+fn names_used(container: &v1::Container) -> impl Iterator<Item = &str> {
+    let mounts = container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str());
+    mounts.chain(container.volume_devices.iter().flatten().map(|device| device.name.as_str()))
+}
+
 /// The objects that a pod's volumes and variables refer to, in order of the spec. One object may come several times.
 pub fn references(pod: &Pod) -> Vec<ObjectReference> {
     let mut found = Vec::new();
-    for volume in pod.spec().volumes.iter().flatten() {
+    for volume in used(pod) {
         of_volume(volume, &mut found);
     }
     for container in pod.containers().chain(pod.ephemeral_containers()) {
@@ -97,7 +112,7 @@ pub fn service_account(pod: &Pod) -> String {
 /// What the API server has to issue for the pod's projected volumes, in order of the spec.
 pub fn issued_references(pod: &Pod) -> Vec<IssuedReference> {
     let mut found = Vec::new();
-    for volume in pod.spec().volumes.iter().flatten() {
+    for volume in used(pod) {
         let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
         for (index, source) in sources.enumerate() {
             let kind = if let Some(token) = &source.service_account_token {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1;
 
 use super::payload::{self, Files, Wanted};
+use super::references::used;
 use super::{HostPathKind, Objects, VolumeKind, VolumeSpec, claim_of, nested};
 use crate::node::NodeFacts;
 use crate::pod::Pod;
@@ -33,7 +34,7 @@ pub fn not_set_up(volume: &str, message: &str) -> String {
     format!("MountVolume.SetUp failed for volume {volume:?} : {message}")
 }
 
-/// Everything that a pod's volumes hold, in order of the spec, but for image volumes ([`super::mounted_images`]), and what
+/// Everything that the volumes hold which a pod's containers use, in order of the spec, but for image volumes ([`super::mounted_images`]), and what
 /// is wrong with the others. `pod_ips` are empty before the sandbox runs; then the downward API's addresses are too.
 pub fn resolve_each(
     pod: &Pod,
@@ -42,7 +43,7 @@ pub fn resolve_each(
     pod_ips: &[IpAddr],
 ) -> (Vec<VolumeSpec>, Vec<VolumeProblem>) {
     let (mut specs, mut problems) = (Vec::new(), Vec::new());
-    for volume in pod.spec().volumes.iter().flatten().filter(|volume| volume.image.is_none()) {
+    for volume in used(pod).filter(|volume| volume.image.is_none()) {
         match kind(pod, node, objects, pod_ips, volume) {
             Ok(kind) => specs.push(with_mount_points(pod, volume, kind)),
             Err(message) => problems.push(VolumeProblem { volume: volume.name.clone(), message }),

@@ -55,8 +55,7 @@ impl Worker {
         self.facts = shared.look().await;
         let is_up = self.observed.sandbox().is_some_and(Sandbox::is_up);
         let mut kept = self.files.as_ref().filter(|_| is_up).map(|files| files.volumes.clone()).unwrap_or_default();
-        let named: BTreeSet<String> =
-            self.pod.spec().volumes.iter().flatten().map(|volume| volume.name.clone()).collect();
+        let named: BTreeSet<String> = volume::used(&self.pod).map(|volume| volume.name.clone()).collect();
         kept.retain(|volume, _| named.contains(volume));
         self.unswept = !self.runs_as_wanted();
         let mut behind = false;
@@ -220,7 +219,7 @@ impl Worker {
             }
             objects.issued.insert((reference.volume, reference.index), issued);
         }
-        for volume in self.pod.spec().volumes.iter().flatten() {
+        for volume in volume::used(&self.pod) {
             let Some(name) = volume::claim_of(&self.pod, volume) else { continue };
             // The kubelet asks before it first mounts a pod's volumes, and never again: a pod that is up keeps what it
             // has when its claim is deleted, which waits for it, or cannot be had.
