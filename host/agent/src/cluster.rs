@@ -276,6 +276,7 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
         os_image: pretty.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned()),
         architecture: facts.labels.get("kubernetes.io/arch").cloned().unwrap_or_default(),
         swap: swap(&read("/proc/meminfo")),
+        in_user_namespace: is_namespaced(&read("/proc/self/uid_map")),
         port: if config.server.enabled { config.server.port.into() } else { 0 },
         declared_features: declared_features(config),
         max_images: config.joining.status_max_images,
@@ -333,6 +334,11 @@ fn swap(meminfo: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("SwapTotal:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0).saturating_mul(1024)
+}
+
+/// Whether that is not the map of the machine's own user namespace (`user_namespaces(7)`).
+fn is_namespaced(uid_map: &str) -> bool {
+    !uid_map.is_empty() && !uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 #[cfg(test)]
@@ -402,6 +408,13 @@ mod tests {
     fn swap_is_read() {
         assert_eq!(swap("MemTotal: 1 kB\nSwapTotal:       2048 kB\n"), 2 << 20);
         assert_eq!(swap("MemTotal: 1 kB\n"), 0);
+    }
+
+    #[test]
+    fn user_namespaces_are_told() {
+        let told = ["         0          0 4294967295\n", "0 100000 65536\n", "0 0 1\n1 100000 65535\n", ""]
+            .map(is_namespaced);
+        assert_eq!(told, [false, true, true, false]);
     }
 
     #[test]

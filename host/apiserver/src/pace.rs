@@ -29,11 +29,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// With those limits; events have one of their own, and reviews one like that of requests, so that they keep nothing
-    /// else waiting.
+    /// With those limits; events have one of their own, none where it is 0 a second (`eventRecordQPS`), and reviews one like that
+    /// of requests, so that they keep nothing else waiting.
     pub fn new(requests: Rate, events: Rate) -> Pace {
         let bucket = |rate| Some(Arc::new(Bucket::new(rate)));
-        Pace { requests: bucket(requests), events: bucket(events), reviews: bucket(requests) }
+        let events = if events.per_second == 0 { None } else { bucket(events) };
+        Pace { requests: bucket(requests), events, reviews: bucket(requests) }
     }
 
     /// Waits until that may be asked. Cancel safe.
@@ -132,6 +133,16 @@ mod tests {
         assert_eq!(kind(&Method::POST, "/api/v1/namespaces/a/serviceaccounts/s/token"), Kind::Other);
         // One whose namespace is called so.
         assert_eq!(kind(&Method::GET, "/api/v1/namespaces/events/pods/nodes"), Kind::Other);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_a_second_is_no_limit_of_events() {
+        let pace = Pace::new(Rate { per_second: 1, burst: 1 }, Rate { per_second: 0, burst: 1 });
+        let begun = Instant::now();
+        for _ in 0..1000 {
+            pace.wait(&Method::POST, EVENTS).await;
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

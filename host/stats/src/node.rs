@@ -22,11 +22,13 @@ pub(crate) fn node(cgroups: &Cgroups, proc: &Path) -> NodeUsage {
         .cpu_nanoseconds
         .or_else(|| parse::busy_ticks(&stat).map(|ticks| ticks.saturating_mul(1_000_000_000 / TICKS)));
     let capacity = memory(&mut usage, &info);
+    // As `adjustForHugePages` of the kubelet 1.37: what is kept as huge pages can be nothing else.
+    let [huge_pages] = parse::meminfo(&info, ["Hugetlb"]);
     let [booted] = parse::keyed(&stat, ["btime"]);
     NodeUsage {
         memory_available: capacity
             .zip(usage.memory_working_set)
-            .map(|(capacity, working_set)| capacity.saturating_sub(working_set)),
+            .map(|(capacity, used)| capacity.saturating_sub(used).saturating_sub(huge_pages.unwrap_or_default())),
         memory_capacity: capacity,
         started: booted.and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok()),
         processes: processes(proc),

@@ -14,7 +14,8 @@ fn without_cgroups_the_machine_is_read_from_proc() {
         (
             "meminfo",
             "MemTotal: 1000 kB\nBuffers: 10 kB\nCached: 200 kB\nSwapCached: 5 kB\nAnonPages: 300 kB\n\
-             Inactive(file): 115 kB\nSwapTotal: 50 kB\nSwapFree: 20 kB\n",
+             Inactive(file): 115 kB\nSwapTotal: 50 kB\nSwapFree: 20 kB\n\
+             HugePages_Total: 1\nHugetlb: 128 kB\n",
         ),
         ("loadavg", "0.1 0.2 0.3 1/234 5\n"),
         ("sys/kernel/pid_max", "32768\n"),
@@ -34,7 +35,7 @@ fn without_cgroups_the_machine_is_read_from_proc() {
     assert_eq!(found.usage.memory_usage, Some(515 * 1024));
     assert_eq!(found.usage.memory_working_set, Some(400 * 1024));
     assert_eq!(found.usage.swap, Some(30 * 1024));
-    assert_eq!((found.memory_capacity, found.memory_available), (Some(1_024_000), Some(600 * 1024)));
+    assert_eq!((found.memory_capacity, found.memory_available), (Some(1_024_000), Some((600 - 128) * 1024)));
     assert_eq!(found.started, Timestamp::from_second(1_795_672_581).ok());
     assert_eq!(found.processes, Some((9999, 234)));
     let names = |found: &[Interface]| found.iter().map(|one| one.name.clone()).collect::<Vec<_>>();

@@ -197,7 +197,9 @@ async fn the_machine_is_what_it_is() {
     let total: u64 = info.lines().next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
     assert_eq!(node.memory_capacity, Some(total * 1024));
     let (set, available) = (node.usage.memory_working_set.unwrap(), node.memory_available.unwrap());
-    assert_eq!(set + available, total * 1024);
+    let huge_pages = info.lines().find_map(|line| line.strip_prefix("Hugetlb:")).unwrap_or("0 kB");
+    let huge_pages: u64 = huge_pages.split_whitespace().next().unwrap().parse().unwrap();
+    assert_eq!(set + available + huge_pages * 1024, total * 1024);
     assert!(set > 0 && available > 0);
     let (most, used) = node.processes.unwrap();
     assert!(used > 0 && used < most);

@@ -56,6 +56,8 @@ pub struct NodeDescription {
     pub architecture: String,
     /// Swap of the machine, in bytes.
     pub swap: u64,
+    /// Whether this process is not in the machine's own user namespace.
+    pub in_user_namespace: bool,
     /// Version of the container runtime: `docker://29.0.0`.
     pub runtime_version: String,
     /// Names of the container runtime's handlers.

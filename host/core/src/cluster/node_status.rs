@@ -80,6 +80,7 @@ pub fn compute(input: &NodeStatusInput<'_>) -> v1::NodeStatus {
             operating_system: "linux".to_owned(),
             os_image: description.os_image.clone(),
             system_uuid: description.system_uuid.clone(),
+            running_in_user_namespace: Some(description.in_user_namespace),
             swap: (description.swap > 0)
                 .then(|| v1::NodeSwapStatus { capacity: Some(i64::try_from(description.swap).unwrap_or(i64::MAX)) }),
             ..Default::default()

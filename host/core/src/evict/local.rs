@@ -46,7 +46,8 @@ pub fn exceeded(pod: &Pod, usage: &PodUse, dedicated: bool) -> Option<String> {
     if all.fold(0u64, |sum, used| sum.saturating_add(used.bytes)) > limit {
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {text}. "));
     }
-    for container in &pod.spec().containers {
+    let sidecars = pod.spec().init_containers.iter().flatten().filter(|init| init_kind(init) == ContainerKind::Sidecar);
+    for container in pod.spec().containers.iter().chain(sidecars) {
         let Some((limit, text)) = limit_of(container) else { continue };
         let Some(used) = usage.containers.get(&container.name) else { continue };
         let layer = used.rootfs.filter(|_| !dedicated).map_or(0, |layer| layer.bytes);
@@ -134,6 +135,19 @@ mod tests {
             container("a", of_a),
             container("b", of_b)
         ))
+    }
+
+    /// The pod's sum does not show it where a container of its kind has room left.
+    #[test]
+    fn a_sidecar_keeps_to_its_own_limit() {
+        let limit = |of: &str| format!("resources: {{limits: {{ephemeral-storage: {of}}}}}");
+        let sidecar = format!("{{name: side, image: i, restartPolicy: Always, {}}}", limit("1Mi"));
+        let init = format!("{{name: init, image: i, {}}}", limit("1Mi"));
+        let app = format!("{{name: a, image: i, {}}}", limit("9Mi"));
+        let pod = pod_from(&format!("{{initContainers: [{sidecar}, {init}], containers: [{app}]}}"));
+        let said = "Container side exceeded its local ephemeral storage limit \"1Mi\". ";
+        let uses = |name| exceeded(&pod, &used(&[(name, 2 * MIB, 0)], 0), false);
+        assert_eq!((uses("side").as_deref(), uses("init"), uses("a")), (Some(said), None, None));
     }
 
     #[test]

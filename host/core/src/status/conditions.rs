@@ -34,12 +34,8 @@ pub(super) fn conditions(
     let containers_ready = containers_ready(input, phase, inits, apps);
     let foreign = foreign(input);
     let ready = ready(input, &containers_ready, &foreign);
-    let sandbox_up = input
-        .observed
-        .sandbox()
-        .is_some_and(|sandbox| sandbox.is_running() && (pod.host_network() || !sandbox.ips.is_empty()));
     let ours = [
-        condition("PodReadyToStartContainers", sandbox_up),
+        ready_to_start_containers(input),
         initialized(input, phase, inits, apps),
         ready,
         containers_ready,
@@ -65,6 +61,18 @@ pub(super) fn conditions(
     let ended = matches!(phase, "Succeeded" | "Failed");
     let resize = if ended { Vec::new() } else { super::resources::conditions(input) };
     own.chain(resize).chain(foreign).collect()
+}
+
+/// As `GeneratePodReadyToStartContainersCondition` of the kubelet 1.37; older ones give no reason.
+fn ready_to_start_containers(input: &StatusInput<'_>) -> Condition {
+    let name = "PodReadyToStartContainers";
+    let missing = match input.observed.sandbox() {
+        None => "no pod sandbox exists",
+        Some(sandbox) if !sandbox.is_running() => "pod sandbox is not ready",
+        Some(sandbox) if !input.pod.host_network() && sandbox.ips.is_empty() => "pod sandbox has no IP address",
+        Some(_) => return condition(name, true),
+    };
+    Condition { reason: Some("PodSandboxNotReady"), message: Some(missing.to_owned()), ..condition(name, false) }
 }
 
 /// Remembers when each condition took its value, so that the next status keeps the time.
