@@ -158,6 +158,7 @@ pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
         let known = ContainerRecord {
             restarts: u32::try_from(seen.restart_count).unwrap_or(0),
             id: id.filter(|id| !id.is_empty()),
+            image: seen.image.clone(),
             image_id: seen.image_id.clone(),
             started_at: running.and_then(|running| running.started_at.as_ref()).map(|time| time.0),
             started: seen.started.unwrap_or(false),
@@ -222,7 +223,10 @@ pub struct ContainerRecord {
     pub id: Option<String>,
     /// ID of the sandbox that it was made in.
     pub sandbox: Option<String>,
-    /// Its image as the kubelet reports it, for when it is gone; empty where that is not known.
+    /// Its image as its spec named it, for when it is gone; empty where that is not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub image: String,
+    /// The same as the kubelet reports it.
     pub image_id: String,
     /// IDs of the images that it mounts as volumes, in the order of the volumes' names.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -156,11 +156,13 @@ pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64
     let (key, after, mut running) = (id.clone(), after.to_vec(), worker.running.subscribe());
     let task = tokio::spawn(async move {
         let begun = tokio::time::Instant::now();
-        if let Some(hook) = hook {
-            let ended = tokio::time::timeout(grace, hook.run(grace)).await;
-            if let Ok(Err(message)) = ended {
-                ports.events.record(&pod, Some(&name), EventType::Warning, "FailedPreStopHook", &message);
-            }
+        // One that does not end in time is not waited for, and ends with its container.
+        let mut hook = hook.map(|hook| Box::pin(hook.run(grace + MINIMUM_GRACE)));
+        if let Some(hook) = &mut hook
+            && let Ok(Err(message)) = tokio::time::timeout(grace, hook).await
+        {
+            tracing::warn!(%pod, container = name, "the preStop hook failed: {message}");
+            ports.events.record(&pod, Some(&name), EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
         }
         if !after.is_empty() {
             let turn = running
@@ -172,6 +174,7 @@ pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64
         let left = grace.saturating_sub(Duration::from_secs(begun.elapsed().as_secs()));
         let left = if grace.is_zero() { grace } else { left.max(MINIMUM_GRACE) };
         let error = ports.runtime.stop(&id, left).await.err().map(|error| error.to_string());
+        drop(hook);
         if error.is_some() {
             // Not at once again: the worker plans the same stop as soon as this one is told to have ended.
             tokio::time::sleep(Duration::from_secs(1)).await;

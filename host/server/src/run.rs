@@ -75,8 +75,8 @@ pub(crate) fn checkpoint(api: &Api, namespace: &str, pod: &str, container: &str,
     if query.all("timeout").last().is_some_and(|value| value.parse::<i64>().is_err()) {
         return text(StatusCode::NOT_FOUND, "cannot parse value of timeout parameter");
     }
-    text(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        format!("checkpointing of {namespace}/{pod}/{container} failed (Docker's checkpoints cannot leave the node)"),
-    )
+    // As with every runtime that has no such call, which clients know these words of; Docker's checkpoints cannot leave the node.
+    let why = "rpc error: code = Unimplemented desc = method CheckpointContainer not implemented";
+    let message = format!("checkpointing of {namespace}/{pod}/{container} failed ({why})");
+    text(StatusCode::INTERNAL_SERVER_ERROR, message)
 }

@@ -81,7 +81,11 @@ fn status(input: &StatusInput<'_>, container: ContainerOf<'_>) -> v1::ContainerS
     let mut status = v1::ContainerStatus {
         name: name.to_owned(),
         container_id: shown_id.map(|id| format!("docker://{id}")),
-        image: container.spec.image.clone().unwrap_or_default(),
+        // What it was made from, though its spec may name another by now.
+        image: seen
+            .map(|seen| seen.image.clone())
+            .or_else(|| Some(known.image.clone()).filter(|image| !image.is_empty()))
+            .unwrap_or_else(|| container.spec.image.clone().unwrap_or_default()),
         image_id: seen.map_or_else(|| known.image_id.clone(), |seen| seen.image_id.clone()),
         ready,
         started: Some(started),

@@ -84,6 +84,7 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.sandbox = Some(seen.sandbox_id.clone());
         // One that cannot be started has no time of its own, and must not seem to have run as long as the one before.
         known.started_at = None;
+        known.image.clone_from(&seen.image);
         known.image_id.clone_from(&seen.image_id);
         known.volume_images.clone_from(&seen.volume_images);
         known.exit = None;
@@ -146,6 +147,7 @@ fn begin_anew(record: &mut PodRecord, pod: &Pod, observed: &ObservedPod, goes_on
             delayed_restarts: known.delayed_restarts,
             started_at: exit.started_at,
             last_exit: Some(EndedContainer { id, exit }),
+            image: std::mem::take(&mut known.image),
             image_id: std::mem::take(&mut known.image_id),
             restarting: true,
             ..ContainerRecord::default()

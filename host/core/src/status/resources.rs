@@ -44,13 +44,10 @@ pub(super) fn fill(
     status.resources = Some(given);
 }
 
-/// Says what the pod as a whole was given and what it has, where its spec says anything of that
-/// (`convertToAPIPodLevelResourcesStatus`): what it does not say is what its containers have together.
+/// Says what the pod as a whole was given and what it has (`convertToAPIPodLevelResourcesStatus`): what its spec does not say is
+/// what its containers have together.
 pub(super) fn fill_pod(input: &StatusInput<'_>, status: &mut v1::PodStatus) {
     let spec = input.pod.spec();
-    if spec.resources.is_none() {
-        return;
-    }
     let list = |amount: &dyn Fn(&str) -> Option<i64>| {
         let cpu = amount("cpu").filter(|cpu| *cpu > 0).map(|cpu| ("cpu".to_owned(), quantity::of_milli(cpu)));
         let memory = amount("memory").filter(|memory| *memory > 0);
@@ -59,11 +56,10 @@ pub(super) fn fill_pod(input: &StatusInput<'_>, status: &mut v1::PodStatus) {
     };
     status.allocated_resources = list(&|name| Some(resources::pod_request(spec, name)));
     let has = v1::PodSpec { resources: resize::pod_level(input.pod, input.record).cloned(), ..spec.clone() };
-    status.resources = Some(v1::ResourceRequirements {
-        requests: list(&|name| Some(resources::pod_request(&has, name))),
-        limits: list(&|name| resources::pod_limit(&has, name)),
-        claims: None,
-    });
+    let requests = list(&|name| Some(resources::pod_request(&has, name)));
+    let limits = list(&|name| resources::pod_limit(&has, name));
+    status.resources =
+        (requests.is_some() || limits.is_some()).then_some(v1::ResourceRequirements { requests, limits, claims: None });
 }
 
 /// Puts what the runtime has in place of what was given.

@@ -127,7 +127,9 @@ impl Worker {
             Done::PostStart { id, container, error } => {
                 self.busy.post_start.remove(&id);
                 if let Some(message) = error {
-                    self.event(Some(&container), EventType::Warning, "FailedPostStartHook", &message);
+                    // Not into the event, as there: it may hold secrets.
+                    tracing::warn!(pod = %self.pod.id, container, "the postStart hook failed: {message}");
+                    self.event(Some(&container), EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
                     let unhealthy = Unhealthy { probe: "PostStartHook", grace_seconds: None };
                     self.unhealthy.insert(id, unhealthy);
                 }
@@ -168,6 +170,20 @@ impl Worker {
             }
             Err(error) => tracing::debug!(pod = %self.pod.id, "cannot look at the pod: {error}"),
         }
+    }
+
+    /// Whether all that there is of the pod has been seen: what to do is not to be decided before. Looks again where it has not.
+    pub(super) async fn sees_all(&mut self) -> bool {
+        if self.observed.unseen {
+            self.look().await;
+            if self.observed.unseen && self.told.insert("unseen".to_owned()) {
+                tracing::warn!(
+                    pod = %self.pod.id,
+                    "a container of the pod cannot be looked at; nothing is done with the pod until it can: does `docker inspect` answer?"
+                );
+            }
+        }
+        !self.observed.unseen
     }
 
     /// Looks at one thing of the pod again.

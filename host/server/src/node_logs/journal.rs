@@ -25,8 +25,14 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(super) async fn answer(root: PathBuf, wanted: Wanted) -> Response {
     let deadline = Instant::now() + LIMIT;
     let units = units(deadline).await;
-    let of_journal = |service: &&String| units.contains(&format!("{service}.service"));
-    let (native, files): (Vec<_>, Vec<_>) = wanted.services.iter().partition(of_journal);
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|cgroup| own_unit(&cgroup));
+    let (mut native, mut files) = (Vec::new(), Vec::new());
+    for service in &wanted.services {
+        match unit(service, &units, own.as_deref()) {
+            Some(unit) => native.push(unit),
+            None => files.push(service),
+        }
+    }
     let mut out = Vec::new();
     if !native.is_empty() && journal(&wanted, &native, deadline, &mut out).await.is_err() {
         out.extend_from_slice(b"\nerror: journal output not available\n");
@@ -50,6 +56,20 @@ pub(super) async fn answer(root: PathBuf, wanted: Wanted) -> Response {
     respond(StatusCode::OK, "text/plain;charset=UTF-8", Body::from(out))
 }
 
+/// The unit in whose journal a service's log is: the one of that name; for the kubelet this agent's own where no other is one.
+fn unit(service: &str, units: &str, own: Option<&str>) -> Option<String> {
+    match units.contains(&format!("{service}.service")) {
+        true => Some(service.to_owned()),
+        false => own.filter(|_| service == "kubelet").map(str::to_owned),
+    }
+}
+
+/// The unit that a process runs in, by its `/proc/<pid>/cgroup`.
+fn own_unit(cgroup: &str) -> Option<String> {
+    let parts = cgroup.lines().flat_map(|line| line.rsplit('/'));
+    parts.map(str::trim).find(|part| part.ends_with(".service")).map(str::to_owned)
+}
+
 /// The names of all units in the journal, as text; empty where there is no journal.
 async fn units(deadline: Instant) -> String {
     let mut command = Command::new("journalctl");
@@ -59,7 +79,7 @@ async fn units(deadline: Instant) -> String {
     String::from_utf8_lossy(&names).into_owned()
 }
 
-async fn journal(wanted: &Wanted, services: &[&String], deadline: Instant, out: &mut Vec<u8>) -> std::io::Result<()> {
+async fn journal(wanted: &Wanted, units: &[String], deadline: Instant, out: &mut Vec<u8>) -> std::io::Result<()> {
     let mut command = Command::new("journalctl");
     command.args(["--utc", "--no-pager", "--output=short-precise"]);
     for (flag, time) in [("since", wanted.since), ("until", wanted.until)] {
@@ -70,7 +90,7 @@ async fn journal(wanted: &Wanted, services: &[&String], deadline: Instant, out: 
     if let Some(lines) = wanted.tail {
         command.arg("--pager-end").arg(format!("--lines={lines}"));
     }
-    services.iter().for_each(|service| _ = command.arg(format!("--unit={service}")));
+    units.iter().for_each(|unit| _ = command.arg(format!("--unit={unit}")));
     if !wanted.pattern.is_empty() {
         command.arg(format!("--grep={}", wanted.pattern));
     }
@@ -129,4 +149,26 @@ fn copy(root: &Path, name: &str, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(format!("\nlog not found for {name}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubelet_is_this_agent_where_no_other_is_one() {
+        let v2 = "0::/system.slice/longshore.service\n";
+        let v1 =
+            "12:pids:/system.slice/longshore.service\n1:name=systemd:/system.slice/longshore.service\n0::/user.slice\n";
+        assert_eq!(
+            [v2, v1, "0::/\n"].map(own_unit),
+            [Some("longshore.service".into()), Some("longshore.service".into()), None]
+        );
+        let units = "docker.service\nlongshore.service\n";
+        let own = Some("longshore.service");
+        assert_eq!(unit("docker", units, own).as_deref(), Some("docker"));
+        assert_eq!(unit("kubelet", units, own).as_deref(), own);
+        assert_eq!(unit("kubelet", "kubelet.service\n", own).as_deref(), Some("kubelet"));
+        assert_eq!((unit("kubelet", units, None), unit("ssh", units, own)), (None, None));
+    }
 }
