@@ -91,7 +91,7 @@ pub(super) async fn check(report: &mut Report, config: &Config) -> anyhow::Resul
 
 fn certificate(report: &mut Report, connection: &Connection) -> std::io::Result<()> {
     let Some(dates) = connection.status().borrow().certificate.clone() else {
-        return report.good("credentials", "read; they are no certificate");
+        return report.good("credentials", "read; they are not a certificate");
     };
     let left = dates.not_after.duration_since(Timestamp::now());
     if dates.not_before > Timestamp::now() {
