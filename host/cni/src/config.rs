@@ -122,7 +122,7 @@ impl Plugin {
         let Some(config) = value.as_object() else { return wrong("a plugin's configuration is not an object") };
         let kind = config.get("type").and_then(Value::as_str).unwrap_or_default();
         if kind.is_empty() {
-            return wrong("a plugin has no type (a list of plugins belongs into a .conflist)");
+            return wrong("a plugin has no type (a list of plugins belongs in a .conflist)");
         }
         // It becomes part of a path.
         if kind.contains('/') || kind == "." || kind == ".." {

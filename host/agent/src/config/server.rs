@@ -341,7 +341,7 @@ impl ServerLayer {
         }
         let min_version = self.tls_min_version.unwrap_or_default();
         if min_version < tls::Version::Tls12 {
-            findings.warnings.push("tlsMinVersion: TLS older than 1.2 is not spoken here; 1.2 it is".to_owned());
+            findings.warnings.push("tlsMinVersion: TLS older than 1.2 is not supported; using 1.2".to_owned());
         }
         let time = |value: Option<Duration>, seconds| value.unwrap_or(Duration::from_secs(seconds));
         Server {
