@@ -33,7 +33,7 @@ pub struct Others<'a, 'b> {
 }
 
 /// Why a pod's containers are not started meanwhile.
-pub const WAITS: &str = "waits for pods to end that have what it needs of the node";
+pub const WAITS: &str = "waiting for pods that are stopping to free resources";
 
 /// The node as a pod that is new finds it.
 #[derive(Clone, Copy, Debug)]

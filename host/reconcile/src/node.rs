@@ -264,7 +264,7 @@ impl Node {
         }
         let adopted = self.workers.len();
         if adopted > 0 {
-            tracing::info!(pods = adopted, "took on the pods of the last run");
+            tracing::info!(pods = adopted, "adopted the pods of the last run");
         }
     }
 
@@ -389,7 +389,7 @@ impl Node {
         self.shared.give_up_share(&uid);
         self.shared.ports.views.remove(&uid);
         if let Some(error) = failed {
-            tracing::error!(uid, "a pod's worker failed: {error}; the pod is taken on again");
+            tracing::error!(uid, "a pod's worker failed: {error}; restarting the worker");
         }
         if !self.stop.is_cancelled() {
             self.reconcile();
