@@ -27,7 +27,7 @@ pub(crate) struct Conformance {
     /// Which Kubernetes: a minor version from 1.33 to 1.37, or a whole one.
     #[arg(long, default_value = cluster::KUBERNETES)]
     kubernetes: String,
-    /// Which Docker: `system`, or `29`.
+    /// Which Docker: `system`, `29` or `29-nftables`.
     #[arg(long, default_value = "29")]
     docker: String,
     /// Tests whose names match this regular expression.
