@@ -44,7 +44,7 @@ pub struct NodeFacts {
     pub cgroup_driver: CgroupDriver,
     /// Whether the unified hierarchy (v2) is in use.
     pub cgroup_v2: bool,
-    /// The lowest `oom_score_adj` that may be set here (design §6); -1000 where all may.
+    /// The lowest `oom_score_adj` that may be set here; -1000 where all may.
     pub min_oom_score_adj: i32,
     /// Whether containers can be confined by AppArmor here.
     pub apparmor: bool,

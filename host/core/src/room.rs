@@ -57,7 +57,8 @@ pub struct House<'a> {
 /// Whether a pod that is new may run here, and whose room it gets.
 ///
 /// # Errors
-/// Why it may not; it is not asked about again.
+/// Why it may not; asked again only at the agent's next start or when a shutdown is called off, and only for pods that are
+/// not the API server's.
 pub fn admit<'a>(pod: &Pod, house: House<'a>) -> Result<Room<'a>, Rejection> {
     if house.goes_down {
         return Err(admit::shutting_down());
