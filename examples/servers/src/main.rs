@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         Err(error) => {
-            eprintln!("{port:?} is no port: {error}");
+            eprintln!("{port:?} is not a port: {error}");
             return ExitCode::FAILURE;
         }
     };

@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{DEFAULT_ROOT, DaemonFlags};
 
-/// A node agent: it keeps the pods of a manifest folder running on Docker.
+/// A Kubernetes node agent for machines with Docker: runs the pods of a manifest folder, of a URL, and of a cluster
 #[derive(Debug, Parser)]
-#[command(name = "longshore", version, about, max_term_width = 110, args_override_self = true)]
+#[command(name = "longshore", version, max_term_width = 110, args_override_self = true)]
 pub(crate) struct Cli {
     /// Folder that the agent keeps its state and its socket in [default: /var/lib/longshore]
     #[arg(long, value_name = "DIR", global = true)]
@@ -45,12 +45,12 @@ pub(crate) enum Command {
     Plan(Box<PlanArgs>),
     /// Stop and remove the containers of dockershim and cri-dockerd, so that their pods can run here
     Takeover(Box<TakeoverArgs>),
-    /// Look at all that a node needs, in both directions, and say what to change
+    /// Check everything a node needs, in both directions, and say what to change
     Doctor(Box<DoctorArgs>),
-    /// End all pods of this machine in order, as when it goes down, and keep new ones from beginning
+    /// Stop all pods of this machine in order, as at shutdown, and start no new ones
     #[command(after_help = DRAIN_NODE)]
     DrainNode(DrainNodeArgs),
-    /// Look at configuration files
+    /// Check configuration files
     Config(ConfigArgs),
     /// Print a completion script
     Completion {
@@ -96,7 +96,7 @@ pub(crate) struct GetArgs {
     /// Format
     #[arg(short, long, value_enum)]
     pub(crate) output: Option<Output>,
-    /// Go on with what changes
+    /// Keep watching and print changes
     #[arg(short, long)]
     pub(crate) watch: bool,
     /// No line of column names
@@ -120,15 +120,15 @@ pub(crate) struct DescribeArgs {
 pub(crate) struct LogsArgs {
     /// NAME, NS/NAME or pod/NAME
     pub(crate) pod: String,
-    /// Which container
+    /// Container to print
     pub(crate) container_name: Option<String>,
-    /// Which container
+    /// Container to print
     #[arg(short, long, conflicts_with = "container_name")]
     pub(crate) container: Option<String>,
     /// Namespace of the pod
     #[arg(short, long)]
     pub(crate) namespace: Option<String>,
-    /// Go on with what comes
+    /// Keep printing as the log grows
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// The container that ran before this one
@@ -199,7 +199,7 @@ pub(crate) struct DrainNodeArgs {
     /// Time for all pods together, like 90s: what each gets is cut to fit [default: what each asks for]
     #[arg(long, value_name = "DURATION", conflicts_with = "cancel")]
     pub(crate) timeout: Option<String>,
-    /// Take it back: pods may begin again, and those of the manifest folder and URL do
+    /// Cancel the drain: pods may start again, and those of the manifest folder and URL do
     #[arg(long)]
     pub(crate) cancel: bool,
 }
@@ -210,11 +210,10 @@ machine is stopped. Pods end by priority, critical ones last, in the groups and 
 shutdownGracePeriodByPodPriority where those are set; otherwise each gets its own grace period. In a cluster the node \
 is NotReady meanwhile, and pods end as Failed, so that controllers make others elsewhere.
 
-The agent goes on with it when this command is interrupted; calling it again goes on telling, and a shorter --timeout \
-hurries. What brings pods of the folder and the URL back: the next start of the agent, or --cancel.
+Interrupting this command does not stop the drain. Run it again to keep watching; a shorter --timeout speeds it up. Pods \
+of the folder and URL come back at the agent's next start or with --cancel.
 
-Ends with 0 when all have ended, 2 when some have not in their time, 1 when it was called off or the agent cannot be \
-asked.";
+Exit codes: 0 all pods stopped, 2 some did not in time, 1 cancelled or the agent could not be reached.";
 
 /// `longshore config`
 #[derive(Args, Debug)]
@@ -230,7 +229,7 @@ pub(crate) enum ConfigCommand {
     /// Print every problem of KubeletConfiguration files, drop-in folders, manifests or manifest folders; ends with
     /// 78 when there is one
     Check {
-        /// The files
+        /// Files or folders to check
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -245,6 +244,12 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_opens_with_what_longshore_is() {
+        let about = Cli::command().get_about().map(ToString::to_string).unwrap_or_default();
+        assert!(about.starts_with("A Kubernetes node agent"), "{about}");
     }
 
     #[test]

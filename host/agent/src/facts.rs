@@ -48,7 +48,7 @@ fn judge(config: &Config, swap: bool, cgroup_v2: bool) -> Findings {
         (true, None) => {
             // Without a limit, cgroup v1 has nothing that keeps a pod from it; the kubelet leaves it so, too.
             let who = if cgroup_v2 { "pods get none of it" } else { "pods without a limit of memory may use it" };
-            findings.warnings.push(format!("swap is on; {who} (set fail-swap-on to say what you want)"));
+            findings.warnings.push(format!("swap is on; {who} (set fail-swap-on to false to silence this)"));
         }
         _ => {}
     }
@@ -58,8 +58,8 @@ fn judge(config: &Config, swap: bool, cgroup_v2: bool) -> Findings {
             findings.problem("fail-cgroupv1", message);
         }
         (false, None) => {
-            let message = "this machine uses cgroup v1, which Kubernetes no longer maintains (set fail-cgroupv1 to say \
-                           what you want)";
+            let message = "this machine uses cgroup v1, which Kubernetes no longer maintains (set fail-cgroupv1 to \
+                           false to silence this)";
             findings.warnings.push(message.to_owned());
         }
         _ => {}

@@ -1,4 +1,5 @@
-//! `longshore`: a node agent that keeps the pods of a manifest folder running on Docker.
+//! `longshore`: a Kubernetes node agent for machines with Docker; runs the pods of a manifest folder, of a URL, and of a
+//! cluster.
 //!
 //! Owns the process: the command line, the runtime it runs in, and the exit code. Everything else has a file.
 

@@ -43,7 +43,7 @@ pub(crate) async fn watchdog(health: &Health, stop: CancellationToken) {
         match health.standstill() {
             None => send(&[NotifyState::Watchdog]),
             Some(since) => {
-                tracing::error!("the loops have not moved for {since:?}; systemd's watchdog is not fed any more");
+                tracing::error!("the loops have not moved for {since:?}; no longer feeding systemd's watchdog");
             }
         }
     }

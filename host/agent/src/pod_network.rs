@@ -26,5 +26,5 @@ pub(crate) fn plugins(config: &Config, root_id: &str) -> anyhow::Result<Cni> {
         cache_dir: config.network.cni_cache_dir.clone(),
         root_id: root_id.to_owned(),
     };
-    Cni::new(options).context("what CNI plugins once attached cannot be told, so neither what they must take back")
+    Cni::new(options).context("cannot read which attachments CNI plugins made, so they cannot be released")
 }

@@ -123,7 +123,7 @@ pub(crate) async fn run(config: Config, key: Option<StateKey>) -> anyhow::Result
         match kernel {
             Ok(log) => kernel::watch(&log, &*told, &stop).await,
             Err(error) => {
-                tracing::warn!("the kernel's messages cannot be read, its OOM kills are not told of: {error}")
+                tracing::warn!("the kernel's log cannot be read, OOM kills are not reported: {error}")
             }
         }
         stop.cancelled().await;
@@ -278,7 +278,7 @@ impl World {
         match StateArchive::open(ArchiveOptions { root, volatile, key: self.key.clone() }) {
             Ok(archive) => Some(Arc::new(archive)),
             Err(error) => {
-                tracing::error!("{error}; nothing of the API server is kept for times without it");
+                tracing::error!("{error}; nothing is kept for when the API server is away");
                 None
             }
         }
@@ -371,7 +371,7 @@ impl DockerWatch {
             if let Some(info) = self.runtime.borrow().clone()
                 && self.state.info().docker.version.as_ref() != Some(&info.version)
             {
-                tracing::info!(version = info.version, api = info.api_version, "Docker is of another version now");
+                tracing::info!(version = info.version, api = info.api_version, "Docker's version changed");
                 self.state.update(|state| {
                     state.docker.version = Some(info.version);
                     state.docker.api_version = Some(info.api_version);

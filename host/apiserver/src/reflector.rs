@@ -383,7 +383,7 @@ fn decode<T: DeserializeOwned>(line: &[u8], path: &str) -> Result<Heard<T>, ApiE
             let code = if expired { 410 } else { status.code.unwrap_or(500) };
             Err(refusal(code, status, None, path))
         }
-        other => Err(ApiError::Refused { code: 502, message: format!("{other:?} is no kind of event of a watch") }),
+        other => Err(ApiError::Refused { code: 502, message: format!("{other:?} is not a kind of watch event") }),
     }
 }
 

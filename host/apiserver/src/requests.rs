@@ -237,7 +237,7 @@ fn request(method: Method, path: &str, body: Option<(&'static str, Vec<u8>)>) ->
         Some((content, body)) => builder.header(CONTENT_TYPE, content).body(Body::from(body)),
         None => builder.body(Body::empty()),
     };
-    built.map_err(|error| ApiError::Refused { code: 400, message: format!("{path} is no path to ask for: {error}") })
+    built.map_err(|error| ApiError::Refused { code: 400, message: format!("{path} is not a path to ask for: {error}") })
 }
 
 /// What we call ourselves.

@@ -232,7 +232,7 @@ impl NetworkPlugins for Cni {
         {
             tracing::warn!(
                 sandbox = attachment.sandbox_id,
-                "an attachment that failed cannot be taken back: {error}; later again"
+                "an attachment that failed cannot be taken back: {error}; will retry"
             );
         }
         attached

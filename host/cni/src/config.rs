@@ -61,7 +61,7 @@ impl NetworkList {
             None => Vec::new(),
             Some(Value::Array(plugins)) if plugins.is_empty() => return wrong("its list of plugins is empty"),
             Some(Value::Array(plugins)) => plugins.iter().map(Plugin::from_value).collect::<Result<_, _>>()?,
-            Some(_) => return wrong("plugins is no list"),
+            Some(_) => return wrong("plugins is not a list"),
         };
         Ok(NetworkList {
             name: name.to_owned(),
@@ -119,10 +119,10 @@ impl Plugin {
     }
 
     fn from_value(value: &Value) -> Result<Plugin, ConfigError> {
-        let Some(config) = value.as_object() else { return wrong("a plugin's configuration is no object") };
+        let Some(config) = value.as_object() else { return wrong("a plugin's configuration is not an object") };
         let kind = config.get("type").and_then(Value::as_str).unwrap_or_default();
         if kind.is_empty() {
-            return wrong("a plugin has no type (a list of plugins belongs into a .conflist)");
+            return wrong("a plugin has no type (a list of plugins belongs in a .conflist)");
         }
         // It becomes part of a path.
         if kind.contains('/') || kind == "." || kind == ".." {
@@ -133,7 +133,7 @@ impl Plugin {
             Some(Value::Object(all)) => {
                 all.iter().filter(|(_, on)| **on == Value::Bool(true)).map(|(name, _)| name.clone()).collect()
             }
-            Some(_) => return wrong(format!("capabilities of plugin {kind:?} are no object")),
+            Some(_) => return wrong(format!("capabilities of plugin {kind:?} are not an object")),
         };
         Ok(Plugin { kind: kind.to_owned(), capabilities, config: config.clone() })
     }
@@ -151,14 +151,14 @@ fn version_of(config: &Map<String, Value>) -> Result<(Version, String), ConfigEr
     let text = match config.get("cniVersion") {
         None => "",
         Some(Value::String(text)) => text,
-        Some(_) => return wrong("cniVersion is no text"),
+        Some(_) => return wrong("cniVersion is not a string"),
     };
     let parse =
-        |text: &str| Version::parse(text).ok_or_else(|| ConfigError::Wrong(format!("{text:?} is no version of CNI")));
+        |text: &str| Version::parse(text).ok_or_else(|| ConfigError::Wrong(format!("{text:?} is not a CNI version")));
     let offered = match config.get("cniVersions") {
         None => Vec::new(),
         Some(Value::Array(list)) => list.iter().map(|one| one.as_str().unwrap_or("?")).collect(),
-        Some(_) => return wrong("cniVersions is no list"),
+        Some(_) => return wrong("cniVersions is not a list"),
     };
     let mut best: Option<(Version, String)> = None;
     for one in offered {
@@ -231,7 +231,7 @@ mod tests {
             ("{}", "name"),
             (r#"{"name": "../etc"}"#, "name"),
             (r#"{"name": "n", "plugins": []}"#, "empty"),
-            (r#"{"name": "n", "plugins": {}}"#, "no list"),
+            (r#"{"name": "n", "plugins": {}}"#, "not a list"),
             (r#"{"name": "n", "plugins": [{}]}"#, "type"),
             (r#"{"name": "n", "plugins": [{"type": "../sh"}]}"#, "type"),
             (r#"{"name": "n", "plugins": [{"type": "x", "capabilities": []}]}"#, "capabilities"),

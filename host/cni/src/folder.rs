@@ -63,7 +63,7 @@ fn files(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, String> {
 fn text(file: &Path) -> Result<String, String> {
     // A pipe would never end, nor would opening it.
     if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err("it is no file".to_owned());
+        return Err("it is not a file".to_owned());
     }
     let mut text = String::new();
     let opened = std::fs::File::open(file).map_err(|error| error.to_string())?;

@@ -86,7 +86,7 @@ pub fn foreign(pod: &Pod, observed: &ObservedPod, others: &[ForeignContainer]) -
 
 /// Whether another agent's containers of it run cannot be told.
 pub fn unknown(error: &str) -> Hold {
-    let message = format!("whether another agent runs containers of this pod cannot be told: {error}");
+    let message = format!("cannot determine whether another agent runs containers of this pod: {error}");
     Hold { event: FAILED_SANDBOX, message }
 }
 

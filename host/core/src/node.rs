@@ -47,7 +47,7 @@ pub struct NodeFacts {
     /// Whether the kernel kills single processes of a container without memory, and not all that is in it
     /// (`singleProcessOOMKill`); it cannot do otherwise on cgroup v1.
     pub single_process_oom_kill: bool,
-    /// The lowest `oom_score_adj` that may be set here (design §6); -1000 where all may.
+    /// The lowest `oom_score_adj` that may be set here; -1000 where all may.
     pub min_oom_score_adj: i32,
     /// Whether containers can be confined by AppArmor here.
     pub apparmor: bool,

@@ -31,7 +31,8 @@ impl fmt::Display for PodId {
     }
 }
 
-/// Annotation with the time when the agent, since its start, first saw the pod (`pkg/kubelet/types/pod_update.go`).
+/// Annotation with the time when this node first saw the pod, kept over restarts of the agent; the kubelet's is since its own
+/// start (`pkg/kubelet/types/pod_update.go`).
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 
 /// Where a pod came from: the value of the annotation `kubernetes.io/config.source`.

@@ -26,7 +26,7 @@ pub const RESTARTING_ALL: &str = "AllContainersRestarting";
 pub struct PodRecord {
     /// When this agent first took the pod on: `status.startTime`.
     pub start_time: Option<Timestamp>,
-    /// Set once the pod ended for good; never changed afterwards.
+    /// Set when the pod has ended; cleared only by [`PodRecord::begin_anew`].
     pub terminal: Option<Terminal>,
     /// The end that the pod was asked for, so that a restart of the agent continues it.
     pub deletion: Option<Deletion>,
@@ -37,7 +37,7 @@ pub struct PodRecord {
     /// When the pod was first seen on this node: its annotation `kubernetes.io/config.seen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen: Option<Timestamp>,
-    /// Set once the node itself ended the pod for what it, or the node, ran short of.
+    /// Set when the node itself ended the pod: eviction, preemption or shutdown.
     pub evicted: Option<Evicted>,
     /// Whether the dead containers of an ended pod go as well: it was evicted, or the disk is needed.
     pub emptied: bool,
@@ -45,7 +45,7 @@ pub struct PodRecord {
     pub released: bool,
     /// What is remembered of each container, by name.
     pub containers: BTreeMap<String, ContainerRecord>,
-    /// What failed lately and must wait, by what it is (`pod`, `image/<image>`, `create/<container>`).
+    /// What failed lately and must wait, by what it is (`pod`, `image/<image>`, `create/<container>`, `gate`, `resize`).
     pub backoffs: BTreeMap<String, Backoff>,
     /// When each condition of the status last changed, with its value then.
     pub conditions: BTreeMap<String, ConditionRecord>,

@@ -33,7 +33,7 @@ pub struct Others<'a, 'b> {
 }
 
 /// Why a pod's containers are not started meanwhile.
-pub const WAITS: &str = "waits for pods to end that have what it needs of the node";
+pub const WAITS: &str = "waiting for pods that are stopping to free resources";
 
 /// The node as a pod that is new finds it.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,8 @@ pub struct House<'a> {
 /// Whether a pod that is new may run here, and whose room it gets.
 ///
 /// # Errors
-/// Why it may not; it is not asked about again.
+/// Why it may not; asked again only at the agent's next start or when a shutdown is called off, and only for pods that are
+/// not the API server's.
 pub fn admit<'a>(pod: &Pod, house: House<'a>) -> Result<Room<'a>, Rejection> {
     if house.goes_down {
         return Err(admit::shutting_down());

@@ -1,5 +1,5 @@
 //! What a pod asks for that cannot be done here: it stays Pending, with an event and a reason, and no container of
-//! it is started. Rejecting it would make its owner replace it in a hot loop (design §6).
+//! it is started. Rejecting it would make its owner replace it in a hot loop.
 //!
 //! Must not decide what the kubelet would reject ([`crate::admit`]) nor what may work on a later try.
 

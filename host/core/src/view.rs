@@ -57,7 +57,8 @@ pub struct Standing {
 /// One step on a pod's way to readiness.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// What it is, e.g. `admitted`, `volumes`, `sandbox`, `image of web`, `init container setup`, `web ready`.
+    /// What it is, e.g. `admitted`, `volumes`, `sandbox`, `init container setup`, `sidecar x`, `container web`, `ready`,
+    /// `ended`, `ending`, `resize`.
     pub name: String,
     /// How far it is.
     pub state: StepState,

@@ -149,7 +149,7 @@ impl Connection {
         };
         let daemon = version.version.unwrap_or_default();
         let Some(offered) = version.api_version.as_deref().and_then(parse) else {
-            return Err(Fault::Nonsense(format!("what answers at {} is no Docker daemon", self.name)));
+            return Err(Fault::Nonsense(format!("what answers at {} is not a Docker daemon", self.name)));
         };
         if offered < OLDEST {
             let (major, minor) = offered;

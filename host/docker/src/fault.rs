@@ -102,7 +102,7 @@ impl Fault {
             }
             io::ErrorKind::PermissionDenied => "permission denied: run as root, or as a member of the group docker",
             io::ErrorKind::ConnectionRefused => "nobody listens there: is Docker running (systemctl status docker)?",
-            io::ErrorKind::InvalidInput => "this is no address of a Docker daemon",
+            io::ErrorKind::InvalidInput => "this is not the address of a Docker daemon",
             io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
                 "there is no way to that host, or it does not answer"
             }
@@ -136,7 +136,7 @@ mod tests {
             (io::ErrorKind::NotFound, "is Docker installed and started"),
             (io::ErrorKind::PermissionDenied, "permission denied: run as root, or as a member of the group docker"),
             (io::ErrorKind::ConnectionRefused, "is Docker running"),
-            (io::ErrorKind::InvalidInput, "this is no address of a Docker daemon"),
+            (io::ErrorKind::InvalidInput, "this is not the address of a Docker daemon"),
             (io::ErrorKind::TimedOut, "no way to that host"),
             (io::ErrorKind::HostUnreachable, "no way to that host"),
             (io::ErrorKind::NetworkUnreachable, "no way to that host"),

@@ -73,7 +73,7 @@ impl Docker {
             message: format!("{}: {message}", found.name),
         };
         if !names::is_container(&found.id) {
-            return Err(refused("this is no container's ID"));
+            return Err(refused("this is not a container ID"));
         }
         // Looked at again: time has passed since it was found, and its word is not taken for who made it.
         let inspect: wire::Inspect = match self.connection().ask(CALL, &format!("/containers/{}/json", found.id)).await

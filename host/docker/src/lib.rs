@@ -2,8 +2,9 @@
 //!
 //! Implements [`longshore_core::ports::runtime::ContainerRuntime`], [`longshore_core::ports::exec::ContainerExec`] and
 //! [`longshore_core::ports::network::BridgeNetworks`].
-//! It translates and obeys; it must not decide anything about pods, and it touches nothing without our root label
-//! except in [`Docker::remove_foreign`], which `longshore takeover` calls.
+//! It translates and obeys; it must not decide anything about pods, and it touches no container and no network
+//! without our root label except in [`Docker::remove_foreign`], which `longshore takeover` calls. Images have no label: it
+//! removes any that it is told to and that nothing uses.
 //!
 //! What is written to the daemon goes through bollard; what is read is parsed by narrow structs of our own
 //! (`wire.rs`), since the closed enums of generated stubs would refuse a whole answer for one new word in it.

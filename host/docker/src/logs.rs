@@ -306,7 +306,7 @@ impl Decoder {
                 [0 | 1, 0, 0, 0] => Kind::Stdout,
                 [2, 0, 0, 0] => Kind::Stderr,
                 [3, 0, 0, 0] => Kind::Daemon,
-                _ => return Err(Fault::Nonsense("the log is no stream of Docker's".to_owned())),
+                _ => return Err(Fault::Nonsense("the log is not a stream of Docker's".to_owned())),
             };
             self.buffer.advance(8);
             let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;

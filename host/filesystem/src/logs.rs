@@ -1,6 +1,6 @@
 //! Log links and termination messages: `/var/log/pods`, `/var/log/containers`, `<pod>/containers`.
 //!
-//! Owns the links (kubelet.md §1.8; `pkg/kubelet/kuberuntime/legacy.go`), never the logs: those are the runtime's.
+//! Owns the links (`pkg/kubelet/kuberuntime/legacy.go`), never the logs: those are the runtime's.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};

@@ -66,7 +66,7 @@ pub(crate) fn flush(path: &Path) -> std::io::Result<()> {
 /// As [`replace`]; each flush costs some milliseconds, and everybody on that disk waits for it.
 pub(crate) fn replace_as(path: &Path, content: &[u8], mode: u32, durability: Durability) -> Result<(), FilesError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(refuse(path, "is no path of a file"));
+        return Err(refuse(path, "is not the path of a file"));
     };
     let temporary = parent.join(format!(".{}.new", name.to_string_lossy()));
     let written = (|| {

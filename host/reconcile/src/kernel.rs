@@ -22,7 +22,7 @@ pub async fn watch(log: &dyn KernelLog, events: &dyn EventSink, stop: &Cancellat
                 }
             }
             Err(error) => {
-                tracing::warn!("{error}; OOM kills are not told of any more");
+                tracing::warn!("{error}; OOM kills are no longer reported");
                 return;
             }
         }

@@ -265,7 +265,7 @@ impl Node {
         }
         let adopted = self.workers.len();
         if adopted > 0 {
-            tracing::info!(pods = adopted, "took on the pods of the last run");
+            tracing::info!(pods = adopted, "adopted the pods of the last run");
         }
     }
 
@@ -392,7 +392,7 @@ impl Node {
         self.shared.give_up_share(&uid);
         self.shared.ports.views.remove(&uid);
         if let Some(error) = failed {
-            tracing::error!(uid, "a pod's worker failed: {error}; the pod is taken on again");
+            tracing::error!(uid, "a pod's worker failed: {error}; restarting the worker");
             // The next one knows what is on the disk, and looks at what runs before it does anything.
             let (stored, _) = self.shared.ports.health.turning(self.shared.ports.files.load_all()).await;
             let of = |stored: &StoredPod| stored.object.metadata.uid.as_ref() == Some(&uid);

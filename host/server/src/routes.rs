@@ -229,7 +229,7 @@ async fn debugging(
         }
         ["debug", "pprof", ..] if gets => error(
             StatusCode::NOT_IMPLEMENTED,
-            "longshore is no Go program and has no pprof profiles; use perf(1) on its process",
+            "longshore is not a Go program and has no pprof profiles; use perf(1) on its process",
         ),
         ["debug", "pprof", ..] => not_allowed("GET"),
         ["run" | "exec" | "attach" | "portForward" | "containerLogs" | "checkpoint" | "runningpods", ..] => no_route(),

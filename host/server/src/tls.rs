@@ -227,21 +227,21 @@ fn build(
     let bad = |message: String| ServerError::Certificate { message };
     let chain = CertificateDer::pem_slice_iter(&sources.chain)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| bad(format!("the serving certificate is no PEM: {error}")))?;
+        .map_err(|error| bad(format!("the serving certificate is not PEM: {error}")))?;
     let key = PrivateKeyDer::from_pem_slice(&sources.key)
-        .map_err(|error| bad(format!("the serving key is no PEM key: {error}")))?;
+        .map_err(|error| bad(format!("the serving key is not a PEM key: {error}")))?;
     let clients = match &sources.clients {
         None => None,
         Some(pem) => {
             let mut roots = RootCertStore::empty();
             let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-            let certificates = certificates.map_err(|error| bad(format!("the client CA file is no PEM: {error}")))?;
+            let certificates = certificates.map_err(|error| bad(format!("the client CA file is not PEM: {error}")))?;
             let (signers, others): (Vec<_>, Vec<_>) = certificates.iter().partition(|one| x509::may_sign(one));
             if !others.is_empty() {
                 tracing::warn!(
                     certificates = others.len(),
-                    "the client CA file holds certificates that are no CA for clients: they count themselves, and nothing \
-                     that they signed; put the CA's own there"
+                    "the client CA file holds certificates that cannot sign client certificates: only clients that present \
+                     exactly these are accepted; add the CA's own certificate"
                 );
             }
             for ca in signers {

@@ -37,7 +37,7 @@ impl Cache {
         };
         let trusted = made.and_then(|()| fs::symlink_metadata(folder)).and_then(|metadata| {
             if !metadata.is_dir() {
-                return Err(io::Error::other("it is no folder"));
+                return Err(io::Error::other("it is not a folder"));
             }
             private(&metadata)
         });
@@ -131,7 +131,7 @@ fn verify(path: &Path, suffix: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.nlink() != 1 || metadata.len() > MAX_ENTRY {
-        return Err(io::Error::other("it is no plain file of its own"));
+        return Err(io::Error::other("it is not a plain file of its own"));
     }
     private(&metadata)?;
     if format!("-{}.cwasm", digest(&mut file)?) == suffix { Ok(()) } else { Err(io::Error::other("it is damaged")) }

@@ -27,7 +27,7 @@ pub(crate) struct Conformance {
     /// Which Kubernetes: a minor version from 1.33 to 1.37, or a whole one.
     #[arg(long, default_value = cluster::KUBERNETES)]
     kubernetes: String,
-    /// Which Docker: `system`, or `29`.
+    /// Which Docker: `system`, `29` or `29-nftables`.
     #[arg(long, default_value = "29")]
     docker: String,
     /// Tests whose names match this regular expression.
@@ -68,7 +68,7 @@ pub(crate) fn run(place: &Place, args: &Conformance) -> Result<ExitCode> {
 /// Where `KUBECONFIG` and `DOCKER_HOST` are of a cluster with a node.
 fn inside(place: &Place, args: &Conformance, programs: &Path) -> Result<ExitCode> {
     let docker = env::var("DOCKER_HOST").context("DOCKER_HOST")?;
-    let docker = Path::new(docker.strip_prefix("unix://").context("DOCKER_HOST is no Unix socket")?);
+    let docker = Path::new(docker.strip_prefix("unix://").context("DOCKER_HOST is not a Unix socket")?);
     let tests = programs.join("e2e.test");
     make_images(place, docker, programs, &tests)?;
     let results = place.work().join("conformance");

@@ -78,7 +78,9 @@ pub(crate) fn named(place: &Place, name: &str) -> Result<Flavor> {
         "system" => system(),
         "29" => twenty_nine(place),
         "29-nftables" => Ok(with_nftables(twenty_nine(place)?)),
-        other => bail!("--docker {other}: say `system`, `29` or `29-nftables`"),
+        other => {
+            bail!("--docker {other}: use `system`, `29` or `29-nftables`; `cargo xtask cluster` also takes `running`")
+        }
     }
 }
 

@@ -29,7 +29,7 @@ impl Answer {
     /// # Errors
     /// When it is none.
     pub(crate) fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body).context("the answer is no JSON")
+        serde_json::from_slice(&self.body).context("the answer is not JSON")
     }
 }
 

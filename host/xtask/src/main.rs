@@ -1,5 +1,5 @@
-//! What developers run: `cargo xtask demo | test | cluster | bench | fuzz | plugins | vm`. Owns set-up, so that nobody needs a
-//! second command. Must not depend on any room of the host: it builds and runs them as a user would.
+//! What developers run: `cargo xtask demo | test | cluster | conformance | world | bench | fuzz | plugins | vm`. Owns
+//! set-up, so that nobody needs a second command. Must not depend on any room of the host: it builds and runs them as a user would.
 
 mod apt;
 mod bench;

@@ -118,7 +118,7 @@ impl Report {
         let count = if outcome.passed > 1 { format!(" ({} passed)", outcome.passed) } else { String::new() };
         let ignored = if outcome.skipped > 0 { format!(" ({} skipped)", outcome.skipped) } else { String::new() };
         if outcome.skipped > 0 {
-            self.skipped.push(format!("{name}: {} tests that say so themselves", outcome.skipped));
+            self.skipped.push(format!("{name}: {} tests ignored", outcome.skipped));
         }
         say!("ok   {seconds:6.1} s  {name}{count}{ignored}");
         Ok(true)
@@ -147,8 +147,10 @@ impl Report {
         say!("");
         if self.flaky.len() > FEW_IN_ALL {
             self.failed += self.flaky.len();
-            self.failures
-                .push(format!("{} tests passed only when they were run again: that is no chance", self.flaky.len()));
+            self.failures.push(format!(
+                "{} tests passed only when they were run again: too many to be chance",
+                self.flaky.len()
+            ));
         }
         for failure in &self.failures {
             say!("failed: {failure}");
@@ -268,7 +270,7 @@ mod tests {
             (11, 0, ["a".to_owned(), "b".to_owned()].as_slice())
         );
         let never = || -> Result<Outcome> { panic!("not to be run again") };
-        assert_eq!(twice(failing(&["a", "b", "c", "d"]), &never).failed, 4, "so many are no chance");
+        assert_eq!(twice(failing(&["a", "b", "c", "d"]), &never).failed, 4, "so many are not chance");
         assert_eq!(twice(Outcome { failed: 1, ..Outcome::NOTHING }, &never).failed, 1, "it ended without a word");
         for second in [&passed(1) as &dyn Fn() -> _, &|| Ok(failing(&["b"])), &|| anyhow::bail!("late")] {
             let outcome = twice(failing(&["a", "b"]), second);

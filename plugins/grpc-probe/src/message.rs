@@ -79,7 +79,7 @@ pub(crate) fn response(framed: &[u8]) -> Result<u64, &'static str> {
     Ok(status)
 }
 
-const WRONG: &str = "the answer is no HealthCheckResponse";
+const WRONG: &str = "the answer is not a HealthCheckResponse";
 
 fn skip(message: &mut &[u8], length: usize) -> Result<(), &'static str> {
     *message = message.get(length..).ok_or(WRONG)?;
@@ -123,7 +123,7 @@ mod tests {
     fn responses() {
         assert_eq!(response(&[0, 0, 0, 0, 2, 8, 1]), Ok(1));
         assert_eq!(response(&[0, 0, 0, 0, 0]), Ok(0));
-        assert_eq!(response(&[0, 0, 0, 0, 6, 0x12, 1, 9, 8, 2, 0]), Err("the answer is no HealthCheckResponse"));
+        assert_eq!(response(&[0, 0, 0, 0, 6, 0x12, 1, 9, 8, 2, 0]), Err("the answer is not a HealthCheckResponse"));
         assert_eq!(response(&[0, 0, 0, 0, 5, 0x12, 1, 9, 8, 2]), Ok(2));
         for broken in [&[][..], &[1, 0, 0, 0, 0], &[0, 0, 0, 0, 9, 8], &[0, 0, 0, 0, 1, 8], &[0, 0, 0, 0, 2, 0x0a, 9]] {
             assert!(response(broken).is_err(), "{broken:?}");

@@ -152,7 +152,7 @@ impl Fields {
                 Ok(number) => self.number(name, Some(number), text).map(Port::Number),
                 Err(_) if is_port_name(text) => Ok(Port::Name(text.clone())),
                 Err(_) => Err(format!(
-                    "{}{name}: {text:?} is no port name: at most 15 characters of a-z, 0-9 and single inner -, at least one letter",
+                    "{}{name}: {text:?} is not a port name: at most 15 characters of a-z, 0-9 and single inner -, at least one letter",
                     self.place
                 )),
             },
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(port(r#"{"port": 65536}"#).unwrap_err(), format!("{wrong}65536"));
         assert_eq!(port(r#"{"port": 1.5}"#).unwrap_err(), format!("{wrong}1.5"));
         assert_eq!(port("{}").unwrap_err(), "port: required");
-        assert!(port(r#"{"port": "Web!"}"#).unwrap_err().contains("is no port name"));
+        assert!(port(r#"{"port": "Web!"}"#).unwrap_err().contains("is not a port name"));
         assert_eq!(port(r#"{"port": []}"#).unwrap_err(), "port: expected a port's number or name, found a list");
     }
 

@@ -29,7 +29,7 @@ pub(crate) fn read(config: &str) -> Result<HttpGet, String> {
     for header in fields.objects("httpHeaders", &["name", "value"])? {
         let name = header.required_text("name")?;
         if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(header.complaint("name", &format!("{name:?} is no HTTP header name (like X-Header-Name)")));
+            return Err(header.complaint("name", &format!("{name:?} is not an HTTP header name (like X-Header-Name)")));
         }
         let value = header.text("value")?.unwrap_or_default();
         if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
@@ -77,7 +77,7 @@ mod tests {
             ),
             (
                 r#"{"port": 1, "httpHeaders": [{"name": "a b"}]}"#,
-                r#"httpHeaders[0].name: "a b" is no HTTP header name (like X-Header-Name)"#,
+                r#"httpHeaders[0].name: "a b" is not an HTTP header name (like X-Header-Name)"#,
             ),
             (r#"{"port": 1, "path": 2}"#, "path: expected a text, found the number 2"),
         ] {

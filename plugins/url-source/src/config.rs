@@ -49,7 +49,7 @@ pub(crate) fn read(config: &str) -> Result<Config, String> {
             return Err(format!("headers[{index}]: expected a name and a value"));
         };
         if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(format!("headers[{index}]: {name:?} is no HTTP header name (like X-Header-Name)"));
+            return Err(format!("headers[{index}]: {name:?} is not an HTTP header name (like X-Header-Name)"));
         }
         if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
             return Err(format!(

@@ -95,7 +95,7 @@ fn custom_headers_are_sent_as_they_are() {
         (r#"{"url": "x"}"#, "url: expected a URL like https://host/pods.yaml"),
         (
             r#"{"url": "http://h/", "headers": [["a b", "secret"]]}"#,
-            "headers[0]: \"a b\" is no HTTP header name (like X-Header-Name)",
+            "headers[0]: \"a b\" is not an HTTP header name (like X-Header-Name)",
         ),
         (
             r#"{"url": "http://h/", "headers": [["a", "secret\n"]]}"#,

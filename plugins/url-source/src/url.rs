@@ -39,7 +39,7 @@ impl Url {
             Some((user, authority)) => (Some(user.to_owned()), authority),
             None => (None, &rest[..end]),
         };
-        let host = host(authority).ok_or_else(|| format!("{authority:?} is no host"))?;
+        let host = host(authority).ok_or_else(|| format!("{authority:?} is not a host"))?;
         let path = sent(&rest[end..], "");
         Ok(Self { secure, user, authority: authority.to_owned(), host: host.to_owned(), path })
     }

@@ -122,7 +122,7 @@ fn cluster_pods_end_for_a_drain_and_the_api_knows_before_it_is_over() {
     }
     let shown = node.wait_node("not Ready", |node| !condition(node, "Ready"));
     assert!(shown["status"]["conditions"].to_string().contains("node is shutting down"), "{}", shown["status"]);
-    assert!(node.say(&["drain-node", "--local", "--cancel"]).contains("may begin again"));
+    assert!(node.say(&["drain-node", "--local", "--cancel"]).contains("may start again"));
     node.wait_node_ready();
 }
 

@@ -51,7 +51,7 @@ fn shutdown_on_request_ends_pods_by_priority_and_a_start_brings_them_back() {
     assert!(said.contains("Ending 2 pods, 40 s at most: default/better-n1, default/usual-n1\n"), "{said}");
     assert!(said.contains("default/usual-n1 ended after "), "{said}");
     assert!(said.contains("Ending critical pods, 40 s at most: default/critical-n1\n"), "{said}");
-    assert!(said.contains("3 pods ended. No pod begins before the agent is started again"), "{said}");
+    assert!(said.contains("3 pods ended. No pod starts until the agent is restarted"), "{said}");
     assert_eq!(notes(&bed).last().map(String::as_str), Some("critical"));
     for (name, _) in pods {
         let ended = bed.pod(name).unwrap();
@@ -63,7 +63,7 @@ fn shutdown_on_request_ends_pods_by_priority_and_a_start_brings_them_back() {
     assert_eq!(reason(&late), "NodeShutdown");
     assert_eq!(bed.cli(&["drain-node", "--local"]).status.code(), Some(0), "nothing is left to end");
 
-    assert!(bed.say(&["drain-node", "--local", "--cancel"]).contains("may begin again"));
+    assert!(bed.say(&["drain-node", "--local", "--cancel"]).contains("may start again"));
     for name in ["critical", "usual", "better", "late"] {
         bed.wait(name, "ready again", is_ready);
     }

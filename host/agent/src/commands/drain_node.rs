@@ -18,7 +18,7 @@ const SOME_LEFT: u8 = 2;
 
 /// What brings pods back, as it is told after a drain.
 const AFTERWARDS: &str =
-    "No pod begins before the agent is started again, or `longshore drain-node --local --cancel`.\n";
+    "No pod starts until the agent is restarted or `longshore drain-node --local --cancel` is run.\n";
 
 /// Ends all pods, or takes that back.
 pub(crate) async fn drain_node(client: &Client, arguments: &DrainNodeArgs) -> anyhow::Result<ExitCode> {
@@ -43,15 +43,17 @@ pub(crate) async fn drain_node(client: &Client, arguments: &DrainNodeArgs) -> an
             _ => {}
         }
     }
-    anyhow::bail!("the agent ended before all pods did; those that were told to end still do when it is started again")
+    anyhow::bail!(
+        "the agent exited before all pods had stopped; those that were already stopping go on when it is started again"
+    )
 }
 
 async fn resume(client: &Client) -> anyhow::Result<ExitCode> {
     let answer: Resumed = client.order("/v1/resume").await?;
     if !answer.resumed {
-        anyhow::bail!("the machine itself goes down: pods begin again when it is back");
+        anyhow::bail!("the machine itself is shutting down: pods start again when it is back up");
     }
-    out::print("Pods may begin again; those of the manifest folder and URL that were ended do.\n")?;
+    out::print("Pods may start again; those of the manifest folder and URL that were stopped do.\n")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -71,7 +73,7 @@ fn text(told: &Told) -> String {
         }
         Told::Ended { pod, milliseconds } => format!("{pod} ended after {:.1} s\n", *milliseconds as f64 / 1000.0),
         Told::Late { pods } => format!("Not ended in time: {}\n", pods.join(", ")),
-        Told::CalledOff => "Called off: pods may begin again.\n".to_owned(),
+        Told::CalledOff => "Cancelled: pods may start again.\n".to_owned(),
         Told::Done(outcome) if outcome.left.is_empty() => {
             let what = match outcome.ended {
                 0 => "No pod runs.".to_owned(),
@@ -103,7 +105,7 @@ mod tests {
         assert_eq!(text(&group(10)), "Ending 2 pods of priority 10 and above, 40 s at most: default/a, default/b\n");
         assert_eq!(text(&group(CRITICAL)), "Ending critical pods, 40 s at most: default/a, default/b\n");
         assert_eq!(text(&Told::Ended { pod: "default/a".into(), milliseconds: 1250 }), "default/a ended after 1.2 s\n");
-        assert!(text(&Told::Done(Outcome::default())).starts_with("No pod runs. No pod begins before"));
+        assert!(text(&Told::Done(Outcome::default())).starts_with("No pod runs. No pod starts until"));
         let left = Told::Done(Outcome { ended: 1, left: vec!["default/b".into()] });
         assert!(text(&left).starts_with("1 ended, 1 not: default/b\n"));
         assert_eq!(whole_seconds(Duration::from_millis(1500)), 2);

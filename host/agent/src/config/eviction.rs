@@ -43,7 +43,7 @@ fn signal_of(text: &str) -> Result<Signal, String> {
     Signal::ALL.into_iter().find(|signal| signal.name() == text).ok_or_else(|| {
         let names = Signal::ALL.map(Signal::name);
         let hint = nearest(text, names).map_or(String::new(), |near| format!("; did you mean {near}?"));
-        format!("{text:?} is no eviction signal; there are {}{hint}", names.join(", "))
+        format!("{text:?} is not an eviction signal; known: {}{hint}", names.join(", "))
     })
 }
 

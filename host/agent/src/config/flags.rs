@@ -56,7 +56,7 @@ pub(crate) struct DaemonFlags {
     /// Addresses of the node, separated by commas [default: those of the default route]
     #[arg(long, value_name = "IPS")]
     pub(crate) node_ip: Option<String>,
-    /// Confine containers without a seccomp profile by the runtime's own
+    /// Use the runtime's default seccomp profile for containers that have none
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) seccomp_default: Option<String>,
     /// Sysctls, or patterns ending in *, that pods may set beyond the safe ones, separated by commas
@@ -74,7 +74,7 @@ pub(crate) struct DaemonFlags {
     /// Image pulls in a burst [default: 10]
     #[arg(long, value_name = "N")]
     pub(crate) registry_burst: Option<String>,
-    /// How often the manifest folder is read again beside inotify [default: 20s]
+    /// How often the manifest folder is re-read, besides inotify [default: 20s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) file_check_frequency: Option<String>,
     /// Refuse to start while swap is on

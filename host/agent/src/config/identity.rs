@@ -82,7 +82,7 @@ fn checked_taint(key: &str, value: Option<&str>, effect: &str) -> Result<Taint, 
     values::label_value(value.unwrap_or_default())?;
     if !EFFECTS.contains(&effect) {
         let hint = nearest(effect, EFFECTS).map_or(String::new(), |near| format!("; did you mean {near}?"));
-        return Err(format!("{effect:?} is no effect; there are {}{hint}", EFFECTS.join(", ")));
+        return Err(format!("{effect:?} is not a taint effect; known: {}{hint}", EFFECTS.join(", ")));
     }
     let value = value.filter(|value| !value.is_empty()).map(str::to_owned);
     Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })

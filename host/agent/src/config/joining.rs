@@ -31,7 +31,7 @@ pub(crate) struct JoiningFlags {
     /// Folder of certificates that the API server signed [default: pki in the root folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) cert_dir: Option<PathBuf>,
-    /// Ask for a new client certificate before the old one ends [default: true with --bootstrap-kubeconfig]
+    /// Ask for a new client certificate before the old one expires [default: true with --bootstrap-kubeconfig]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) rotate_certificates: Option<String>,
     /// Have the API server sign the certificate of the node's own server
@@ -70,7 +70,7 @@ pub(crate) struct JoiningFlags {
     /// Events in a burst [default: 100]
     #[arg(long, value_name = "N")]
     pub(crate) event_burst: Option<String>,
-    /// Key that Secrets are kept with for times without the API server: 32 bytes, raw, hexadecimal or base64
+    /// Key that seals Secrets and tokens kept on disk for when the API server is unreachable: 32 bytes, raw, hexadecimal or base64
     #[arg(long, value_name = "FILE")]
     pub(crate) state_key_file: Option<PathBuf>,
     /// Configuration of exec credential providers: a file, or a folder of such files

@@ -124,7 +124,7 @@ const GONE: &[(&str, bool, &str)] = &[
     ("auth-path", true, "use --kubeconfig"),
     ("babysit-daemons", false, "nothing replaces it: systemd does that"),
     ("boot-id-file", true, CADVISORS),
-    ("bootstrap-checkpoint-path", true, "static pods belong into --pod-manifest-path"),
+    ("bootstrap-checkpoint-path", true, "static pods belong in --pod-manifest-path"),
     ("cadvisor-port", true, "metrics are served at /metrics of --port"),
     ("cloud-config", true, "configuration of a cloud belongs to its controller manager; set --cloud-provider=external"),
     ("configure-cbr0", true, "leave it out, or use --network-plugin=cni"),

@@ -118,7 +118,7 @@ pub(crate) fn kind_of(text: &str) -> Option<String> {
 /// Reads a KubeletConfiguration; `file` names it in messages.
 pub(crate) fn read(file: &str, text: &str, findings: &mut Findings) -> Draft {
     if text.len() > tree::SIZE_LIMIT {
-        findings.problem(file, format!("larger than {} bytes; this is no KubeletConfiguration", tree::SIZE_LIMIT));
+        findings.problem(file, format!("larger than {} bytes; this is not a KubeletConfiguration", tree::SIZE_LIMIT));
         return Draft::default();
     }
     let node = match tree::parse(text) {

@@ -154,7 +154,7 @@ fn headers(text: &str) -> Result<Headers, String> {
 fn header(name: &str, value: &str) -> Result<(String, String), String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(token) {
-        return Err(format!("{name:?} is no name of an HTTP header"));
+        return Err(format!("{name:?} is not a valid HTTP header name"));
     }
     if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
         return Err(format!("the value of header {name:?} has control characters, which no header may have"));
@@ -192,7 +192,10 @@ mod tests {
         assert_eq!(format!("{read:?}"), r#"["a", "b", "a", "c"]"#);
         for wrong in ["a:1,secret", "secret value:x", "a:secret\nb"] {
             let message = headers(wrong).unwrap_err();
-            assert!(!message.contains("secret") || message.contains("\"secret value\" is no name"), "{message}");
+            assert!(
+                !message.contains("secret") || message.contains("\"secret value\" is not a valid HTTP header name"),
+                "{message}"
+            );
         }
     }
 

@@ -135,9 +135,7 @@ fn plugin(text: &str) -> Result<NetworkPlugin, String> {
         "" => Ok(NetworkPlugin::Bridge),
         "cni" => Ok(NetworkPlugin::Cni),
         "kubenet" => {
-            Err("kubenet is gone since Kubernetes 1.24; leave the flag out: the bridge that is used then does \
-                          what it did"
-                .to_owned())
+            Err("kubenet is gone since Kubernetes 1.24; leave the flag out: Docker's bridge is used instead".to_owned())
         }
         _ => Err(format!("expected \"cni\" or nothing, got {text:?}")),
     }

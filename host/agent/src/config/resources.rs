@@ -18,16 +18,17 @@ use crate::names::nearest;
 /// Flags of resources.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct ResourceFlags {
-    /// Per cent of the images' disk in use from which unused images are removed; 100 for never [default: 85]
+    /// Disk usage in percent at which unused images are removed; 100 for never [default: 85; a node alone removes none
+    /// unless image garbage collection is configured]
     #[arg(long, value_name = "PERCENT")]
     pub(crate) image_gc_high_threshold: Option<String>,
-    /// Per cent of the images' disk in use that removing them goes down to [default: 80]
+    /// Disk usage in percent down to which they are removed [default: 80]
     #[arg(long, value_name = "PERCENT")]
     pub(crate) image_gc_low_threshold: Option<String>,
     /// How long an unused image is kept at least [default: 2m]
     #[arg(long, value_name = "DURATION")]
     pub(crate) minimum_image_ttl_duration: Option<String>,
-    /// Where what is reserved is enforced: pods, or none [default: pods]
+    /// What the reserved resources are enforced on: pods, or none [default: pods]
     #[arg(long, value_name = "LEVELS")]
     pub(crate) enforce_node_allocatable: Vec<String>,
     /// How many processes a pod may have; -1 for no limit [default: -1]
@@ -42,7 +43,7 @@ pub(crate) struct ResourceFlags {
     /// Period of the CPU quota, 1ms to 1s [default: 100ms]
     #[arg(long, value_name = "DURATION")]
     pub(crate) cpu_cfs_quota_period: Option<String>,
-    /// Account the disk that pods may use, and hold them to its limits [default: true]
+    /// Track pods' ephemeral storage and enforce its limits [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) local_storage_capacity_isolation: Option<String>,
     /// Size at which a container's log is rotated [default: 10Mi]

@@ -23,52 +23,52 @@ pub(crate) struct ServerFlags {
     /// Address that the node's servers listen on [default: 0.0.0.0]
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<String>,
-    /// Port of HTTPS [default: 10250]
+    /// Port of the HTTPS server [default: 10250]
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<String>,
-    /// Port of what anybody may read without TLS; 0 for none [default: 0]
+    /// Port of the read-only server, without TLS or authentication; 0 disables it [default: 0]
     #[arg(long, value_name = "PORT")]
     pub(crate) read_only_port: Option<String>,
-    /// Port of /healthz without TLS; 0 for none [default: 10248]
+    /// Port of /healthz, without TLS; 0 disables it [default: 10248]
     #[arg(long, value_name = "PORT")]
     pub(crate) healthz_port: Option<String>,
     /// Address that /healthz listens on [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub(crate) healthz_bind_address: Option<String>,
-    /// Certificates of those who sign client certificates
+    /// CA certificates (PEM) that client certificates are verified against
     #[arg(long, value_name = "FILE")]
     pub(crate) client_ca_file: Option<PathBuf>,
-    /// Let in who shows nothing, as system:anonymous [default: false]
+    /// Accept requests without credentials, as system:anonymous [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) anonymous_auth: Option<String>,
-    /// Ask the API server whose a bearer token is [default: true in a cluster]
+    /// Authenticate bearer tokens through the API server (TokenReview) [default: true in a cluster]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) authentication_token_webhook: Option<String>,
-    /// How long its answers count [default: 2m]
+    /// How long the API server's answers about tokens are cached [default: 2m]
     #[arg(long, value_name = "DURATION")]
     pub(crate) authentication_token_webhook_cache_ttl: Option<String>,
-    /// Who may do what: Webhook asks the API server, AlwaysAllow lets everyone who got in do all [default: Webhook]
+    /// How requests are authorized: Webhook asks the API server, AlwaysAllow allows authenticated users everything [default: Webhook]
     #[arg(long, value_name = "MODE")]
     pub(crate) authorization_mode: Option<String>,
-    /// How long a yes of the API server counts [default: 5m]
+    /// How long allowed authorizations are cached [default: 5m]
     #[arg(long, value_name = "DURATION")]
     pub(crate) authorization_webhook_cache_authorized_ttl: Option<String>,
-    /// How long a no of the API server counts [default: 30s]
+    /// How long denied authorizations are cached [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) authorization_webhook_cache_unauthorized_ttl: Option<String>,
-    /// Certificate of HTTPS [default: from the API server, or made and self-signed]
+    /// Certificate of the HTTPS server [default: from the API server, or made and self-signed]
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_cert_file: Option<PathBuf>,
     /// Key of that certificate
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_private_key_file: Option<PathBuf>,
-    /// Cipher suites of TLS 1.2 by their names in Go, separated by commas
+    /// TLS 1.2 cipher suites, by their Go names, separated by commas
     #[arg(long, value_name = "NAMES")]
     pub(crate) tls_cipher_suites: Vec<String>,
     /// VersionTLS12 or VersionTLS13 [default: VersionTLS12]
     #[arg(long, value_name = "VERSION")]
     pub(crate) tls_min_version: Option<String>,
-    /// Serve exec, attach, port-forward, logs and what is for debugging [default: true]
+    /// Serve exec, attach, port-forward, logs and the debugging endpoints [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) enable_debugging_handlers: Option<String>,
     /// How long an exec, attach or port-forward may stay silent [default: 4h]
@@ -341,7 +341,7 @@ impl ServerLayer {
         }
         let min_version = self.tls_min_version.unwrap_or_default();
         if min_version < tls::Version::Tls12 {
-            findings.warnings.push("tlsMinVersion: TLS older than 1.2 is not spoken here; 1.2 it is".to_owned());
+            findings.warnings.push("tlsMinVersion: TLS older than 1.2 is not supported; using 1.2".to_owned());
         }
         let time = |value: Option<Duration>, seconds| value.unwrap_or(Duration::from_secs(seconds));
         Server {

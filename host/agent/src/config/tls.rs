@@ -69,7 +69,7 @@ pub(crate) fn cipher(text: &str) -> Result<&'static str, String> {
     let mut known = OFFERED.into_iter().chain(OTHERS);
     known.find(|name| *name == full).ok_or_else(|| {
         let hint = nearest(text, OFFERED).map_or(String::new(), |near| format!("; did you mean {near}?"));
-        format!("{text:?} is no cipher suite; there are {}{hint}", OFFERED.join(", "))
+        format!("{text:?} is not a known cipher suite; known: {}{hint}", OFFERED.join(", "))
     })
 }
 

@@ -195,7 +195,7 @@ pub(super) fn qualified_name(text: &str) -> Result<(), String> {
     let prefix_is_fine = prefix.is_none_or(|prefix| node_name(prefix).is_ok_and(|lower| lower == prefix));
     match prefix_is_fine && !name.is_empty() && is_label_text(name) {
         true => Ok(()),
-        false => Err(format!("{text:?} is no key: expected a name like \"tier\" or \"example.com/tier\"")),
+        false => Err(format!("{text:?} is not a valid key: expected a name like \"tier\" or \"example.com/tier\"")),
     }
 }
 
@@ -204,7 +204,7 @@ pub(super) fn label_value(text: &str) -> Result<(), String> {
     match text.is_empty() || is_label_text(text) {
         true => Ok(()),
         false => Err(format!(
-            "{text:?} is no value: expected at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends"
+            "{text:?} is not a valid value: expected at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends"
         )),
     }
 }

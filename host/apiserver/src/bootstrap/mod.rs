@@ -69,7 +69,7 @@ async fn still_valid(settings: &Settings, kubeconfig: &Path, store: &Store) -> b
     match sources.read().await {
         Ok(material) => match material.identity {
             Identity::Certificate { from, dates } if dates.is_over(Timestamp::now()) => {
-                tracing::warn!(%from, ended = %dates.not_after, "the client certificate has ended; a new one is asked for");
+                tracing::warn!(%from, expired = %dates.not_after, "the client certificate has expired; a new one is asked for");
                 false
             }
             Identity::Nobody => false,

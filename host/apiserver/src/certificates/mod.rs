@@ -97,7 +97,7 @@ impl Care {
             let renewed = match (dates.is_over(now), &self.settings.bootstrap_kubeconfig) {
                 (false, _) => self.renew_client(&store).await.map_err(|error| told(&error)),
                 (true, Some(_)) => bootstrap::once(&self.settings, &store).await.map_err(|error| told(&error)),
-                (true, None) => Err(format!("{from} ended {}; {}", dates.not_after, mend())),
+                (true, None) => Err(format!("{from} expired at {}; {}", dates.not_after, mend())),
             };
             if let Err(error) = renewed {
                 let wait = back_off(failures, self.random());

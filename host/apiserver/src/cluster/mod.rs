@@ -81,7 +81,7 @@ pub(crate) async fn server_version(requests: &Requests) -> Result<(u32, u32), Ap
     let version: Version = requests.get("/version").await?;
     version.parts().ok_or_else(|| ApiError::Refused {
         code: 502,
-        message: format!("version {}.{} ({}) is none", version.major, version.minor, version.git),
+        message: format!("version {}.{} ({}) cannot be parsed", version.major, version.minor, version.git),
     })
 }
 

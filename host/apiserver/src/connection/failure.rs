@@ -71,10 +71,10 @@ pub(crate) fn mend() -> &'static str {
 pub(crate) fn identity_problem(identity: &Identity, now: Timestamp) -> Option<String> {
     match identity {
         Identity::Certificate { from, dates } if dates.is_over(now) => {
-            Some(format!("the client certificate {from} ended {}; {}", dates.not_after, mend()))
+            Some(format!("the client certificate {from} expired at {}; {}", dates.not_after, mend()))
         }
         Identity::Certificate { from, dates } if now < dates.not_before => Some(format!(
-            "the client certificate {from} holds from {} only; is this machine's clock right?",
+            "the client certificate {from} is not valid before {}; is this machine's clock right?",
             dates.not_before
         )),
         _ => None,
@@ -103,15 +103,21 @@ pub(crate) fn unauthorized(identity: &Identity, now: Timestamp) -> String {
 fn certificate_problem(error: &CertificateError, ca: &str, server: &str) -> String {
     match error {
         CertificateError::ExpiredContext { not_after, .. } => {
-            format!("its certificate ended {}; renew it there, or mend this machine's clock", date(not_after.as_secs()))
+            format!(
+                "its certificate expired at {}; renew it there, or fix this machine's clock",
+                date(not_after.as_secs())
+            )
         }
         CertificateError::Expired => {
-            "its certificate has ended; renew it there, or mend this machine's clock".to_owned()
+            "its certificate has expired; renew it there, or fix this machine's clock".to_owned()
         }
         CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("its certificate holds from {} only; is this machine's clock right?", date(not_before.as_secs()))
+            format!(
+                "its certificate is not valid before {}; is this machine's clock right?",
+                date(not_before.as_secs())
+            )
         }
-        CertificateError::NotValidYet => "its certificate does not hold yet; is this machine's clock right?".to_owned(),
+        CertificateError::NotValidYet => "its certificate is not valid yet; is this machine's clock right?".to_owned(),
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             format!("its certificate is signed by a CA that is not known here; the known ones are from {ca}")
         }

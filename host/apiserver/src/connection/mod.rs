@@ -210,7 +210,8 @@ impl Connection {
         let answer = Requests::new(self.client()).get::<VersionAnswer>("/version").await;
         let answer = answer.map_err(|error| ConnectionError { server: server.clone(), what: error.to_string() })?;
         let (Some(major), Some(minor)) = (number(&answer.major), number(&answer.minor)) else {
-            let what = format!("its version {:?}.{:?} is none; is it an API server?", answer.major, answer.minor);
+            let what =
+                format!("its version {:?}.{:?} cannot be parsed; is it an API server?", answer.major, answer.minor);
             return Err(ConnectionError { server, what });
         };
         let version = ServerVersion { major, minor, git_version: answer.git_version };

@@ -36,7 +36,7 @@ impl CertificateDates {
         for der in CertificateDer::pem_slice_iter(pem) {
             let der = der.map_err(|error| PairError(format!("its PEM is broken ({error})")))?;
             let (_, parsed) = x509_parser::parse_x509_certificate(&der)
-                .map_err(|error| PairError(format!("it is no X.509 certificate ({error})")))?;
+                .map_err(|error| PairError(format!("it is not an X.509 certificate ({error})")))?;
             let at = |seconds| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
             let (begins, ends) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
             let common_name = parsed.subject().iter_common_name().find_map(|name| name.as_str().ok());
@@ -97,7 +97,7 @@ impl Pair {
     pub(crate) fn of(chain: &[u8], key: &[u8]) -> Result<Self, PairError> {
         let dates = CertificateDates::of(chain)?;
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(chain).filter_map(Result::ok).collect();
-        let der = PrivateKeyDer::from_pem_slice(key).map_err(|_| PairError("its key is no PEM key".to_owned()))?;
+        let der = PrivateKeyDer::from_pem_slice(key).map_err(|_| PairError("its key is not a PEM key".to_owned()))?;
         let provider = rustls::crypto::ring::default_provider();
         rustls::sign::CertifiedKey::from_der(certificates, der, &provider)
             .map_err(|error| PairError(format!("certificate and key do not belong together ({error})")))?;

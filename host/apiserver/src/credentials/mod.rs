@@ -21,7 +21,7 @@ pub(crate) use stamp::Stamp;
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The kubeconfig cannot be read or understood.
-    #[error("kubeconfig {} cannot be used; mend it, it is read again when it changes", path.display())]
+    #[error("kubeconfig {} cannot be used; fix it, it is read again when it changes", path.display())]
     Kubeconfig {
         /// The file.
         path: PathBuf,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::pod::{CONFIG_SEEN, Pod, Source};
+use crate::pod::{CONFIG_SEEN, Pod};
 use crate::volume;
 
 /// On a mirror: the hash of the pod that it is the image of.
@@ -17,13 +17,8 @@ pub fn is_mirror(pod: &v1::Pod) -> bool {
     pod.metadata.annotations.as_ref().is_some_and(|found| found.contains_key(MIRROR))
 }
 
-/// Whether the pod can have a mirror: it comes from another source, and refers to no object of the API server, which
-/// the API server's NodeRestriction would refuse.
-pub fn wants_mirror(pod: &Pod) -> bool {
-    pod.source != Source::Api && !pod.hashes.is_empty() && why_not(pod).is_none()
-}
-
-/// Why a folder's pod can have no mirror, for the node's event; `None` when it can.
+/// Why a pod of another source than the API server can have no mirror, for the node's event: it refers to an object, which
+/// the API server's NodeRestriction would refuse. `None` when it can.
 pub fn why_not(pod: &Pod) -> Option<String> {
     let references = volume::references(pod);
     let first = references.first().map(|reference| format!("{} {:?}", reference.kind.as_str(), reference.name));
@@ -79,7 +74,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pod::PodId;
+    use crate::pod::{PodId, Source};
 
     fn pod(spec: serde_json::Value) -> Pod {
         let object = json!({"metadata": {"name": "a", "namespace": "default", "uid": "1", "annotations": {HASH: "h"}},
@@ -98,7 +93,7 @@ mod tests {
     #[test]
     fn a_mirror_fits_until_the_pod_changes_or_it_ends() {
         let pod = pod(json!({"containers": [{"name": "c"}]}));
-        assert!(wants_mirror(&pod));
+        assert_eq!(why_not(&pod), None);
         let seen = "2026-11-27T06:00:00.5Z".parse().unwrap();
         let mut mirror = of(&pod, seen, "n1", "u");
         assert!(is_mirror(&mirror) && fits(&mirror, &pod));
@@ -114,7 +109,6 @@ mod tests {
     #[test]
     fn what_refers_to_the_folders_objects_has_none() {
         let pod = pod(json!({"containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "s"}}]}]}));
-        assert!(!wants_mirror(&pod));
         assert!(why_not(&pod).unwrap().contains("secret \"s\""));
     }
 }

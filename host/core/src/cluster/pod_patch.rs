@@ -7,19 +7,7 @@ use k8s_openapi::api::core::v1;
 use serde_json::{Map, Value, json};
 
 use super::mirror;
-
-/// The conditions that are the node's to write.
-const OURS: [&str; 9] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-    "DisruptionTarget",
-    "PodResizePending",
-    "PodResizeInProgress",
-    "AllContainersRestarting",
-];
+use crate::status::{DISRUPTION, OURS};
 
 /// The patch from `known`, the pod as the API server has it, to `status`; `None` when nothing differs.
 pub fn patch(known: &v1::Pod, status: &v1::PodStatus) -> Option<Value> {
@@ -103,7 +91,10 @@ fn says_nothing(value: &Value) -> bool {
 fn conditions(before: &v1::PodStatus, now: &v1::PodStatus) -> Option<Value> {
     let empty = Vec::new();
     let (before, now) = (before.conditions.as_ref().unwrap_or(&empty), now.conditions.as_ref().unwrap_or(&empty));
-    let ours = |condition: &&v1::PodCondition| OURS.contains(&condition.type_.as_str());
+    let ours = |condition: &&v1::PodCondition| {
+        let kind = condition.type_.as_str();
+        kind == DISRUPTION || OURS.contains(&kind)
+    };
     let mut changes = Vec::new();
     for condition in now.iter().filter(ours) {
         let known = before.iter().find(|known| known.type_ == condition.type_);

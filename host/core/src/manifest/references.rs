@@ -1,7 +1,7 @@
 //! What a pod that did not come from the API server may not refer to.
 //!
 //! As `podutil.HasAPIObjectReference` (gate PreventStaticPodAPIReferences), but for ConfigMaps and Secrets, which may
-//! lie beside the pod (design §6), and for volumes and devices that keep a pod Pending ([`crate::support`]).
+//! lie beside the pod, and for volumes and devices that keep a pod Pending ([`crate::support`]).
 
 use k8s_openapi::api::core::v1;
 

@@ -24,7 +24,7 @@ pub struct Rule {
     pub ipv4: bool,
     /// `nat` or `filter`.
     pub table: &'static str,
-    /// The chain that it belongs into.
+    /// The chain that it belongs to.
     pub chain: &'static str,
     /// Before all others, else after them.
     pub first: bool,
@@ -35,9 +35,6 @@ pub struct Rule {
     /// Its comment, without spaces.
     pub comment: String,
 }
-
-/// The chains that rules of ours can be in.
-pub const CHAINS: [(&str, &str); 2] = [("nat", "POSTROUTING"), ("filter", "DOCKER-USER")];
 
 /// What comments of this agent's rules begin with.
 pub fn mark(root_id: &str) -> String {

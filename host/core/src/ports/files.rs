@@ -126,7 +126,7 @@ pub trait FileStore: Send + Sync {
     /// What a container wrote there, at most `limit` bytes; empty when there is nothing or no file.
     async fn read_termination_message(&self, file: &Path, limit: usize) -> String;
 
-    /// Links a container's log to `/var/log/pods/…` and `/var/log/containers/…` (kubelet.md §1.8). `runtime_log` is
+    /// Links a container's log to `/var/log/pods/…` and `/var/log/containers/…`. `runtime_log` is
     /// the runtime's own file; the links' paths come from [`FileStore::log_path`].
     async fn link_log(
         &self,

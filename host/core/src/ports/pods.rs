@@ -12,6 +12,6 @@ pub trait PodViews: Send + Sync {
     /// The pod of that UID.
     fn pod(&self, uid: &str) -> Option<Arc<PodView>>;
 
-    /// When every loop that must turn last turned: `Err` names the one that hangs and for how long (`/healthz`).
+    /// Whether every loop that must turn has turned lately; `Err` names the one that hangs and for how long (`/healthz`).
     fn healthy(&self) -> Result<(), String>;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-/// Of which Kubernetes the probes and hooks behave, and say that they are.
+/// The Kubernetes version whose probes and hooks are imitated, and that their User-Agent names.
 pub const KUBERNETES_VERSION: &str = "1.37";
 
 /// What a probe looks at. The host fixes it; a plugin can neither choose nor change it.
@@ -120,7 +120,8 @@ pub enum ProbeConfigError {
 /// The probe plugins of this node.
 #[async_trait]
 pub trait ProbePlugins: Send + Sync {
-    /// Asks a plugin whether it can work with a configuration (JSON). Called once, at admission.
+    /// Asks a plugin whether it can work with a configuration (JSON). Called once for each version of a pod's spec, and
+    /// again while the pod is held back.
     async fn validate(&self, plugin: &str, config: &str) -> Result<(), ProbeConfigError>;
 
     /// Makes one check. Ends within the budget and a little more, whatever the plugin does.

@@ -233,7 +233,8 @@ pub struct LogChunk {
 }
 
 /// The container runtime. Every call ends within a time limit of its own; pulls end when nothing has moved for a
-/// minute. Everything is confined to what carries our root's label, but for `foreign` and what it is used for.
+/// minute. Everything is confined to what carries our root's label, but for images, which are the whole
+/// machine's, and for `foreign` and what it is used for.
 #[async_trait]
 pub trait ContainerRuntime: ContainerExec {
     /// Asks what it is and can do.

@@ -1,4 +1,4 @@
-//! Reading a pod's probes: v1's own, and those that annotations write for plugins (design §3).
+//! Reading a pod's probes: v1's own, and those that annotations write for plugins.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

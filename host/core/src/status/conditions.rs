@@ -84,10 +84,11 @@ pub fn remember_conditions(records: &mut BTreeMap<String, ConditionRecord>, stat
     }
 }
 
-/// Of a pod that is ended before its time.
-const DISRUPTION: &str = "DisruptionTarget";
+/// Of a pod that is ended before its time, by whomever.
+pub(crate) const DISRUPTION: &str = "DisruptionTarget";
 
-const OURS: [&str; 8] = [
+/// The conditions that are the node's alone to write.
+pub(crate) const OURS: [&str; 8] = [
     RESTARTING_ALL,
     "PodReadyToStartContainers",
     "Initialized",

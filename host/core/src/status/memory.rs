@@ -1,4 +1,5 @@
-//! What is kept of what was seen: the record is brought up to date before it is used, and never by code that acted.
+//! What is kept of what was seen: the record is brought up to date before it is used. Code that acted adds to it only what
+//! no look can tell: restarts counted for the delay, sizes actuated, hashes of written files.
 
 use std::collections::BTreeMap;
 

@@ -26,6 +26,7 @@ use crate::pod::Pod;
 use crate::record::{PodRecord, Terminal};
 
 pub use conditions::remember_conditions;
+pub(crate) use conditions::{DISRUPTION, OURS};
 pub use memory::{remember, remember_restarts};
 
 /// All that a status is made from.

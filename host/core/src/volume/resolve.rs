@@ -336,7 +336,7 @@ fn of_huge_pages(pod: &Pod, size: Option<&str>) -> Result<VolumeKind, String> {
             "medium {medium}: hugePages storage requested, but there is no resource request for huge pages"
         ));
     };
-    let size = huge_pages::of_resource(name).ok_or_else(|| format!("{name} is no size of huge pages"))?;
+    let size = huge_pages::of_resource(name).ok_or_else(|| format!("{name} is not a huge page size"))?;
     Ok(VolumeKind::HugePages { page: size.bytes })
 }
 

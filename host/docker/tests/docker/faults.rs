@@ -126,7 +126,7 @@ async fn versions_are_negotiated_anew() {
     assert!(message.contains("upgrade it to Docker 20.10"), "{message}");
     let stranger = Fake::bare(|_, _| ok("{}"));
     let Err(RuntimeError::Failed { message, .. }) = stranger.docker.list().await else { panic!() };
-    assert!(message.contains("no Docker daemon"), "{message}");
+    assert!(message.contains("not a Docker daemon"), "{message}");
     // It is replaced by an older one under our feet.
     let fake = Fake::bare(|request, count| match request {
         "GET /version" if count == 0 => ok(r#"{"Version":"99","ApiVersion":"9.9","MinAPIVersion":"1.40"}"#),

@@ -15,7 +15,7 @@ const CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "io", "hugetl
 fn is_v2(root: &Path) -> Result<(), CgroupError> {
     match root.join("cgroup.controllers").exists() {
         true => Ok(()),
-        false => Err(CgroupError::NotAllowed(format!("{} is no cgroup v2", root.display()))),
+        false => Err(CgroupError::NotAllowed(format!("{} is not a cgroup v2 hierarchy", root.display()))),
     }
 }
 

@@ -395,5 +395,5 @@ fn note_kept(file: &mut FileState, kept: usize) {
         1 => "what it described before is".to_owned(),
         kept => format!("the {kept} objects that it described before are"),
     };
-    file.problems.push(problem(file, format!("{what} kept until the file is mended or removed"), true));
+    file.problems.push(problem(file, format!("{what} kept until the file is fixed or removed"), true));
 }

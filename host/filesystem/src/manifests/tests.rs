@@ -159,7 +159,7 @@ async fn a_bad_file_disturbs_neither_others_nor_its_own_pods() {
         tokio::time::sleep(Duration::from_millis(250)).await;
         reader.stays(Duration::from_millis(50), |snapshot| names(snapshot) == ["a", "b"]).await;
         assert!(
-            says(&reader.last, "kept until the file is mended or removed"),
+            says(&reader.last, "kept until the file is fixed or removed"),
             "{broken:?}: {:?}",
             reader.last.problems
         );

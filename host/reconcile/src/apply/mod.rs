@@ -1,6 +1,6 @@
-//! Does what a plan says: one arm per action, one port call per arm.
+//! Does what a plan says: one function per action; which actions, and when, is core's.
 //!
-//! Holds no policy. What takes long is started in the background ([`crate::background`]) and its end wakes the worker.
+//! What takes long is started in the background ([`crate::background`]) and its end wakes the worker.
 
 mod container;
 mod image;

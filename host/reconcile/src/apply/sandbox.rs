@@ -92,7 +92,7 @@ async fn leave_former_cgroups(worker: &Worker) {
     for qos in worker.observed.sandboxes.iter().filter_map(|former| former.qos).filter(|qos| *qos != now.qos) {
         let former = cgroup::PodCgroup { qos, ..now.clone() };
         if let Err(error) = worker.shared.ports.files.remove_cgroup(&former).await {
-            tracing::warn!(pod = %worker.pod.id, "the cgroup of its former class stays: {error}");
+            tracing::warn!(pod = %worker.pod.id, "the cgroup of its former QoS class was not removed: {error}");
         }
     }
 }

@@ -211,7 +211,7 @@ impl Keeper<'_> {
             None if !options.register => {
                 return Err(ApiError::NotFound {
                     what: format!(
-                        "Node {} (it is not created, since --register-node=false: create it, and it is taken on)",
+                        "Node {} (it is not created, since --register-node=false: create it and this node adopts it)",
                         description.name
                     ),
                 });

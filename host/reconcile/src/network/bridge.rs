@@ -151,7 +151,7 @@ impl Network {
         match &error {
             Some(error) if said.filter.as_ref() != Some(error) => {
                 let message = format!(
-                    "the packet filter cannot be told of the pods' network: {error}; until it can, pods of other nodes see \
+                    "the packet filter could not be updated for the pods' network: {error}; until it is, pods of other nodes see \
                      this node's address in place of a pod's, or cannot reach it; trying again"
                 );
                 ports.events.record_node(EventType::Warning, "PacketFilterFailed", &message);

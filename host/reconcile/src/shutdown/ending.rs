@@ -69,7 +69,7 @@ async fn end_group(
     let mut waiting: BTreeMap<String, String> = BTreeMap::new();
     for (id, asked) in &group.pods {
         let grace = Group::grace(*asked, seconds);
-        tracing::info!(pod = %id, grace, "ends for the node's going down");
+        tracing::info!(pod = %id, grace, "stopping pod: node is shutting down or draining");
         if shared.roster.put(&id.uid, |wakes| wakes.shut_down = Some(grace)) {
             waiting.insert(id.uid.clone(), id.to_string());
         }

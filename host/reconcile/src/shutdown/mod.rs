@@ -103,19 +103,19 @@ impl<'a> Keeper<'a> {
         self.event("Shutdown manager detected shutdown event");
         self.causes.machine = true;
         let steps = self.shared.options.shutdown.steps.clone();
-        tracing::warn!("the machine goes down: pods end, {} s at most", shutdown::total(&steps).as_secs());
+        tracing::warn!("node is shutting down: stopping pods, at most {} s", shutdown::total(&steps).as_secs());
         self.begin(Order { steps, limit: None });
     }
 
     fn stays_up(&mut self) {
         self.event("Shutdown manager detected shutdown cancellation");
-        tracing::warn!("the machine does not go down after all");
+        tracing::warn!("shutdown was cancelled");
         self.causes.machine = false;
         self.settle();
     }
 
     fn drain(&mut self, limit: Option<Duration>) {
-        tracing::warn!("all pods are asked to end, and none to begin");
+        tracing::warn!("draining: stopping all pods, starting none");
         self.causes.drained = true;
         // A machine that goes down has its own times.
         if self.causes.machine && self.ending.is_some() {
@@ -132,7 +132,7 @@ impl<'a> Keeper<'a> {
         if self.causes.machine {
             return false;
         }
-        tracing::info!("pods may begin again");
+        tracing::info!("pods may start again");
         self.settle();
         true
     }

@@ -14,7 +14,7 @@ use crate::roster::Roster;
 
 /// Why a pod's containers are not started while nobody would make those pods anew.
 pub(super) const UNHEARD: &str =
-    "waits for room: which pods of the API server may end for it is known when that is reached";
+    "waiting for room: which pods may be preempted is known once the API server is reached";
 /// What ending a pod may take beyond its grace period.
 const KILL: Duration = Duration::from_secs(10);
 

@@ -75,7 +75,7 @@ async fn nobody_ends_before_the_api_server_was_heard_and_then_they_do() {
     bed.source.set(vec![critical]);
     bed.until("it waits, and says for what", |bed| {
         let steps = bed.views.pod("critical").map(|view| view.steps.clone()).unwrap_or_default();
-        steps.iter().any(|step| step.detail.contains("when that is reached"))
+        steps.iter().any(|step| step.detail.contains("once the API server is reached"))
     })
     .await;
     assert!(bed.phase("critical") == "Pending" && bed.is_ready("usual"));

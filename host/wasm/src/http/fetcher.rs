@@ -20,7 +20,7 @@ impl Host for Call {
 async fn fetch(call: &mut Call, wanted: FetchRequest) -> Result<Response, HttpError> {
     let web = call.web.clone().ok_or(HttpError::Denied)?;
     let invalid = |text: &str| HttpError::Invalid(text.to_owned());
-    let uri = Uri::try_from(wanted.url.as_str()).map_err(|_| invalid("the URL is none"))?;
+    let uri = Uri::try_from(wanted.url.as_str()).map_err(|_| invalid("the URL is not valid"))?;
     let scheme = match uri.scheme_str() {
         Some("http") => Scheme::Http,
         Some("https") => Scheme::Https,

@@ -25,7 +25,7 @@ fn invalid(text: impl Into<String>) -> HttpError {
 /// Checks a request for the target at `address`.
 pub(super) fn check(request: Request, address: &str) -> Result<Checked, HttpError> {
     let method = Method::from_bytes(request.method.as_bytes());
-    let method = method.map_err(|_| invalid(format!("{:?} is no method", request.method)))?;
+    let method = method.map_err(|_| invalid(format!("{:?} is not a method", request.method)))?;
     if method == Method::CONNECT {
         return Err(invalid("CONNECT is for proxies"));
     }
@@ -43,17 +43,19 @@ pub(super) fn check(request: Request, address: &str) -> Result<Checked, HttpErro
     let mut headers = HeaderMap::with_capacity(request.headers.len());
     for (name, value) in request.headers {
         let header = HeaderName::from_bytes(name.as_bytes());
-        let header = header.map_err(|_| invalid(format!("{name:?} is no header name")))?;
+        let header = header.map_err(|_| invalid(format!("{name:?} is not a header name")))?;
         if header == HOST {
             authority = authority.or(Some(value));
         } else if !is_the_hosts(&header) {
             let value = HeaderValue::from_bytes(&value);
-            headers
-                .append(header, value.map_err(|_| invalid(format!("the value of header {name} is no header value")))?);
+            headers.append(
+                header,
+                value.map_err(|_| invalid(format!("the value of header {name} is not a header value")))?,
+            );
         }
     }
     let authority = match authority {
-        Some(value) => String::from_utf8(value).map_err(|_| invalid("the value of header host is no text"))?,
+        Some(value) => String::from_utf8(value).map_err(|_| invalid("the value of header host is not text"))?,
         None if address.contains(':') => format!("[{address}]:{}", request.port),
         None => format!("{address}:{}", request.port),
     };
@@ -81,13 +83,13 @@ impl Checked {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 headers.remove(TE);
                 let value = HeaderValue::from_str(&authority);
-                headers.insert(HOST, value.map_err(|_| invalid(format!("{authority:?} is no host header")))?);
-                Uri::try_from(path.as_str()).map_err(|_| invalid(format!("{path:?} is no path")))
+                headers.insert(HOST, value.map_err(|_| invalid(format!("{authority:?} is not a host header")))?);
+                Uri::try_from(path.as_str()).map_err(|_| invalid(format!("{path:?} is not a path")))
             }
             Version::Http2 => {
                 let scheme = if scheme == Scheme::Http { "http" } else { "https" };
                 let parts = Uri::builder().scheme(scheme).authority(authority.as_str()).path_and_query(path.as_str());
-                parts.build().map_err(|_| invalid(format!("{path:?} is no path, or {authority:?} no authority")))
+                parts.build().map_err(|_| invalid(format!("{path:?} is not a path, or {authority:?} not an authority")))
             }
         }?;
         tracing::trace!(%method, %uri, address, port, "a probe's request");

@@ -43,7 +43,7 @@ pub(crate) async fn start(
         Address::Ip(_) => None,
     };
     let server = match name.or(of_target) {
-        Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} is no server name"))?,
+        Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} is not a server name"))?,
         None => {
             config.enable_sni = false;
             // Nobody sees or checks it.

@@ -37,7 +37,7 @@ impl Web {
     /// Speaks TLS on a connection, and makes sure that its other end is `host`.
     pub(crate) async fn secure(&self, socket: Socket, host: &str) -> Result<TlsStream<Socket>, String> {
         let config = self.config()?;
-        let server = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is no server name"))?;
+        let server = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is not a server name"))?;
         TlsConnector::from(config).connect(server, socket).await.map_err(|error| tls::text(&error))
     }
 
@@ -59,7 +59,7 @@ fn of_file(file: &Path) -> Result<Arc<ClientConfig>, String> {
         let certificate = certificate.map_err(|error| format!("CA file {shown} is not PEM: {error}"))?;
         roots
             .add(certificate)
-            .map_err(|error| format!("CA file {shown} has a certificate that is no CA's: {error}"))?;
+            .map_err(|error| format!("CA file {shown} has a certificate that is not a CA's: {error}"))?;
     }
     if roots.is_empty() {
         return Err(format!("CA file {shown} holds no certificate (expected PEM)"));

@@ -39,7 +39,7 @@ pub enum LoadError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// It is no component, or one that this host cannot run. The plugin's author's to mend.
-    #[error("plugin {name:?} is no component that can be run here")]
+    #[error("plugin {name:?} is not a component that can be run here")]
     Compile {
         /// Name of the plugin.
         name: String,
@@ -57,7 +57,7 @@ pub enum LoadError {
     },
     /// It is a component, but not one of world `longshore:source/source@0.1`. The plugin's author's to mend.
     #[error(
-        "plugin {name:?} is no source: it must export longshore:source/provider@0.1.0, and import nothing but longshore:* and WASI 0.2"
+        "plugin {name:?} is not a source: it must export longshore:source/provider@0.1.0, and import nothing but longshore:* and WASI 0.2"
     )]
     NotASource {
         /// Name of the plugin.
@@ -68,7 +68,7 @@ pub enum LoadError {
     },
     /// It is a component, but not one of world `longshore:probe/probe@0.1`. The plugin's author's to mend.
     #[error(
-        "plugin {name:?} is no probe: it must export longshore:probe/prober@0.1.0, and import nothing but longshore:* and WASI 0.2"
+        "plugin {name:?} is not a probe: it must export longshore:probe/prober@0.1.0, and import nothing but longshore:* and WASI 0.2"
     )]
     NotAProbe {
         /// Name of the plugin.

@@ -45,7 +45,7 @@ pub(crate) struct Bench {
     /// How often each thing is done; the best counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Which Docker: `system` or `29`.
+    /// Which Docker: `system`, `29` or `29-nftables`.
     #[arg(long, default_value = "29")]
     docker: String,
     /// Use the debug build, to try the benchmark itself.

@@ -56,7 +56,8 @@ pub(crate) struct Cluster {
     /// Which Kubernetes: a minor version from 1.33 to 1.37, or a whole one.
     #[arg(long, default_value = KUBERNETES)]
     kubernetes: String,
-    /// Which Docker: `running` (yours; started when there is none), or a private one: `system` or `29`.
+    /// Which Docker: `running` (yours; started when there is none), or a private one: `system`, `29` or
+    /// `29-nftables`.
     #[arg(long, default_value = "running")]
     docker: String,
     /// Only the control plane: start `longshore` yourself.

@@ -23,21 +23,21 @@ pub(super) async fn check(
     }
     address(report, config, node)?;
     let Some(kubeconfig) = kubeconfig else {
-        let advice = "say --admin-kubeconfig FILE, or set KUBECONFIG, of somebody who may exec in pods";
+        let advice = "use --admin-kubeconfig FILE, or set KUBECONFIG: the kubeconfig of a user who may exec in pods";
         report.skip("way back", "there is nobody to ask as", advice)?;
         return Ok(());
     };
     let visitor = match Visitor::open(&kubeconfig).await {
         Ok(visitor) => visitor,
         Err(error) => {
-            report.skip("way back", error.to_string(), "say --admin-kubeconfig FILE")?;
+            report.skip("way back", error.to_string(), "use --admin-kubeconfig FILE")?;
             return Ok(());
         }
     };
     match visitor.name().await {
         Ok(name) => report.good("asking as", name)?,
         Err(error) => {
-            report.skip("way back", format!("{}: {error}", kubeconfig.display()), "say another --admin-kubeconfig")?;
+            report.skip("way back", format!("{}: {error}", kubeconfig.display()), "use another --admin-kubeconfig")?;
             return Ok(());
         }
     }
@@ -67,7 +67,7 @@ fn address(report: &mut Report, config: &Config, node: &Known) -> anyhow::Result
     let own: Vec<&str> =
         addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address.as_str()).collect();
     match own.is_empty() {
-        true => report.bad("address", "the Node has no InternalIP", "say --node-ip")?,
+        true => report.bad("address", "the Node has no InternalIP", "use --node-ip")?,
         false => report.good("address", own.join(", "))?,
     }
     Ok(())
@@ -83,10 +83,10 @@ fn advice(error: &VisitError) -> &'static str {
              and approve its request (kubectl get csr), or --tls-cert-file"
         }
         _ if has("Unauthorized") || matches!(error, VisitError::Refused { code: 401, .. }) => {
-            "the node does not know the API server's --kubelet-client-certificate: say --client-ca-file with its CA"
+            "the node does not know the API server's --kubelet-client-certificate: use --client-ca-file with its CA"
         }
         VisitError::Refused { code: 403, .. } if has("pods is forbidden") => {
-            "the user may not list pods: say another --admin-kubeconfig"
+            "the user may not list pods: use another --admin-kubeconfig"
         }
         _ if has("403 Forbidden") || matches!(error, VisitError::Refused { code: 403, .. }) => {
             "the user lacks rights on pods/exec or nodes/proxy, or the API server's client certificate on nodes/proxy (ClusterRole \
@@ -95,7 +95,7 @@ fn advice(error: &VisitError) -> &'static str {
         _ if has("refused") => "nothing listens there: is the agent running, and --address or --port right?",
         _ if has("timeout") || has("no route") || has("deadline") || matches!(error, VisitError::TimedOut) => {
             "nothing listens there (is the agent running?), or the API server does not reach the node's InternalIP: a firewall, \
-             or say another --node-ip"
+             or use another --node-ip"
         }
         _ if has("Debug endpoints are disabled") || has("405 Method Not Allowed") => {
             "the node's configuration says enableDebuggingHandlers: false; with it there is no exec, logs or port-forward"
@@ -103,7 +103,7 @@ fn advice(error: &VisitError) -> &'static str {
         VisitError::Refused { code: 404, .. } => {
             "something else answers on the node's port, or the pod went meanwhile: who listens there (ss -ltnp)? else ask again"
         }
-        VisitError::Kubeconfig { .. } => "say another --admin-kubeconfig",
+        VisitError::Kubeconfig { .. } => "use another --admin-kubeconfig",
         // What is left came from the node, and has its reason there.
         _ => "look at the agent's log (journalctl -u longshore), and at the API server's",
     }

@@ -53,13 +53,13 @@ pub(super) async fn check(report: &mut Report, config: &Config) -> anyhow::Resul
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             let advice =
-                "mend or replace the file that --kubeconfig names; without one join again with --bootstrap-kubeconfig";
+                "fix or replace the file that --kubeconfig names; without one join again with --bootstrap-kubeconfig";
             report.bad("credentials", format!("{:#}", anyhow::Error::new(error)), advice)?;
             return Ok(known);
         }
         Err(_) => {
             let advice =
-                "is the program or server that the kubeconfig names well, and does a firewall let this node through?";
+                "does the program or server that the kubeconfig names work, and does a firewall let this node through?";
             report.bad("credentials", "what they name did not answer within 20 s", advice)?;
             return Ok(known);
         }
@@ -91,20 +91,20 @@ pub(super) async fn check(report: &mut Report, config: &Config) -> anyhow::Resul
 
 fn certificate(report: &mut Report, connection: &Connection) -> std::io::Result<()> {
     let Some(dates) = connection.status().borrow().certificate.clone() else {
-        return report.good("credentials", "read; they are no certificate");
+        return report.good("credentials", "read; they are not a certificate");
     };
     let left = dates.not_after.duration_since(Timestamp::now());
     if dates.not_before > Timestamp::now() {
         let advice = "is this machine's clock right? timedatectl";
-        return report.bad("credentials", format!("{dates}: not good yet"), advice);
+        return report.bad("credentials", format!("{dates}: not valid yet"), advice);
     }
     match left {
         left if left <= SignedDuration::ZERO => {
             let advice = "join again with --bootstrap-kubeconfig (kubeadm token create makes a token)";
-            report.bad("credentials", format!("{dates}: it has ended"), advice)
+            report.bad("credentials", format!("{dates}: expired"), advice)
         }
         left if left < SignedDuration::from_hours(24) => {
-            report.warn("credentials", dates.to_string(), "it ends soon: is --rotate-certificates on?")
+            report.warn("credentials", dates.to_string(), "it expires soon: is --rotate-certificates on?")
         }
         _ => report.good("credentials", dates.to_string()),
     }
@@ -134,7 +134,7 @@ async fn node(report: &mut Report, config: &Config, api: &impl ClusterApi, known
             report.bad(
                 "Node",
                 found,
-                "mend what it says; the agent's log has more, and what fails above may be the cause",
+                "fix what it says; the agent's log has more, and what fails above may be the cause",
             )?;
         }
         None => report.bad("Node", format!("{name} has no condition Ready"), "is the agent running?")?,

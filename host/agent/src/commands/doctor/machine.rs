@@ -32,7 +32,7 @@ pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Re
         Ok(info) => report.good("agent", format!("longshore {} runs since {}", info.version, info.started_at))?,
         Err(error) => {
             let advice =
-                "start it: systemctl start longshore, or longshore run; if it has another root folder, say --root-dir";
+                "start it: systemctl start longshore, or longshore run; if it has another root folder, use --root-dir";
             report.bad("agent", error.to_string(), advice)?;
             return Ok(());
         }
@@ -42,7 +42,7 @@ pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Re
         let found = format!("{}: {}", problem.place, problem.message);
         match problem.warning {
             true => report.warn("pod sources", found, "")?,
-            false => report.bad("pod sources", found, "mend it; it is read again when it changes")?,
+            false => report.bad("pod sources", found, "fix it; it is read again when it changes")?,
         }
     }
     Ok(())
@@ -62,7 +62,7 @@ pub(super) async fn docker(report: &mut Report, endpoint: &str) -> anyhow::Resul
         }
         // What cannot be reached says itself what to do.
         Ok(Err(error @ RuntimeError::Unreachable { .. })) => {
-            report.bad("Docker", error.to_string(), "if it listens elsewhere, say --docker-endpoint")?;
+            report.bad("Docker", error.to_string(), "if it listens elsewhere, use --docker-endpoint")?;
         }
         Ok(Err(error)) => report.bad("Docker", error.to_string(), "look at its log: journalctl -u docker")?,
         Err(_) => report.bad("Docker", "it does not answer within 10 s", "look at its log: journalctl -u docker")?,
@@ -130,7 +130,7 @@ async fn health(report: &mut Report, config: &Config, running: bool) -> anyhow::
             report.bad("health", body, "restart the agent: its pods go on meanwhile")?;
         }
         Ok(Err(error)) => {
-            report.warn("health", format!("{address}: {error}"), "is another kubelet running? say --healthz-port")?
+            report.warn("health", format!("{address}: {error}"), "is another kubelet running? use --healthz-port")?
         }
         Err(_) => {
             report.bad("health", format!("{address} does not answer"), "restart the agent: its pods go on meanwhile")?

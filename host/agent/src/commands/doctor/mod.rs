@@ -141,7 +141,7 @@ pub(crate) async fn doctor(client: &Client, arguments: &DoctorArgs, around: Surr
         }
         Err(problems) => {
             for problem in problems {
-                report.bad("configuration", problem.to_string(), "mend it: the agent does not start with that")?;
+                report.bad("configuration", problem.to_string(), "fix it: the agent does not start with that")?;
             }
             if let Some(agent) = &agent {
                 machine::docker(&mut report, &agent.docker.endpoint).await?;

@@ -132,7 +132,7 @@ impl World {
     async fn ask(&mut self, gate: &Gate<'_>, docker: Option<&Docker>) -> anyhow::Result<()> {
         let nothing = ObservedPod::default();
         let foreign = match docker {
-            Some(docker) => Arc::new(docker.foreign().await.context("other agents' containers cannot be told")?),
+            Some(docker) => Arc::new(docker.foreign().await.context("cannot list other agents' containers")?),
             None => Arc::default(),
         };
         let mut holds = Vec::new();
@@ -201,7 +201,7 @@ async fn look(
     let mut observed = HashMap::new();
     if let Some((docker, id)) = &docker {
         let mut list: Vec<Observation> =
-            docker.list().await.context("what runs cannot be told, so neither what to do")?;
+            docker.list().await.context("cannot list running containers, so nothing can be planned")?;
         if let Some(Observation::Unseen { id, pod }) =
             list.iter().find(|seen| matches!(seen, Observation::Unseen { .. }))
         {

@@ -208,7 +208,7 @@ fn a_new_pod_waits_for_the_room_of_one_that_ends() {
     pod default/one-node1 (one)
       stop container main container within 30 s: the pod is deleted
     pod default/two-node1 (two)
-      the pod waits: ContainerCreating: waits for pods to end that have what it needs of the node: default/one-node1
+      the pod waits: ContainerCreating: waiting for pods that are stopping to free resources: default/one-node1
     1 action; 0 pods as wanted
     "#);
     // One that nobody asks to end keeps its own: on a node alone every pod is critical.

@@ -146,14 +146,14 @@ async fn errors_say_where_and_what_to_do() {
     let (_, problem) = told(&["10.9.9.9", "api.example"], 1, &ca.pem, "{}", 200).await;
     assert!(problem.contains("api.example") && problem.contains("tls-server-name"), "{problem}");
     let (_, problem) = told(&["127.0.0.1"], -2, &ca.pem, "{}", 200).await;
-    assert!(problem.contains("its certificate ended 20"), "{problem}");
+    assert!(problem.contains("its certificate expired at 20"), "{problem}");
     let (_, problem) = told(&["127.0.0.1"], 1, &ca.pem, "{token: wrong}", 401).await;
     assert!(problem.contains("the token in ") && problem.contains("kubeadm token create"), "{problem}");
     let (chain, key) = ca.sign("system:node:n1", &[], -3);
     std::fs::write(folder.path().join("c.pem"), format!("{chain}{key}")).unwrap();
     let user = "{client-certificate: c.pem, client-key: c.pem}";
     let (_, problem) = told(&["127.0.0.1"], 1, &ca.pem, user, 200).await;
-    assert!(problem.contains("c.pem ended 20") && problem.contains("put a new kubeconfig"), "{problem}");
+    assert!(problem.contains("c.pem expired at 20") && problem.contains("put a new kubeconfig"), "{problem}");
     let missing = Connection::open(settings(folder.path(), Some(folder.path().join("none")))).await.unwrap_err();
     assert!(missing.to_string().contains("none"), "{missing}");
 }
