@@ -128,8 +128,10 @@ impl fmt::Display for Action {
             Action::Prepare => write!(f, "prepare folder, cgroup and volumes"),
             Action::CreateSandbox { attempt } => write!(f, "create sandbox {attempt}"),
             Action::StartSandbox { attempt } => write!(f, "start sandbox {attempt}"),
-            Action::EnsureImage { container } => write!(f, "see that the image of {container} is there"),
-            Action::CreateContainer { container, attempt } => write!(f, "create container {container} ({attempt})"),
+            Action::EnsureImage { container } => write!(f, "ensure the image of {container}"),
+            Action::CreateContainer { container, attempt } => {
+                write!(f, "create container {container}, attempt {attempt}")
+            }
             Action::StartContainer { container } => write!(f, "start container {container}"),
             Action::StopContainer { id, container, grace_seconds, after } => {
                 let turn = if after.is_empty() { "" } else { ", in its turn" };

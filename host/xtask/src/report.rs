@@ -1,6 +1,7 @@
 //! What was checked and how it went: a line for each step, the counts at the end. Must not run anything.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     time::{Duration, Instant},
 };
@@ -26,6 +27,8 @@ pub(crate) struct Outcome {
     pub failures: Vec<String>,
     /// Tests that failed beside others and passed when they were run again, alone.
     pub flaky: Vec<String>,
+    /// Tests that left themselves out, and why.
+    pub left_out: Vec<String>,
 }
 
 impl Outcome {
@@ -35,7 +38,24 @@ impl Outcome {
     pub(crate) const NOTHING: Self = Self::passed(0);
 
     const fn passed(passed: usize) -> Self {
-        Self { passed, failed: 0, skipped: 0, reason: None, details: None, failures: Vec::new(), flaky: Vec::new() }
+        Self {
+            passed,
+            failed: 0,
+            skipped: 0,
+            reason: None,
+            details: None,
+            failures: Vec::new(),
+            flaky: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Of the tests that passed these did nothing but say why they cannot be run here.
+    pub(crate) fn leave_out(&mut self, told: &str) {
+        let tests: BTreeSet<String> = told.lines().map(str::to_owned).collect();
+        self.passed = self.passed.saturating_sub(tests.len());
+        self.skipped += tests.len();
+        self.left_out.extend(tests);
     }
 
     /// One check that was not run.
@@ -115,10 +135,12 @@ impl Report {
             self.skipped.push(format!("{name}: {reason}"));
             return Ok(true);
         }
+        self.skipped.extend(outcome.left_out.iter().map(|test| format!("{name}: {test}")));
         let count = if outcome.passed > 1 { format!(" ({} passed)", outcome.passed) } else { String::new() };
         let ignored = if outcome.skipped > 0 { format!(" ({} skipped)", outcome.skipped) } else { String::new() };
-        if outcome.skipped > 0 {
-            self.skipped.push(format!("{name}: {} tests ignored", outcome.skipped));
+        let unnamed = outcome.skipped.saturating_sub(outcome.left_out.len());
+        if unnamed > 0 {
+            self.skipped.push(format!("{name}: {unnamed} tests ignored"));
         }
         say!("ok   {seconds:6.1} s  {name}{count}{ignored}");
         Ok(true)
@@ -243,6 +265,14 @@ pub(crate) fn counts(text: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_leaves_itself_out_has_not_passed() {
+        let mut outcome = counts("test result: ok. 3 passed; 0 failed; 1 ignored");
+        outcome.leave_out("a: there is none\nb: nor of that\na: there is none\n");
+        assert_eq!((outcome.passed, outcome.skipped), (1, 3));
+        assert_eq!(outcome.left_out, ["a: there is none", "b: nor of that"]);
+    }
 
     #[test]
     fn counts_are_added_up() {

@@ -92,7 +92,7 @@ fn account(node: &Node) -> String {
 #[test]
 fn cluster_clients_metrics_server() {
     let Some(program) = std::env::var_os("LONGSHORE_TEST_METRICS_SERVER") else {
-        eprintln!("SKIPPED: LONGSHORE_TEST_METRICS_SERVER is not set: `cargo xtask test` builds it");
+        crate::bed::skip("LONGSHORE_TEST_METRICS_SERVER is not set: `cargo xtask test` builds it");
         return;
     };
     let Some(node) = Node::start() else { return };

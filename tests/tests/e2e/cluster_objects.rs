@@ -217,7 +217,7 @@ fn cluster_objects_image_is_a_volume() {
 fn cluster_objects_file_gives_variables() {
     let Some(node) = Node::start() else { return };
     if node.cluster.minor() < 34 {
-        eprintln!("SKIPPED: Kubernetes {} knows no fileKeyRef", node.cluster.version);
+        crate::bed::skip(&format!("Kubernetes {} knows no fileKeyRef", node.cluster.version));
         return;
     }
     let mounts = json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]});

@@ -225,7 +225,7 @@ fn cluster_resize_that_can_never_be_is_infeasible() {
 fn cluster_resize_leaves_memory_that_is_in_use() {
     let Some(node) = Node::start() else { return };
     if !lowers_memory(&node) {
-        eprintln!("SKIPPED: Kubernetes {} refuses lower memory limits", node.cluster.version);
+        crate::bed::skip(&format!("Kubernetes {} refuses lower memory limits", node.cluster.version));
         return;
     }
     node.bind(&sized("a", "200m", "128Mi"));

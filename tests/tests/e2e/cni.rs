@@ -49,7 +49,7 @@ impl Cni {
     /// The same with the plugins of the folder that this variable names.
     pub(crate) fn of(variable: &str) -> Option<Cni> {
         let Some(plugins) = std::env::var_os(variable).map(PathBuf::from) else {
-            eprintln!("SKIPPED: {variable} is not set: run in `cargo xtask world -- COMMAND`");
+            crate::bed::skip(&format!("{variable} is not set: run in `cargo xtask world -- COMMAND`"));
             return None;
         };
         let mut bed = Bed::new()?;

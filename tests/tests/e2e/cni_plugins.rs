@@ -54,7 +54,7 @@ fn cni_plugins_bandwidths_hold_are_checked_and_go() {
     let Some(mut cni) = Cni::new() else { return };
     let tried = Command::new("ip").args(["link", "add", "lsifb", "type", "ifb"]).output().unwrap();
     if !tried.status.success() {
-        eprintln!("SKIPPED: the kernel has no ifb: {}", String::from_utf8_lossy(&tried.stderr));
+        crate::bed::skip(&format!("the kernel has no ifb: {}", String::from_utf8_lossy(&tried.stderr)));
         return;
     }
     print("ip link delete lsifb");

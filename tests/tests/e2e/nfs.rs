@@ -75,7 +75,7 @@ fn nfs_servers_that_refuse_or_hang_hold_up_nobody_else() {
 #[test]
 fn nfs_without_a_helper_says_what_to_install() {
     if ["/sbin/mount.nfs", "/usr/sbin/mount.nfs"].iter().any(|helper| Path::new(helper).exists()) {
-        eprintln!("SKIPPED: this machine has mount.nfs");
+        crate::bed::skip("this machine has mount.nfs");
         return;
     }
     let Some(bed) = Bed::start() else { return };

@@ -96,7 +96,7 @@ fn probes_a_startup_that_never_succeeds_restarts() {
 fn probes_grpc() {
     let Some(bed) = Bed::start() else { return };
     let Ok(image) = std::env::var("LONGSHORE_TEST_EXAMPLE_IMAGE") else {
-        eprintln!("SKIPPED: LONGSHORE_TEST_EXAMPLE_IMAGE is not set: no gRPC server to probe");
+        crate::bed::skip("LONGSHORE_TEST_EXAMPLE_IMAGE is not set: no gRPC server to probe");
         return;
     };
     let app = json!({"name": "app", "image": image, "imagePullPolicy": "Never", "command": ["grpc-health", "50051", "2"],

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::standing::{Ended, Standing, begun_in, standing};
-use super::{Plan, Situation, keeps_pod_going, planned, resize};
+use super::{Cause, Plan, Situation, keeps_pod_going, planned, resize};
 use crate::action::{Action, Planned, Track};
 use crate::backoff::{Backoff, Policy};
 use crate::observed::{Container, ContainerState, Exit};
@@ -416,9 +416,9 @@ fn stop_if_unhealthy(
 ) -> bool {
     let Some(unhealthy) = situation.unhealthy.get(&seen.id) else { return false };
     let grace = unhealthy.grace_seconds.unwrap_or_else(|| situation.pod.grace_seconds());
-    let mut why = match unhealthy.probe {
-        "PostStartHook" => format!("Container {} failed its postStart hook", seen.name),
-        probe => format!("Container {} failed {} probe", seen.name, probe.to_lowercase()),
+    let mut why = match unhealthy.cause {
+        Cause::PostStart => format!("Container {} failed its postStart hook", seen.name),
+        Cause::Probe(kind) => format!("Container {} failed {} probe", seen.name, kind.title().to_lowercase()),
     };
     // It failed, whatever its exit code will be.
     if restart::should_restart(situation.pod, container, KILLED) {

@@ -7,17 +7,11 @@
 
 mod containers;
 mod ending;
-#[cfg(test)]
-pub(crate) mod model;
 mod resize;
-#[cfg(test)]
-mod resizes;
 pub(crate) mod restart_all;
 mod standing;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod upsets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +26,7 @@ use crate::cgroup::PodCgroup;
 use crate::node::NodeFacts;
 use crate::observed::{ContainerState, ObservedPod, Sandbox, SandboxState};
 use crate::pod::{ContainerKind, Pod};
+use crate::probe::ProbeKind;
 use crate::record::PodRecord;
 
 /// All that a plan is made from.
@@ -43,7 +38,7 @@ pub struct Situation<'a> {
     pub observed: &'a ObservedPod,
     /// What is remembered of it.
     pub record: &'a PodRecord,
-    /// Containers that a liveness or startup probe found dead, by ID.
+    /// Containers to be stopped because a probe or their postStart hook failed, by ID.
     pub unhealthy: &'a BTreeMap<String, Unhealthy>,
     /// What is going on in the background.
     pub busy: &'a Busy,
@@ -59,11 +54,20 @@ pub struct Situation<'a> {
     pub now: Timestamp,
 }
 
-/// What a liveness or startup probe found.
+/// Why a container that runs must be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// That probe of it failed.
+    Probe(ProbeKind),
+    /// Its postStart hook failed.
+    PostStart,
+}
+
+/// A container that must be stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unhealthy {
-    /// `Liveness` or `Startup`.
-    pub probe: &'static str,
+    /// Why.
+    pub cause: Cause,
     /// Grace period of the probe in seconds, in place of the pod's.
     pub grace_seconds: Option<i64>,
 }
@@ -215,15 +219,14 @@ fn starts(situation: &Situation<'_>, starts: Vec<containers::Start>, plan: &mut 
     plan.stage(vec![vec![planned(Action::Prepare, "containers are about to start")]]);
     let mut starts = starts.into_iter();
     if let Some(attempt) = attempt {
-        if sandbox.is_none_or(|sandbox| sandbox.state == SandboxState::Exited) {
-            let why = if attempt == 0 { "the pod has no sandbox" } else { "the pod needs a new sandbox" };
-            plan.stage(vec![vec![planned(Action::CreateSandbox { attempt }, why)]]);
-        }
-        let runs = sandbox.is_some_and(Sandbox::is_running);
-        let why = if runs {
-            "the sandbox is not attached to the pods' network"
-        } else {
-            "the sandbox was made and does not run"
+        let why = match sandbox.filter(|sandbox| sandbox.state != SandboxState::Exited) {
+            Some(sandbox) if sandbox.is_running() => "the sandbox is not attached to the pods' network",
+            Some(_) => "the sandbox was made and has not been started",
+            None => {
+                let why = if attempt == 0 { "the pod has no sandbox" } else { "the pod needs a new sandbox" };
+                plan.stage(vec![vec![planned(Action::CreateSandbox { attempt }, why)]]);
+                why
+            }
         };
         let start_sandbox = vec![planned(Action::StartSandbox { attempt }, why)];
         // The runtime makes a container while its sandbox starts; one that must know the pod's address cannot be.

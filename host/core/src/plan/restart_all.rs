@@ -62,7 +62,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::observed::{ContainerState, ObservedPod};
-    use crate::plan::model::{Fault, Model, Upset, any_upset, ended};
+    use crate::plan::tests::model::{Fault, Model, Upset, any_upset, ended};
     use crate::plan::tests::{any_fault, converge, disturb};
     use crate::status::{self, StatusInput};
     use crate::testing::pod_from;

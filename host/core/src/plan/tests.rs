@@ -2,21 +2,25 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod disturbance;
+pub(super) mod model;
+mod resizing;
+
 use proptest::prelude::*;
 
-use super::model::{Fault, Model, Upset, any_world, ended, web};
+use self::model::{Fault, Model, Upset, any_world, ended, web};
 use super::*;
 use crate::observed::ContainerState;
 use crate::pod::Deletion;
 use crate::record::{Evicted, Terminal};
 use crate::testing::pod_from;
 
-pub(super) fn any_fault() -> impl Strategy<Value = Fault> {
+pub(in crate::plan) fn any_fault() -> impl Strategy<Value = Fault> {
     prop_oneof![4 => Just(Fault::None), 1 => Just(Fault::Error), 1 => Just(Fault::Crash), 1 => Just(Fault::LostEvent)]
 }
 
 /// Rounds with faults, then without, until nothing is left to do.
-pub(super) fn converge(model: &mut Model, faults: Vec<Fault>) {
+pub(in crate::plan) fn converge(model: &mut Model, faults: Vec<Fault>) {
     let mut faults = faults.into_iter();
     for _ in 0..20 {
         model.round(|| faults.next().unwrap_or(Fault::None));
@@ -34,7 +38,11 @@ pub(super) fn converge(model: &mut Model, faults: Vec<Fault>) {
 }
 
 /// Upsets, each after that many rounds with faults; then [`converge`].
-pub(super) fn disturb(model: &mut Model, upsets: impl IntoIterator<Item = (usize, Upset)>, faults: Vec<Fault>) {
+pub(in crate::plan) fn disturb(
+    model: &mut Model,
+    upsets: impl IntoIterator<Item = (usize, Upset)>,
+    faults: Vec<Fault>,
+) {
     let mut faults = faults.into_iter();
     for (rounds, upset) in upsets {
         for _ in 0..rounds {
@@ -146,7 +154,7 @@ fn one_that_must_know_the_address_waits_for_it() {
     assert!(plan.stages.iter().all(|stage| stage.len() == 1));
 }
 
-pub(super) fn settled(spec: &str) -> Model {
+pub(in crate::plan) fn settled(spec: &str) -> Model {
     let mut model = Model::new(pod_from(spec), ObservedPod::default());
     while model.round(|| Fault::None) {}
     model
@@ -231,7 +239,7 @@ fn an_end_that_began_under_another_agent_has_no_more_time_than_is_left() {
 fn a_sidecar_that_is_restarted_for_itself_waits_for_nobody() {
     let mut model = settled(SIDECARS);
     let id = model.known.container("s1").unwrap().id.clone();
-    model.unhealthy.insert(id, Unhealthy { probe: "Liveness", grace_seconds: None });
+    model.unhealthy.insert(id, Unhealthy { cause: Cause::Probe(ProbeKind::Liveness), grace_seconds: None });
     assert_eq!(stops(&model), [("s1", 20, vec![])]);
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use longshore_core::event::EventType;
 use longshore_core::observed::{Exit, Sandbox, SandboxState, by_pod};
-use longshore_core::plan::Unhealthy;
+use longshore_core::plan::{Cause, Unhealthy};
 use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::runtime::RuntimeChange;
 use longshore_core::probe::{ProbeKind, Sample};
@@ -102,7 +102,7 @@ impl Worker {
             (ProbeKind::Startup, Sample::Success) => known.started = true,
             (ProbeKind::Liveness, Sample::Success) => {}
             (ProbeKind::Liveness | ProbeKind::Startup, Sample::Failure) => {
-                let unhealthy = Unhealthy { probe: kind.title(), grace_seconds: grace };
+                let unhealthy = Unhealthy { cause: Cause::Probe(kind), grace_seconds: grace };
                 self.unhealthy.insert(container_id.to_owned(), unhealthy);
             }
         }
@@ -130,7 +130,7 @@ impl Worker {
                     // Not into the event, as there: it may hold secrets.
                     tracing::warn!(pod = %self.pod.id, container, "the postStart hook failed: {message}");
                     self.event(Some(&container), EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
-                    let unhealthy = Unhealthy { probe: "PostStartHook", grace_seconds: None };
+                    let unhealthy = Unhealthy { cause: Cause::PostStart, grace_seconds: None };
                     self.unhealthy.insert(id, unhealthy);
                 }
             }

@@ -44,7 +44,7 @@ impl Cluster {
     /// `None`, and a line that says so, when there is none.
     pub(crate) fn find() -> Option<Cluster> {
         let Some(folder) = std::env::var_os("LONGSHORE_TEST_CLUSTER") else {
-            eprintln!("SKIPPED: LONGSHORE_TEST_CLUSTER is not set: run in `cargo xtask cluster --no-node -- COMMAND`");
+            crate::bed::skip("LONGSHORE_TEST_CLUSTER is not set: run in `cargo xtask cluster --no-node -- COMMAND`");
             return None;
         };
         Some(Cluster {

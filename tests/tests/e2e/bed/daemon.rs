@@ -27,7 +27,7 @@ impl Daemon {
     pub(crate) fn run_with(folder: &Path, flags: &[&str]) -> Option<Daemon> {
         let isolated = Command::new("unshare").args(["--net", "dockerd", "--version"]).stdout(Stdio::null()).status();
         if !isolated.is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: no dockerd on the PATH, or no network of its own for it (unshare --net)");
+            crate::bed::skip("no dockerd on the PATH, or no network of its own for it (unshare --net)");
             return None;
         }
         fs::create_dir_all(folder).unwrap();

@@ -38,7 +38,10 @@ impl Docker {
                 panic!("no Docker answers at {}, and LONGSHORE_REQUIRE_DOCKER is set", docker.socket.display())
             }
             _ => {
-                eprintln!("SKIPPED: no Docker answers at {}; start one or set DOCKER_HOST", docker.socket.display());
+                crate::bed::skip(&format!(
+                    "no Docker answers at {}; start one or set DOCKER_HOST",
+                    docker.socket.display()
+                ));
                 return None;
             }
         }

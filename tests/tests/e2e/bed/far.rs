@@ -22,7 +22,7 @@ impl Far {
     /// `None`, with a line that says so, where the network is not a test's own.
     pub(crate) fn new() -> Option<Far> {
         if std::env::var_os("LONGSHORE_TEST_DOCKER_PID").is_none() {
-            eprintln!("SKIPPED: it changes the node's network: run in `cargo xtask world -- COMMAND`");
+            crate::bed::skip("it changes the node's network: run in `cargo xtask world -- COMMAND`");
             return None;
         }
         let mut command = Command::new("unshare");

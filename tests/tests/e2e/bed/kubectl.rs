@@ -34,7 +34,7 @@ impl<'a> Kubectl<'a> {
     /// Debian's of 1.20, which knows SPDY alone; `None`, and a line that says so, where it was not fetched.
     pub(crate) fn old(node: &'a Node) -> Option<Kubectl<'a>> {
         let Some(program) = std::env::var_os("LONGSHORE_TEST_OLD_KUBECTL") else {
-            eprintln!("SKIPPED: LONGSHORE_TEST_OLD_KUBECTL is not set: `cargo xtask test` fetches an old kubectl");
+            crate::bed::skip("LONGSHORE_TEST_OLD_KUBECTL is not set: `cargo xtask test` fetches an old kubectl");
             return None;
         };
         node.wait_server();

@@ -19,6 +19,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod registry;
 pub(crate) mod signer;
+mod skip;
 mod turn;
 pub(crate) mod watch;
 
@@ -33,6 +34,7 @@ use std::{
 
 use docker::Docker;
 use serde_json::{Value, json};
+pub(crate) use skip::skip;
 use turn::Turn;
 use watch::Watch;
 

@@ -14,7 +14,7 @@ use super::{Bed, docker::image, http};
 pub(crate) fn address() -> Option<String> {
     let found = std::env::var("LONGSHORE_TEST_REGISTRY").ok().filter(|address| !address.is_empty());
     if found.is_none() {
-        eprintln!("SKIPPED: LONGSHORE_TEST_REGISTRY is not set: no registry to pull from");
+        crate::bed::skip("LONGSHORE_TEST_REGISTRY is not set: no registry to pull from");
     }
     found
 }

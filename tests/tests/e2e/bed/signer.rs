@@ -52,7 +52,7 @@ impl Signer {
     pub(crate) fn new(cluster: &Cluster, name: &str) -> Option<Signer> {
         let Some(path) = version_of(cluster, "podcertificaterequests") else {
             assert!(cluster.minor() < 34, "{} does not serve PodCertificateRequests", cluster.version);
-            eprintln!("SKIPPED: Kubernetes {} has no PodCertificateRequests", cluster.version);
+            crate::bed::skip(&format!("Kubernetes {} has no PodCertificateRequests", cluster.version));
             return None;
         };
         let mut params = CertificateParams::default();

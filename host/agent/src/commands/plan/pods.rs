@@ -38,9 +38,9 @@ pub(super) fn text(world: &World) -> String {
     }
     let pods = |count: usize| if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") };
     match (actions, quiet) {
-        (0, quiet) => text.push_str(&format!("nothing to do; {} as wanted\n", pods(quiet))),
-        (1, quiet) => text.push_str(&format!("1 action; {} as wanted\n", pods(quiet))),
-        (actions, quiet) => text.push_str(&format!("{actions} actions; {} as wanted\n", pods(quiet))),
+        (0, quiet) => text.push_str(&format!("nothing to do; {} up to date\n", pods(quiet))),
+        (1, quiet) => text.push_str(&format!("1 action; {} up to date\n", pods(quiet))),
+        (actions, quiet) => text.push_str(&format!("{actions} actions; {} up to date\n", pods(quiet))),
     }
     text
 }

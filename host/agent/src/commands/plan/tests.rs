@@ -180,7 +180,7 @@ fn what_a_running_agent_knows_is_what_is_waited_for() {
     insta::assert_snapshot!(text(&world), @r#"
     pod default/web-node1 (one)
       container main is being stopped, and killed at 2026-01-01T12:00:00Z
-    nothing to do; 0 pods as wanted
+    nothing to do; 0 pods up to date
     "#);
     let pulling = [("main".to_owned(), "nginx".to_owned())].into();
     let standing = Standing { blocked: None, busy: Busy { pulling, ..Busy::default() } };
@@ -190,7 +190,7 @@ fn what_a_running_agent_knows_is_what_is_waited_for() {
     insta::assert_snapshot!(text(&world), @r#"
     pod default/web-node1 (one)
       container main waits: ContainerCreating: pulling image "nginx"
-    nothing to do; 0 pods as wanted
+    nothing to do; 0 pods up to date
     "#);
 }
 
@@ -209,14 +209,14 @@ fn a_new_pod_waits_for_the_room_of_one_that_ends() {
       stop container main container within 30 s: the pod is deleted
     pod default/two-node1 (two)
       the pod waits: ContainerCreating: waiting for pods that are stopping to free resources: default/one-node1
-    1 action; 0 pods as wanted
+    1 action; 0 pods up to date
     "#);
     // One that nobody asks to end keeps its own: on a node alone every pod is critical.
     world.desired = desired_of(vec![large("one"), large("two")]);
     insta::assert_snapshot!(text(&world), @r#"
     pod default/two-node1 (two)
       reject: the pod would be Failed (OutOfmemory: Node didn't have enough resource: memory, requested: 1073741824, used: 1073741824, capacity: 1610612736)
-    nothing to do; 1 pod as wanted
+    nothing to do; 1 pod up to date
     "#);
     // Of two new ones each would have room, but not both.
     world.stored.clear();
@@ -248,9 +248,9 @@ fn an_agent_that_comes_up_has_pods_run_again_that_ended_for_the_machines_end() {
     *record_of(&mut world, &pods[0]) =
         PodRecord { start_time: Some(now()), terminal: Some(ended("Evicted")), released: true, ..PodRecord::default() };
     world.comes_up();
-    assert_eq!(text(&world), "nothing to do; 1 pod as wanted\n");
+    assert_eq!(text(&world), "nothing to do; 1 pod up to date\n");
     record_of(&mut world, &pods[0]).terminal = Some(ended("Terminated"));
-    assert_eq!(text(&world), "nothing to do; 1 pod as wanted\n");
+    assert_eq!(text(&world), "nothing to do; 1 pod up to date\n");
     world.comes_up();
     assert!(text(&world).contains("create sandbox"), "{}", text(&world));
 }
@@ -268,12 +268,12 @@ fn back_offs_say_until_when() {
     pod default/web-node1 (one)
       prepare folder, cgroup and volumes: containers are about to start
       create sandbox 0: the pod has no sandbox
-      start sandbox 0: the sandbox was made and does not run
+      start sandbox 0: the pod has no sandbox
       container main waits: ErrImagePull: no such image, until 2026-01-01T12:00:10Z
-    3 actions; 0 pods as wanted
+    3 actions; 0 pods up to date
     pod default/web-node1 (one)
       the pod waits: ContainerCreating: no such disk, until 2026-01-01T12:00:01Z
-    nothing to do; 0 pods as wanted
+    nothing to do; 0 pods up to date
     "#);
 }
 
@@ -285,7 +285,7 @@ async fn a_pod_without_its_objects_waits_for_them() {
     insta::assert_snapshot!(text(&world), @r#"
     pod default/web-node1 (one)
       the pod waits: ContainerCreating: MountVolume.SetUp failed for volume "v" : secret "lost" not found
-    nothing to do; 0 pods as wanted
+    nothing to do; 0 pods up to date
     "#);
     world.unmounted.clear();
     world.in_cluster = true;

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use super::{Model, ended};
 use crate::observed::{Container, ContainerState, Sandbox, SandboxState};
-use crate::plan::Unhealthy;
+use crate::plan::{Cause, Unhealthy};
+use crate::probe::ProbeKind;
 use crate::resize::Progress;
 
 /// What happens to a pod from outside. Numbers choose among `side`, `a` and `b`.
@@ -57,7 +58,7 @@ impl Model {
         match upset {
             Upset::Unhealthy(which) => {
                 let running = self.known.container(name(which)).filter(|seen| seen.is_running());
-                let unhealthy = Unhealthy { probe: "Liveness", grace_seconds: None };
+                let unhealthy = Unhealthy { cause: Cause::Probe(ProbeKind::Liveness), grace_seconds: None };
                 self.unhealthy.extend(running.map(|seen| (seen.id.clone(), unhealthy)));
             }
             Upset::Changed(which) => {

@@ -5,11 +5,11 @@
 use proptest::prelude::*;
 
 use super::model::{Fault, Model, Upset, any_upset, any_world, ended, web};
-use super::tests::{any_fault, converge, settled};
-use super::*;
+use super::{any_fault, converge, settled};
 use crate::backoff::Backoff;
 use crate::cgroup::Qos;
 use crate::observed::Container;
+use crate::plan::*;
 use crate::pod::{Deletion, Source};
 use crate::testing::pod_from;
 
@@ -357,7 +357,7 @@ fn a_failed_pull_is_shown_first_and_then_that_it_is_waited() {
     model.now = begun + jiff::SignedDuration::from_secs(5);
     assert_eq!(wait(&model).reason, "ImagePullBackOff");
     assert_eq!(wait(&model).message, "Back-off pulling image \"x\": ErrImagePull: not found");
-    assert_eq!(super::without_cause(&wait(&model).message), "Back-off pulling image \"x\"");
+    assert_eq!(without_cause(&wait(&model).message), "Back-off pulling image \"x\"");
     assert_eq!(model.plan().wake, Some(begun + jiff::SignedDuration::from_secs(10)));
     model.now = begun + jiff::SignedDuration::from_secs(10);
     assert!(model.plan().actions().any(|planned| matches!(planned.action, Action::EnsureImage { .. })));

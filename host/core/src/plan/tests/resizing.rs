@@ -5,8 +5,8 @@
 use proptest::prelude::*;
 
 use super::model::{Fault, Model, Upset, any_upset};
-use super::tests::{any_fault, converge, disturb};
-use super::*;
+use super::{any_fault, converge, disturb};
+use crate::plan::*;
 use crate::resize::Amounts;
 use crate::testing::pod_from;
 
