@@ -56,6 +56,7 @@ pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<Stri
         node: None,
         posted: None,
         version: None,
+        told: None,
         images: Vec::new(),
         asked: None,
         since: Instant::now(),
@@ -106,8 +107,10 @@ struct Keeper<'a> {
     /// The Node as the API server last answered or told; `None` before it is registered.
     node: Option<v1::Node>,
     posted: Option<Posted>,
-    /// The API server's version, and when it was asked.
-    version: Option<((u32, u32), Instant)>,
+    /// The API server's version as it was last told.
+    version: Option<(u32, u32)>,
+    /// When that was; `None` when it is to be asked again.
+    told: Option<Instant>,
     /// The images that the runtime had when it last told.
     images: Vec<NodeImage>,
     /// The question for them, while there is no answer.
@@ -180,7 +183,7 @@ impl Keeper<'_> {
             }
             Err(error) => {
                 // Whoever restarted or upgraded the API server: its version is asked again.
-                self.version = None;
+                self.told = None;
                 Err(error)
             }
         }
@@ -202,12 +205,18 @@ impl Keeper<'_> {
     }
 
     async fn server_version(&mut self) -> Result<(u32, u32), ApiError> {
-        if let Some((version, _)) = self.version.filter(|(_, at)| at.elapsed() < VERSION_AGE) {
+        let fresh = self.told.is_some_and(|at| at.elapsed() < VERSION_AGE);
+        if let Some(version) = self.version.filter(|_| fresh) {
             return Ok(version);
         }
-        let version = self.cluster.api.server_version().await?;
-        self.version = Some((version, Instant::now()));
-        Ok(version)
+        match self.cluster.api.server_version().await {
+            Ok(version) => {
+                (self.version, self.told) = (Some(version), Some(Instant::now()));
+                Ok(version)
+            }
+            // A status by an old version is better than none.
+            Err(error) => self.version.ok_or(error),
+        }
     }
 
     /// Takes in what the watch told. Whether there is something to do before the next turn's time.

@@ -164,6 +164,18 @@ async fn the_version_follows_the_api_servers_and_is_never_newer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_version_does_while_none_is_told() {
+    let joined = join(FakeCluster::default());
+    joined.until("it is posted", |api| api.posts() > 0).await;
+    joined.api.hides_version.store(true, Ordering::Relaxed);
+    // For longer than a version holds.
+    joined.until("it is posted on and on", |api| api.posts() > 5).await;
+    joined.api.hides_version.store(false, Ordering::Relaxed);
+    *joined.api.version.lock().unwrap() = (1, 37);
+    joined.until("the new one is told", |_| joined.kubelet_version() == "v1.37.0+longshore.0.1.0").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_booted_again_says_so_once() {
     let node = |boot_id: &str| {
         let mut node = v1::Node::default();
