@@ -4,6 +4,10 @@
 //! in pages and a watch from its version. What comes is handed on as [`Change`]s; a [`Change::Reset`] is always a
 //! complete list. Keeps nothing of its own but the version; must not decide what a change means.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
@@ -26,6 +30,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 const INITIAL_EVENTS: Duration = Duration::from_secs(15);
 /// A watch that ends earlier than this without an event has failed.
 const SHORT: Duration = Duration::from_secs(1);
+/// A server that sends bookmarks sends one a minute: a watch without a word for this long is dead.
+const SILENCE: Duration = Duration::from_secs(180);
 /// Annotation on the bookmark after the initial events.
 const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
@@ -305,8 +311,11 @@ where
 {
     // The server ends the watch after at most ten minutes; one that it forgets is ended here.
     let limit = Instant::now() + Duration::from_secs(660);
+    // A balancer between us keeps a connection whose server is gone. Of a server that sends no bookmarks silence says nothing.
+    let mut marked = false;
     loop {
-        let line = match timeout_at(limit, events.next()).await {
+        let until = if marked { limit.min(Instant::now() + SILENCE) } else { limit };
+        let line = match timeout_at(until, events.next()).await {
             Ok(Ok(Some(line))) => line,
             Ok(Ok(None)) | Err(_) => return Step::Resume(version, heard),
             Ok(Err(error)) => return Step::Failed(Some(version), error),
@@ -314,6 +323,7 @@ where
         let change = match decode::<T>(&line, &followed.path) {
             Ok(Heard::Bookmark { version: newer, .. }) => {
                 heard = true;
+                marked = true;
                 version = newer;
                 continue;
             }
