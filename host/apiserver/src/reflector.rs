@@ -82,6 +82,7 @@ where
     let mut useless = 0;
     loop {
         let begun = Instant::now();
+        let one_more = |useless: u32| if begun.elapsed() < LONGEST { useless + 1 } else { 1 };
         let known = version.take();
         let watches = known.is_some();
         let result = match known {
@@ -101,9 +102,15 @@ where
                 if heard || begun.elapsed() >= SHORT { None } else { Some(SHORT) }
             }
             Step::Relist => {
-                useless = if begun.elapsed() < LONGEST { useless + 1 } else { 1 };
+                useless = one_more(useless);
                 // Once is what happens to whoever was away. Of a server that forgets at once lists are not asked in a hurry.
                 (useless > 1).then(|| delay(followed.first_delay, useless - 1))
+            }
+            Step::Useless(error) => {
+                useless = one_more(useless);
+                failures += 1;
+                follower.failed(&error, failures);
+                Some(delay(followed.first_delay, failures.max(useless)))
             }
             Step::Failed(next, error) => {
                 version = next;
@@ -127,6 +134,8 @@ enum Step {
     Resume(String, bool),
     /// The version is too old, or there is a better way to list.
     Relist,
+    /// The watch failed in a way that a list must mend, and that may come again at once.
+    Useless(ApiError),
     /// Failed; the version to go on from if it still holds.
     Failed(Option<String>, ApiError),
 }
@@ -293,7 +302,7 @@ where
         }
         Err(error) if is_expired(&error) => Step::Relist,
         // A version that the server does not take (another etcd behind it) is no good for ever.
-        Err(error @ ApiError::Refused { code: 400..=499, .. }) => Step::Failed(None, error),
+        Err(error @ ApiError::Refused { code: 400..=499, .. }) => Step::Useless(error),
         Err(error) => Step::Failed(Some(version), error),
     }
 }
@@ -332,7 +341,7 @@ where
             Err(error) if is_expired(&error) => return Step::Relist,
             Err(error) if error.is_passing() && !is_garbage(&error) => return Step::Failed(Some(version), error),
             // What was missed is found out by a list.
-            Err(error) => return Step::Failed(None, error),
+            Err(error) => return Step::Useless(error),
         };
         heard = true;
         if let Change::Put(object) | Change::Gone(object) = &change

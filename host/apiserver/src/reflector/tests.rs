@@ -67,3 +67,17 @@ async fn a_watch_that_had_bookmarks_and_falls_silent_is_begun_anew() {
     silence().await;
     timeout(LIMIT, fake.asked("resourceVersion=8", 1)).await.unwrap();
 }
+
+#[tokio::test]
+async fn lists_are_asked_for_ever_more_seldom_while_watches_bring_garbage() {
+    let fake = Fake::start().await;
+    for _ in 0..6 {
+        fake.whole("limit=500", 200, LIST);
+        fake.whole("watch=true", 200, "rubbish\n");
+    }
+    let began = Instant::now();
+    let _told = begin(&fake);
+    timeout(LIMIT, fake.asked("limit=500", 6)).await.unwrap();
+    // 20, 40, 80, 160 and 320 ms at least.
+    assert!(began.elapsed() >= Duration::from_millis(620), "{:?}", began.elapsed());
+}
