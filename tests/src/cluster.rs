@@ -2,6 +2,7 @@
 //! merge patches, but that conditions are merged by type; it checks nothing.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -37,6 +38,8 @@ pub struct FakeCluster {
     world: Mutex<World>,
     /// Its version.
     pub version: Mutex<(u32, u32)>,
+    /// Whether it does not tell its version.
+    pub hides_version: AtomicBool,
     changed: watch::Sender<u64>,
     node: watch::Sender<Option<Arc<v1::Node>>>,
     /// Whether it answers nobody who creates an event.
@@ -48,6 +51,7 @@ impl Default for FakeCluster {
         FakeCluster {
             world: Mutex::default(),
             version: Mutex::new((1, 36)),
+            hides_version: AtomicBool::new(false),
             changed: watch::Sender::new(0),
             node: watch::Sender::new(None),
             blocked: watch::Sender::new(false),
@@ -149,6 +153,9 @@ fn merge(value: &mut Value, patch: &Value) {
 #[async_trait]
 impl ClusterApi for FakeCluster {
     async fn server_version(&self) -> Result<(u32, u32), ApiError> {
+        if self.hides_version.load(Ordering::Relaxed) {
+            return Err(ApiError::Unreachable { message: "no answer".to_owned() });
+        }
         Ok(*self.version.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -61,11 +61,18 @@ pub struct FakeRuntime {
     events: broadcast::Sender<RuntimeEvent>,
     /// Events are dropped in place of being sent, as a stream that broke would.
     pub deaf: std::sync::atomic::AtomicBool,
+    /// Whether it leaves who asks for the list of images without an answer.
+    pub hides_images: std::sync::atomic::AtomicBool,
 }
 
 impl Default for FakeRuntime {
     fn default() -> Self {
-        FakeRuntime { world: Mutex::default(), events: broadcast::channel(4096).0, deaf: false.into() }
+        FakeRuntime {
+            world: Mutex::default(),
+            events: broadcast::channel(4096).0,
+            deaf: false.into(),
+            hides_images: false.into(),
+        }
     }
 }
 
@@ -273,7 +280,11 @@ impl ContainerRuntime for FakeRuntime {
     }
 
     async fn images(&self) -> Result<Vec<NodeImage>, RuntimeError> {
-        Ok(Vec::new())
+        if self.hides_images.load(std::sync::atomic::Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        let named = |name: &String| NodeImage { names: vec![name.clone()], size: 1 << 20 };
+        Ok(self.called("images")?.images.iter().map(named).collect())
     }
 
     async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {

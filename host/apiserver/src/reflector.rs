@@ -4,6 +4,10 @@
 //! in pages and a watch from its version. What comes is handed on as [`Change`]s; a [`Change::Reset`] is always a
 //! complete list. Keeps nothing of its own but the version; must not decide what a change means.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
@@ -26,6 +30,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 const INITIAL_EVENTS: Duration = Duration::from_secs(15);
 /// A watch that ends earlier than this without an event has failed.
 const SHORT: Duration = Duration::from_secs(1);
+/// A server that sends bookmarks sends one a minute: a watch without a word for this long is dead.
+const SILENCE: Duration = Duration::from_secs(180);
 /// Annotation on the bookmark after the initial events.
 const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
@@ -76,6 +82,7 @@ where
     let mut useless = 0;
     loop {
         let begun = Instant::now();
+        let one_more = |useless: u32| if begun.elapsed() < LONGEST { useless + 1 } else { 1 };
         let known = version.take();
         let watches = known.is_some();
         let result = match known {
@@ -95,9 +102,15 @@ where
                 if heard || begun.elapsed() >= SHORT { None } else { Some(SHORT) }
             }
             Step::Relist => {
-                useless = if begun.elapsed() < LONGEST { useless + 1 } else { 1 };
+                useless = one_more(useless);
                 // Once is what happens to whoever was away. Of a server that forgets at once lists are not asked in a hurry.
                 (useless > 1).then(|| delay(followed.first_delay, useless - 1))
+            }
+            Step::Useless(error) => {
+                useless = one_more(useless);
+                failures += 1;
+                follower.failed(&error, failures);
+                Some(delay(followed.first_delay, failures.max(useless)))
             }
             Step::Failed(next, error) => {
                 version = next;
@@ -121,6 +134,8 @@ enum Step {
     Resume(String, bool),
     /// The version is too old, or there is a better way to list.
     Relist,
+    /// The watch failed in a way that a list must mend, and that may come again at once.
+    Useless(ApiError),
     /// Failed; the version to go on from if it still holds.
     Failed(Option<String>, ApiError),
 }
@@ -287,7 +302,7 @@ where
         }
         Err(error) if is_expired(&error) => Step::Relist,
         // A version that the server does not take (another etcd behind it) is no good for ever.
-        Err(error @ ApiError::Refused { code: 400..=499, .. }) => Step::Failed(None, error),
+        Err(error @ ApiError::Refused { code: 400..=499, .. }) => Step::Useless(error),
         Err(error) => Step::Failed(Some(version), error),
     }
 }
@@ -305,8 +320,11 @@ where
 {
     // The server ends the watch after at most ten minutes; one that it forgets is ended here.
     let limit = Instant::now() + Duration::from_secs(660);
+    // A balancer between us keeps a connection whose server is gone. Of a server that sends no bookmarks silence says nothing.
+    let mut marked = false;
     loop {
-        let line = match timeout_at(limit, events.next()).await {
+        let until = if marked { limit.min(Instant::now() + SILENCE) } else { limit };
+        let line = match timeout_at(until, events.next()).await {
             Ok(Ok(Some(line))) => line,
             Ok(Ok(None)) | Err(_) => return Step::Resume(version, heard),
             Ok(Err(error)) => return Step::Failed(Some(version), error),
@@ -314,6 +332,7 @@ where
         let change = match decode::<T>(&line, &followed.path) {
             Ok(Heard::Bookmark { version: newer, .. }) => {
                 heard = true;
+                marked = true;
                 version = newer;
                 continue;
             }
@@ -322,7 +341,7 @@ where
             Err(error) if is_expired(&error) => return Step::Relist,
             Err(error) if error.is_passing() && !is_garbage(&error) => return Step::Failed(Some(version), error),
             // What was missed is found out by a list.
-            Err(error) => return Step::Failed(None, error),
+            Err(error) => return Step::Useless(error),
         };
         heard = true;
         if let Change::Put(object) | Change::Gone(object) = &change

@@ -4,7 +4,7 @@
 //! else's. No retries and no caches.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -48,17 +48,19 @@ pub(crate) const JSON: &str = "application/json";
 pub struct Way {
     client: Client,
     pace: Pace,
+    /// The server's version as one who went this way was told last; 0 before.
+    server: Arc<AtomicU64>,
 }
 
 impl Way {
     pub(crate) fn new(client: Client, pace: Pace) -> Way {
-        Way { client, pace }
+        Way { client, pace, server: Arc::default() }
     }
 }
 
 impl From<Client> for Way {
     fn from(client: Client) -> Way {
-        Way { client, pace: Pace::default() }
+        Way::new(client, Pace::default())
     }
 }
 
@@ -68,24 +70,31 @@ pub(crate) struct Requests {
     client: Client,
     pace: Pace,
     permits: Arc<Semaphore>,
-    /// Set once the server refused to begin a watch with a list.
-    no_watch_list: Arc<AtomicBool>,
+    server: Arc<AtomicU64>,
+    /// The version of the server that refused to begin a watch with a list.
+    no_watch_list: Arc<AtomicU64>,
 }
 
 impl Requests {
     pub(crate) fn new(way: impl Into<Way>) -> Self {
-        let Way { client, pace } = way.into();
-        Self { client, pace, permits: Arc::new(Semaphore::new(CONCURRENT)), no_watch_list: Arc::default() }
+        let Way { client, pace, server } = way.into();
+        let no_watch_list = Arc::new(AtomicU64::new(u64::MAX));
+        Self { client, pace, permits: Arc::new(Semaphore::new(CONCURRENT)), server, no_watch_list }
     }
 
     /// Whether a watch may begin with a list, as far as is known.
     pub(crate) fn offers_watch_list(&self) -> bool {
-        !self.no_watch_list.load(Ordering::Relaxed)
+        self.no_watch_list.load(Ordering::Relaxed) != self.server.load(Ordering::Relaxed)
     }
 
-    /// Remembers that a watch may not begin with a list.
+    /// Remembers that a watch may not begin with a list, as long as the server's version stays.
     pub(crate) fn watch_list_refused(&self) {
-        self.no_watch_list.store(true, Ordering::Relaxed);
+        self.no_watch_list.store(self.server.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Takes in the server's version, for all who go the same way.
+    pub(crate) fn told_version(&self, (major, minor): (u32, u32)) {
+        self.server.store((u64::from(major) << 32) | u64::from(minor), Ordering::Relaxed);
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
@@ -358,6 +367,8 @@ pub(crate) fn encoded(text: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::cluster::server_version;
+    use crate::fake::Fake;
 
     fn status(json: &str) -> Status {
         serde_json::from_str(json).unwrap()
@@ -380,6 +391,19 @@ mod tests {
         assert!(matches!(refusal(409, changed, None, "/x"), ApiError::Conflict { exists: false, .. }));
         assert!(matches!(refusal(401, Status::default(), None, "/x"), ApiError::Forbidden { .. }));
         assert!(matches!(refusal(410, Status::default(), None, "/x"), ApiError::Refused { code: 410, .. }));
+    }
+
+    #[tokio::test]
+    async fn what_was_learnt_of_a_server_holds_until_its_version_changes() {
+        let fake = Fake::start().await;
+        let way = Way::from(fake.client.clone());
+        let (node, pods) = (Requests::new(way.clone()), Requests::new(way));
+        for (minor, offers) in [("33", true), ("33", false), ("34", true), ("34", false)] {
+            fake.whole("/version", 200, &format!(r#"{{"major":"1","minor":"{minor}"}}"#));
+            server_version(&node).await.unwrap();
+            assert_eq!(pods.offers_watch_list(), offers, "{minor}");
+            pods.watch_list_refused();
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::errors::Error;
 use bollard::{BollardRequest, ClientVersion};
@@ -94,8 +94,8 @@ pub(crate) struct Connection {
     endpoint: Endpoint,
     lines: Lines,
     session: RwLock<Option<Arc<Session>>>,
-    /// Held while a version is agreed, so that a crowd of callers asks once.
-    negotiation: tokio::sync::Mutex<()>,
+    /// Held while a version is agreed, so that a crowd of callers asks once; when that failed last, and how.
+    negotiation: tokio::sync::Mutex<Option<(Instant, Fault)>>,
 }
 
 impl Connection {
@@ -107,20 +107,33 @@ impl Connection {
             endpoint,
             lines: Lines::default(),
             session: RwLock::new(None),
-            negotiation: tokio::sync::Mutex::new(()),
+            negotiation: tokio::sync::Mutex::new(None),
         })
     }
 
-    /// The session in force, agreed upon now when there is none.
+    /// The session in force, agreed upon now when there is none. Whoever waited while another tried that in vain does not
+    /// try it anew: behind a daemon that hangs each would take its time in turn.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, Fault> {
         if let Some(session) = self.known_session() {
             return Ok(session);
         }
-        let _alone = self.negotiation.lock().await;
+        let began = Instant::now();
+        let mut failed = self.negotiation.lock().await;
         if let Some(session) = self.known_session() {
             return Ok(session);
         }
-        let session = Arc::new(self.negotiate().await?);
+        if let Some((at, fault)) = &*failed
+            && *at >= began
+        {
+            return Err(fault.clone());
+        }
+        let session = match self.negotiate().await {
+            Ok(session) => Arc::new(session),
+            Err(fault) => {
+                *failed = Some((Instant::now(), fault.clone()));
+                return Err(fault);
+            }
+        };
         let (major, minor) = session.api;
         tracing::info!(endpoint = %self.name, daemon = %session.daemon, api = %format_args!("{major}.{minor}"), "connected to Docker");
         *self.session.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(session.clone());
@@ -142,7 +155,7 @@ impl Connection {
     }
 
     async fn negotiate(&self) -> Result<Session, Fault> {
-        let version: wire::Version = self.read(ASK, self.get("/version")).await?;
+        let version: wire::Version = within(ASK, self.read(self.get("/version"))).await?;
         let parse = |text: &str| -> Option<(usize, usize)> {
             let (major, minor) = text.split_once('.')?;
             Some((major.parse().ok()?, minor.parse().ok()?))
@@ -183,63 +196,62 @@ impl Connection {
     }
 
     /// Makes a call through bollard. When the daemon says that it does not speak the agreed version (it was
-    /// replaced), a new one is agreed upon and the call is made again.
+    /// replaced), a new one is agreed upon and the call is made again. The limit is for all of that, as it is below.
     pub(crate) async fn call<T, F>(&self, limit: Duration, make: impl Fn(bollard::Docker) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let session = self.session().await?;
-        match self.limited(limit, make(session.client.clone())).await {
-            Err(fault) if speaks_otherwise(&fault) => {
-                self.forget_session();
-                let session = self.session().await?;
-                self.limited(limit, make(session.client.clone())).await
+        let sort = |error| Fault::from_bollard(error, &self.name);
+        let whole = async move {
+            let session = self.session().await?;
+            match make(session.client.clone()).await.map_err(sort) {
+                Err(fault) if speaks_otherwise(&fault) => {
+                    self.forget_session();
+                    let session = self.session().await?;
+                    make(session.client.clone()).await.map_err(sort)
+                }
+                other => other,
             }
-            other => other,
-        }
-    }
-
-    async fn limited<T>(&self, limit: Duration, call: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
-        match tokio::time::timeout(limit, call).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(Fault::from_bollard(error, &self.name)),
-            Err(_) => Err(Fault::late(limit)),
-        }
+        };
+        within(limit, whole).await
     }
 
     /// Asks for JSON at a path (with query) below the version.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, limit: Duration, path: &str) -> Result<T, Fault> {
-        match self.read(limit, self.get(&self.versioned(path).await?)).await {
-            Err(fault) if speaks_otherwise(&fault) => {
-                self.forget_session();
-                self.read(limit, self.get(&self.versioned(path).await?)).await
+        let whole = async {
+            match self.read(self.get(&self.versioned(path).await?)).await {
+                Err(fault) if speaks_otherwise(&fault) => {
+                    self.forget_session();
+                    self.read(self.get(&self.versioned(path).await?)).await
+                }
+                other => other,
             }
-            other => other,
-        }
+        };
+        within(limit, whole).await
     }
 
     /// Opens a stream at a path (with query) below the version; the limit is for the head of the answer.
     pub(crate) async fn open(&self, limit: Duration, path: &str) -> Result<Incoming, Fault> {
-        let request = self.get(&self.versioned(path).await?);
-        match tokio::time::timeout(limit, self.receive(request)).await {
-            Ok(response) => Ok(response?.into_body()),
-            Err(_) => Err(Fault::late(limit)),
-        }
+        let whole = async {
+            let request = self.get(&self.versioned(path).await?);
+            self.receive(request).await.map(Response::into_body)
+        };
+        within(limit, whole).await
     }
 
     /// Posts to a path (with query) below the version and takes the connection over; the limit is for the head of the
     /// answer.
     pub(crate) async fn hijack(&self, limit: Duration, path: &str, body: Bytes) -> Result<Upgraded, Fault> {
-        let path = self.versioned(path).await?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(&path)
-            .header(CONNECTION, "Upgrade")
-            .header(UPGRADE, "tcp")
-            .header(CONTENT_TYPE, "application/json")
-            .body(bollard::body_full(body))
-            .map_err(|error| Fault::Nonsense(format!("{path} cannot be asked for: {error}")))?;
-        let answer = async {
+        let whole = async {
+            let path = self.versioned(path).await?;
+            let request = Request::builder()
+                .method(Method::POST)
+                .uri(&path)
+                .header(CONNECTION, "Upgrade")
+                .header(UPGRADE, "tcp")
+                .header(CONTENT_TYPE, "application/json")
+                .body(bollard::body_full(body))
+                .map_err(|error| Fault::Nonsense(format!("{path} cannot be asked for: {error}")))?;
             let response = self.exchange(request).await.map_err(|error| Fault::from_bollard(error, &self.name))?;
             let status = response.status();
             if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -249,29 +261,26 @@ impl Connection {
             let body = body.map(|body| body.to_bytes()).unwrap_or_default();
             Err(Fault::answer(status.as_u16(), &String::from_utf8_lossy(&body)))
         };
-        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(Fault::late(limit)))
+        within(limit, whole).await
     }
 
     /// Posts nothing to a path (with query) below the version.
     pub(crate) async fn post(&self, limit: Duration, path: &str) -> Result<(), Fault> {
-        let path = self.versioned(path).await?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(&path)
-            .body(bollard::body_full(Bytes::new()))
-            .map_err(|error| Fault::Nonsense(format!("{path} cannot be asked for: {error}")));
-        match tokio::time::timeout(limit, self.receive(request)).await {
-            Ok(response) => response.map(|_| ()),
-            Err(_) => Err(Fault::late(limit)),
-        }
+        let whole = async {
+            let path = self.versioned(path).await?;
+            let request = Request::builder()
+                .method(Method::POST)
+                .uri(&path)
+                .body(bollard::body_full(Bytes::new()))
+                .map_err(|error| Fault::Nonsense(format!("{path} cannot be asked for: {error}")));
+            self.receive(request).await.map(|_| ())
+        };
+        within(limit, whole).await
     }
 
     /// Whether the daemon answers at all.
     pub(crate) async fn ping(&self, limit: Duration) -> Result<(), Fault> {
-        match tokio::time::timeout(limit, self.receive(self.get("/_ping"))).await {
-            Ok(response) => response.map(|_| ()),
-            Err(_) => Err(Fault::late(limit)),
-        }
+        within(limit, self.receive(self.get("/_ping"))).await.map(|_| ())
     }
 
     async fn versioned(&self, path: &str) -> Result<String, Fault> {
@@ -287,20 +296,10 @@ impl Connection {
             .map_err(|error| Fault::Nonsense(format!("{path} cannot be asked for: {error}")))
     }
 
-    async fn read<T: DeserializeOwned>(
-        &self,
-        limit: Duration,
-        request: Result<BollardRequest, Fault>,
-    ) -> Result<T, Fault> {
-        let answer = async {
-            let body = Limited::new(self.receive(request).await?.into_body(), ANSWER_LIMIT);
-            let bytes = body.collect().await.map_err(|error| Fault::broken(&*error, &self.name))?.to_bytes();
-            serde_json::from_slice(&bytes).map_err(|error| Fault::Nonsense(error.to_string()))
-        };
-        match tokio::time::timeout(limit, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Fault::late(limit)),
-        }
+    async fn read<T: DeserializeOwned>(&self, request: Result<BollardRequest, Fault>) -> Result<T, Fault> {
+        let body = Limited::new(self.receive(request).await?.into_body(), ANSWER_LIMIT);
+        let bytes = body.collect().await.map_err(|error| Fault::broken(&*error, &self.name))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| Fault::Nonsense(error.to_string()))
     }
 
     async fn exchange(&self, request: BollardRequest) -> Result<Response<Incoming>, Error> {
@@ -318,6 +317,10 @@ impl Connection {
             Limited::new(response.into_body(), 1 << 20).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         Err(Fault::answer(status.as_u16(), &String::from_utf8_lossy(&body)))
     }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Fault::late(limit)))
 }
 
 /// Whether the daemon refuses the agreed version of its API.

@@ -7,7 +7,7 @@ use bollard::errors::Error;
 use longshore_core::ports::runtime::RuntimeError;
 
 /// Why a call failed. `Answer` is the daemon's word; the rest means that there is none.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Fault {
     /// It answered with an error.
     #[error("{message}")]

@@ -79,10 +79,12 @@ impl Version {
 /// As [`ClusterApi::server_version`].
 pub(crate) async fn server_version(requests: &Requests) -> Result<(u32, u32), ApiError> {
     let version: Version = requests.get("/version").await?;
-    version.parts().ok_or_else(|| ApiError::Refused {
+    let parts = version.parts().ok_or_else(|| ApiError::Refused {
         code: 502,
         message: format!("version {}.{} ({}) cannot be parsed", version.major, version.minor, version.git),
-    })
+    })?;
+    requests.told_version(parts);
+    Ok(parts)
 }
 
 #[async_trait]

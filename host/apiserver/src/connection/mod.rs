@@ -111,6 +111,8 @@ struct Parts {
     settings: Settings,
     switch: Switch,
     client: kube::Client,
+    /// The client at our pace.
+    way: Way,
     version: Mutex<Option<(Instant, usize, ServerVersion)>>,
     serving: watch::Sender<Option<(String, String)>>,
 }
@@ -147,8 +149,9 @@ impl Connection {
         };
         let switch = Switch::new(sources).await?;
         let client = switch.client();
+        let way = Way::new(client.clone(), settings.pace.clone());
         let serving = watch::Sender::new(None);
-        Ok(Self { parts: Arc::new(Parts { settings, switch, client, version: Mutex::default(), serving }) })
+        Ok(Self { parts: Arc::new(Parts { settings, switch, client, way, version: Mutex::default(), serving }) })
     }
 
     /// The client for every request. It follows changed files and failed servers by itself.
@@ -156,9 +159,8 @@ impl Connection {
         self.parts.client.clone()
     }
 
-    /// The client at our pace.
     fn way(&self) -> Way {
-        Way::new(self.client(), self.parts.settings.pace.clone())
+        self.parts.way.clone()
     }
 
     /// The node's side of the API.

@@ -120,6 +120,18 @@ async fn a_daemon_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
+async fn who_waits_while_no_version_is_agreed_shares_the_failure() {
+    let fake = Fake::bare(|_, _| Reply::Json(500, String::new()));
+    let asked = (0..5).map(|_| fake.docker.foreign());
+    let answers = futures::future::join_all(asked).await;
+    assert!(answers.iter().all(Result::is_err));
+    assert_eq!(fake.count("/version"), 1);
+    // Who comes later tries it.
+    assert!(fake.docker.foreign().await.is_err());
+    assert_eq!(fake.count("/version"), 2);
+}
+
+#[tokio::test]
 async fn versions_are_negotiated_anew() {
     let old = Fake::bare(|_, _| ok(r#"{"Version":"19.03","ApiVersion":"1.40"}"#));
     let Err(RuntimeError::Failed { message, .. }) = old.docker.list().await else { panic!() };

@@ -8,13 +8,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::cluster::node::{NodeDescription, adopt, initial, mend};
 use longshore_core::cluster::node_status::{
-    NodeStatusInput, compute, condition, differs, event_of, overwritten, patch, ready_differs,
+    NodeImage, NodeStatusInput, compute, condition, differs, event_of, overwritten, patch, ready_differs,
 };
 use longshore_core::event::EventType;
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::events::EventSink;
+use longshore_core::ports::runtime::RuntimeError;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Cluster, Patience, Said, version};
 use crate::views::NodeWord;
@@ -23,6 +25,8 @@ use crate::views::NodeWord;
 const VERSION_AGE: Duration = Duration::from_secs(600);
 /// How long a node that starts may take to read its sources before its status says that it is not ready.
 const SETTLE: Duration = Duration::from_secs(10);
+/// How long a turn waits for the list of images. A later answer is for a later turn.
+const IMAGES: Duration = Duration::from_secs(2);
 /// Turns that others' changes cause are this far apart at least.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -46,7 +50,17 @@ pub(super) async fn follow(cluster: &Cluster) {
 
 /// Keeps the Node true for ever. Its UID is told once it is registered.
 pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<String>>) {
-    let mut keeper = Keeper { cluster, registered, node: None, posted: None, version: None, since: Instant::now() };
+    let mut keeper = Keeper {
+        cluster,
+        registered,
+        node: None,
+        posted: None,
+        version: None,
+        told: None,
+        images: Vec::new(),
+        asked: None,
+        since: Instant::now(),
+    };
     let mut patience = Patience::new(Duration::from_secs(7));
     let mut said = Said::default();
     let mut health = cluster.health.subscribe();
@@ -93,8 +107,14 @@ struct Keeper<'a> {
     /// The Node as the API server last answered or told; `None` before it is registered.
     node: Option<v1::Node>,
     posted: Option<Posted>,
-    /// The API server's version, and when it was asked.
-    version: Option<((u32, u32), Instant)>,
+    /// The API server's version as it was last told.
+    version: Option<(u32, u32)>,
+    /// When that was; `None` when it is to be asked again.
+    told: Option<Instant>,
+    /// The images that the runtime had when it last told.
+    images: Vec<NodeImage>,
+    /// The question for them, while there is no answer.
+    asked: Option<AbortOnDropHandle<Result<Vec<NodeImage>, RuntimeError>>>,
     /// When the Node was found or made.
     since: Instant,
 }
@@ -124,7 +144,7 @@ impl Keeper<'_> {
         if begins && !self.cluster.health.is_synced() {
             return Ok(());
         }
-        let images = self.cluster.runtime.images().await.unwrap_or_default();
+        self.look_at_images().await;
         let problems = self.cluster.health.problems();
         let ips = self.cluster.addresses.borrow().clone();
         let mut description = NodeDescription { ips, ..self.cluster.description.clone() };
@@ -134,7 +154,7 @@ impl Keeper<'_> {
         let status = compute(&NodeStatusInput {
             description: &description,
             server,
-            images: &images,
+            images: &self.images,
             pressure: self.cluster.health.pressure(),
             problems: &problems,
             existing: self.node.as_ref(),
@@ -163,19 +183,40 @@ impl Keeper<'_> {
             }
             Err(error) => {
                 // Whoever restarted or upgraded the API server: its version is asked again.
-                self.version = None;
+                self.told = None;
                 Err(error)
             }
         }
     }
 
+    /// Has the list of images renewed in a short time or left as it is: the status must not wait for a runtime that hangs.
+    async fn look_at_images(&mut self) {
+        let runtime = &self.cluster.runtime;
+        // A task of its own, as what waits here must not keep others from the runtime between two turns.
+        let asked = self.asked.get_or_insert_with(|| {
+            let runtime = runtime.clone();
+            AbortOnDropHandle::new(tokio::spawn(async move { runtime.images().await }))
+        });
+        let Ok(answer) = timeout(IMAGES, asked).await else { return };
+        self.asked = None;
+        if let Ok(Ok(images)) = answer {
+            self.images = images;
+        }
+    }
+
     async fn server_version(&mut self) -> Result<(u32, u32), ApiError> {
-        if let Some((version, _)) = self.version.filter(|(_, at)| at.elapsed() < VERSION_AGE) {
+        let fresh = self.told.is_some_and(|at| at.elapsed() < VERSION_AGE);
+        if let Some(version) = self.version.filter(|_| fresh) {
             return Ok(version);
         }
-        let version = self.cluster.api.server_version().await?;
-        self.version = Some((version, Instant::now()));
-        Ok(version)
+        match self.cluster.api.server_version().await {
+            Ok(version) => {
+                (self.version, self.told) = (Some(version), Some(Instant::now()));
+                Ok(version)
+            }
+            // A status by an old version is better than none.
+            Err(error) => self.version.ok_or(error),
+        }
     }
 
     /// Takes in what the watch told. Whether there is something to do before the next turn's time.

@@ -1,6 +1,7 @@
 //! What the node tells its API server of itself: its status in time, its version, and events.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
@@ -19,15 +20,17 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// The node's loops before an API server in memory.
 struct Joined {
     api: Arc<FakeCluster>,
+    runtime: Arc<FakeRuntime>,
     events: Arc<EventRing>,
     views: Arc<Views>,
-    _addresses: watch::Sender<Vec<std::net::IpAddr>>,
+    addresses: watch::Sender<Vec<std::net::IpAddr>>,
     _stop: DropGuard,
 }
 
 fn join(api: FakeCluster) -> Joined {
     let (api, events, stop) = (Arc::new(api), EventRing::new(), CancellationToken::new());
     let views: Arc<Views> = Arc::default();
+    let runtime: Arc<FakeRuntime> = Arc::default();
     let addresses = watch::Sender::new(vec![[10, 0, 0, 1].into()]);
     let description = NodeDescription {
         name: "n1".to_owned(),
@@ -39,7 +42,7 @@ fn join(api: FakeCluster) -> Joined {
         api: api.clone(),
         own_node: api.clone(),
         pods: api.clone(),
-        runtime: Arc::new(FakeRuntime::default()),
+        runtime: runtime.clone(),
         views: views.clone(),
         events: events.clone(),
         health: Arc::default(),
@@ -48,7 +51,7 @@ fn join(api: FakeCluster) -> Joined {
         options: ClusterOptions::default(),
     };
     tokio::spawn(cluster::run(loops, stop.clone()));
-    Joined { api, events, views, _addresses: addresses, _stop: stop.drop_guard() }
+    Joined { api, runtime, events, views, addresses, _stop: stop.drop_guard() }
 }
 
 impl Joined {
@@ -129,6 +132,20 @@ async fn a_status_that_stays_as_it_is_is_posted_each_report_frequency() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_runtime_that_hangs_keeps_nothing_from_being_told_and_has_the_images_that_it_had() {
+    let joined = join(FakeCluster::default());
+    joined.runtime.has_image("busybox:1");
+    joined.until("it is posted", |api| api.posts() > 0).await;
+    joined.runtime.hides_images.store(true, Ordering::Relaxed);
+    let began = tokio::time::Instant::now();
+    joined.addresses.send_replace(vec![[10, 0, 0, 2].into()]);
+    joined.until("posted again", |api| api.posts() > 1).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let images = joined.api.the_node().unwrap().status.unwrap().images.unwrap();
+    assert_eq!(images[0].names.as_deref(), Some(["busybox:1".to_owned()].as_slice()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_version_follows_the_api_servers_and_is_never_newer() {
     let api = FakeCluster::default();
     *api.version.lock().unwrap() = (1, 35);
@@ -144,6 +161,18 @@ async fn the_version_follows_the_api_servers_and_is_never_newer() {
     // And back, as a cluster whose upgrade failed: the node must not be newer for long.
     *joined.api.version.lock().unwrap() = (1, 35);
     joined.until("downgraded", |_| joined.kubelet_version() == "v1.35.0+longshore.0.1.0").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_version_does_while_none_is_told() {
+    let joined = join(FakeCluster::default());
+    joined.until("it is posted", |api| api.posts() > 0).await;
+    joined.api.hides_version.store(true, Ordering::Relaxed);
+    // For longer than a version holds.
+    joined.until("it is posted on and on", |api| api.posts() > 5).await;
+    joined.api.hides_version.store(false, Ordering::Relaxed);
+    *joined.api.version.lock().unwrap() = (1, 37);
+    joined.until("the new one is told", |_| joined.kubelet_version() == "v1.37.0+longshore.0.1.0").await;
 }
 
 #[tokio::test(start_paused = true)]
