@@ -303,6 +303,17 @@ async fn releasing_unmounts_and_removes_all_but_the_record_and_what_is_elsewhere
 }
 
 #[tokio::test]
+async fn a_folder_of_pods_that_was_taken_away_is_made_again() {
+    let fixture = Fixture::new();
+    let pods = fixture.pod_folder("");
+    std::fs::remove_dir(&pods).unwrap();
+    fixture.files.save("u1", &stored()).await.unwrap();
+    std::fs::remove_dir_all(&pods).unwrap();
+    fixture.files.prepare(&spec("u1", Vec::new(), None)).await.unwrap();
+    assert_eq!((mode(&pods), mode(&pods.join("u1"))), ((0, 0o750), (0, 0o750)));
+}
+
+#[tokio::test]
 async fn names_that_lead_elsewhere_touch_nothing() {
     let fixture = Fixture::new();
     for uid in ["..", "../..", "a/b", "", "."] {
