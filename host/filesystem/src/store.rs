@@ -424,10 +424,9 @@ impl FileStore for Files {
         self.job(uid.clone(), &place, LIMIT, move |inner| inner.release(&uid)).await
     }
 
-    async fn load_all(&self) -> (Vec<StoredPod>, Vec<FilesError>) {
+    async fn load_all(&self) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError> {
         let place = self.inner.layout.pods();
-        let loaded = self.job("records".to_owned(), &place, LIMIT, |inner| Ok(records::load_all(&inner.layout)));
-        loaded.await.unwrap_or_else(|error| (Vec::new(), vec![error]))
+        self.job("records".to_owned(), &place, LIMIT, |inner| records::load_all(&inner.layout)).await
     }
 
     async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError> {
@@ -456,7 +455,7 @@ impl FileStore for Files {
 
     async fn pod_folders(&self) -> Vec<String> {
         let place = self.inner.layout.pods();
-        let listed = self.job("folders".to_owned(), &place, LIMIT, |inner| Ok(records::uids(&inner.layout)));
+        let listed = self.job("folders".to_owned(), &place, LIMIT, |inner| records::uids(&inner.layout));
         listed.await.unwrap_or_else(|error| {
             tracing::error!(%error, "cannot list the pods' folders");
             Vec::new()
