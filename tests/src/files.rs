@@ -34,6 +34,8 @@ pub struct FakeFiles {
     pub in_volumes: Mutex<BTreeMap<String, Vec<u8>>>,
     /// How many more times giving back a pod's volumes, and then removing its cgroup, fails.
     pub failing_to_release: Mutex<[usize; 2]>,
+    /// How many more times reading the records fails.
+    pub failing_to_load: Mutex<usize>,
     /// How many more times unpacking an image fails.
     pub failing_to_unpack: Mutex<usize>,
     /// What setting the limits of all pods leads to, one after the other, and then to success.
@@ -192,8 +194,13 @@ impl FileStore for FakeFiles {
         Ok(())
     }
 
-    async fn load_all(&self) -> (Vec<StoredPod>, Vec<FilesError>) {
-        (self.stored.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect(), Vec::new())
+    async fn load_all(&self) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError> {
+        let mut failing = self.failing_to_load.lock().unwrap_or_else(PoisonError::into_inner);
+        if *failing > 0 {
+            *failing -= 1;
+            return Err(FilesError::Io { path: "/pods".into(), message: "it was told to fail".to_owned() });
+        }
+        Ok((self.stored.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect(), Vec::new()))
     }
 
     async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError> {

@@ -20,7 +20,6 @@ use longshore_core::pod::Source;
 use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::exec::ContainerExec;
-use longshore_core::ports::files::FileStore;
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError, RuntimeInfo};
 use longshore_core::ports::sources::PodSource;
@@ -35,7 +34,7 @@ use longshore_reconcile::events::EventRing;
 use longshore_reconcile::health::Health;
 use longshore_reconcile::kernel;
 use longshore_reconcile::node::{self, Look, NodeCredentials, Options, Ports};
-use longshore_reconcile::orphan::from_stored;
+use longshore_reconcile::orphan::{self, from_stored};
 use longshore_reconcile::published::Published;
 use longshore_reconcile::shutdown::{self, Control};
 use longshore_reconcile::views::Views;
@@ -175,7 +174,12 @@ impl World {
         notify::status(&status);
         let joining = self.config.joining.in_cluster().then(|| Joining::new(self.views.clone(), self.archive()));
         let stats = self.stats(&info);
-        let ports = self.ports(&facts, Arc::new(probes), stats.clone(), joining.as_ref()).await?;
+        let ports = self.ports(&facts, Arc::new(probes), stats.clone(), joining.as_ref());
+        // Cancel safe: what is made so far ends with it.
+        let ports = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            ports = self.health.turning(ports) => ports?,
+        };
         let parts = ClusterParts {
             description: cluster::describe(&self.config, &facts, &info),
             facts: facts.clone(),
@@ -301,7 +305,7 @@ impl World {
             cgroups,
         )?;
         // What ran before this start: a manifest that was broken or a disk that is not mounted meanwhile ends none of it.
-        let (stored, _) = files.load_all().await;
+        let (stored, _) = orphan::stored(&files, &self.views).await;
         let former = |source: Source| {
             let of_source = stored.iter().filter(|stored| stored.source == source).filter_map(from_stored);
             of_source.filter(|pod| pod.deletion.is_none()).collect()

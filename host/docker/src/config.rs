@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use longshore_core::credentials::{ImageName, for_auths, registry_key};
 use longshore_core::ports::runtime::RegistryCredentials;
@@ -111,7 +111,19 @@ fn ask_helper(helper: &str, server: &str, limit: Duration) -> Result<Option<Regi
     run_helper(&format!("docker-credential-{helper}"), server, limit)
 }
 
+/// Whether a process ends by then. One that has closed its stdout does so at once, or is up to something else.
+fn ends(child: &mut Child, end: Instant) -> std::io::Result<bool> {
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= end {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(true)
+}
+
 fn run_helper(program: &str, server: &str, limit: Duration) -> Result<Option<RegistryCredentials>, String> {
+    let end = Instant::now() + limit;
     let mut command = Command::new(program);
     if std::env::var_os("HOME").is_none() {
         command.envs(home().map(|home| ("HOME", home)));
@@ -137,12 +149,16 @@ fn run_helper(program: &str, server: &str, limit: Duration) -> Result<Option<Reg
         let _ = sender.send(read.map(|_| bytes));
     });
     let received = answer.recv_timeout(limit);
-    if received.is_err() {
+    let ended = received.is_ok() && ends(&mut child, end).unwrap_or(false);
+    if !ended {
         let _ = child.kill();
     }
     let status = child.wait().map_err(|error| error.to_string())?;
     let bytes =
         received.map_err(|_| format!("no answer within {} s", limit.as_secs()))?.map_err(|error| error.to_string())?;
+    if !ended {
+        return Err(format!("it answered and did not end within {} s", limit.as_secs()));
+    }
     if !status.success() {
         let said = String::from_utf8_lossy(&bytes);
         // The helpers' own convention.
@@ -266,5 +282,7 @@ mod tests {
         assert!(run("echo no keyring; exit 1", HELPER).unwrap_err().contains("no keyring"));
         assert!(run("echo x", HELPER).is_err());
         assert!(run("exec sleep 1000", Duration::from_millis(200)).unwrap_err().contains("no answer within"));
+        let stays = run("echo x; exec sleep 1000 >&-", Duration::from_millis(200));
+        assert!(stays.unwrap_err().contains(" within "));
     }
 }

@@ -1,7 +1,7 @@
 //! Pods' records: `<pod>/record.json`, replaced as a whole.
 //!
-//! Owns reading and writing them. A record that cannot be read is evidence: it is reported, left where it is, and set
-//! aside as `record.json.damaged` only when a new one takes its place.
+//! Owns reading and writing them. A record that is damaged is evidence: it is reported, left where it is, and set
+//! aside as `record.json.damaged` only when a new one takes its place. One that the disk does not give may be good.
 
 use std::fs::File;
 use std::io::Read;
@@ -20,47 +20,48 @@ pub(crate) const DAMAGED: &str = "record.json.damaged";
 /// A pod is at most 10 MiB in a manifest; twice that is no record of ours.
 const LARGEST: u64 = 20 << 20;
 
-/// Reads all records, and says of which pods they are damaged.
-pub(crate) fn load_all(layout: &Layout) -> (Vec<StoredPod>, Vec<FilesError>) {
-    let (mut stored, mut errors) = (Vec::new(), Vec::new());
-    for uid in uids(layout) {
-        match layout.pod(&uid).and_then(|folder| load(&folder.join(RECORD))) {
-            Ok(Some(pod)) => stored.push(pod),
-            Ok(None) => {}
-            Err(error) => errors.push(error),
+/// Reads all records, and says of which pods they are damaged. An error when the disk does not give one of them.
+pub(crate) fn load_all(layout: &Layout) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError> {
+    let (mut stored, mut damaged) = (Vec::new(), Vec::new());
+    for uid in uids(layout)? {
+        let path = layout.pod(&uid)?.join(RECORD);
+        match read(&path)?.map(|data| parse(&path, &data)) {
+            Some(Ok(pod)) => stored.push(pod),
+            Some(Err(error)) => damaged.push(error),
+            None => {}
         }
     }
-    (stored, errors)
+    Ok((stored, damaged))
 }
 
 /// UIDs of all pods that have a folder, in order.
-pub(crate) fn uids(layout: &Layout) -> Vec<String> {
+pub(crate) fn uids(layout: &Layout) -> Result<Vec<String>, FilesError> {
     let pods = layout.pods();
-    let mut uids: Vec<String> = match std::fs::read_dir(&pods) {
-        Ok(list) => list
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| layout.pod(name).is_ok())
-            .collect(),
-        Err(error) => {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::error!(path = %pods.display(), %error, "cannot list the pods' folders");
-            }
-            Vec::new()
-        }
+    let list = match std::fs::read_dir(&pods) {
+        Ok(list) => list,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).at(&pods),
     };
+    let mut uids = Vec::new();
+    for entry in list {
+        let entry = entry.at(&pods)?;
+        let is_other = entry.file_type().is_ok_and(|kind| !kind.is_dir());
+        let name = entry.file_name().into_string().ok();
+        uids.extend(name.filter(|name| !is_other && layout.pod(name).is_ok()));
+    }
     uids.sort();
-    uids
+    Ok(uids)
 }
 
-/// Reads one record; `None` when there is none.
-fn load(path: &Path) -> Result<Option<StoredPod>, FilesError> {
-    let Some(data) = read(path)? else { return Ok(None) };
-    serde_json::from_slice(&data).map(Some).map_err(|error| {
-        refuse(path, format!("is damaged: {error}; the pod's restart counts and start time are lost, the file is kept"))
-    })
+fn parse(path: &Path, data: &[u8]) -> Result<StoredPod, FilesError> {
+    let lost = "the pod's restart counts and start time are lost, the file is kept";
+    if data.len() as u64 > LARGEST {
+        return Err(refuse(path, format!("is larger than any record of ours; {lost}")));
+    }
+    serde_json::from_slice(data).map_err(|error| refuse(path, format!("is damaged: {error}; {lost}")))
 }
+
+/// What a record holds, cut off where it is larger than any of ours; `None` when there is none.
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, FilesError> {
     let file = match File::open(path) {
@@ -70,9 +71,6 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, FilesError> {
     };
     let mut data = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut data).at(path)?;
-    if data.len() as u64 > LARGEST {
-        return Err(refuse(path, "is larger than any record of ours"));
-    }
     Ok(Some(data))
 }
 
@@ -145,7 +143,7 @@ mod tests {
         save(&layout.pod("u1").unwrap(), &stored("b")).unwrap();
         std::fs::write(layout.pod("u2").unwrap().join(RECORD), b"{\"source\":\"fi").unwrap();
         std::fs::write(layout.pod("u3").unwrap().join(RECORD), b"").unwrap();
-        let (pods, errors) = load_all(&layout);
+        let (pods, errors) = load_all(&layout).unwrap();
         assert_eq!(pods, [stored("b")]);
         let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(errors.len(), 2);
@@ -153,8 +151,21 @@ mod tests {
         assert!(layout.pod("u2").unwrap().join(RECORD).exists(), "left where it is");
         save(&layout.pod("u2").unwrap(), &stored("c")).unwrap();
         assert_eq!(std::fs::read(layout.pod("u2").unwrap().join(DAMAGED)).unwrap(), b"{\"source\":\"fi");
-        assert_eq!(load_all(&layout).0, [stored("b"), stored("c")]);
-        assert_eq!(uids(&layout), ["u1", "u2", "u3", "u4"]);
+        assert_eq!(load_all(&layout).unwrap().0, [stored("b"), stored("c")]);
+        assert_eq!(uids(&layout).unwrap(), ["u1", "u2", "u3", "u4"]);
+    }
+
+    #[test]
+    fn what_the_disk_does_not_give_is_not_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        assert_eq!(load_all(&layout).unwrap(), (Vec::new(), Vec::new()));
+        // A folder can be opened, and reading it fails as a bad disk does.
+        std::fs::create_dir_all(layout.pod("u1").unwrap().join(RECORD)).unwrap();
+        assert!(load_all(&layout).unwrap_err().to_string().contains("u1/record.json"));
+        std::fs::remove_dir_all(layout.pods()).unwrap();
+        std::fs::write(layout.pods(), "").unwrap();
+        assert!(load_all(&layout).is_err());
     }
 
     #[test]

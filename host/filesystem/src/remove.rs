@@ -3,7 +3,7 @@
 //! Owns the deletion of pods' folders and nothing else. What lies in them was made by strangers, so every step works
 //! on open folders, and a mount that is still there (a hostPath or another pod's data may be behind it) ends the removal.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ use crate::layout::{At, refuse};
 
 /// Deeper folders are moved up first: a container can nest more of them than there are file descriptors.
 const DEPTH: usize = 48;
+/// How often a folder is read again in which there is still something that goes.
+const ROUNDS: usize = 64;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Removes what is in a folder, but for the entries of that name at the top. A missing folder is empty.
@@ -24,25 +26,8 @@ pub(crate) fn contents(folder: &Path, keep: &[&str]) -> Result<(), FilesError> {
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(errno).at(folder),
     };
-    let mut removal = Removal { mount: mount_id(top.as_fd()).at(folder)?, top, deep: 0 };
-    for (name, kind) in entries(removal.top.as_fd()).at(folder)? {
-        if !keep.iter().any(|kept| kept.as_bytes() == name.as_bytes()) {
-            let parent = removal.top.try_clone().at(folder)?;
-            removal.entry(parent.as_fd(), folder, &name, kind, 0)?;
-        }
-    }
-    // Each round takes the folders that were moved up, which may hold deeper ones.
-    loop {
-        let moved: Vec<_> =
-            entries(removal.top.as_fd()).at(folder)?.into_iter().filter(|(name, _)| is_moved(name)).collect();
-        if moved.is_empty() {
-            return Ok(());
-        }
-        for (name, kind) in moved {
-            let parent = removal.top.try_clone().at(folder)?;
-            removal.entry(parent.as_fd(), folder, &name, kind, 0)?;
-        }
-    }
+    let dir = Dir::read_from(&top).at(folder)?;
+    Removal { mount: mount_id(top.as_fd()).at(folder)?, top, deep: 0 }.clear(dir, folder, keep, 0)
 }
 
 /// Removes a folder with all that is in it. A missing one is no error.
@@ -61,6 +46,34 @@ struct Removal {
 }
 
 impl Removal {
+    /// Removes what is in an open folder one by one as it is read, for it may hold millions; then it is read again, as file
+    /// systems may leave out some while others go, until nothing more goes. Where somebody still makes new ones that ends as
+    /// well; at the top there is nobody, and folders that were moved there may hold deeper ones.
+    fn clear(&mut self, mut dir: Dir, place: &Path, keep: &[&str], depth: usize) -> Result<(), FilesError> {
+        let mut rounds = 0;
+        loop {
+            let mut removed = false;
+            while let Some(entry) = dir.read() {
+                let entry = entry.at(place)?;
+                let (name, kind) = (entry.file_name(), entry.file_type());
+                if name == c"." || name == c".." || keep.iter().any(|kept| kept.as_bytes() == name.to_bytes()) {
+                    continue;
+                }
+                let parent = dir.fd().at(place)?;
+                removed |= match kind {
+                    FileType::Directory if depth > DEPTH => self.move_up(parent, place, name)?,
+                    _ => self.entry(parent, place, name, kind, depth)?,
+                };
+            }
+            rounds += 1;
+            if !removed || (depth > 0 && rounds >= ROUNDS) {
+                return Ok(());
+            }
+            dir.rewind();
+        }
+    }
+
+    /// Removes an entry with all that is in it; whether it was there.
     fn entry(
         &mut self,
         parent: BorrowedFd<'_>,
@@ -68,11 +81,12 @@ impl Removal {
         name: &CStr,
         kind: FileType,
         depth: usize,
-    ) -> Result<(), FilesError> {
+    ) -> Result<bool, FilesError> {
         let path = || join(place, name);
         if kind != FileType::Directory {
             match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                Ok(()) => return Ok(true),
+                Err(Errno::NOENT) => return Ok(false),
                 // Linux says EISDIR when the kind was not known and it is a folder after all.
                 Err(Errno::ISDIR) => {}
                 Err(Errno::BUSY) => return Err(refuse(&path(), "is a mount point: not removed")),
@@ -81,32 +95,29 @@ impl Removal {
         }
         let folder = match rustix::fs::openat(parent, name, FOLDER, Mode::empty()) {
             Ok(folder) => folder,
-            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT) => return Ok(false),
             Err(errno) => return Err(errno).at(&path()),
         };
         if mount_id(folder.as_fd()).at(&path())? != self.mount {
             return Err(refuse(&path(), "something is mounted here: not removed; unmount it first"));
         }
-        for (child, kind) in entries(folder.as_fd()).at(&path())? {
-            if kind == FileType::Directory && depth >= DEPTH {
-                self.move_up(folder.as_fd(), &path(), &child)?;
-            } else {
-                self.entry(folder.as_fd(), &path(), &child, kind, depth + 1)?;
-            }
-        }
+        self.clear(Dir::new(folder).at(&path())?, &path(), &[], depth + 1)?;
         match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
             Err(Errno::BUSY) => Err(refuse(&path(), "is a mount point: not removed")),
             Err(errno) => Err(errno).at(&path()),
         }
     }
 
-    fn move_up(&mut self, parent: BorrowedFd<'_>, place: &Path, name: &CStr) -> Result<(), FilesError> {
+    /// Puts a folder at the top, to be removed there; whether it was there.
+    fn move_up(&mut self, parent: BorrowedFd<'_>, place: &Path, name: &CStr) -> Result<bool, FilesError> {
         loop {
             self.deep += 1;
             let aside = format!("{MOVED}{}", self.deep);
             match rustix::fs::renameat(parent, name, &self.top, aside.as_str()) {
-                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                Ok(()) => return Ok(true),
+                Err(Errno::NOENT) => return Ok(false),
                 Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                 Err(errno) => return Err(errno).at(&join(place, name)),
             }
@@ -116,25 +127,8 @@ impl Removal {
 
 const MOVED: &str = "..longshore-removed-";
 
-fn is_moved(name: &CStr) -> bool {
-    name.to_bytes().starts_with(MOVED.as_bytes())
-}
-
 fn join(place: &Path, name: &CStr) -> PathBuf {
     place.join(std::ffi::OsStr::new(&*name.to_string_lossy()))
-}
-
-/// All entries of an open folder, read before anything is removed from it.
-fn entries(folder: BorrowedFd<'_>) -> Result<Vec<(CString, FileType)>, Errno> {
-    let mut list = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            list.push((name.to_owned(), entry.file_type()));
-        }
-    }
-    Ok(list)
 }
 
 /// Which mount an open folder lies in. A device number would not do: bind mounts share it.
@@ -214,6 +208,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("record.json"), "{}").unwrap();
         std::fs::create_dir(dir.path().join("volumes")).unwrap();
+        for n in 0..3000 {
+            std::fs::write(dir.path().join(format!("volumes/{n}")), "").unwrap();
+        }
         contents(dir.path(), &["record.json"]).unwrap();
         assert!(dir.path().join("record.json").exists());
         assert!(!dir.path().join("volumes").exists());

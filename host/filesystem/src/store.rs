@@ -190,8 +190,7 @@ impl Inner {
     }
 
     fn prepare(&self, spec: &PodFilesSpec) -> Result<(PodFiles, Vec<PathBuf>), FilesError> {
-        let pod = self.layout.pod(&spec.pod.uid)?;
-        write::folder(&pod, 0o750)?;
+        let pod = self.make(&spec.pod.uid)?;
         let mut files =
             PodFiles { resolv_conf: pod.join("resolv.conf"), hosts: pod.join("etc-hosts"), ..PodFiles::default() };
         let mut former = Vec::new();
@@ -211,6 +210,14 @@ impl Inner {
             write::rewrite(&files.resolv_conf, spec.resolv_conf.as_bytes(), 0o644)?;
         }
         Ok((files, former))
+    }
+
+    /// The pod's folder, made with the one of all pods, which somebody may have taken away.
+    fn make(&self, uid: &str) -> Result<PathBuf, FilesError> {
+        let pod = self.layout.pod(uid)?;
+        write::folders(&self.layout.pods(), 0o750)?;
+        write::folder(&pod, 0o750)?;
+        Ok(pod)
     }
 
     /// The pod's folder, only if it is there: nothing below makes one for a pod that was released.
@@ -424,19 +431,16 @@ impl FileStore for Files {
         self.job(uid.clone(), &place, LIMIT, move |inner| inner.release(&uid)).await
     }
 
-    async fn load_all(&self) -> (Vec<StoredPod>, Vec<FilesError>) {
+    async fn load_all(&self) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError> {
         let place = self.inner.layout.pods();
-        let loaded = self.job("records".to_owned(), &place, LIMIT, |inner| Ok(records::load_all(&inner.layout)));
-        loaded.await.unwrap_or_else(|error| (Vec::new(), vec![error]))
+        self.job("records".to_owned(), &place, LIMIT, |inner| records::load_all(&inner.layout)).await
     }
 
     async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError> {
         let place = self.inner.layout.pod(uid)?;
-        let (folder, stored) = (place.clone(), stored.clone());
-        let saved = self.job(record_key(uid), &place, RECORD_LIMIT, move |_| {
-            write::folder(&folder, 0o750)?;
-            records::save(&folder, &stored)
-        });
+        let (uid, stored) = (uid.to_owned(), stored.clone());
+        let saved =
+            self.job(record_key(&uid), &place, RECORD_LIMIT, move |inner| records::save(&inner.make(&uid)?, &stored));
         if let Some(path) = saved.await? {
             self.flush_later(path);
         }
@@ -458,7 +462,7 @@ impl FileStore for Files {
 
     async fn pod_folders(&self) -> Vec<String> {
         let place = self.inner.layout.pods();
-        let listed = self.job("folders".to_owned(), &place, LIMIT, |inner| Ok(records::uids(&inner.layout)));
+        let listed = self.job("folders".to_owned(), &place, LIMIT, |inner| records::uids(&inner.layout));
         listed.await.unwrap_or_else(|error| {
             tracing::error!(%error, "cannot list the pods' folders");
             Vec::new()

@@ -291,7 +291,7 @@ async fn releasing_unmounts_and_removes_all_but_the_record_and_what_is_elsewhere
     assert!(!message.exists());
     assert_eq!(std::fs::read_to_string(host.join("sub/precious")).unwrap(), "x");
     assert!(mounts::all().unwrap().iter().all(|mount| !mount.point.starts_with(fixture.pod_folder("u1"))));
-    assert_eq!(fixture.files.load_all().await.0.len(), 1);
+    assert_eq!(fixture.files.load_all().await.unwrap().0.len(), 1);
     assert_eq!(fixture.files.pod_folders().await, ["u1"]);
     fixture.files.release(&pod("u1")).await.unwrap();
     fixture.files.forget("u1").await.unwrap();
@@ -300,6 +300,17 @@ async fn releasing_unmounts_and_removes_all_but_the_record_and_what_is_elsewhere
     // Nothing makes a folder for a pod that is gone.
     assert!(fixture.files.write_hosts(&pod("u1"), "x").await.is_err());
     assert!(fixture.files.termination_file(&pod("u1"), "app", 1).await.is_err());
+}
+
+#[tokio::test]
+async fn a_folder_of_pods_that_was_taken_away_is_made_again() {
+    let fixture = Fixture::new();
+    let pods = fixture.pod_folder("");
+    std::fs::remove_dir(&pods).unwrap();
+    fixture.files.save("u1", &stored()).await.unwrap();
+    std::fs::remove_dir_all(&pods).unwrap();
+    fixture.files.prepare(&spec("u1", Vec::new(), None)).await.unwrap();
+    assert_eq!((mode(&pods), mode(&pods.join("u1"))), ((0, 0o750), (0, 0o750)));
 }
 
 #[tokio::test]

@@ -195,7 +195,7 @@ impl Node {
         // Events from before the first look on, so that nothing falls between the two.
         let mut events = ports.runtime.events();
         ports.health.turning(self.look()).await;
-        let (stored, errors) = ports.health.turning(ports.files.load_all()).await;
+        let (stored, errors) = ports.health.turning(orphan::stored(&*ports.files, &ports.views)).await;
         for error in errors {
             tracing::error!("a stored pod cannot be read: {error}");
         }

@@ -2,12 +2,47 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::observed::ObservedPod;
 use longshore_core::pod::{ContainerKind, Deletion, Pod, PodId, Source};
+use longshore_core::ports::files::{FileStore, FilesError};
+use longshore_core::ports::sources::SourceProblem;
 use longshore_core::record::StoredPod;
+
+use crate::views::Views;
+
+/// All stored pods, and what of them is damaged, asked for until the disk gives them: without its record a pod would begin anew,
+/// and work that had finished would be done again.
+pub async fn stored(files: &dyn FileStore, views: &Views) -> (Vec<StoredPod>, Vec<FilesError>) {
+    let mut wait = Duration::from_millis(200);
+    let mut said = String::new();
+    loop {
+        match files.load_all().await {
+            Ok(loaded) => {
+                views.set_problems("records", Vec::new());
+                return loaded;
+            }
+            Err(error) => {
+                let message = format!(
+                    "the pods' records cannot be read: {error}; nothing is started or stopped until they can; one that is lost \
+                     for good must be moved away"
+                );
+                if message != said {
+                    tracing::error!("{message}; trying again");
+                    let problem =
+                        SourceProblem { place: "records".to_owned(), message: message.clone(), warning: false };
+                    views.set_problems("records", vec![problem]);
+                    said = message;
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(5));
+            }
+        }
+    }
+}
 
 /// The pod of a record. `None` when the record names none.
 pub fn from_stored(stored: &StoredPod) -> Option<Pod> {

@@ -16,6 +16,7 @@ mod node_logs;
 mod query;
 mod routes;
 mod run;
+mod self_signed;
 mod server;
 mod streams;
 mod tls;

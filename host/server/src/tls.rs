@@ -2,7 +2,7 @@
 //! know who may do what: it tells whose certificate a client has proven to hold.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use longshore_core::ports::reviews::User;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -15,6 +15,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 
 use crate::config::{Certificates, ServerConfig};
+use crate::self_signed::{found, kept, self_signed};
 use crate::server::ServerError;
 use crate::x509;
 
@@ -42,9 +43,14 @@ pub(crate) struct Tls {
     versions: Vec<&'static rustls::SupportedProtocolVersion>,
     current: RwLock<Arc<Current>>,
     sources: RwLock<Sources>,
-    /// Serves until a watched certificate is there.
-    fallback: Option<(Vec<u8>, Vec<u8>)>,
+    /// Serves until a watched certificate is there, and where the folder of the self-signed one has none.
+    fallback: Option<Pair>,
+    /// Why files could not be used last: told once, for they are looked at every few seconds.
+    said: Mutex<String>,
 }
+
+/// Chain and key in PEM.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 
 /// The PEM that is in force.
 #[derive(Clone, PartialEq)]
@@ -60,9 +66,14 @@ impl Tls {
         let versions = versions(&config.tls_min_version)?;
         let fallback = match &config.certificates {
             Certificates::Watched(_) => Some(self_signed(config)?),
-            _ => None,
+            Certificates::SelfSigned { folder } => Some(kept(config, folder, &provider)?),
+            Certificates::Files { .. } => None,
         };
-        let sources = sources(config, fallback.as_ref())?;
+        let first = match (&config.certificates, &fallback) {
+            (Certificates::SelfSigned { .. }, Some(kept)) => kept.clone(),
+            _ => pair(config, fallback.as_ref())?,
+        };
+        let sources = sources(config, first)?;
         let current = build(&sources, &provider, &versions)?;
         Ok(Tls {
             config: config.clone(),
@@ -71,6 +82,7 @@ impl Tls {
             current: RwLock::new(Arc::new(current)),
             sources: RwLock::new(sources),
             fallback,
+            said: Mutex::default(),
         })
     }
 
@@ -81,18 +93,33 @@ impl Tls {
     /// Looks at the files; what cannot be used leaves the former in force.
     pub(crate) fn reload(&self) {
         let known = self.sources.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let found = match sources(&self.config, self.fallback.as_ref()) {
-            Ok(found) if found == known => return,
+        let found = pair(&self.config, self.fallback.as_ref()).and_then(|pair| sources(&self.config, pair));
+        let found = match found {
+            Ok(found) if found == known => return self.said().clear(),
             Ok(found) => found,
-            Err(error) => return tracing::warn!(%error, "certificates cannot be read; the former ones stay in force"),
+            Err(error) => return self.say(&error),
         };
         match build(&found, &self.provider, &self.versions) {
             Ok(current) => {
                 *self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(current);
                 *self.sources.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
+                self.said().clear();
                 tracing::info!("new certificates are in force");
             }
-            Err(error) => tracing::warn!(%error, "certificates cannot be used; the former ones stay in force"),
+            Err(error) => self.say(&error),
+        }
+    }
+
+    fn said(&self) -> MutexGuard<'_, String> {
+        self.said.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn say(&self, error: &ServerError) {
+        let text = why(error);
+        let mut said = self.said();
+        if *said != text {
+            tracing::warn!("certificates cannot be used: {text}; the former ones stay in force");
+            *said = text;
         }
     }
 
@@ -166,57 +193,50 @@ impl Shown {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ServerError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ServerError> {
     std::fs::read(path).map_err(|source| ServerError::File { path: path.to_owned(), source })
 }
 
-fn sources(config: &ServerConfig, fallback: Option<&(Vec<u8>, Vec<u8>)>) -> Result<Sources, ServerError> {
-    let (chain, key) = match (&config.certificates, fallback) {
-        (Certificates::Files { certificate, key }, _) => (read(certificate)?, read(key)?),
-        (Certificates::Watched(watched), Some(fallback)) => match &*watched.borrow() {
+/// What is wrong, with the file that it is about.
+pub(crate) fn why(error: &ServerError) -> String {
+    match error {
+        ServerError::File { path, source } => format!("{}: {source}", path.display()),
+        other => other.to_string(),
+    }
+}
+
+fn pair(config: &ServerConfig, fallback: Option<&Pair>) -> Result<Pair, ServerError> {
+    match (&config.certificates, fallback) {
+        (Certificates::Files { certificate, key }, _) => Ok((read(certificate)?, read(key)?)),
+        (Certificates::Watched(watched), Some(fallback)) => Ok(match &*watched.borrow() {
             Some((chain, key)) => (chain.clone().into_bytes(), key.clone().into_bytes()),
             None => fallback.clone(),
-        },
-        (Certificates::Watched(_), None) => self_signed(config)?,
-        (Certificates::SelfSigned { folder }, _) => kept(config, folder)?,
-    };
+        }),
+        (Certificates::SelfSigned { folder }, Some(fallback)) => Ok(found(folder)?.unwrap_or_else(|| fallback.clone())),
+        (_, None) => self_signed(config),
+    }
+}
+
+fn sources(config: &ServerConfig, (chain, key): Pair) -> Result<Sources, ServerError> {
     let clients = config.client_ca_file.as_deref().map(read).transpose()?;
     Ok(Sources { chain, key, clients })
 }
 
-/// The self-signed certificate of a folder, made when there is none (`pkg/kubelet/…/certutil`).
-fn kept(config: &ServerConfig, folder: &Path) -> Result<(Vec<u8>, Vec<u8>), ServerError> {
-    let (chain, key) = (folder.join("kubelet.crt"), folder.join("kubelet.key"));
-    if chain.exists() && key.exists() {
-        return Ok((read(&chain)?, read(&key)?));
+/// A certificate with its key, where they belong together.
+pub(crate) fn certified(chain: &[u8], key: &[u8], provider: &CryptoProvider) -> Result<CertifiedKey, ServerError> {
+    let bad = |message: String| ServerError::Certificate { message };
+    let chain = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| bad(format!("the serving certificate is not PEM: {error}")))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|error| bad(format!("the serving key is not a PEM key: {error}")))?;
+    let key = provider.key_provider.load_private_key(key).map_err(|error| bad(format!("the serving key: {error}")))?;
+    let first = chain.first().ok_or_else(|| bad("there is no serving certificate".to_owned()))?;
+    let public = x509::public_key(first).ok_or_else(|| bad("the serving certificate cannot be read".to_owned()))?;
+    if key.public_key().is_some_and(|key| key != public) {
+        return Err(bad("the serving key is not that of the certificate".to_owned()));
     }
-    let made = self_signed(config)?;
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ServerError::File { path, source }
-    };
-    std::fs::create_dir_all(folder).map_err(file(folder))?;
-    write_private(&key, &made.1).map_err(file(&key))?;
-    std::fs::write(&chain, &made.0).map_err(file(&chain))?;
-    Ok(made)
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
-}
-
-fn self_signed(config: &ServerConfig) -> Result<(Vec<u8>, Vec<u8>), ServerError> {
-    let mut names = vec![config.node_name.clone(), "localhost".to_owned(), "127.0.0.1".to_owned()];
-    names.extend(config.addresses.iter().map(ToString::to_string));
-    let sign = |error: rcgen::Error| ServerError::Certificate { message: error.to_string() };
-    let key = rcgen::KeyPair::generate().map_err(sign)?;
-    let mut wanted = rcgen::CertificateParams::new(names).map_err(sign)?;
-    wanted.distinguished_name = rcgen::DistinguishedName::new();
-    wanted.distinguished_name.push(rcgen::DnType::CommonName, format!("{}@longshore", config.node_name));
-    let made = wanted.self_signed(&key).map_err(sign)?;
-    Ok((made.pem().into_bytes(), key.serialize_pem().into_bytes()))
+    Ok(CertifiedKey::new(chain, key))
 }
 
 fn build(
@@ -225,11 +245,7 @@ fn build(
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> Result<Current, ServerError> {
     let bad = |message: String| ServerError::Certificate { message };
-    let chain = CertificateDer::pem_slice_iter(&sources.chain)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| bad(format!("the serving certificate is not PEM: {error}")))?;
-    let key = PrivateKeyDer::from_pem_slice(&sources.key)
-        .map_err(|error| bad(format!("the serving key is not a PEM key: {error}")))?;
+    let serving = certified(&sources.chain, &sources.key, provider)?;
     let clients = match &sources.clients {
         None => None,
         Some(pem) => {
@@ -271,14 +287,7 @@ fn build(
             algorithms: authorities.algorithms,
         })),
     };
-    let key = provider.key_provider.load_private_key(key).map_err(|error| bad(format!("the serving key: {error}")))?;
-    let first = chain.first().ok_or_else(|| bad("there is no serving certificate".to_owned()))?;
-    let certified = x509::public_key(first).ok_or_else(|| bad("the serving certificate cannot be read".to_owned()))?;
-    if key.public_key().is_some_and(|key| key != certified) {
-        return Err(bad("the serving key is not that of the certificate".to_owned()));
-    }
-    let serving = SingleCertAndKey::from(CertifiedKey::new(chain, key));
-    let mut server = builder.with_cert_resolver(Arc::new(serving));
+    let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(serving)));
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Current { server: Arc::new(server), clients })
 }

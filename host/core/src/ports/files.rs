@@ -160,8 +160,9 @@ pub trait FileStore: Send + Sync {
     /// Unmounts and removes all that a pod has on the disk but its record and logs of containers that still exist.
     async fn release(&self, pod: &PodId) -> Result<(), FilesError>;
 
-    /// Reads all stored pods. A record that cannot be read is reported with its path and left where it is.
-    async fn load_all(&self) -> (Vec<StoredPod>, Vec<FilesError>);
+    /// Reads all stored pods. A record that is damaged is reported with its path and left where it is. An error is not "none":
+    /// the disk did not say what is stored, and is to be asked again.
+    async fn load_all(&self) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError>;
 
     /// Stores a pod, in one atomic step.
     async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError>;

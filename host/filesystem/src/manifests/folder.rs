@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 /// Largest manifest (`maxConfigLength` in `pkg/kubelet/config`), in bytes.
@@ -131,18 +132,30 @@ fn list_folder(path: &Path) -> std::io::Result<Listing> {
         if name.to_bytes().starts_with(b".") {
             continue;
         }
-        let Ok(stat) = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        let entry = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => continue,
-            FileType::RegularFile => Entry::File(Stamp::of(&stat)),
-            FileType::Symlink => Entry::Link,
-            FileType::Socket => Entry::Other("a socket"),
-            FileType::Fifo => Entry::Other("a pipe"),
-            _ => Entry::Other("a device"),
-        };
-        entries.insert(std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned(), entry);
+        let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        if let Some(found) = judge(entry.file_type(), stat) {
+            entries.insert(std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned(), found);
+        }
     }
     Ok(Listing { identity, folder: path.to_owned(), entries })
+}
+
+/// What an entry is that is of that kind by the listing; none for folders, and for what has gone meanwhile. One that a disk does
+/// not let be looked at is not gone: it is read as what a link leads to is, and what is wrong shows then.
+fn judge(listed: FileType, stat: Result<Stat, Errno>) -> Option<Entry> {
+    let stat = match stat {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return None,
+        Err(_) => return (listed != FileType::Directory).then_some(Entry::Link),
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => None,
+        FileType::RegularFile => Some(Entry::File(Stamp::of(&stat))),
+        FileType::Symlink => Some(Entry::Link),
+        FileType::Socket => Some(Entry::Other("a socket")),
+        FileType::Fifo => Some(Entry::Other("a pipe")),
+        _ => Some(Entry::Other("a device")),
+    }
 }
 
 /// Which folder is at a path.
@@ -218,4 +231,17 @@ fn try_read(path: &Path, known: Option<Stamp>) -> std::io::Result<Content> {
         return Ok(too_large());
     }
     Ok(Content::Bytes(stamp, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_disk_does_not_let_be_looked_at_is_not_gone() {
+        assert_eq!(judge(FileType::RegularFile, Err(Errno::IO)), Some(Entry::Link));
+        assert_eq!(judge(FileType::Unknown, Err(Errno::STALE)), Some(Entry::Link));
+        assert_eq!(judge(FileType::Directory, Err(Errno::STALE)), None);
+        assert_eq!(judge(FileType::RegularFile, Err(Errno::NOENT)), None);
+    }
 }

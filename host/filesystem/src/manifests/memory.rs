@@ -40,15 +40,13 @@ impl Memory {
         format!("remove {} and restart longshore", self.file.display())
     }
 
-    /// Remembers a folder.
-    pub(super) async fn save(&self, identity: Identity) {
+    /// Remembers a folder; why it could not be done.
+    pub(super) async fn save(&self, identity: Identity) -> Result<(), String> {
         let file = self.file.clone();
         let saved = tokio::task::spawn_blocking(move || {
             let text = serde_json::to_vec(&identity).unwrap_or_default();
             write::replace(&file, &text, 0o600)
         });
-        if let Ok(Err(error)) = saved.await {
-            tracing::warn!(%error, "cannot remember the manifest folder: a disk missing after a reboot would go unnoticed");
-        }
+        saved.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 }

@@ -64,7 +64,7 @@ struct Eyes {
 impl Task {
     pub(super) async fn run(mut self) {
         let mut state = State::new(self.path.clone());
-        let mut remembered = None;
+        let (mut remembered, mut unsaved) = (None, String::new());
         if let Some(memory) = &mut self.memory {
             remembered = memory.load().await;
             state.remember(memory.clone(), remembered);
@@ -82,8 +82,18 @@ impl Task {
             if let (Some(memory), Some(identity)) = (&self.memory, state.identity())
                 && remembered != Some(identity)
             {
-                memory.save(identity).await;
-                remembered = Some(identity);
+                match memory.save(identity).await {
+                    Ok(()) => (remembered, unsaved) = (Some(identity), String::new()),
+                    // Tried again with the next look.
+                    Err(error) if error == unsaved => {}
+                    Err(error) => {
+                        tracing::warn!(
+                            error,
+                            "cannot remember the manifest folder: a disk missing after a reboot would go unnoticed"
+                        );
+                        unsaved = error;
+                    }
+                }
             }
             if !listed || !state.awaits(looked) {
                 self.publish(&mut state);

@@ -21,6 +21,9 @@ use crate::worker::Worker;
 
 pub(crate) use image::not_mounted;
 
+/// In the place of a container's ID: what the pod has on the disk.
+pub(crate) const DISK: &str = "disk";
+
 /// How applying a plan ended.
 pub(crate) enum Outcome {
     /// All of it was done: plan again.
@@ -161,7 +164,9 @@ fn settle_removal(worker: &mut Worker, result: Result<(), RuntimeError>, id: &st
             Step::Done
         }
         Err(error) => {
-            tracing::warn!(pod = %worker.pod.id, "{id} could not be removed: {error}; trying again later");
+            if worker.is_news(id, &error.to_string()) {
+                tracing::warn!(pod = %worker.pod.id, "{id} could not be removed: {error}; trying again");
+            }
             worker.inbox_later();
             Step::Waits
         }
@@ -171,6 +176,7 @@ fn settle_removal(worker: &mut Worker, result: Result<(), RuntimeError>, id: &st
 async fn release_files(worker: &mut Worker) -> Step {
     match give_back(worker).await {
         Ok(()) => {
+            worker.undone.remove(DISK);
             worker.record.released = true;
             worker.files = None;
             Step::Done
@@ -203,13 +209,20 @@ async fn give_back(worker: &Worker) -> Result<(), FilesError> {
     Ok(())
 }
 
-fn not_released(worker: &Worker, error: &FilesError) -> Step {
-    tracing::warn!(pod = %worker.pod.id, "what the pod had on the disk cannot be removed: {error}; trying again");
+fn not_released(worker: &mut Worker, error: &FilesError) -> Step {
+    if worker.is_news(DISK, &error.to_string()) {
+        tracing::warn!(pod = %worker.pod.id, "what the pod had on the disk cannot be removed: {error}; trying again");
+    }
     worker.inbox_later();
     Step::Waits
 }
 
 impl Worker {
+    /// Whether something could not be stopped or removed, and the last try did not fail for the same reason.
+    pub(crate) fn is_news(&mut self, about: &str, error: &str) -> bool {
+        self.undone.insert(about.to_owned(), error.to_owned()).as_deref() != Some(error)
+    }
+
     /// Comes back to what failed, in a while.
     fn inbox_later(&self) {
         let inbox = self.inbox.clone();

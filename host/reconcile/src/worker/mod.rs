@@ -37,7 +37,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::Outcome;
+use crate::apply::{DISK, Outcome};
 use crate::gate::Checked;
 use crate::health::Shutdown;
 use crate::inbox::{Evict, Inbox};
@@ -101,8 +101,9 @@ pub(crate) struct Worker {
     pub(crate) prepared_at: Option<std::time::Instant>,
     /// Background stops by container ID, to be replaced when less grace is left.
     pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
-    /// Why a container's last stop failed, by ID: told once, however often it is tried.
-    pub(crate) stop_errors: BTreeMap<String, String>,
+    /// Why a container's last stop or removal failed, by ID, and that of what the pod has on the disk: told once, however often
+    /// it is tried.
+    pub(crate) undone: BTreeMap<String, String>,
     /// IDs of the containers that run, for stops that wait for others.
     pub(crate) running: watch::Sender<BTreeSet<String>>,
     /// What plugins and the node make of the pod's spec, asked once per spec and again while it is held back.
@@ -152,7 +153,7 @@ pub(crate) async fn run(start: Start) {
         held: BTreeSet::new(),
         prepared_at: None,
         stops: BTreeMap::new(),
-        stop_errors: BTreeMap::new(),
+        undone: BTreeMap::new(),
         running: watch::Sender::default(),
         checked: None,
         room: None,
@@ -334,7 +335,7 @@ impl Worker {
         let known: BTreeSet<&str> = self.observed.containers.iter().map(|seen| seen.id.as_str()).collect();
         self.messages.retain(|id, _| known.contains(id.as_str()));
         self.unhealthy.retain(|id, _| known.contains(id.as_str()));
-        self.stop_errors.retain(|id, _| known.contains(id.as_str()));
+        self.undone.retain(|about, _| about == DISK || known.contains(about.as_str()));
         let before: BTreeMap<String, Option<String>> =
             self.record.containers.iter().map(|(name, known)| (name.clone(), known.id.clone())).collect();
         status::remember(&mut self.record, &self.pod, &self.observed, &self.messages, Timestamp::now());

@@ -115,12 +115,11 @@ impl Worker {
                 self.stops.remove(&id);
                 match error {
                     Some(error) => {
-                        let said = self.stop_errors.insert(id.clone(), error.clone());
-                        if said.as_ref() != Some(&error) {
+                        if self.is_news(&id, &error) {
                             tracing::warn!(pod = %self.pod.id, "a container could not be stopped: {error}; trying again");
                         }
                     }
-                    None => drop(self.stop_errors.remove(&id)),
+                    None => drop(self.undone.remove(&id)),
                 }
                 self.look_at(&id).await;
             }

@@ -127,6 +127,23 @@ async fn counts_and_ends_survive_a_restart_and_a_prune() {
 }
 
 #[tokio::test]
+async fn records_are_waited_for_while_the_disk_does_not_give_them() {
+    let bed = Bed::new();
+    let pods = vec![pod("done", "{restartPolicy: Never, containers: [{name: app, image: app}]}")];
+    bed.source.set(pods.clone());
+    bed.until_ready(&pods).await;
+    bed.runtime.end(&bed.runtime.container("done", "app").unwrap().id, 0);
+    bed.until("finished", |bed| bed.phase("done") == "Succeeded").await;
+    let files = bed.files.clone();
+    let bed = bed.restart_with(async || *files.failing_to_load.lock().unwrap() = 2).await;
+    bed.runtime.prune();
+    bed.source.set(pods);
+    bed.until("told", |bed| bed.views.problems().iter().any(|problem| problem.place == "records")).await;
+    bed.until("adopted", |bed| bed.phase("done") == "Succeeded").await;
+    assert!(bed.runtime.container("done", "app").is_none() && bed.views.problems().is_empty());
+}
+
+#[tokio::test]
 async fn an_unready_container_is_not_taken_for_ready() {
     let bed = Bed::new();
     bed.probes.answer("p", "app", ProbeOutcome::Failure { message: "no".to_owned() });

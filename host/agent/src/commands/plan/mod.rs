@@ -184,7 +184,8 @@ async fn look(
         if root.join("pods").exists() {
             let cgroups = CgroupOptions::detect(facts.cgroup_driver);
             let logs = (config.pod_logs_dir.clone(), config.container_logs_dir.clone());
-            let (records, errors) = Files::new(root, logs.0, logs.1, cgroups)?.load_all().await;
+            let loaded = Files::new(root, logs.0, logs.1, cgroups)?.load_all().await;
+            let (records, errors) = loaded.context("what ran before cannot be told, so neither what to do")?;
             warnings.extend(errors.iter().map(|error| format!("error: a stored pod cannot be read: {error}")));
             stored.extend(records.into_iter().filter_map(|pod| Some((pod.object.metadata.uid.clone()?, pod))));
         }

@@ -151,6 +151,23 @@ async fn a_disk_that_is_not_mounted_after_a_reboot_ends_no_pod() {
 }
 
 #[tokio::test]
+async fn a_folder_that_could_not_be_remembered_is_once_it_can() {
+    let fixture = Fixture::new();
+    fixture.write("a", &pod("a", "one"));
+    let root = fixture.dir.path().join("root");
+    let memory = Memory { former: Vec::new(), optional: false, file: root.join("memory") };
+    let source = ManifestFolder::with_memory(&fixture.folder(), "node", Duration::from_millis(100), memory);
+    let mut reader = Reader::new(source);
+    reader.until("the pod", |snapshot| names(snapshot) == ["a"]).await;
+    std::fs::create_dir(&root).unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while !root.join("memory").exists() {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_file_broken_while_the_agent_was_down_ends_no_pod() {
     let fixture = Fixture::new();
     fixture.write("a", &pod("a", "one"));
