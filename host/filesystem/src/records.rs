@@ -62,7 +62,6 @@ fn parse(path: &Path, data: &[u8]) -> Result<StoredPod, FilesError> {
 }
 
 /// What a record holds, cut off where it is larger than any of ours; `None` when there is none.
-
 fn read(path: &Path) -> Result<Option<Vec<u8>>, FilesError> {
     let file = match File::open(path) {
         Ok(file) => file,

@@ -32,7 +32,7 @@ use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
 use crate::roster::{Member, Roster};
-use crate::rounds::{Round, Rounds};
+use crate::rounds::{Found, Round, Rounds};
 use crate::seen::Seen;
 use crate::shutdown;
 use crate::views::StaticPod;
@@ -394,7 +394,8 @@ impl Node {
         if let Some(error) = failed {
             tracing::error!(uid, "a pod's worker failed: {error}; restarting the worker");
             // The next one knows what is on the disk, and looks at what runs before it does anything.
-            let (stored, _) = self.shared.ports.health.turning(self.shared.ports.files.load_all()).await;
+            let loaded = self.shared.ports.health.turning(self.shared.ports.files.load_all()).await;
+            let (stored, _) = loaded.unwrap_or_default();
             let of = |stored: &StoredPod| stored.object.metadata.uid.as_ref() == Some(&uid);
             self.stored.extend(stored.into_iter().find(of).map(|stored| (uid.clone(), stored)));
             self.found.insert(uid, ObservedPod { unseen: true, ..ObservedPod::default() });
@@ -406,14 +407,14 @@ impl Node {
 
     /// Workers whose pods are not as they know them look for themselves.
     fn come_round(&mut self, round: Round) {
-        if let Round::Looked(mut found, folders) = round {
+        if let Round::Looked(Found { mut pods, folders }) = round {
             for (uid, running) in &self.workers {
-                let seen = found.remove(uid).unwrap_or_default();
+                let seen = pods.remove(uid).unwrap_or_default();
                 if !seen.unseen {
                     running.inbox.put(|wakes| wakes.seen = Some(seen));
                 }
             }
-            self.found = found;
+            self.found = pods;
             // Their records were lost, or their removal was.
             let is_gone = |uid: &String| !self.workers.contains_key(uid) && !self.desired.pods.contains_key(uid);
             let gone: Vec<String> = folders.into_iter().filter(is_gone).collect();

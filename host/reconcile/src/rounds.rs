@@ -14,10 +14,18 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::network::complete_all;
 use crate::node::Shared;
 
+/// What a look found.
+pub(crate) struct Found {
+    /// All of ours in the runtime, by the pods' UIDs.
+    pub(crate) pods: HashMap<String, ObservedPod>,
+    /// UIDs of the pods that have folders.
+    pub(crate) folders: Vec<String>,
+}
+
 /// What a round came to.
 pub(crate) enum Round {
-    /// All of ours in the runtime, by the pods' UIDs, without those that ended meanwhile; and which pods have folders.
-    Looked(HashMap<String, ObservedPod>, Vec<String>),
+    /// What was found, without the pods that ended meanwhile.
+    Looked(Found),
     /// The folders that were to be removed are gone, or cannot be removed.
     Tidied,
 }
@@ -25,7 +33,7 @@ pub(crate) enum Round {
 /// Rounds, one at a time of each kind.
 pub(crate) struct Rounds {
     due: Interval,
-    look: Option<BoxFuture<'static, Option<(HashMap<String, ObservedPod>, Vec<String>)>>>,
+    look: Option<BoxFuture<'static, Option<Found>>>,
     /// Pods that ended since the look began.
     ended: HashSet<String>,
     tidying: Option<BoxFuture<'static, ()>>,
@@ -51,9 +59,9 @@ impl Rounds {
                 }
                 Some(looked) = OptionFuture::from(self.look.as_mut()) => {
                     self.look = None;
-                    if let Some((mut found, folders)) = looked {
-                        found.retain(|uid, _| !self.ended.contains(uid));
-                        return Round::Looked(found, folders);
+                    if let Some(mut found) = looked {
+                        found.pods.retain(|uid, _| !self.ended.contains(uid));
+                        return Round::Looked(found);
                     }
                 }
                 Some(()) = OptionFuture::from(self.tidying.as_mut()) => {
@@ -85,13 +93,13 @@ impl Rounds {
     }
 }
 
-async fn look(shared: Arc<Shared>) -> Option<(HashMap<String, ObservedPod>, Vec<String>)> {
+async fn look(shared: Arc<Shared>) -> Option<Found> {
     shared.look().await;
     shared.meet_runtime_again();
     match shared.ports.runtime.list().await {
         Ok(mut list) => {
             complete_all(&*shared.ports.plugins, &mut list);
-            Some((by_pod(list), shared.ports.files.pod_folders().await))
+            Some(Found { pods: by_pod(list), folders: shared.ports.files.pod_folders().await })
         }
         Err(error) => {
             tracing::debug!("the runtime cannot be looked at: {error}");

@@ -228,8 +228,8 @@ pub(crate) fn certified(chain: &[u8], key: &[u8], provider: &CryptoProvider) -> 
     let chain = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| bad(format!("the serving certificate is not PEM: {error}")))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|error| bad(format!("the serving key is not a PEM key: {error}")))?;
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|error| bad(format!("the serving key is not a PEM key: {error}")))?;
     let key = provider.key_provider.load_private_key(key).map_err(|error| bad(format!("the serving key: {error}")))?;
     let first = chain.first().ok_or_else(|| bad("there is no serving certificate".to_owned()))?;
     let public = x509::public_key(first).ok_or_else(|| bad("the serving certificate cannot be read".to_owned()))?;

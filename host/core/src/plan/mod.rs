@@ -11,7 +11,7 @@ mod resize;
 pub(crate) mod restart_all;
 mod standing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod disturbance;
-pub(super) mod model;
+pub(crate) mod model;
 mod resizing;
 
 use proptest::prelude::*;
@@ -15,12 +15,12 @@ use crate::pod::Deletion;
 use crate::record::{Evicted, Terminal};
 use crate::testing::pod_from;
 
-pub(in crate::plan) fn any_fault() -> impl Strategy<Value = Fault> {
+pub(crate) fn any_fault() -> impl Strategy<Value = Fault> {
     prop_oneof![4 => Just(Fault::None), 1 => Just(Fault::Error), 1 => Just(Fault::Crash), 1 => Just(Fault::LostEvent)]
 }
 
 /// Rounds with faults, then without, until nothing is left to do.
-pub(in crate::plan) fn converge(model: &mut Model, faults: Vec<Fault>) {
+pub(crate) fn converge(model: &mut Model, faults: Vec<Fault>) {
     let mut faults = faults.into_iter();
     for _ in 0..20 {
         model.round(|| faults.next().unwrap_or(Fault::None));
@@ -38,11 +38,7 @@ pub(in crate::plan) fn converge(model: &mut Model, faults: Vec<Fault>) {
 }
 
 /// Upsets, each after that many rounds with faults; then [`converge`].
-pub(in crate::plan) fn disturb(
-    model: &mut Model,
-    upsets: impl IntoIterator<Item = (usize, Upset)>,
-    faults: Vec<Fault>,
-) {
+pub(crate) fn disturb(model: &mut Model, upsets: impl IntoIterator<Item = (usize, Upset)>, faults: Vec<Fault>) {
     let mut faults = faults.into_iter();
     for (rounds, upset) in upsets {
         for _ in 0..rounds {
@@ -154,7 +150,7 @@ fn one_that_must_know_the_address_waits_for_it() {
     assert!(plan.stages.iter().all(|stage| stage.len() == 1));
 }
 
-pub(in crate::plan) fn settled(spec: &str) -> Model {
+pub(crate) fn settled(spec: &str) -> Model {
     let mut model = Model::new(pod_from(spec), ObservedPod::default());
     while model.round(|| Fault::None) {}
     model

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::observed::{Container, ContainerState, Exit, SandboxState};
-use crate::plan::model::{any_world, web};
+use crate::plan::tests::model::{any_world, web};
 use crate::plan::{self, Situation};
 use crate::pod::{Deletion, Source};
 use crate::record::ContainerRecord;

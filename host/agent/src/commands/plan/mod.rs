@@ -206,7 +206,7 @@ async fn look(
         if let Some(Observation::Unseen { id, pod }) =
             list.iter().find(|seen| matches!(seen, Observation::Unseen { .. }))
         {
-            bail!(
+            anyhow::bail!(
                 "container {id} of pod {pod} cannot be inspected, so nothing can be planned: does `docker inspect {id}` answer?"
             );
         }

@@ -20,11 +20,11 @@ use crate::resize::Progress;
 use crate::status;
 use crate::testing;
 
-pub(in crate::plan) use self::upset::{Upset, any_upset};
+pub(crate) use self::upset::{Upset, any_upset};
 
 /// What goes wrong at an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::plan) enum Fault {
+pub(crate) enum Fault {
     /// Nothing.
     None,
     /// It is not done, and says so.
@@ -37,33 +37,33 @@ pub(in crate::plan) enum Fault {
 
 /// A pod, its runtime, and the agent's memory of it.
 #[derive(Debug)]
-pub(in crate::plan) struct Model {
-    pub(in crate::plan) pod: Pod,
+pub(crate) struct Model {
+    pub(crate) pod: Pod,
     /// What really is.
-    pub(in crate::plan) world: ObservedPod,
+    pub(crate) world: ObservedPod,
     /// What the agent knows.
-    pub(in crate::plan) known: ObservedPod,
-    pub(in crate::plan) record: PodRecord,
-    pub(in crate::plan) busy: Busy,
-    pub(in crate::plan) unhealthy: BTreeMap<String, Unhealthy>,
-    pub(in crate::plan) now: Timestamp,
-    pub(in crate::plan) released: bool,
+    pub(crate) known: ObservedPod,
+    pub(crate) record: PodRecord,
+    pub(crate) busy: Busy,
+    pub(crate) unhealthy: BTreeMap<String, Unhealthy>,
+    pub(crate) now: Timestamp,
+    pub(crate) released: bool,
     /// Exit code of init containers.
-    pub(in crate::plan) init_exit: i32,
+    pub(crate) init_exit: i32,
     /// Exit code of what is stopped.
-    pub(in crate::plan) stop_exit: i32,
+    pub(crate) stop_exit: i32,
     /// What ends before a container that is being stopped, by ID.
     turns: BTreeMap<String, Vec<String>>,
     /// Sandboxes in which an app container was started.
     begun: BTreeSet<String>,
     serial: u32,
-    pub(in crate::plan) node: NodeFacts,
+    pub(crate) node: NodeFacts,
     /// The pod's cgroup as the agent knows that it set it.
-    pub(in crate::plan) cgroup: Option<PodCgroup>,
+    pub(crate) cgroup: Option<PodCgroup>,
     /// As it is.
-    pub(in crate::plan) real_cgroup: Option<PodCgroup>,
+    pub(crate) real_cgroup: Option<PodCgroup>,
     /// Everything that was done, for messages.
-    pub(in crate::plan) log: Vec<String>,
+    pub(crate) log: Vec<String>,
 }
 
 impl Model {
@@ -78,7 +78,7 @@ impl Model {
         }
     }
 
-    pub(in crate::plan) fn new(pod: Pod, world: ObservedPod) -> Self {
+    pub(crate) fn new(pod: Pod, world: ObservedPod) -> Self {
         let mut model = Model {
             pod,
             known: world.clone(),
@@ -104,7 +104,7 @@ impl Model {
     }
 
     /// The agent looks at everything again, and remembers.
-    pub(in crate::plan) fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         self.known = self.world.clone();
         let begins_anew = |seen: &Container| seen.kind == ContainerKind::Ephemeral;
         if self.record.restarting_all && self.world.containers.iter().all(begins_anew) {
@@ -119,7 +119,7 @@ impl Model {
         }
     }
 
-    pub(in crate::plan) fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self) -> Plan {
         plan(&Situation {
             pod: &self.pod,
             observed: &self.known,
@@ -135,7 +135,7 @@ impl Model {
     }
 
     /// Plans once and applies it with the faults that come, one for each action. Says whether there was anything to do.
-    pub(in crate::plan) fn round(&mut self, mut fault: impl FnMut() -> Fault) -> bool {
+    pub(crate) fn round(&mut self, mut fault: impl FnMut() -> Fault) -> bool {
         let gaps = crate::resize::gaps(&self.pod, &self.known, &self.record);
         if !gaps.is_empty() && self.record.resize.progress.is_none() {
             self.record.resize.begins_from(self.pod.spec().resources.as_ref());
@@ -352,7 +352,7 @@ impl Model {
     }
 }
 
-pub(in crate::plan) fn ended(code: i32, now: Timestamp) -> Exit {
+pub(crate) fn ended(code: i32, now: Timestamp) -> Exit {
     Exit {
         code,
         reason: if code == 0 { "Completed" } else { "Error" }.to_owned(),

@@ -16,7 +16,7 @@ use crate::resize::Progress;
 
 /// What happens to a pod from outside. Numbers choose among `side`, `a` and `b`.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::plan) enum Upset {
+pub(crate) enum Upset {
     /// Its liveness probe fails.
     Unhealthy(usize),
     /// Its definition changes.
@@ -37,7 +37,7 @@ pub(in crate::plan) enum Upset {
     PodResized(i64, i64),
 }
 
-pub(in crate::plan) fn any_upset() -> impl Strategy<Value = Upset> {
+pub(crate) fn any_upset() -> impl Strategy<Value = Upset> {
     prop_oneof![
         (0usize..3).prop_map(Upset::Unhealthy),
         (0usize..3).prop_map(Upset::Changed),
@@ -51,7 +51,7 @@ pub(in crate::plan) fn any_upset() -> impl Strategy<Value = Upset> {
 
 impl Model {
     /// Lets something happen, and the agent see it.
-    pub(in crate::plan) fn upset(&mut self, upset: Upset) {
+    pub(crate) fn upset(&mut self, upset: Upset) {
         self.log.push(format!("{upset:?}"));
         self.serial += 1;
         let name = |which: usize| ["side", "a", "b", "debug"][which];
