@@ -1,4 +1,4 @@
-//! A disk in memory: records are kept, everything else succeeds, unless told otherwise.
+//! A disk in memory: records of pods and pulls are kept, everything else succeeds, unless told otherwise.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -7,8 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use futures::StreamExt;
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
+use longshore_core::credentials::access::PullRecord;
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::ports::pulls::PullRecords;
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeSpec;
@@ -41,6 +43,10 @@ pub struct FakeFiles {
     /// What setting the limits of all pods leads to, one after the other, and then to success.
     pub limiting: Mutex<VecDeque<FilesError>>,
     limits: Mutex<Option<PodsLimits>>,
+    pulled: Mutex<BTreeMap<String, PullRecord>>,
+    pulling: Mutex<BTreeSet<String>>,
+    /// Whether records of pulls can be neither read nor written.
+    pub pulls_fail: Mutex<bool>,
 }
 
 impl FakeFiles {
@@ -61,6 +67,18 @@ impl FakeFiles {
             return Err(FilesError::Io { path: "/pods".into(), message: "it was told to fail".to_owned() });
         }
         Ok(())
+    }
+
+    fn fail_for_pulls(&self) -> Result<(), FilesError> {
+        match *self.pulls_fail.lock().unwrap_or_else(PoisonError::into_inner) {
+            true => Err(FilesError::Io { path: "/pulls".into(), message: "it was told to fail".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Names of images whose pulls have begun and have not ended.
+    pub fn pulls_begun(&self) -> BTreeSet<String> {
+        self.pulling.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What a pod's resolv.conf says.
@@ -227,5 +245,41 @@ impl FileStore for FakeFiles {
         let own = uid.and_then(|uid| of_pods.get(uid).copied());
         let bytes = own.unwrap_or_else(|| *self.used.lock().unwrap_or_else(PoisonError::into_inner));
         Some(DiskUsage { bytes, inodes: 1 })
+    }
+}
+
+#[async_trait]
+impl PullRecords for FakeFiles {
+    async fn pulled(&self, image: &str) -> Result<Option<PullRecord>, FilesError> {
+        self.fail_for_pulls()?;
+        Ok(self.pulled.lock().unwrap_or_else(PoisonError::into_inner).get(image).cloned())
+    }
+
+    async fn keep_pulled(&self, record: &PullRecord) -> Result<(), FilesError> {
+        self.fail_for_pulls()?;
+        self.pulled.lock().unwrap_or_else(PoisonError::into_inner).insert(record.image.clone(), record.clone());
+        Ok(())
+    }
+
+    async fn forget_pulled(&self, image: &str) -> Result<(), FilesError> {
+        self.fail_for_pulls()?;
+        self.pulled.lock().unwrap_or_else(PoisonError::into_inner).remove(image);
+        Ok(())
+    }
+
+    async fn all_pulled(&self) -> Result<Vec<String>, FilesError> {
+        self.fail_for_pulls()?;
+        Ok(self.pulled.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect())
+    }
+
+    async fn pulling(&self) -> Result<BTreeSet<String>, FilesError> {
+        self.fail_for_pulls()?;
+        Ok(self.pulls_begun())
+    }
+
+    async fn keep_pulling(&self, names: &BTreeSet<String>) -> Result<(), FilesError> {
+        self.fail_for_pulls()?;
+        *self.pulling.lock().unwrap_or_else(PoisonError::into_inner) = names.clone();
+        Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! ConfigMaps, claims and one token in memory, that come when the test says so. No Secrets, and nothing else that an API
-//! server issues.
+//! ConfigMaps, pull secrets, claims and one token in memory, that come when the test says so. Nothing else that an API server
+//! issues.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1;
 use longshore_core::pod::PodId;
 use longshore_core::ports::objects::{BoundClaim, ObjectError, ObjectStore, Token, TokenQuery, absent};
@@ -18,6 +19,7 @@ use tokio_stream::wrappers::WatchStream;
 #[derive(Debug)]
 pub struct FakeObjects {
     config_maps: Mutex<BTreeMap<String, Arc<v1::ConfigMap>>>,
+    secrets: Mutex<BTreeMap<String, Arc<v1::Secret>>>,
     claims: Mutex<BTreeMap<String, BoundClaim>>,
     token: Mutex<Option<Token>>,
     changed: watch::Sender<u64>,
@@ -27,6 +29,7 @@ impl Default for FakeObjects {
     fn default() -> Self {
         FakeObjects {
             config_maps: Mutex::default(),
+            secrets: Mutex::default(),
             claims: Mutex::default(),
             token: Mutex::default(),
             changed: watch::channel(0).0,
@@ -40,6 +43,18 @@ impl FakeObjects {
         let mut config_maps = self.config_maps.lock().unwrap_or_else(PoisonError::into_inner);
         config_maps.insert(name.to_owned(), Arc::default());
         drop(config_maps);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Puts a pull secret of that name, whatever its namespace, with that password for the registry `reg.io`.
+    pub fn put_pull_secret(&self, name: &str, password: &str) {
+        let auths = serde_json::json!({"reg.io": {"username": "u", "password": password}});
+        let mut secret = v1::Secret { type_: Some("kubernetes.io/dockercfg".to_owned()), ..Default::default() };
+        secret.data = Some(BTreeMap::from([(".dockercfg".to_owned(), ByteString(auths.to_string().into_bytes()))]));
+        secret.metadata.name = Some(name.to_owned());
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets.insert(name.to_owned(), Arc::new(secret));
+        drop(secrets);
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -72,8 +87,8 @@ impl ObjectStore for FakeObjects {
         Ok(self.config_maps.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
     }
 
-    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError> {
-        Ok(None)
+    async fn secret(&self, _: &str, name: &str) -> Result<Option<Arc<v1::Secret>>, ObjectError> {
+        Ok(self.secrets.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
     }
 
     async fn claim(&self, _: &str, name: &str) -> Result<Option<BoundClaim>, ObjectError> {

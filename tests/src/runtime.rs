@@ -37,6 +37,8 @@ struct World {
     pullable: BTreeSet<String>,
     serial: u32,
     calls: HashMap<Call, usize>,
+    /// Passwords of images that need one.
+    passwords: BTreeMap<String, String>,
     /// How many more times a call fails.
     failures: HashMap<Call, usize>,
     foreign: Vec<ForeignContainer>,
@@ -127,6 +129,12 @@ impl FakeRuntime {
     /// Makes an image one that can be pulled.
     pub fn can_pull(&self, name: &str) {
         self.world().pullable.insert(name.to_owned());
+    }
+
+    /// Makes an image one that can be pulled with that password alone.
+    pub fn can_pull_with(&self, name: &str, password: &str) {
+        self.can_pull(name);
+        self.world().passwords.insert(name.to_owned(), password.to_owned());
     }
 
     /// Lets a call fail the next `times`.
@@ -458,12 +466,17 @@ impl ContainerRuntime for FakeRuntime {
     async fn pull(
         &self,
         reference: &str,
-        _: Option<&RegistryCredentials>,
+        credentials: Option<&RegistryCredentials>,
         progress: &(dyn Fn(PullProgress) + Send + Sync),
     ) -> Result<Image, PullError> {
         let mut world = self.called("pull")?;
         progress(PullProgress { current: 1, total: 2 });
-        if !world.pullable.contains(reference) {
+        let shown = credentials.map(|credentials| match credentials {
+            RegistryCredentials::Basic { password, .. } => password,
+            RegistryCredentials::IdentityToken(token) => token,
+        });
+        let opens = world.passwords.get(reference).is_none_or(|password| shown == Some(password));
+        if !world.pullable.contains(reference) || !opens {
             return Err(PullError::Failed { message: format!("{reference} is not there") });
         }
         world.images.insert(reference.to_owned());

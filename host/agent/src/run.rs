@@ -13,7 +13,7 @@ use anyhow::Context;
 use futures::FutureExt;
 use jiff::Timestamp;
 use longshore_core::cluster::node_status::Pressure;
-use longshore_core::credentials::parse_image;
+use longshore_core::credentials::{access::OwnedCredentials, parse_image};
 use longshore_core::event::EventType;
 use longshore_core::node::NodeFacts;
 use longshore_core::pod::Source;
@@ -210,6 +210,7 @@ impl World {
             max_parallel_pulls: self.config.max_parallel_pulls,
             pull_qps: self.config.pull_qps,
             pull_burst: self.config.pull_burst,
+            verification: self.config.verification.clone(),
             crash_loop: crash_loop(&self.config),
             eviction: pressure::eviction(&self.config, &facts),
             images: pressure::images(&self.config),
@@ -329,6 +330,7 @@ impl World {
         };
         Ok(Ports {
             runtime: Arc::new(self.docker.clone()),
+            pulls: Arc::new(files.clone()),
             files: Arc::new(files),
             objects: folder,
             api,
@@ -428,7 +430,8 @@ fn node_credentials(config: &Config, accounts: Arc<dyn ObjectStore>) -> NodeCred
             let of_docker = tokio::task::spawn_blocking(move || {
                 longshore_docker::config_credentials(&longshore_docker::config_folders(Some(&root)), &name)
             });
-            let mut found = of_docker.await.unwrap_or_default();
+            let of_docker = of_docker.await.unwrap_or_default();
+            let mut found: Vec<_> = of_docker.into_iter().map(OwnedCredentials::of_node).collect();
             found.extend(providers.credentials(&pull.image, &pull.pod, &pull.service_account).await);
             found
         }

@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1;
 use serde::Deserialize;
 
 use crate::ports::runtime::RegistryCredentials;
+use access::{ObjectId, OwnedCredentials};
 
+pub mod access;
 pub mod exec;
 pub mod providers;
 mod reference;
@@ -63,7 +65,7 @@ fn is_id(text: &str) -> bool {
 /// The credentials that a pod's pull secrets hold for an image, in the order in which they are to be tried: the
 /// most specific entry first, then in the order of the secrets. Secrets of other types, and what cannot be read in
 /// them, are passed over, as the kubelet does.
-pub fn for_image(reference: &str, secrets: &[Arc<v1::Secret>]) -> Vec<RegistryCredentials> {
+pub fn for_image(reference: &str, secrets: &[Arc<v1::Secret>]) -> Vec<OwnedCredentials> {
     let Ok(image) = parse_image(reference) else { return Vec::new() };
     pick(&image, secrets.iter().flat_map(|secret| entries_of(secret)).collect())
 }
@@ -71,20 +73,21 @@ pub fn for_image(reference: &str, secrets: &[Arc<v1::Secret>]) -> Vec<RegistryCr
 /// The credentials that the `auths` of a Docker configuration hold for an image, the most specific entry first. What
 /// cannot be read in one entry spoils that entry only.
 pub fn for_auths(image: &ImageName, auths: serde_json::Map<String, serde_json::Value>) -> Vec<RegistryCredentials> {
-    pick(image, entries(auths))
+    let entries = entries(auths).map(|(key, credentials)| Entry { key, owned: OwnedCredentials::of_node(credentials) });
+    pick(image, entries.collect()).into_iter().map(|found| found.credentials).collect()
 }
 
 /// The credentials of a keyring's entries for an image, the most specific first.
-fn pick(image: &ImageName, mut entries: Vec<Entry>) -> Vec<RegistryCredentials> {
+fn pick(image: &ImageName, mut entries: Vec<Entry>) -> Vec<OwnedCredentials> {
     // A stable sort: of equal keys the earlier source comes first. Descending order puts the longer of two keys
     // first where one begins with the other.
     entries.sort_by(|a, b| b.key.cmp(&a.key));
     let place = image.place();
-    let mut found: Vec<RegistryCredentials> = Vec::new();
+    let mut found: Vec<OwnedCredentials> = Vec::new();
     let mut take = |wanted: &dyn Fn(&Entry) -> bool| {
         for entry in entries.iter().filter(|entry| wanted(entry)) {
-            if !found.contains(&entry.credentials) {
-                found.push(entry.credentials.clone());
+            if !found.iter().any(|other| other.credentials == entry.owned.credentials) {
+                found.push(entry.owned.clone());
             }
         }
     };
@@ -99,7 +102,7 @@ fn pick(image: &ImageName, mut entries: Vec<Entry>) -> Vec<RegistryCredentials> 
 struct Entry {
     /// Host, port and path without scheme, `/v1/` and `/v2/`; the host may hold globs.
     key: String,
-    credentials: RegistryCredentials,
+    owned: OwnedCredentials,
 }
 
 /// An entry of `auths`, in a Secret or in Docker's `config.json`.
@@ -155,17 +158,19 @@ fn entries_of(secret: &v1::Secret) -> Vec<Entry> {
         _ => None,
     };
     let Some(serde_json::Value::Object(auths)) = auths else { return Vec::new() };
-    entries(auths)
+    let meta = &secret.metadata;
+    let of = |text: &Option<String>| text.clone().unwrap_or_default();
+    let id = ObjectId { namespace: of(&meta.namespace), name: of(&meta.name), uid: of(&meta.uid) };
+    let owned = |credentials| OwnedCredentials::of_secret(credentials, id.clone());
+    entries(auths).map(|(key, credentials)| Entry { key, owned: owned(credentials) }).collect()
 }
 
-fn entries(auths: serde_json::Map<String, serde_json::Value>) -> Vec<Entry> {
-    auths
-        .into_iter()
-        .filter_map(|(place, value)| {
-            let entry: AuthEntry = serde_json::from_value(value).ok()?;
-            Some(Entry { key: registry_key(&place), credentials: entry.credentials()? })
-        })
-        .collect()
+/// Keys and credentials of `auths`.
+fn entries(auths: serde_json::Map<String, serde_json::Value>) -> impl Iterator<Item = (String, RegistryCredentials)> {
+    auths.into_iter().filter_map(|(place, value)| {
+        let entry: AuthEntry = serde_json::from_value(value).ok()?;
+        Some((registry_key(&place), entry.credentials()?))
+    })
 }
 
 fn text(secret: &v1::Secret, key: &str) -> Option<Vec<u8>> {

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, join_all};
+use longshore_core::credentials::access::{OwnedCredentials, Owner};
 use longshore_core::credentials::exec::{Account, Cache, Logins, choose, read_answer, request};
 use longshore_core::credentials::parse_image;
 use longshore_core::credentials::providers::Provider;
 use longshore_core::pod::PodId;
 use longshore_core::ports::objects::{ObjectStore, TokenQuery};
-use longshore_core::ports::runtime::RegistryCredentials;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -93,7 +93,7 @@ impl ExecProviders {
 
     /// The credentials that providers have for an image, in the order in which they are to be tried. `account` is the
     /// pod's `spec.serviceAccountName`, empty for none. Takes a minute at most, and what waiting for others takes.
-    pub async fn credentials(&self, image: &str, pod: &PodId, account: &str) -> Vec<RegistryCredentials> {
+    pub async fn credentials(&self, image: &str, pod: &PodId, account: &str) -> Vec<OwnedCredentials> {
         let Ok(name) = parse_image(image) else { return Vec::new() };
         let place = name.place();
         let asked = (0..self.inner.providers.len()).filter(|at| self.inner.providers[*at].is_for(&place));
@@ -113,8 +113,14 @@ impl ExecProviders {
         choose(image, &answers.await.into_iter().flatten().collect::<Vec<_>>())
     }
 
-    /// One provider's credentials; `None` when it is not to be asked for this pod.
-    async fn ask(&self, at: usize, place: &str, pod: &PodId, account: &str) -> Result<Option<Arc<Logins>>, String> {
+    /// One provider's credentials, and for whom it gave them; `None` when it is not to be asked for this pod.
+    async fn ask(
+        &self,
+        at: usize,
+        place: &str,
+        pod: &PodId,
+        account: &str,
+    ) -> Result<Option<(Owner, Arc<Logins>)>, String> {
         let inner = &self.inner;
         let provider = &inner.providers[at];
         let account = match &provider.token {
@@ -126,9 +132,10 @@ impl ExecProviders {
                 None => return Ok(None),
             },
         };
+        let owner = account.as_ref().map_or(Owner::Node, Account::owner);
         let kept = lock(&inner.cache).find(provider, place, account.as_ref(), Instant::now());
-        if kept.is_some() {
-            return Ok(kept);
+        if let Some(kept) = kept {
+            return Ok(Some((owner, kept)));
         }
         let question = request(provider, place, account.as_ref());
         let key = format!("{at} {question}");
@@ -142,7 +149,7 @@ impl ExecProviders {
             async move { task.await.unwrap_or_else(|error| Err(error.to_string())) }.boxed().shared()
         };
         let flight = lock(&inner.flights).entry(key.clone()).or_insert_with(begin).clone();
-        flight.await.map(Some)
+        flight.await.map(|logins| Some((owner, logins)))
     }
 }
 

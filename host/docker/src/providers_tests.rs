@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::credentials::providers::{API_VERSIONS, TokenAttributes};
 use longshore_core::ports::objects::{ObjectError, Token};
+use longshore_core::ports::runtime::RegistryCredentials;
 
 use super::*;
 
@@ -100,7 +101,7 @@ const IMAGE: &str = "\"cacheKeyType\":\"Image\",";
 async fn ask(providers: &ExecProviders, image: &str, account: &str) -> Vec<(String, String)> {
     let pod = PodId { namespace: "ns".to_owned(), name: "pod".to_owned(), uid: "u".to_owned() };
     let found = providers.credentials(image, &pod, account).await;
-    let login = |credentials| match credentials {
+    let login = |found: OwnedCredentials| match found.credentials {
         RegistryCredentials::Basic { username, password } => (username, password),
         RegistryCredentials::IdentityToken(token) => (String::new(), token),
     };

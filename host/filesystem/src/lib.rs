@@ -1,8 +1,8 @@
 //! What pods have on the node's disk, and the manifest folder.
 //!
-//! [`Files`] is the port `FileStore`: pods' folders, volumes, sub-paths, records, log links, cgroups. [`ManifestFolder`]
-//! is the source of pods, ConfigMaps and Secrets that lie in a folder. [`lock_root`] and [`root_id`] are for the agent's
-//! start. It decides nothing about pods: specs come in complete, and what is unclear goes back as an error.
+//! [`Files`] is the port `FileStore`: pods' folders, volumes, sub-paths, records, log links, cgroups; and `PullRecords`.
+//! [`ManifestFolder`] is the source of pods, ConfigMaps and Secrets that lie in a folder. [`lock_root`] and [`root_id`] are
+//! for the agent's start. It decides nothing about pods: specs come in complete, and what is unclear goes back as an error.
 
 mod archive;
 mod cgroups;
@@ -15,6 +15,7 @@ mod mounts;
 mod nfs;
 mod ownership;
 mod payload;
+mod pulls;
 mod records;
 mod remove;
 mod root;

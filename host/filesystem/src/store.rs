@@ -50,7 +50,7 @@ pub struct Files {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     layout: Layout,
     cgroups: Cgroups,
     images: Images,
@@ -90,8 +90,12 @@ impl Files {
         })
     }
 
+    pub(crate) fn layout(&self) -> &Layout {
+        self.inner.layout()
+    }
+
     /// Runs a job on a thread of its own, alone among those with the same key.
-    async fn job<T: Send + 'static>(
+    pub(crate) async fn job<T: Send + 'static>(
         &self,
         key: String,
         place: &Path,
@@ -181,6 +185,10 @@ impl Files {
 }
 
 impl Inner {
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     fn turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if turns.len() >= TURNS {

@@ -2,6 +2,7 @@
 //!
 //! What to do is decided in `longshore-core`; here it is done, through ports only.
 
+mod access;
 mod allocatable;
 mod apply;
 mod background;

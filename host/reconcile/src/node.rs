@@ -22,6 +22,7 @@ use longshore_core::record::StoredPod;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::allocatable;
 use crate::collection::Collector;
 use crate::eviction;
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) seen: Seen,
     pub(crate) options: Options,
     pub(crate) puller: Puller,
+    pub(crate) access: Arc<Access>,
     /// Held while an image is unpacked for volumes.
     pub(crate) unpacking: tokio::sync::Mutex<()>,
     pub(crate) probes: ProbeScheduler,
@@ -139,7 +141,8 @@ struct Node {
 /// Runs the node until `stop`. Stopping it stops no pod. Before the runtime answered once, nothing is done.
 pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: CancellationToken) {
     let probes = ProbeScheduler::spawn(&ports, options.max_execs, stop.clone());
-    let puller = Puller::new(ports.runtime.clone(), &options);
+    let access = Arc::new(Access::new(ports.pulls.clone(), options.verification.clone()));
+    let puller = Puller::new(ports.runtime.clone(), access.clone(), &options);
     let words = ports.sources.iter().map(|source| (source.source(), None)).collect();
     let network = Network::new(options.network.clone());
     let root_id = facts.root_id.clone();
@@ -149,6 +152,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         options,
         network,
         puller,
+        access,
         unpacking: tokio::sync::Mutex::default(),
         probes,
         roster: Roster::default(),
@@ -178,6 +182,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         () = node.serve() => {}
         () = eviction::run(&shared, &collector) => {}
         () = collector.run() => {}
+        () = shared.access.run(&*shared.ports.runtime) => {}
         () = shared.network.run(&shared.ports, &root_id) => {}
         () = shutdown::run(&shared) => {}
         () = allocatable::run(&*shared.ports.files, &*shared.ports.events, shared.options.pods_limits) => {}

@@ -9,13 +9,15 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_core::cgroup::PodsLimits;
+use longshore_core::credentials::access::{OwnedCredentials, Verification};
 use longshore_core::node::Surroundings;
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::FileStore;
 use longshore_core::ports::network::{BridgeNetworks, NetworkPlugins};
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::probes::ProbePlugins;
-use longshore_core::ports::runtime::{ContainerRuntime, RegistryCredentials};
+use longshore_core::ports::pulls::PullRecords;
+use longshore_core::ports::runtime::ContainerRuntime;
 use longshore_core::ports::sources::PodSource;
 use longshore_core::ports::stats::Stats;
 
@@ -37,7 +39,7 @@ pub struct ImagePull {
 }
 
 /// Looks up the node's own credentials for an image: its configuration's first, then its providers'.
-pub type NodeCredentials = Arc<dyn Fn(ImagePull) -> BoxFuture<'static, Vec<RegistryCredentials>> + Send + Sync>;
+pub type NodeCredentials = Arc<dyn Fn(ImagePull) -> BoxFuture<'static, Vec<OwnedCredentials>> + Send + Sync>;
 
 /// Asks the API server for our Node as it is there now; `None` when it cannot tell, or has none.
 pub type AskForNode = Arc<dyn Fn() -> BoxFuture<'static, Option<v1::Node>> + Send + Sync>;
@@ -66,6 +68,8 @@ pub struct Ports {
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What pods have on the disk.
     pub files: Arc<dyn FileStore>,
+    /// How images came.
+    pub pulls: Arc<dyn PullRecords>,
     /// ConfigMaps and Secrets of pods that are not the API server's.
     pub objects: Arc<dyn ObjectStore>,
     /// The API server; `None` on a node that runs alone.
@@ -103,6 +107,8 @@ pub struct Options {
     pub pull_qps: f64,
     /// Pulls at once before `pull_qps` applies.
     pub pull_burst: u32,
+    /// Which images that are there a pod must have credentials for; `None` for none, and how they came is not recorded.
+    pub verification: Option<Verification>,
     /// Delays of restarts after crashes.
     pub crash_loop: Policy,
     /// Execs (probes) that are started at a time: the machine's cores.
@@ -127,6 +133,7 @@ impl Default for Options {
             max_parallel_pulls: 1,
             pull_qps: 5.0,
             pull_burst: 10,
+            verification: Some(Verification::default()),
             crash_loop: Policy::CRASH_LOOP,
             max_execs: std::thread::available_parallelism().map_or(2, usize::from),
             eviction: eviction::Options::default(),

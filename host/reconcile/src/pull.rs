@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use longshore_core::ports::runtime::{ContainerRuntime, Image, PullError, PullProgress, RegistryCredentials};
+use longshore_core::credentials::access::OwnedCredentials;
+use longshore_core::ports::runtime::{ContainerRuntime, Image, PullError, PullProgress};
 use tokio::sync::{Semaphore, watch};
 
+use crate::access::Access;
 use crate::inbox::Failure;
 use crate::node::Options;
 
@@ -30,15 +32,17 @@ struct Pull {
 /// Pulls images.
 pub(crate) struct Puller {
     runtime: Arc<dyn ContainerRuntime>,
+    access: Arc<Access>,
     turns: Arc<Semaphore>,
     rate: Arc<Mutex<Bucket>>,
     pulls: Arc<Mutex<HashMap<(String, String), Pull>>>,
 }
 
 impl Puller {
-    pub(crate) fn new(runtime: Arc<dyn ContainerRuntime>, options: &Options) -> Self {
+    pub(crate) fn new(runtime: Arc<dyn ContainerRuntime>, access: Arc<Access>, options: &Options) -> Self {
         Puller {
             runtime,
+            access,
             turns: Arc::new(Semaphore::new(options.max_parallel_pulls.max(1))),
             rate: Arc::new(Mutex::new(Bucket::new(options.pull_qps, options.pull_burst))),
             pulls: Arc::default(),
@@ -50,7 +54,7 @@ impl Puller {
     pub(crate) async fn pull(
         &self,
         image: &str,
-        credentials: Vec<RegistryCredentials>,
+        credentials: Vec<OwnedCredentials>,
         owner: &str,
     ) -> Result<Image, Failure> {
         // Pods with secrets of their own do not share a pull: one's access is not another's.
@@ -86,29 +90,36 @@ impl Puller {
     fn spawn(
         &self,
         key: (String, String),
-        credentials: Vec<RegistryCredentials>,
+        credentials: Vec<OwnedCredentials>,
         sender: watch::Sender<Outcome>,
         progress: Arc<Mutex<Progress>>,
     ) {
-        let (runtime, turns, rate, pulls) =
-            (self.runtime.clone(), self.turns.clone(), self.rate.clone(), self.pulls.clone());
+        let (runtime, access, turns, rate, pulls) =
+            (self.runtime.clone(), self.access.clone(), self.turns.clone(), self.rate.clone(), self.pulls.clone());
         tokio::spawn(async move {
             let turn = turns.acquire_owned().await;
             let wait = rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
             tokio::time::sleep(wait).await;
             let report = |bytes| progress.lock().unwrap_or_else(PoisonError::into_inner).bytes = bytes;
-            let mut attempts: Vec<Option<&RegistryCredentials>> = credentials.iter().map(Some).collect();
+            let mut attempts: Vec<Option<&OwnedCredentials>> = credentials.iter().map(Some).collect();
             if attempts.is_empty() {
                 attempts.push(None);
             }
-            let mut result = Err(abandoned());
+            access.begins(&key.0).await;
+            let (mut result, mut with) = (Err(abandoned()), None);
             for attempt in attempts {
-                result = runtime.pull(&key.0, attempt, &report).await.map_err(|error| failure(&error));
+                let credentials = attempt.map(|of| &of.credentials);
+                result = runtime.pull(&key.0, credentials, &report).await.map_err(|error| failure(&error));
                 if result.is_ok() {
+                    with = attempt;
                     break;
                 }
             }
             drop(turn);
+            match &result {
+                Ok(image) => access.brought(&key.0, &image.id, with).await,
+                Err(_) => access.failed(&key.0).await,
+            }
             pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             // Nobody waits any more when the pods were deleted meanwhile; the image is there all the same.
             let _ = sender.send(Some(result));

@@ -213,6 +213,57 @@ fn pulls_with_the_nodes_own_credentials_its_pause_image_too() {
     registry::remove(&bed, &format!("{door}/{pause}:1"));
 }
 
+/// What one pod's Secret brought is not everybody's on the node, also after a restart of the agent.
+#[test]
+fn an_image_that_came_with_a_secret_is_for_those_who_have_its_credentials() {
+    let Some(address) = registry::address() else { return };
+    let Some(mut bed) = Bed::start() else { return };
+    let name = unique(&bed, "kept");
+    registry::push(&bed, &address, &name);
+    let door = registry::guarded(&address, "captain", "s3cr3t");
+    let image = format!("{door}/{name}:1");
+    let config = json!({"auths": {&door: {"username": "captain", "password": "s3cr3t"}}}).to_string();
+    for (name, namespace) in [("of-a", "default"), ("of-c", "elsewhere")] {
+        bed.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
+            "type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config}}));
+    }
+    let elsewhere = |name: &str, policy: &str, secrets: Value| {
+        let pod = pulled(name, &image, policy, json!({"imagePullSecrets": secrets}));
+        with(pod, json!({"metadata": {"namespace": "elsewhere"}}))
+    };
+    bed.apply(&pulled("a", &image, "IfNotPresent", json!({"imagePullSecrets": [{"name": "of-a"}]})));
+    bed.wait_ready("a");
+    bed.wait_event("a", "Pulled", "Successfully pulled image");
+    let look = |bed: &Bed, names: [&str; 3]| {
+        let [b, c, never] = names;
+        bed.apply(&elsewhere(b, "IfNotPresent", json!([])));
+        bed.apply(&elsewhere(never, "Never", json!([])));
+        bed.apply(&elsewhere(c, "IfNotPresent", json!([{"name": "of-c"}])));
+        bed.wait(b, "ErrImagePull", |pod| waiting(pod, "app") == "ErrImagePull");
+        bed.wait(b, "ImagePullBackOff", |pod| waiting(pod, "app") == "ImagePullBackOff");
+        let refused = bed.wait(never, "ErrImageNeverPull", |pod| waiting(pod, "app") == "ErrImageNeverPull");
+        assert!(message(&refused).contains("is not present with pull policy of Never"), "{}", message(&refused));
+        bed.wait_ready(c);
+        bed.wait_event(c, "Pulled", "already present on machine and can be accessed by the pod");
+    };
+    look(&bed, ["b1", "c1", "never1"]);
+    assert_eq!(bed.stop(), Some(0));
+    bed.begin();
+    look(&bed, ["b2", "c2", "never2"]);
+    bed.wait_ready("a");
+    let records = bed.root().join("image_manager/pulled");
+    assert_eq!(fs::metadata(&records).unwrap().permissions().mode() & 0o777, 0o700);
+    for record in fs::read_dir(&records).unwrap().flatten() {
+        assert_eq!(record.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!fs::read_to_string(record.path()).unwrap().contains("s3cr3t"), "hashes only");
+    }
+    for name in ["a", "b1", "c1", "never1", "b2", "c2", "never2"] {
+        bed.delete(name);
+        bed.wait_gone(name);
+    }
+    registry::remove(&bed, &image);
+}
+
 /// Four pulls may go on at a time here. One that hangs is given up after a minute, and with it its turn.
 #[test]
 fn pulls_that_hang_hold_up_nobody() {

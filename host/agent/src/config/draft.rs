@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use longshore_core::credentials::access;
+
 use super::eviction::EvictionLayer;
 use super::flags::DaemonFlags;
 use super::joining::JoiningLayer;
@@ -76,6 +78,8 @@ pub(crate) struct Draft {
     pub(crate) serialize_pulls: Option<bool>,
     pub(crate) pull_qps: Option<f64>,
     pub(crate) pull_burst: Option<u32>,
+    pub(crate) verification: Option<access::Policy>,
+    pub(crate) verification_allowlist: Option<Vec<String>>,
     pub(crate) file_check_frequency: Option<Duration>,
     pub(crate) max_restart_delay: Option<Duration>,
     pub(crate) fail_swap_on: Option<bool>,
@@ -121,6 +125,8 @@ impl Draft {
             serialize_pulls: note.read("--serialize-image-pulls", &flags.serialize_image_pulls, boolean),
             pull_qps: note.read("--registry-qps", &flags.registry_qps, |text| pull_qps(whole(text)?)),
             pull_burst: note.read("--registry-burst", &flags.registry_burst, |text| pull_burst(whole(text)?)),
+            verification: None,
+            verification_allowlist: None,
             file_check_frequency: note.read("--file-check-frequency", &flags.file_check_frequency, |text| {
                 file_check_frequency(duration::parse(text)?)
             }),
@@ -167,6 +173,8 @@ impl Draft {
             serialize_pulls: self.serialize_pulls.or(other.serialize_pulls),
             pull_qps: self.pull_qps.or(other.pull_qps),
             pull_burst: self.pull_burst.or(other.pull_burst),
+            verification: self.verification.or(other.verification),
+            verification_allowlist: self.verification_allowlist.or(other.verification_allowlist),
             file_check_frequency: self.file_check_frequency.or(other.file_check_frequency),
             max_restart_delay: self.max_restart_delay.or(other.max_restart_delay),
             fail_swap_on: self.fail_swap_on.or(other.fail_swap_on),

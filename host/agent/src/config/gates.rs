@@ -1,4 +1,5 @@
-//! Feature gates: which there are. None of them changes anything here: what longshore has is on, what it has not is off.
+//! Feature gates: which there are. But for one ([`verifies`]) none changes anything here: what longshore has is on, what it has
+//! not is off.
 
 use std::collections::BTreeMap;
 
@@ -87,7 +88,7 @@ const KNOWN: &[(&str, Here)] = &[
     ("KubeletCgroupDriverFromCRI", Silent),
     ("KubeletCrashLoopBackOffMax", Silent),
     ("KubeletCredentialProviders", Silent),
-    ("KubeletEnsureSecretPulledImages", Absent),
+    ("KubeletEnsureSecretPulledImages", Silent),
     ("KubeletFineGrainedAuthz", Always),
     ("KubeletInUserNamespace", Absent),
     ("KubeletPSI", Absent),
@@ -180,6 +181,11 @@ pub(super) fn gate(name: &str, value: &str) -> Result<(String, bool), String> {
         true => Err("expected gates like NodeSwap=true".to_owned()),
         false => Ok((name.to_owned(), value)),
     }
+}
+
+/// Whether pods may have to show credentials for images that are there: on, as with the kubelet since 1.35.
+pub(super) fn verifies(gates: &BTreeMap<String, bool>) -> bool {
+    gates.get("KubeletEnsureSecretPulledImages").copied().unwrap_or(true)
 }
 
 /// Warns of gates that no kubelet has, and of those that ask for what longshore does not do.

@@ -51,6 +51,7 @@ pub(super) const SUPPORTED: &[&str] = &[
     "imageGCLowThresholdPercent",
     "imageMaximumGCAge",
     "imageMinimumGCAge",
+    "imagePullCredentialsVerificationPolicy",
     "kubeAPIBurst",
     "kubeAPIQPS",
     "kubeReserved",
@@ -68,6 +69,7 @@ pub(super) const SUPPORTED: &[&str] = &[
     "podPidsLimit",
     "podsPerCore",
     "port",
+    "preloadedImagesVerificationAllowlist",
     "providerID",
     "readOnlyPort",
     "registerNode",
@@ -188,10 +190,16 @@ impl Reader<'_> {
             "fileCheckFrequency" => {
                 draft.file_check_frequency = self.duration(key, node, values::file_check_frequency);
             }
+            "imagePullCredentialsVerificationPolicy" => {
+                draft.verification = self.text(key, node, |text| values::verification(&text));
+            }
             "kubeReserved" => draft.kube_reserved = self.table(key, node, values::reserve),
             "maxParallelImagePulls" => draft.max_parallel_pulls = self.whole(key, node, values::max_parallel_pulls),
             "maxPods" => draft.max_pods = self.whole(key, node, values::max_pods),
             "podLogsDir" => draft.pod_logs_dir = self.absolute_path(key, node),
+            "preloadedImagesVerificationAllowlist" => {
+                draft.verification_allowlist = self.texts(key, node, values::image_pattern);
+            }
             "registerNode" => draft.register_node = self.boolean(key, node),
             "registryBurst" => draft.pull_burst = self.whole(key, node, values::pull_burst),
             "registryPullQPS" => draft.pull_qps = self.whole(key, node, values::pull_qps),

@@ -49,6 +49,7 @@ pub(crate) use server::{Authorization, Server};
 
 use draft::Draft;
 use layer::Table;
+use longshore_core::credentials::access::{Policy, Verification};
 use longshore_core::credentials::providers::Provider;
 use longshore_core::duration;
 
@@ -92,6 +93,8 @@ pub(crate) struct Config {
     pub(crate) pull_qps: f64,
     /// Image pulls in a burst.
     pub(crate) pull_burst: u32,
+    /// Which images that are there a pod must have credentials for; `None` where the feature gate turns that off.
+    pub(crate) verification: Option<Verification>,
     /// How often the manifest folder is read again.
     pub(crate) file_check_frequency: Duration,
     /// The longest delay before a crashed container is started again.
@@ -130,7 +133,7 @@ pub(crate) struct Config {
     pub(crate) eviction: evict::Policy,
     /// Exec credential providers; none without [`Joining::credential_provider_bin_dir`].
     pub(crate) credential_providers: Vec<Provider>,
-    /// Feature gates as written; they change nothing.
+    /// Feature gates as written; what they change is said elsewhere.
     pub(crate) feature_gates: BTreeMap<String, bool>,
     /// The flags that were given, for `/flagz`.
     pub(crate) given_flags: BTreeMap<String, String>,
@@ -242,6 +245,8 @@ impl Config {
         let kube_reserved = Reserved::from_table(draft.kube_reserved);
         let feature_gates = draft.feature_gates.map(|table| table.entries).unwrap_or_default();
         gates::check(&feature_gates, findings);
+        let verification =
+            verification(draft.verification, draft.verification_allowlist, gates::verifies(&feature_gates), findings);
         let joining = draft.joining.finish(&root_dir, draft.register_node, findings);
         // A file alone does not tell whether its node is one of a cluster.
         let in_cluster = joining.in_cluster();
@@ -270,6 +275,7 @@ impl Config {
             max_parallel_pulls,
             pull_qps: draft.pull_qps.unwrap_or(5.0),
             pull_burst: draft.pull_burst.unwrap_or(10),
+            verification,
             file_check_frequency: draft.file_check_frequency.unwrap_or(Duration::from_secs(20)),
             max_restart_delay: draft.max_restart_delay.unwrap_or(Duration::from_secs(300)),
             fail_swap_on: draft.fail_swap_on,
@@ -293,4 +299,26 @@ impl Config {
             given_flags: BTreeMap::new(),
         }
     }
+}
+
+/// When a pod must have credentials for an image that is there, as `ValidateKubeletConfiguration` takes it.
+fn verification(
+    policy: Option<Policy>,
+    allowlist: Option<Vec<String>>,
+    gate: bool,
+    findings: &mut Findings,
+) -> Option<Verification> {
+    let (field, list) = ("imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist");
+    let has_list = allowlist.as_ref().is_some_and(|list| !list.is_empty());
+    if !gate {
+        for (name, _) in [(field, policy.is_some()), (list, has_list)].into_iter().filter(|(_, is_set)| *is_set) {
+            findings.problem(name, "needs the feature gate KubeletEnsureSecretPulledImages, which is off");
+        }
+        return None;
+    }
+    let policy = policy.unwrap_or_default();
+    if has_list && policy != Policy::NeverVerifyAllowlistedImages {
+        findings.problem(list, format!("needs {field}: {}", Policy::NeverVerifyAllowlistedImages.name()));
+    }
+    Some(Verification { policy, allowlist: allowlist.unwrap_or_default() })
 }

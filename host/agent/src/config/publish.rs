@@ -87,6 +87,8 @@ impl Config {
             "fileCheckFrequency": time(self.file_check_frequency),
             "registryPullQPS": self.pull_qps as i64,
             "registryBurst": self.pull_burst,
+            "imagePullCredentialsVerificationPolicy": self.verification.as_ref().map(|of| of.policy.name()),
+            "preloadedImagesVerificationAllowlist": self.verification.as_ref().map(|of| &of.allowlist),
             "serializeImagePulls": self.max_parallel_pulls <= 1,
             "maxParallelImagePulls": self.max_parallel_pulls,
             "maxPods": self.max_pods,

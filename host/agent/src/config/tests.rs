@@ -109,6 +109,8 @@ maxParallelImagePulls: 7
 serializeImagePulls: false
 registryPullQPS: 0
 registryBurst: 3
+imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages
+preloadedImagesVerificationAllowlist: [foo.io/*]
 crashLoopBackOff: {{maxContainerRestartPeriod: 30s}}
 logging: {{format: json, verbosity: 4}}
 failSwapOn: false
@@ -359,6 +361,26 @@ fn the_configuration_it_tells_is_one_that_it_would_take() {
     assert_eq!(flagz["max-pods"], "7");
     assert_eq!(flagz["node-labels"], "a=b");
     assert_eq!(flagz["network-plugin"], "");
+}
+
+#[test]
+fn who_may_use_an_image_that_is_there_is_the_policys_unless_the_gate_is_off() {
+    let says = |text: &str| {
+        let (config, findings) = build(&[], Some(&format!("{HEAD}{text}")));
+        (config.verification, report(&findings))
+    };
+    let (list, gate) = ("preloadedImagesVerificationAllowlist: [foo.io/*]\n", "KubeletEnsureSecretPulledImages: false");
+    let off = format!("featureGates: {{{gate}}}\n");
+    assert_eq!(says(&off), (None, String::new()));
+    let policy = "imagePullCredentialsVerificationPolicy: AlwaysVerify\n";
+    assert_eq!(says(policy).0.unwrap().policy.name(), "AlwaysVerify");
+    let both = says(&format!("{off}{policy}{list}")).1;
+    assert!(both.contains("error: imagePullCredentialsVerificationPolicy: needs the feature gate"), "{both}");
+    assert!(both.contains("error: preloadedImagesVerificationAllowlist: needs the feature gate"), "{both}");
+    assert!(says(list).1.contains("needs imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages"));
+    assert!(says("imagePullCredentialsVerificationPolicy: Often\n").1.contains("expected one of NeverVerify, "));
+    let tagged = says("preloadedImagesVerificationAllowlist: ['nginx:1']\n").1;
+    assert!(tagged.contains("preloadedImagesVerificationAllowlist[0]: expected an image's name"), "{tagged}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use longshore_core::credentials::access;
 use longshore_core::quantity;
 
 use super::LogFormat;
@@ -106,6 +107,20 @@ pub(super) fn pull_qps(value: i64) -> Result<f64, String> {
 
 pub(super) fn pull_burst(value: i64) -> Result<u32, String> {
     within(value, 0..=i64::from(i32::MAX)).map(|value| value as u32)
+}
+
+/// What `imagePullCredentialsVerificationPolicy` says.
+pub(super) fn verification(text: &str) -> Result<access::Policy, String> {
+    let known = access::Policy::ALL.into_iter().find(|(name, _)| *name == text);
+    known.map(|(_, policy)| policy).ok_or_else(|| {
+        let names = access::Policy::ALL.map(|(name, _)| name);
+        format!("expected one of {}, got {text:?}", names.join(", "))
+    })
+}
+
+/// An item of `preloadedImagesVerificationAllowlist`.
+pub(super) fn image_pattern(text: &str) -> Result<String, String> {
+    access::check_pattern(text).map(|()| text.to_owned())
 }
 
 pub(super) fn verbosity(value: i64) -> Result<u8, String> {

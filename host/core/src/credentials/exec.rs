@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::access::{ObjectId, OwnedCredentials, Owner};
 use super::providers::Provider;
 use super::{Entry, parse_image, pick, registry_key};
 use crate::duration;
@@ -33,6 +34,14 @@ pub struct Account {
     pub annotations: BTreeMap<String, String>,
     /// A token of it, bound to the pod.
     pub token: String,
+}
+
+impl Account {
+    /// As the owner of the credentials that a provider has for it.
+    pub fn owner(&self) -> Owner {
+        let (namespace, name, uid) = (self.namespace.clone(), self.name.clone(), self.uid.clone());
+        Owner::ServiceAccount(ObjectId { namespace, name, uid })
+    }
 }
 
 #[derive(Serialize)]
@@ -148,14 +157,17 @@ pub fn read_answer(provider: &Provider, bytes: &[u8], account: Option<&Account>)
     })
 }
 
-/// The credentials for an image among the answers of providers, in the order in which they are to be tried.
-pub fn choose(reference: &str, answers: &[Arc<Logins>]) -> Vec<RegistryCredentials> {
+/// The credentials for an image among the answers of providers, with whom each was given for, in the order in which they are
+/// to be tried.
+pub fn choose(reference: &str, answers: &[(Owner, Arc<Logins>)]) -> Vec<OwnedCredentials> {
     let Ok(image) = parse_image(reference) else { return Vec::new() };
-    let entry = |(key, (username, password)): (&String, &(String, String))| Entry {
-        key: registry_key(key),
-        credentials: RegistryCredentials::Basic { username: username.clone(), password: password.clone() },
-    };
-    pick(&image, answers.iter().flat_map(|logins| logins.iter().map(entry)).collect())
+    let entries = answers.iter().flat_map(|(owner, logins)| {
+        logins.iter().map(|(key, (username, password))| {
+            let credentials = RegistryCredentials::Basic { username: username.clone(), password: password.clone() };
+            Entry { key: registry_key(key), owned: OwnedCredentials { credentials, owner: owner.clone() } }
+        })
+    });
+    pick(&image, entries.collect())
 }
 
 /// Whose answer is kept.

@@ -24,7 +24,7 @@ fn of(places: &[&str]) -> Arc<v1::Secret> {
 fn users(image: &str, secrets: &[Arc<v1::Secret>]) -> Vec<String> {
     for_image(image, secrets)
         .into_iter()
-        .map(|credentials| match credentials {
+        .map(|found| match found.credentials {
             RegistryCredentials::Basic { username, .. } => username,
             RegistryCredentials::IdentityToken(token) => token,
         })
@@ -99,8 +99,11 @@ fn all_shapes_of_an_entry() {
     let json = r#"{"auths":{"foo.io":{"auth":"dTpwOnE="},"foo.io/a":{"auth":"dTpwOnE"},
         "foo.io/b":{"identitytoken":"tok"},"foo.io/c":{"auth":"***"},"foo.io/d":7}}"#;
     let basic = RegistryCredentials::Basic { username: "u".to_owned(), password: "p:q".to_owned() };
-    assert_eq!(for_image("foo.io/a", &[secret(json)]), std::slice::from_ref(&basic));
-    assert_eq!(for_image("foo.io/b", &[secret(json)]), [RegistryCredentials::IdentityToken("tok".to_owned()), basic]);
+    let found = |image: &str| -> Vec<RegistryCredentials> {
+        for_image(image, &[secret(json)]).into_iter().map(|found| found.credentials).collect()
+    };
+    assert_eq!(found("foo.io/a"), std::slice::from_ref(&basic));
+    assert_eq!(found("foo.io/b"), [RegistryCredentials::IdentityToken("tok".to_owned()), basic]);
     let old = v1::Secret {
         type_: Some("kubernetes.io/dockercfg".to_owned()),
         data: Some(BTreeMap::from([(".dockercfg".to_owned(), ByteString(br#"{"foo.io":{"username":"u"}}"#.to_vec()))])),

@@ -13,6 +13,7 @@ pub mod network;
 pub mod objects;
 pub mod pods;
 pub mod probes;
+pub mod pulls;
 pub mod reviews;
 pub mod runtime;
 pub mod shutdown;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
+use longshore_core::credentials::access::{ObjectId, Owner};
 use longshore_core::event::EventType;
 use longshore_core::pod::Pod;
 use longshore_core::ports::runtime::Image;
@@ -65,11 +66,13 @@ impl Worker {
         (!self.backed_off_images().is_empty()).then_some(looked)
     }
 
-    /// Looks for them: one that is there is used, whatever its back-off says.
+    /// Looks for them: one that is there, and for the pod, is used, whatever its back-off says.
     pub(crate) async fn look_for_images(&mut self) {
         self.looked_for_images = Some(Instant::now());
         for reference in self.backed_off_images() {
-            if let Ok(Some(_)) = self.shared.ports.runtime.image(&reference).await {
+            if let Ok(Some(image)) = self.shared.ports.runtime.image(&reference).await
+                && may_use(self, &reference, &image).await
+            {
                 self.record.backoffs.remove(&format!("image/{reference}"));
             }
         }
@@ -108,13 +111,9 @@ async fn have(worker: &mut Worker, container: &str, wanted: &Wanted) -> Step {
         if let Err(message) = credentials::parse_image(reference) {
             return failed(worker, container, about, &Failure { reason: "InvalidImageName", message });
         }
-        let present = match policy.as_str() {
+        let found = match policy.as_str() {
             "Always" => None,
             _ => match worker.shared.ports.runtime.image(reference).await {
-                Ok(None) if policy == "Never" => {
-                    let message = format!("Container image {reference:?} is not present with pull policy of Never");
-                    return failed(worker, container, about, &Failure { reason: "ErrImageNeverPull", message });
-                }
                 Ok(found) => found,
                 Err(error) => {
                     let message = format!("Failed to inspect image {reference:?}: {error}");
@@ -122,12 +121,27 @@ async fn have(worker: &mut Worker, container: &str, wanted: &Wanted) -> Step {
                 }
             },
         };
-        let Some(image) = present else {
+        let usable = match found {
+            Some(image) => {
+                let is_for_it = may_use(worker, reference, &image).await;
+                is_for_it.then_some(image)
+            }
+            None => None,
+        };
+        let Some(image) = usable else {
+            // That it is there is not told to whom it is not for.
+            if policy == "Never" {
+                let message = format!("Container image {reference:?} is not present with pull policy of Never");
+                return failed(worker, container, about, &Failure { reason: "ErrImageNeverPull", message });
+            }
             let secrets = pull_secrets(worker).await;
             background::pull(worker, container, reference, volume.as_deref(), &secrets);
             return Step::Waits;
         };
-        let message = format!("Container image {reference:?} already present on machine");
+        let mut message = format!("Container image {reference:?} already present on machine");
+        if worker.shared.access.is_on() {
+            message.push_str(" and can be accessed by the pod");
+        }
         worker.event(about, EventType::Normal, "Pulled", &message);
         worker.record.backoffs.remove(&format!("image/{reference}"));
         worker.images.insert(key.clone(), image);
@@ -178,21 +192,48 @@ fn failed(worker: &mut Worker, container: &str, about: Option<&str>, failure: &F
     Step::Waits
 }
 
+/// The pod's pull secrets for a pull; of those that are not there it is told.
 async fn pull_secrets(worker: &Worker) -> Vec<Arc<v1::Secret>> {
-    let mut secrets = Vec::new();
+    let (secrets, missing) = find_secrets(worker).await;
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        worker.event(None, EventType::Warning, "FailedToRetrieveImagePullSecret", &message);
+    }
+    secrets
+}
+
+/// The pod's pull secrets, and the names of those that are not there.
+async fn find_secrets(worker: &Worker) -> (Vec<Arc<v1::Secret>>, Vec<String>) {
+    let (mut secrets, mut missing) = (Vec::new(), Vec::new());
     for name in volume::pull_secrets(&worker.pod) {
         match worker.store().secret(&worker.pod.id.namespace, &name).await {
             Ok(Some(secret)) => secrets.push(secret),
-            Ok(None) => {
-                let message = format!(
-                    "Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed."
-                );
-                worker.event(None, EventType::Warning, "FailedToRetrieveImagePullSecret", &message);
-            }
+            Ok(None) => missing.push(name),
             Err(error) => tracing::warn!(pod = %worker.pod.id, "{error}"),
         }
     }
-    secrets
+    (secrets, missing)
+}
+
+/// Whether an image that is there is for the pod, as it is.
+async fn may_use(worker: &Worker, reference: &str, image: &Image) -> bool {
+    let secrets = async {
+        let (secrets, _) = find_secrets(worker).await;
+        credentials::for_image(reference, &secrets).into_iter().map(|found| found.owner).collect::<Vec<_>>()
+    };
+    worker.shared.access.may_use(reference, &image.id, secrets, account(worker)).await
+}
+
+/// The pod's ServiceAccount, in whose name a credential provider may have given credentials.
+async fn account(worker: &Worker) -> Option<Owner> {
+    let name = worker.pod.spec().service_account_name.clone().filter(|name| !name.is_empty())?;
+    let namespace = worker.pod.id.namespace.clone();
+    let found = worker.store().service_account(&namespace, &name).await.ok()??;
+    let uid = found.metadata.uid.unwrap_or_default();
+    Some(Owner::ServiceAccount(ObjectId { namespace, name, uid }))
 }
 
 /// The images of the volumes that a container mounts, by volume, and where their files are, where the runtime does not mount

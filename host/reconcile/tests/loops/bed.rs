@@ -132,6 +132,7 @@ impl Bed {
         let ports = Ports {
             runtime: runtime.clone(),
             files: files.clone(),
+            pulls: files.clone(),
             objects: objects.clone(),
             api: api.clone(),
             look: Arc::new(move || {

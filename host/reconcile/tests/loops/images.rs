@@ -1,6 +1,7 @@
 //! Image volumes: pulled with the container that mounts them, mounted by the runtime or unpacked, and never collected; and
 //! what is told of images that are away.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use longshore_core::collect::Policy;
 use longshore_core::container::MountSource;
 use longshore_core::event::EventType;
 use longshore_core::pod::Pod;
+use longshore_core::ports::pulls::PullRecords;
 use longshore_reconcile::collection;
 use longshore_tests::pod;
 
@@ -159,4 +161,104 @@ async fn an_image_that_comes_in_another_way_is_used_whatever_the_back_off_of_its
     bed.source.set(pods.to_vec());
     bed.until_ready(&pods).await;
     assert_eq!(bed.runtime.calls("pull"), pulls);
+}
+
+/// An image that can be pulled with a password alone.
+const PRIVATE: &str = "reg.io/private:1";
+
+/// A pod of that image.
+fn private(name: &str, secrets: &[&str], policy: &str) -> Pod {
+    let secrets: Vec<String> = secrets.iter().map(|secret| format!("{{name: {secret}}}")).collect();
+    let secrets = secrets.join(", ");
+    pod(
+        name,
+        &format!(
+            "{{imagePullSecrets: [{secrets}], containers: [{{name: app, image: '{PRIVATE}', imagePullPolicy: {policy}}}]}}"
+        ),
+    )
+}
+
+/// Pull secrets of three names, of which the last does not open it.
+fn put_secrets(bed: &Bed) {
+    for (name, password) in [("first", "p"), ("same", "p"), ("wrong", "x")] {
+        bed.objects.put_pull_secret(name, password);
+    }
+}
+
+const PRESENT: &str = "Container image \"reg.io/private:1\" already present on machine and can be accessed by the pod";
+
+#[tokio::test]
+async fn what_came_with_a_pods_secret_is_for_those_who_have_its_credentials() {
+    let bed = Bed::new();
+    put_secrets(&bed);
+    bed.runtime.can_pull_with(PRIVATE, "p");
+    let mut pods = vec![private("owner", &["first"], "IfNotPresent")];
+    bed.source.set(pods.clone());
+    bed.until_ready(&pods).await;
+    assert!(bed.files.pulls_begun().is_empty());
+    pods.extend([
+        private("other", &["wrong", "same"], "Never"),
+        private("stranger", &[], "IfNotPresent"),
+        private("wrong", &["wrong"], "IfNotPresent"),
+        private("never", &[], "Never"),
+    ]);
+    let refused = [("stranger", "ImagePullBackOff"), ("wrong", "ImagePullBackOff"), ("never", "ErrImageNeverPull")];
+    bed.source.set(pods.clone());
+    bed.until_ready(&pods[..2]).await;
+    assert!(bed.has_message("other", PRESENT));
+    for (uid, reason) in refused {
+        bed.until(reason, |bed| bed.waiting_reason(uid, "app") == reason).await;
+    }
+    let message = "Container image \"reg.io/private:1\" is not present with pull policy of Never";
+    assert_eq!(told(&bed, "never", "ErrImageNeverPull")[0].1, message);
+    let bed = bed.restart().await;
+    put_secrets(&bed);
+    pods.extend([private("late", &["same"], "IfNotPresent"), private("late-stranger", &[], "Never")]);
+    bed.source.set(pods.clone());
+    bed.until_ready(&pods[5..6]).await;
+    assert!(bed.has_message("late", PRESENT));
+    bed.until("refused", |bed| bed.waiting_reason("late-stranger", "app") == "ErrImageNeverPull").await;
+}
+
+#[tokio::test]
+async fn what_a_pull_that_was_cut_off_brought_is_nobodys() {
+    let bed = Bed::new();
+    bed.files.keep_pulling(&BTreeSet::from([PRIVATE.to_owned()])).await.unwrap();
+    bed.runtime.has_image(PRIVATE);
+    let bed = bed.restart().await;
+    bed.source.set(vec![private("p", &[], "Never")]);
+    bed.until("refused", |bed| bed.waiting_reason("p", "app") == "ErrImageNeverPull").await;
+    bed.runtime.can_pull(PRIVATE);
+    let pods = [private("p", &[], "Never"), private("q", &[], "IfNotPresent")];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    assert!(bed.files.pulls_begun().is_empty());
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_had_stop_no_pod_and_are_kept_in_memory() {
+    let bed = Bed::new();
+    put_secrets(&bed);
+    *bed.files.pulls_fail.lock().unwrap() = true;
+    bed.runtime.can_pull_with(PRIVATE, "p");
+    let pods = [private("owner", &["first"], "IfNotPresent"), pod("p", "{containers: [{name: app, image: app}]}")];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    let stranger = private("stranger", &[], "Never");
+    bed.source.set(pods.iter().cloned().chain([stranger]).collect());
+    bed.until("refused", |bed| bed.waiting_reason("stranger", "app") == "ErrImageNeverPull").await;
+}
+
+#[tokio::test]
+async fn with_the_gate_off_what_is_there_is_everybodys() {
+    let bed = Bed::with(|options| options.verification = None);
+    put_secrets(&bed);
+    bed.runtime.can_pull_with(PRIVATE, "p");
+    let pods = [private("owner", &["first"], "IfNotPresent")];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    let pods = [pods[0].clone(), private("stranger", &[], "Never")];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    assert!(bed.has_message("stranger", "Container image \"reg.io/private:1\" already present on machine"));
 }

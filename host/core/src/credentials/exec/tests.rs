@@ -81,10 +81,16 @@ fn the_most_specific_of_all_answers_comes_first() {
     let logins = |keys: &[&str], user: &str| -> Arc<Logins> {
         Arc::new(keys.iter().map(|key| ((*key).to_owned(), (format!("{user}:{key}"), String::new()))).collect())
     };
-    let answers = [logins(&["foo.io", "*.io"], "first"), logins(&["foo.io/a", "foo.io", "bar.io"], "second")];
-    let users: Vec<String> = choose("foo.io/a/b:1", &answers)
+    let second = account("sa", "t").owner();
+    let answers = [
+        (Owner::Node, logins(&["foo.io", "*.io"], "first")),
+        (second.clone(), logins(&["foo.io/a", "foo.io", "bar.io"], "second")),
+    ];
+    let found = choose("foo.io/a/b:1", &answers);
+    assert_eq!([&found[0].owner, &found[1].owner], [&second, &Owner::Node]);
+    let users: Vec<String> = found
         .into_iter()
-        .map(|credentials| match credentials {
+        .map(|found| match found.credentials {
             RegistryCredentials::Basic { username, .. } => username,
             RegistryCredentials::IdentityToken(token) => token,
         })
