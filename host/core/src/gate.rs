@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn what_the_folder_must_have_is_asked_in_a_cluster_alone_and_not_of_what_is_optional() {
         let spec = "{imagePullSecrets: [{name: pull}], volumes: [{name: v, configMap: {name: map}}, {name: o, secret: \
-                    {secretName: maybe, optional: true}}], containers: [{name: c, image: i}]}";
+                    {secretName: maybe, optional: true}}], containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /v}, {name: o, mountPath: /o}]}]}";
         let pod = Pod { source: Source::File, ..pod(spec) };
         let asked = |pod: &Pod, in_cluster| of_the_folder(pod, &ObservedPod::default(), in_cluster);
         let all = [(ObjectKind::ConfigMap, "map".to_owned()), (ObjectKind::Secret, "pull".to_owned())];

@@ -193,7 +193,11 @@ mod tests {
             "{containers: [{name: c, image: i, volumeDevices: [{name: v, devicePath: /dev/x}]}]}",
             "{containers: [{name: c, image: i, securityContext: {windowsOptions: {}}}]}",
         ];
-        let messages: Vec<String> = specs.iter().map(|spec| message(spec)).collect();
+        // A volume that nobody mounts is nobody's trouble.
+        assert_eq!(message(specs[0]), "supported");
+        let mounting = "image: i, volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /w}]}], volumes";
+        let messages = specs.iter().map(|spec| message(&spec.replace("image: i}], volumes", mounting)));
+        let messages: Vec<String> = messages.collect();
         insta::assert_snapshot!(messages.join("\n"));
     }
 }

@@ -46,6 +46,20 @@ pub(crate) fn pod_from(spec: &str) -> Pod {
     }
 }
 
+/// The same, its first container mounting each of its volumes: those that no container uses are passed over.
+pub(crate) fn pod_using(spec: &str) -> Pod {
+    let mut pod = pod_from(spec);
+    let spec = Arc::make_mut(&mut pod.object).spec.get_or_insert_default();
+    let mount = |volume: &v1::Volume| v1::VolumeMount {
+        name: volume.name.clone(),
+        mount_path: format!("/{}", volume.name),
+        ..Default::default()
+    };
+    let mounts: Vec<v1::VolumeMount> = spec.volumes.iter().flatten().map(mount).collect();
+    spec.containers[0].volume_mounts.get_or_insert_default().extend(mounts);
+    pod
+}
+
 /// A sandbox of the pod of [`pod_from`].
 pub(crate) fn sandbox(attempt: u32, state: SandboxState) -> Sandbox {
     Sandbox {

@@ -223,9 +223,10 @@ fn cli_plan_says_what_is_waited_for() {
     bed.apply(&sleeper("good"));
     bed.apply(&with(sleeper("theirs"), json!({"metadata": {"uid": mine}})));
     let secret = json!({"volumes": [{"name": "v", "secret": {"secretName": "nothing-here"}}]});
-    bed.apply(&pod("bare", json!([container("app", SLEEP)]), secret));
+    let mounting = with(container("app", SLEEP), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    bed.apply(&pod("bare", json!([mounting.clone()]), secret));
     let claim = json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]});
-    bed.apply(&pod("claims", json!([container("app", SLEEP)]), claim));
+    bed.apply(&pod("claims", json!([mounting]), claim));
     let probe =
         json!({"metadata": {"annotations": {"probe.longshore.dev/app.readiness": "{plugin: nobody, config: {}}"}}});
     bed.apply(&with(sleeper("probed"), probe));

@@ -190,6 +190,11 @@ fn faults_what_cannot_be_done_here_stays_pending() {
     let Some(bed) = Bed::start() else { return };
     let mut a = sleeper("a");
     a["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]);
+    // Where no container mounts it, nobody waits for it.
+    let mut left_over = sleeper("left-over");
+    left_over["spec"]["volumes"] = a["spec"]["volumes"].clone();
+    bed.apply(&left_over);
+    a["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
     bed.apply(&a);
     let mut b = sleeper("b");
     b["spec"]["runtimeClassName"] = json!("nosuch");
@@ -200,6 +205,7 @@ fn faults_what_cannot_be_done_here_stays_pending() {
         bed.wait(name, "Pending", |pod| phase(pod) == "Pending");
         assert!(bed.containers(name).is_empty());
     }
+    bed.wait_ready("left-over");
 }
 
 #[test]

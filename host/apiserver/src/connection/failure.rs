@@ -189,7 +189,7 @@ mod tests {
     fn tls_in_words() {
         let time = |seconds| rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
         let expired = CertificateError::ExpiredContext { time: time(9), not_after: time(86_400) };
-        assert!(told(TlsError::InvalidCertificate(expired)).contains("ended 1970-01-02T00:00:00Z"));
+        assert!(told(TlsError::InvalidCertificate(expired)).contains("expired at 1970-01-02T00:00:00Z"));
         assert!(told(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)).contains("/ca.crt"));
         assert!(told(TlsError::AlertReceived(AlertDescription::CertificateRequired)).contains("client certificate"));
     }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_certificate_says_how_to_mend_it() {
+    fn an_expired_certificate_says_how_to_replace_it() {
         let dates = CertificateDates {
             common_name: "system:node:a".to_owned(),
             not_before: Timestamp::UNIX_EPOCH,
@@ -210,7 +210,10 @@ mod tests {
         };
         let identity = Identity::Certificate { from: "/c.pem".to_owned(), dates };
         let told = unauthorized(&identity, Timestamp::from_second(90_000).unwrap());
-        assert!(told.contains("/c.pem ended 1970-01-02T00:00:00Z") && told.contains("kubeadm token create"), "{told}");
+        assert!(
+            told.contains("/c.pem expired at 1970-01-02T00:00:00Z") && told.contains("kubeadm token create"),
+            "{told}"
+        );
         let held = unauthorized(&identity, Timestamp::from_second(5).unwrap());
         assert!(held.starts_with("401 Unauthorized: the client certificate /c.pem (system:node:a)"), "{held}");
     }

@@ -237,7 +237,8 @@ async fn what_was_had_once_serves_without_the_api_server() {
     // What was the pod's alone goes with it.
     let object = serde_json::json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u"},
-        "spec": {"containers": [], "volumes": [
+        "spec": {"containers": [{"name": "a", "volumeMounts": [
+            {"name": "c", "mountPath": "/c"}, {"name": "t", "mountPath": "/t"}]}], "volumes": [
             {"name": "c", "persistentVolumeClaim": {"claimName": "c"}},
             {"name": "t", "projected": {"sources": [
                 {"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}]}},

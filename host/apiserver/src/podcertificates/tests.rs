@@ -24,7 +24,8 @@ const FAR: &str = "2999-01-01T00:00:00Z";
 fn pod() -> v1::Pod {
     let object = json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u"},
-        "spec": {"nodeName": "node", "serviceAccountName": "sa", "containers": [{"name": "c"}], "volumes": [
+        "spec": {"nodeName": "node", "serviceAccountName": "sa", "containers": [
+            {"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}], "volumes": [
             {"name": "v", "projected": {"sources": [{"podCertificate": {"signerName": "a.b/c", "keyType": "ED25519"}}]}}]},
     });
     serde_json::from_value(object).unwrap()

@@ -336,7 +336,7 @@ fn conditions_on_the_way_to_ready() {
     let mut pod = init("Always");
     pod.observed.sandboxes.clear();
     let status = pod.status();
-    assert_eq!(told(&status, "PodReadyToStartContainers"), "False");
+    assert_eq!(told(&status, "PodReadyToStartContainers"), "False PodSandboxNotReady no pod sandbox exists");
     assert_eq!(told(&status, "PodScheduled"), "True");
     assert_eq!(
         told(&status, "Initialized"),

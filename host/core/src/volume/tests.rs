@@ -4,7 +4,7 @@ use k8s_openapi::ByteString;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{node, pod_from};
+use crate::testing::{node, pod_using};
 
 fn objects() -> Objects {
     let mut objects = Objects::default();
@@ -27,7 +27,7 @@ fn objects() -> Objects {
 }
 
 fn resolved(volume: &str) -> Result<VolumeKind, String> {
-    let pod = pod_from(&format!(
+    let pod = pod_using(&format!(
         "{{containers: [{{name: app, resources: {{limits: {{cpu: '1'}}}}}}], volumes: [{{name: v, {volume}}}]}}"
     ));
     let ips = ["10.0.0.5".parse().unwrap()];
@@ -148,7 +148,7 @@ fn empty_dirs() {
 #[test]
 fn huge_pages_have_the_size_that_is_requested() {
     let kinds = |limits: &str| {
-        let pod = pod_from(&format!(
+        let pod = pod_using(&format!(
             "{{containers: [{{name: app, resources: {{limits: {limits}}}}}], \
               volumes: [{{name: v, emptyDir: {{medium: HugePages}}}}, {{name: w, emptyDir: {{medium: HugePages-1Gi}}}}]}}"
         ));
@@ -172,7 +172,7 @@ fn huge_pages_have_the_size_that_is_requested() {
 
 #[test]
 fn tmpfs_is_no_larger_than_the_pods_memory() {
-    let pod = pod_from(
+    let pod = pod_using(
         "{containers: [{name: app, resources: {limits: {memory: 64Mi}}}],
           volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Gi}}]}",
     );
@@ -183,7 +183,7 @@ fn tmpfs_is_no_larger_than_the_pods_memory() {
 #[test]
 fn whose_volumes_are() {
     let of = |security: &str| {
-        let pod = pod_from(&format!("{{securityContext: {security}, containers: [{{name: a}}]}}"));
+        let pod = pod_using(&format!("{{securityContext: {security}, containers: [{{name: a}}]}}"));
         FsGroup::of(&pod).map(|group| (group.gid, group.on_root_mismatch))
     };
     assert_eq!(of("{runAsUser: 5}"), None);
@@ -223,14 +223,14 @@ fn other_kinds_are_named() {
     );
     assert_eq!(resolved("csi: {driver: x}"), message("csi"));
     assert_eq!(resolved("iscsi: {targetPortal: x, iqn: y, lun: 0}"), message("iscsi"));
-    let nothing = pod_from("{containers: [{name: a}], volumes: [{name: v}]}");
+    let nothing = pod_using("{containers: [{name: a}], volumes: [{name: v}]}");
     let problem = resolve(&nothing, &node(), &Objects::default(), &[]).unwrap_err();
     assert_eq!(problem.to_string(), "volume \"v\": volume kind (none) is not supported");
 }
 
 #[test]
 fn every_reference_is_found() {
-    let pod = pod_from(
+    let pod = pod_using(
         "{imagePullSecrets: [{name: pull}, {name: ''}],
           volumes: [{name: c, configMap: {name: vc}}, {name: s, secret: {secretName: vs, optional: true}},
                     {name: p, projected: {sources: [{configMap: {name: pc}}, {secret: {name: ps}}]}},
@@ -300,7 +300,7 @@ fn a_token_is_for_the_pods_user_and_group_alone() {
         ("securityContext: {fsGroup: 5}, containers: [{name: a}]", 0o600, None),
         ("containers: [{name: a, securityContext: {runAsUser: 1}}, {name: b}]", 0o644, None),
     ] {
-        let pod = pod_from(&format!("{{{fields}, {volume}}}"));
+        let pod = pod_using(&format!("{{{fields}, {volume}}}"));
         assert_eq!(issued(&pod, token()), Ok(vec![("token".to_owned(), mode, user)]), "{fields}");
     }
 }
@@ -308,7 +308,7 @@ fn a_token_is_for_the_pods_user_and_group_alone() {
 #[test]
 fn bundles_and_certificates_go_where_their_sources_say() {
     let of = |source: &str| {
-        pod_from(&format!("{{containers: [{{name: a}}], volumes: [{{name: v, projected: {{sources: [{source}]}}}}]}}"))
+        pod_using(&format!("{{containers: [{{name: a}}], volumes: [{{name: v, projected: {{sources: [{source}]}}}}]}}"))
     };
     let bundle = of("{clusterTrustBundle: {name: ca, path: ca.pem}}");
     assert_eq!(issued(&bundle, Ok(Issued::TrustBundles(None))), Err("clustertrustbundle \"ca\" not found".to_owned()));
@@ -322,7 +322,7 @@ fn bundles_and_certificates_go_where_their_sources_say() {
 
 #[test]
 fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
-    let pod = pod_from("{containers: [{name: a}], volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]}");
+    let pod = pod_using("{containers: [{name: a}], volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]}");
     let with = |volume: Option<&str>| {
         let volume = volume.map(|spec| k8s_openapi::api::core::v1::PersistentVolume {
             spec: Some(serde_saphyr::from_str(spec).unwrap()),
@@ -334,7 +334,7 @@ fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
     };
     assert_eq!(with(None), Err("error processing PVC ns/c: PVC is not bound".to_owned()));
     // The claim of an ephemeral volume is the pod's own, or none of its business.
-    let own = pod_from("{containers: [{name: a}], volumes: [{name: v, ephemeral: {}}]}");
+    let own = pod_using("{containers: [{name: a}], volumes: [{name: v, ephemeral: {}}]}");
     let name = claim_of(&own, &own.spec().volumes.as_ref().unwrap()[0]).unwrap();
     let owned_by = |uid: &str| {
         let mut claim = k8s_openapi::api::core::v1::PersistentVolumeClaim::default();

@@ -43,7 +43,8 @@ async fn a_static_pod_may_not_use_the_api_servers_objects_nor_the_other_way_roun
     let bed = Bed::in_cluster(api(of_the_api.clone(), None, None));
     let spec = |name: &str| {
         format!(
-            "{{containers: [{{name: app, image: app, envFrom: [{{configMapRef: {{name: {name}}}}}]}}], \
+            "{{containers: [{{name: app, image: app, envFrom: [{{configMapRef: {{name: {name}}}}}], \
+             volumeMounts: [{{name: v, mountPath: /v}}]}}], \
              volumes: [{{name: v, configMap: {{name: none, optional: true}}}}]}}"
         )
     };
@@ -84,8 +85,9 @@ async fn a_pod_that_is_up_keeps_the_claim_that_it_began_with() {
     objects.set_claim("data", Some(claim(false)));
     let bed = Bed::in_cluster(api(objects.clone(), None, None));
     let with_claim = |name: &str| {
+        let mounts = "[{name: v, mountPath: /v}]";
         let volumes = "volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]";
-        of_api(name, &format!("{{containers: [{{name: app, image: app}}], {volumes}}}"))
+        of_api(name, &format!("{{containers: [{{name: app, image: app, volumeMounts: {mounts}}}], {volumes}}}"))
     };
     bed.source.set(vec![with_claim("old")]);
     bed.until("it runs", |bed| bed.is_ready("old")).await;
@@ -135,7 +137,7 @@ async fn a_token_is_replaced_in_a_running_pod_and_one_that_expired_is_told_of_on
     let bed = Bed::in_cluster(api(objects.clone(), None, None));
     let in_an_hour = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
     objects.issue("first", in_an_hour);
-    let spec = "{serviceAccountName: default, containers: [{name: app, image: app}], \
+    let spec = "{serviceAccountName: default, containers: [{name: app, image: app, volumeMounts: [{name: v, mountPath: /v}]}], \
                 volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: token}}]}}]}";
     bed.source.set(vec![of_api("p", spec)]);
     bed.until("ready", |bed| bed.is_ready("p")).await;

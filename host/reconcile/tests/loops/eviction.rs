@@ -43,7 +43,7 @@ fn bed() -> Bed {
 /// A pod of the API server that asks for so much memory; 0 for nothing.
 fn asking(name: &str, memory: u64) -> Pod {
     let spec = match memory {
-        0 => "{containers: [{name: app, image: app}], volumes: [{name: v, emptyDir: {}}]}".to_owned(),
+        0 => "{containers: [{name: app, image: app, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, emptyDir: {}}]}".to_owned(),
         some => format!("{{containers: [{{name: app, image: app, resources: {{requests: {{memory: '{some}'}}}}}}]}}"),
     };
     Pod { source: Source::Api, ..pod(name, &spec) }

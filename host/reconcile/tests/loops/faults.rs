@@ -21,7 +21,7 @@ async fn every_call_may_fail_and_is_made_again() {
 async fn a_volume_that_fails_is_told_and_tried_again() {
     let bed = Bed::new();
     *bed.files.failing.lock().unwrap() = 2;
-    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}], volumes: [{name: v, emptyDir: {}}]}")]);
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, emptyDir: {}}]}")]);
     bed.until("told", |bed| bed.has_event("p", "FailedMount")).await;
     assert_eq!(bed.waiting_reason("p", "app"), "ContainerCreating");
     assert!(bed.has_message("p", "MountVolume.SetUp failed for volume \"v\" : it was told to fail"));

@@ -327,7 +327,8 @@ async fn a_volume_that_is_dropped_goes_when_nothing_that_runs_has_it() {
     let bed = Bed::new();
     let mut had = pod(
         "p",
-        "{volumes: [{name: v, emptyDir: {}}, {name: w, emptyDir: {}}], containers: [{name: app, image: app}, \
+        "{volumes: [{name: v, emptyDir: {}}, {name: w, emptyDir: {}}], \
+         containers: [{name: app, image: app, volumeMounts: [{name: w, mountPath: /w}]}, \
          {name: user, image: app, volumeMounts: [{name: v, mountPath: /v}]}]}",
     );
     had.hashes.insert("user".to_owned(), "with-v".to_owned());
@@ -337,8 +338,8 @@ async fn a_volume_that_is_dropped_goes_when_nothing_that_runs_has_it() {
     assert_eq!(only(&bed), "v w");
     // Once the container that has it is gone, which nothing else is started for.
     bed.runtime.is_deaf("user");
-    let spec =
-        "{terminationGracePeriodSeconds: 2, volumes: [{name: w, emptyDir: {}}], containers: [{name: app, image: app}]}";
+    let spec = "{terminationGracePeriodSeconds: 2, volumes: [{name: w, emptyDir: {}}], \
+                containers: [{name: app, image: app, volumeMounts: [{name: w, mountPath: /w}]}]}";
     bed.source.set(vec![pod("p", spec)]);
     bed.until("it was prepared and is stopped", |bed| bed.runtime.stops().len() == 1).await;
     assert_eq!(only(&bed), "v w");

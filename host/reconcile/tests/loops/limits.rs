@@ -11,7 +11,9 @@ async fn a_volume_that_outgrows_its_limit_evicts_the_pod() {
     let bed = Bed::new();
     bed.files.holds(2 << 20);
     let volume = |limit: &str| {
-        format!("{{containers: [{{name: app, image: app}}], volumes: [{{name: v, emptyDir: {{sizeLimit: {limit}}}}}]}}")
+        format!(
+            "{{containers: [{{name: app, image: app, volumeMounts: [{{name: v, mountPath: /v}}]}}], volumes: [{{name: v, emptyDir: {{sizeLimit: {limit}}}}}]}}"
+        )
     };
     bed.source.set(vec![pod("small", &volume("1Mi")), pod("large", &volume("1Gi"))]);
     bed.until("evicted", |bed| bed.phase("small") == "Failed").await;
@@ -31,7 +33,7 @@ async fn a_volume_that_outgrows_its_limit_evicts_the_pod() {
 async fn in_a_cluster_a_pod_that_nobody_would_make_anew_is_spared() {
     let bed = Bed::of_two(crate::cluster::api(std::sync::Arc::default(), None, None));
     bed.files.holds(2 << 20);
-    let spec = "{containers: [{name: app, image: app}], volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]}";
+    let spec = "{containers: [{name: app, image: app, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]}";
     let fixed = [pod("fixed", spec)];
     bed.source.set(fixed.to_vec());
     bed.until_ready(&fixed).await;
@@ -53,7 +55,10 @@ async fn a_deadline_ends_the_pod() {
 /// A pod of the API server whose two containers may take so much each, and a volume without a limit.
 fn storing(name: &str, limit: &str) -> Pod {
     let of = |container: &str| {
-        format!("{{name: {container}, image: app, resources: {{limits: {{ephemeral-storage: {limit}}}}}}}")
+        format!(
+            "{{name: {container}, image: app, resources: {{limits: {{ephemeral-storage: {limit}}}}}, \
+             volumeMounts: [{{name: v, mountPath: /v}}]}}"
+        )
     };
     let spec = format!("{{containers: [{}, {}], volumes: [{{name: v, emptyDir: {{}}}}]}}", of("app"), of("side"));
     Pod { source: Source::Api, ..pod(name, &spec) }
@@ -99,7 +104,10 @@ async fn a_pod_that_takes_more_than_its_containers_may_together_ends() {
 #[tokio::test]
 async fn a_pod_without_limits_is_never_measured() {
     let bed = Bed::new();
-    let pods = [pod("p", "{containers: [{name: app, image: app}], volumes: [{name: v, emptyDir: {}}]}")];
+    let pods = [pod(
+        "p",
+        "{containers: [{name: app, image: app, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, emptyDir: {}}]}",
+    )];
     bed.source.set(pods.to_vec());
     bed.until_ready(&pods).await;
     assert_eq!(bed.runtime.calls("writable_layers"), 0);

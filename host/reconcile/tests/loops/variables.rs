@@ -11,7 +11,7 @@ use crate::bed::{Bed, backed_off};
 async fn a_container_waits_for_the_file_that_its_variables_come_from() {
     let bed = Bed::new();
     let spec = "{containers: [{name: app, image: app, env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: \
-                A}}}]}], volumes: [{name: v, emptyDir: {}}]}";
+                A}}}], volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, emptyDir: {}}]}";
     let pods = [pod("p", spec)];
     bed.source.set(pods.to_vec());
     bed.until("refused", |bed| bed.waiting_reason("p", "app") == "CreateContainerConfigError").await;
@@ -25,7 +25,7 @@ async fn a_container_waits_for_the_file_that_its_variables_come_from() {
 #[tokio::test]
 async fn a_pod_is_told_when_it_was_first_seen_and_that_stays_so() {
     let bed = Bed::new();
-    let spec = "{containers: [{name: app, image: app}], volumes: [{name: v, downwardAPI: {items: [{path: all, fieldRef: \
+    let spec = "{containers: [{name: app, image: app, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, downwardAPI: {items: [{path: all, fieldRef: \
                 {fieldPath: metadata.annotations}}]}}]}";
     let pods = [pod("p", spec)];
     bed.source.set(pods.to_vec());
@@ -53,7 +53,10 @@ async fn what_waits_for_an_object_is_tried_again_as_soon_as_that_is_there() {
     let bed = Bed::new();
     let pods = [
         pod("env", "{containers: [{name: app, image: app, envFrom: [{configMapRef: {name: late}}]}]}"),
-        pod("mount", "{containers: [{name: app, image: app}], volumes: [{name: v, configMap: {name: late}}]}"),
+        pod(
+            "mount",
+            "{containers: [{name: app, image: app, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, configMap: {name: late}}]}",
+        ),
     ];
     bed.source.set(pods.to_vec());
     bed.until("refused", |bed| bed.waiting_reason("env", "app") == "CreateContainerConfigError").await;

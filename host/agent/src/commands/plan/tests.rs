@@ -124,6 +124,14 @@ metadata: {name: web, uid: one}
 spec: {containers: [{name: main, image: nginx}]}
 ";
 
+/// The same, with a volume.
+const MOUNTING: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, uid: one}
+spec: {containers: [{name: main, image: nginx, volumeMounts: [{name: v, mountPath: /v}]}]}
+";
+
 #[test]
 fn a_new_pod_step_by_step() {
     insta::assert_snapshot!(text(&world(pods_of(WEB), &[])));
@@ -137,7 +145,7 @@ fn a_changed_pod_waits_for_the_former_one() {
 
 #[tokio::test]
 async fn what_the_node_cannot_do_or_refuses() {
-    let claim = WEB.replace("spec: {", "spec: {volumes: [{name: v, persistentVolumeClaim: {claimName: c}}], ");
+    let claim = MOUNTING.replace("spec: {", "spec: {volumes: [{name: v, persistentVolumeClaim: {claimName: c}}], ");
     let foreign = "
 apiVersion: v1
 kind: Pod
@@ -280,7 +288,7 @@ fn back_offs_say_until_when() {
 #[tokio::test]
 async fn a_pod_without_its_objects_waits_for_them() {
     let volume = "spec: {volumes: [{name: v, secret: {secretName: lost}}], ";
-    let mut world = world(pods_of(&WEB.replace("spec: {", volume)), &[]);
+    let mut world = world(pods_of(&MOUNTING.replace("spec: {", volume)), &[]);
     world.ask(&gate(&FolderObjects::default()), None).await.unwrap();
     insta::assert_snapshot!(text(&world), @r#"
     pod default/web-node1 (one)
