@@ -1,5 +1,7 @@
 //! A container runtime in memory: what is started runs until it is stopped or told to end.
 
+mod images;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +23,8 @@ use longshore_core::ports::runtime::{
     RegistryCredentials, RuntimeChange, RuntimeError, RuntimeEvent, RuntimeInfo, StoredImage,
 };
 use tokio::sync::broadcast;
+
+use self::images::{image, image_of};
 
 /// A call of the runtime, by the port's name of it.
 pub type Call = &'static str;
@@ -101,40 +105,9 @@ impl FakeRuntime {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes an image present.
-    pub fn has_image(&self, name: &str) {
-        self.world().images.insert(name.to_owned());
-    }
-
-    /// The images that are there.
-    pub fn images_there(&self) -> Vec<String> {
-        self.world().images.iter().cloned().collect()
-    }
-
-    /// The writable layer of a container takes so many bytes.
-    pub fn layer_takes(&self, id: &str, bytes: u64) {
-        self.world().layers.insert(id.to_owned(), bytes);
-    }
-
-    /// From now on it mounts no images itself.
-    pub fn mounts_no_images(&self) {
-        self.world().mounts_no_images = true;
-    }
-
     /// What a container mounts.
     pub fn mounts(&self, id: &str) -> Vec<Mount> {
         self.world().mounts.get(id).cloned().unwrap_or_default()
-    }
-
-    /// Makes an image one that can be pulled.
-    pub fn can_pull(&self, name: &str) {
-        self.world().pullable.insert(name.to_owned());
-    }
-
-    /// Makes an image one that can be pulled with that password alone.
-    pub fn can_pull_with(&self, name: &str, password: &str) {
-        self.can_pull(name);
-        self.world().passwords.insert(name.to_owned(), password.to_owned());
     }
 
     /// Lets a call fail the next `times`.
@@ -514,15 +487,4 @@ impl ContainerRuntime for FakeRuntime {
     async fn foreign(&self) -> Result<Vec<ForeignContainer>, RuntimeError> {
         Ok(self.called("foreign")?.foreign.clone())
     }
-}
-
-fn image_of(thing: &Observation) -> Option<&str> {
-    match thing {
-        Observation::Container(container) => Some(&container.image),
-        Observation::Sandbox(_) | Observation::Unseen { .. } => None,
-    }
-}
-
-fn image(reference: &str) -> Image {
-    Image { id: format!("sha256:{reference}"), repo_digests: Vec::new(), user: String::new(), size: 1 }
 }
