@@ -18,6 +18,7 @@ mod limits;
 pub mod network;
 pub mod node;
 pub mod objects;
+mod order;
 pub mod orphan;
 mod ports;
 mod probes;

@@ -29,6 +29,7 @@ use crate::eviction;
 use crate::health::BEAT;
 use crate::inbox::Inbox;
 use crate::network::{Network, complete_all};
+use crate::order::Order;
 use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     leaving: Mutex<BTreeSet<String>>,
     /// Resizes that wait for room.
     pub(crate) wishes: Wishes,
+    /// New pods that are yet to be admitted.
+    order: Arc<Order>,
     /// Whether the API server has said which pods it wants, in this life of the agent.
     heard: AtomicBool,
 }
@@ -159,6 +162,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         active: Mutex::default(),
         leaving: Mutex::default(),
         wishes: Wishes::default(),
+        order: Arc::default(),
         heard: AtomicBool::new(false),
     });
     let mut node = Node {
@@ -311,7 +315,10 @@ impl Node {
         self.finished.retain(|uid| self.desired.pods.contains_key(uid));
         let is_started = |uid: &String| !self.finished.contains(uid) && !self.rounds.is_tidying(uid);
         let wanted = self.desired.pods.values().filter(|pod| is_started(&pod.id.uid));
-        let wanted: Vec<Pod> = wanted.cloned().collect();
+        let mut wanted: Vec<Pod> = wanted.cloned().collect();
+        // As they are admitted: the kubelet lets the older ones of the API server's in first, and static ones by their files.
+        let made = |pod: &Pod| pod.object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        wanted.sort_by(|a, b| made(a).cmp(&made(b)).then_with(|| a.id.cmp(&b.id)));
         for pod in wanted {
             match self.workers.get_mut(&pod.id.uid) {
                 // The API server may ask for less grace.
@@ -356,6 +363,7 @@ impl Node {
             pod: pod.clone(),
             seen,
             observed: self.found.remove(&uid).unwrap_or_default(),
+            place: record.awaits_admission(&pod).then(|| self.shared.order.place()),
             record,
             inbox: inbox.clone(),
             stop: self.stop.clone(),

@@ -120,11 +120,16 @@ impl Worker {
     /// Admits a pod that is new here, or ends it with the kubelet's reason.
     pub(super) async fn admit(&mut self) {
         let shared = self.shared.clone();
+        // Given up at the end of this, however it ends.
+        let place = self.place.take();
         if self.record.terminal.is_some() || self.pod.deletion.is_some() {
             shared.leaves(&self.pod.id.uid);
             return;
         }
         if self.record.awaits_admission(&self.pod) {
+            if let Some(place) = &place {
+                place.comes_first().await;
+            }
             self.record.start_time = Some(Timestamp::now());
             let mut admitted = self.try_admit(shared.ports.views.node().as_deref());
             if let (Err(rejection), Some(api)) = (&admitted, &shared.ports.api)

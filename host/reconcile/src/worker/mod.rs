@@ -42,6 +42,7 @@ use crate::gate::Checked;
 use crate::health::Shutdown;
 use crate::inbox::{Evict, Inbox};
 use crate::node::Shared;
+use crate::order::Place;
 use crate::publish;
 use crate::roster::Member;
 
@@ -49,8 +50,6 @@ use crate::roster::Member;
 const TERMINATION_MESSAGE_LIMIT: usize = 4096;
 /// Plans made in a row before the worker lets others go on.
 const PASSES: usize = 64;
-/// A pod of which not all could be seen is looked at again after this.
-const UNSEEN: Duration = Duration::from_secs(5);
 /// A record that could not be stored, on a full disk say, is stored again after this.
 const SAVE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -62,6 +61,8 @@ pub(crate) struct Start {
     pub(crate) seen: Timestamp,
     pub(crate) observed: ObservedPod,
     pub(crate) record: PodRecord,
+    /// Where it is among those that are to be admitted, if it is.
+    pub(crate) place: Option<Place>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) stop: CancellationToken,
 }
@@ -108,6 +109,7 @@ pub(crate) struct Worker {
     pub(crate) running: watch::Sender<BTreeSet<String>>,
     /// What plugins and the node make of the pod's spec, asked once per spec and again while it is held back.
     checked: Option<Checked>,
+    place: Option<Place>,
     /// Pods that end, whose room this one gets.
     room: Option<preempt::Room>,
     /// Whether some would have to end for it that are the API server's, and that was not heard yet.
@@ -131,7 +133,7 @@ pub(crate) struct Worker {
 
 /// Runs a worker until its pod is gone or `stop`.
 pub(crate) async fn run(start: Start) {
-    let Start { shared, pod, seen, observed, record, inbox, stop } = start;
+    let Start { shared, pod, seen, observed, record, place, inbox, stop } = start;
     let mut worker = Worker {
         facts: shared.facts(),
         shared,
@@ -156,6 +158,7 @@ pub(crate) async fn run(start: Start) {
         undone: BTreeMap::new(),
         running: watch::Sender::default(),
         checked: None,
+        place,
         room: None,
         unheard: false,
         told: BTreeSet::new(),
@@ -194,7 +197,7 @@ pub(crate) async fn run(start: Start) {
     loop {
         let wakes = worker.inbox.take();
         worker.take_in(wakes).await;
-        let wake = if worker.sees_all().await { worker.turn().await } else { UNSEEN };
+        let wake = if worker.sees_all().await { worker.turn().await } else { wakes::UNSEEN };
         if worker.gone || stop.is_cancelled() {
             break;
         }

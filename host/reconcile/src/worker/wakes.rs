@@ -1,5 +1,7 @@
 //! What woke a worker, merged into what it knows.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use longshore_core::event::EventType;
 use longshore_core::observed::{Exit, Sandbox, SandboxState, by_pod};
@@ -13,6 +15,9 @@ use super::Worker;
 use crate::apply::not_mounted;
 use crate::inbox::{Done, Wakes};
 use crate::network::{complete, complete_all};
+
+/// A pod of which not all could be seen is looked at again after this.
+pub(super) const UNSEEN: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Merges what woke the worker into what it knows.

@@ -322,6 +322,25 @@ async fn names_that_a_pod_asks_for_later_reach_what_runs() {
     assert_eq!(bed.runtime.container("p", "app").unwrap().id, app, "nothing is restarted for it");
 }
 
+/// Which of two that have no room beside each other runs is no chance.
+#[tokio::test]
+async fn new_pods_are_let_in_in_order() {
+    let pods: Vec<_> = (0..20)
+        .map(|n| {
+            pod(
+                &format!("p{n:02}"),
+                "{containers: [{name: app, image: app, ports: [{containerPort: 80, hostPort: 80}]}]}",
+            )
+        })
+        .collect();
+    let bed = Bed::new();
+    bed.source.set(pods.iter().rev().cloned().collect());
+    bed.until("the first runs", |bed| bed.is_ready("p00")).await;
+    let rejected =
+        |bed: &Bed, name: &str| bed.status(name).is_some_and(|status| status.reason.as_deref() == Some("NodePorts"));
+    bed.until("the others are rejected", |bed| pods[1..].iter().all(|pod| rejected(bed, &pod.id.name))).await;
+}
+
 #[tokio::test]
 async fn a_volume_that_is_dropped_goes_when_nothing_that_runs_has_it() {
     let bed = Bed::new();
