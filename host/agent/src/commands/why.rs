@@ -18,7 +18,7 @@ const EVENTS: usize = 5;
 pub(crate) async fn why(client: &Client, arguments: &WhyArgs) -> anyhow::Result<()> {
     let name = PodName::parse(&arguments.pod, arguments.namespace.as_deref()).map_err(anyhow::Error::msg)?;
     let views = super::views(client).await?;
-    for view in name.find(&views).map_err(anyhow::Error::msg)? {
+    for view in super::find(client, &name, &views).await? {
         let events = super::events(client, view).await?;
         out::print(&text(view, &events, Timestamp::now()))?;
     }

@@ -86,6 +86,9 @@ pub(crate) struct Info {
     /// Whether the machine goes down, or all pods are asked to end as if it did.
     #[serde(default)]
     pub(crate) going_down: bool,
+    /// What is waited for before all pods are known; `None` once they are.
+    #[serde(default)]
+    pub(crate) waits: Option<String>,
     /// What the node runs short of.
     #[serde(default)]
     pub(crate) pressure: Pressure,
