@@ -24,7 +24,7 @@ use longshore_reconcile::health::Shutdown;
 use longshore_reconcile::shutdown::Busy;
 use serde::Serialize;
 
-use super::api::{Api, DockerInfo, Info, ProblemList, Resumed};
+use super::api::{Api, DRAINED, DockerInfo, Info, ProblemList, Resumed};
 use super::{drain, watch};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -124,7 +124,8 @@ fn info(api: &Api) -> Info {
     let going_down = api.health.shutdown() == Shutdown::GoesDown;
     let info = api.state.info();
     let waits = (!api.health.is_synced()).then(|| waits(&info.docker));
-    Info { going_down, waits, pressure: api.health.pressure(), ..info }
+    let drained = api.shutdown.is_drained();
+    Info { going_down, drained, waits, pressure: api.health.pressure(), ..info }
 }
 
 /// What is waited for before all pods are known.
@@ -139,9 +140,11 @@ fn waits(docker: &DockerInfo) -> String {
 fn problems(api: &Api) -> ProblemList {
     let docker = api.state.info().docker;
     let unusable = docker.error.map(|message| SourceProblem { place: docker.endpoint, message, warning: false });
+    let drained = SourceProblem { place: "drain-node".to_owned(), message: DRAINED.to_owned(), warning: true };
+    let drained = api.shutdown.is_drained().then_some(drained);
     // Two readers of one source may both tell of a thing.
     let mut items: Vec<SourceProblem> = Vec::new();
-    for problem in unusable.into_iter().chain(api.views.problems()) {
+    for problem in unusable.into_iter().chain(drained).chain(api.views.problems()) {
         if !items.contains(&problem) {
             items.push(problem);
         }

@@ -48,6 +48,7 @@ impl Fixture {
             cni_cache_dir: None,
             in_cluster: false,
             going_down: false,
+            drained: false,
             waits: None,
             pressure: Default::default(),
             docker: DockerInfo {
