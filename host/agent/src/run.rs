@@ -463,6 +463,8 @@ fn first_info(config: &Config, node: String) -> Info {
         cni_cache_dir: std::path::absolute(&config.network.cni_cache_dir).ok(),
         in_cluster: config.joining.in_cluster(),
         going_down: false,
+        drained: false,
+        waits: None,
         pressure: Pressure::default(),
         docker: DockerInfo { endpoint: config.docker_endpoint.clone(), ..DockerInfo::default() },
     }

@@ -66,6 +66,9 @@ pub struct Step {
     pub since: Option<Timestamp>,
     /// What it waits for or what it found, for people; empty when there is nothing to say.
     pub detail: String,
+    /// The probe of its container that it waits for: `startup` or `readiness`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
 }
 
 /// How far a step is.
@@ -79,6 +82,8 @@ pub enum StepState {
     Waiting,
     /// Comes after what is being done or waited for.
     Ahead,
+    /// Ended badly; nothing comes after it.
+    Failed,
 }
 
 /// A probe and what it last said.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 
-use crate::observed::{ContainerState, ObservedPod, Sandbox};
+use crate::observed::{ContainerState, Exit, ObservedPod, Sandbox};
 use crate::plan::Plan;
 use crate::pod::{ContainerKind, ContainerOf, Pod};
 use crate::ports::runtime::PullProgress;
@@ -28,12 +28,12 @@ pub struct Journey<'a> {
     pub plan: &'a Plan,
     /// Its status.
     pub status: &'a v1::PodStatus,
-    /// What its probes last found.
-    pub probes: &'a [ProbeView],
     /// Pulls that go on, by container: the image, and the time that it has taken.
     pub pulls: &'a BTreeMap<String, (String, PullProgress, Duration)>,
     /// Whether its volumes are set up.
     pub prepared: bool,
+    /// Why nothing of it may be started, if so.
+    pub blocked: Option<&'a str>,
 }
 
 /// The steps, in order. At most one chain of them is not `Done` or `Ahead`.
@@ -42,8 +42,14 @@ pub fn journey(input: &Journey<'_>) -> Vec<Step> {
     if let Some(terminal) = &input.record.terminal {
         let reason = terminal.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         let message = terminal.message.as_deref().unwrap_or("all containers have ended and none runs again");
-        let detail = format!("{}{reason}: {message}", terminal.phase);
-        steps.push(step("ended", StepState::Done, detail));
+        let mut detail = format!("{}{reason}: {message}", terminal.phase);
+        let failed = terminal.phase == "Failed";
+        // One that others ended says why itself.
+        if failed && terminal.reason.is_none() {
+            detail.push_str(&failures(input));
+        }
+        let state = if failed { StepState::Failed } else { StepState::Done };
+        steps.push(Step { since: input.record.ended_at, ..step("ended", state, detail) });
         return steps;
     }
     if let Some(deletion) = input.pod.deletion {
@@ -57,16 +63,18 @@ pub fn journey(input: &Journey<'_>) -> Vec<Step> {
         steps.push(step("ending", StepState::Waiting, detail));
         return steps;
     }
-    steps.push(step("admitted", StepState::Done, String::new()));
-    let held = input.plan.waits.get("");
+    let admitted = if input.blocked.is_some() { StepState::Waiting } else { StepState::Done };
+    steps.push(step("admitted", admitted, input.blocked.unwrap_or_default().to_owned()));
+    let held = input.plan.waits.get("").filter(|_| input.blocked.is_none());
+    let next = if input.blocked.is_some() { StepState::Ahead } else { waiting_or_running(held.is_some()) };
     let sandbox_up = input.observed.sandbox().is_some_and(Sandbox::is_up);
-    let volumes = if input.prepared || sandbox_up { StepState::Done } else { waiting_or_running(held.is_some()) };
+    let volumes = if input.prepared || sandbox_up { StepState::Done } else { next };
     let detail = held.map(|held| with_until(&held.message, held.until)).unwrap_or_default();
     let volumes_detail = if volumes == StepState::Done { String::new() } else { detail.clone() };
     steps.push(step("volumes", volumes, volumes_detail));
     let sandbox = match (sandbox_up, volumes) {
         (true, _) => StepState::Done,
-        (false, StepState::Done) => waiting_or_running(held.is_some()),
+        (false, StepState::Done) => next,
         (false, _) => StepState::Ahead,
     };
     let sandbox_detail = match (sandbox, input.status.pod_ip.as_deref()) {
@@ -105,7 +113,7 @@ fn resizes(input: &Journey<'_>) -> impl Iterator<Item = Step> {
 }
 
 fn step(name: &str, state: StepState, detail: String) -> Step {
-    Step { name: name.to_owned(), state, since: None, detail }
+    Step { name: name.to_owned(), state, since: None, detail, probe: None }
 }
 
 fn waiting_or_running(waiting: bool) -> StepState {
@@ -135,7 +143,9 @@ fn of_container(input: &Journey<'_>, container: ContainerOf<'_>, sandbox_up: boo
         return step(&title, StepState::Waiting, format!("pulling image {image}: {bytes}, for {} s", took.as_secs()));
     }
     if let Some(wait) = input.plan.waits.get(name).filter(|wait| !wait.message.is_empty()) {
-        return step(&title, StepState::Waiting, format!("{}: {}", wait.reason, with_until(&wait.message, wait.until)));
+        let last = last_end(input, name).map(|exit| format!("; last end: {}", how(exit))).unwrap_or_default();
+        let detail = format!("{}: {}{last}", wait.reason, with_until(&wait.message, wait.until));
+        return step(&title, StepState::Waiting, detail);
     }
     match input.observed.container(name).map(|seen| &seen.state) {
         Some(ContainerState::Running { .. }) => running(input, container, &title),
@@ -143,8 +153,9 @@ fn of_container(input: &Journey<'_>, container: ContainerOf<'_>, sandbox_up: boo
             step(&title, StepState::Done, String::new())
         }
         Some(ContainerState::Exited(exit)) => {
-            let message = if exit.message.is_empty() { String::new() } else { format!(": {}", exit.message.trim()) };
-            step(&title, StepState::Waiting, format!("ended with exit code {} ({}){message}", exit.code, exit.reason))
+            // What is remembered has its termination message.
+            let known = last_end(input, name).filter(|known| known.finished_at == exit.finished_at);
+            step(&title, StepState::Waiting, format!("ended: {}", how(known.unwrap_or(exit))))
         }
         Some(ContainerState::Created) => step(&title, StepState::Running, "being started".to_owned()),
         None if sandbox_up && input.plan.waits.get(name).is_some_and(|wait| wait.reason != "PodInitializing") => {
@@ -164,12 +175,44 @@ fn running(input: &Journey<'_>, container: ContainerOf<'_>, title: &str) -> Step
         return step(title, StepState::Done, String::new());
     }
     let kind = if known.is_some_and(|known| known.started) { "readiness" } else { "startup" };
-    let probe = input.probes.iter().find(|probe| probe.container == name && probe.kind == kind);
-    let detail = match probe.and_then(|probe| probe.last.as_ref()) {
-        Some(last) => format!("runs; its {kind} probe said {}: {}", last.outcome, last.message.trim()),
-        None => format!("runs; waits for the first result of its {kind} probe"),
-    };
-    step(title, StepState::Waiting, detail)
+    let detail = format!("runs; waits for the first result of its {kind} probe");
+    Step { probe: Some(kind.to_owned()), ..step(title, StepState::Waiting, detail) }
+}
+
+/// Has steps that wait for a probe say what it last found. Apart from the rest: probes are checked more often than the way
+/// is told, and most checks change nothing of it.
+pub fn add_probes(steps: &mut [Step], probes: &[ProbeView]) {
+    for step in steps {
+        let Some(kind) = step.probe.as_deref() else { continue };
+        let container = step.name.rsplit(' ').next().unwrap_or_default();
+        let probe = probes.iter().find(|probe| probe.container == container && probe.kind == kind);
+        if let Some(last) = probe.and_then(|probe| probe.last.as_ref()) {
+            step.detail = format!("runs; its {kind} probe said {}: {}", last.outcome, last.message.trim());
+        }
+    }
+}
+
+/// How a container last ended, its termination message included.
+fn last_end<'a>(input: &Journey<'a>, name: &str) -> Option<&'a Exit> {
+    let known = input.record.containers.get(name)?;
+    known.exit.as_ref().or(known.last_exit.as_ref().map(|last| &last.exit))
+}
+
+fn how(exit: &Exit) -> String {
+    let message = exit.message.trim();
+    let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+    format!("exit code {}, {}{message}", exit.code, exit.reason)
+}
+
+/// The containers whose ends made the pod fail.
+fn failures(input: &Journey<'_>) -> String {
+    let names = input.pod.containers().map(|container| container.spec.name.as_str());
+    let ends = names.filter_map(|name| Some((name, last_end(input, name)?)));
+    let failed: Vec<String> = ends
+        .filter(|(_, exit)| exit.code != 0)
+        .map(|(name, exit)| format!("; container {name}: {}", how(exit)))
+        .collect();
+    failed.concat()
 }
 
 fn mebibytes(bytes: u64) -> String {

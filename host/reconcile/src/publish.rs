@@ -9,13 +9,13 @@ use longshore_core::observed::Container;
 use longshore_core::plan::Plan;
 use longshore_core::pod::CONFIG_SEEN;
 use longshore_core::ports::runtime::LogOptions;
-use longshore_core::view::{PodView, Standing};
+use longshore_core::view::{PodView, Standing, Step, StepState};
 use longshore_core::why::{self, Journey};
 
 use crate::worker::Worker;
 
-/// Since when each step is in its state.
-pub(crate) type Steps = BTreeMap<String, (longshore_core::view::StepState, Timestamp)>;
+/// Since when each step is in its state, where that is known.
+pub(crate) type Steps = BTreeMap<String, (StepState, Option<Timestamp>)>;
 
 /// Lines and bytes of a log that stand in for a termination message (`FallbackToLogsOnError`).
 const FALLBACK_LINES: u64 = 80;
@@ -37,24 +37,17 @@ pub(crate) fn view(worker: &Worker, plan: &Plan, status: v1::PodStatus, since: &
         let progress = worker.shared.puller.progress(image)?;
         Some((name.clone(), (image.clone(), progress.bytes, progress.since.elapsed())))
     });
-    let probes = worker.shared.ports.views.probes(&worker.pod.id.uid);
     let mut steps = why::journey(&Journey {
         pod: &worker.pod,
         observed: &worker.observed,
         record: &worker.record,
         plan,
         status: &status,
-        probes: &probes,
         pulls: &pulls.collect(),
         prepared: worker.files.is_some(),
+        blocked: worker.blocked(),
     });
-    let now = Timestamp::now();
-    for step in &mut steps {
-        let known = since.get(&step.name).filter(|(state, _)| *state == step.state).map(|(_, at)| *at);
-        let at = known.unwrap_or(now);
-        since.insert(step.name.clone(), (step.state, at));
-        step.since = step.since.or(Some(at));
-    }
+    tell_times(worker, &mut steps, since);
     object.status = Some(status);
     let sandbox = worker.observed.sandbox().filter(|sandbox| sandbox.is_running());
     let standing = Standing { blocked: worker.blocked().map(str::to_owned), busy: worker.busy.clone() };
@@ -66,6 +59,20 @@ pub(crate) fn view(worker: &Worker, plan: &Plan, status: v1::PodStatus, since: &
         steps,
         probes: Vec::new(),
         standing,
+    }
+}
+
+/// Since when each step is as it is. What this agent finds when it takes a pod on is so since before it was there.
+fn tell_times(worker: &Worker, steps: &mut [Step], since: &mut Steps) {
+    let is_found = since.is_empty() && worker.observed.sandbox().is_some();
+    let now = (!is_found).then(Timestamp::now);
+    for step in steps {
+        let known = since.get(&step.name).filter(|(state, _)| *state == step.state).map(|(_, at)| *at);
+        // The sandbox was made as well before this is told, and has a time of its own.
+        let is_prepared = step.name == "volumes" && step.state == StepState::Done && !is_found;
+        let at = known.unwrap_or_else(|| worker.files_since.filter(|_| is_prepared).or(now));
+        since.insert(step.name.clone(), (step.state, at));
+        step.since = step.since.or(at);
     }
 }
 

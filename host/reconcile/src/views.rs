@@ -13,6 +13,7 @@ use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::runtime::RuntimeInfo;
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::view::{PodView, ProbeView};
+use longshore_core::why;
 use tokio::sync::watch;
 
 /// A pod of another source than the API server.
@@ -119,7 +120,12 @@ impl Views {
     fn with_probes(&self, pod: Arc<PodView>) -> Arc<PodView> {
         match self.probes(&pod.id.uid) {
             probes if probes.is_empty() => pod,
-            probes => Arc::new(PodView { probes, ..(*pod).clone() }),
+            probes => {
+                let mut view = (*pod).clone();
+                why::add_probes(&mut view.steps, &probes);
+                view.probes = probes;
+                Arc::new(view)
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{
     Bed, NODE, binary,
-    pods::{SLEEP, container, id, pod, sleeper, with},
+    pods::{SLEEP, container, id, job, phase, pod, sleeper, with},
     until,
 };
 
@@ -103,6 +103,10 @@ fn cli_describe_and_why() {
     bed.wait_ready("c");
     let text = bed.say(&["why", "c"]);
     assert!(text.contains("✓ ready"), "{text}");
+    bed.apply(&job("e", "Never", "echo because > /dev/termination-log; exit 3"));
+    bed.wait("e", "Failed", |pod| phase(pod) == "Failed");
+    let text = bed.say(&["why", "e"]);
+    assert!(text.contains("✗ ended") && text.contains("container app: exit code 3, Error: because"), "{text}");
     bed.wait_event("d", "Unhealthy", "gone");
     for command in ["describe", "why"] {
         let text = bed.say(&[command, "d"]);

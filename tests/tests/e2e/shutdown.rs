@@ -61,6 +61,11 @@ fn shutdown_on_request_ends_pods_by_priority_and_a_start_brings_them_back() {
     bed.apply(&noting(&bed, "late", 0));
     let late = bed.wait("late", "refused", |pod| phase(pod) == "Failed");
     assert_eq!(reason(&late), "NodeShutdown");
+    for command in [&["get", "pods"][..], &["plan"], &["doctor"]] {
+        let output = bed.cli(command);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(said.contains("longshore drain-node --local --cancel"), "{command:?}: {said}");
+    }
     assert_eq!(bed.cli(&["drain-node", "--local"]).status.code(), Some(0), "nothing is left to end");
 
     assert!(bed.say(&["drain-node", "--local", "--cancel"]).contains("may start again"));

@@ -32,7 +32,7 @@ pub(crate) async fn describe(client: &Client, arguments: &DescribeArgs) -> anyho
     let mut first = true;
     for pod in pods {
         let name = PodName::parse(pod, arguments.namespace.as_deref()).map_err(anyhow::Error::msg)?;
-        for view in name.find(&views).map_err(anyhow::Error::msg)? {
+        for view in super::find(client, &name, &views).await? {
             let events = super::events(client, view).await?;
             let gap = if std::mem::take(&mut first) { "" } else { "\n\n" };
             out::print(&format!("{gap}{}", text(view, &events, Timestamp::now())))?;

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use longshore_core::ports::sources::SourceProblem;
 use longshore_core::view::PodView;
 
 use super::out;
@@ -99,21 +100,30 @@ pub(crate) async fn get(client: &Client, arguments: &GetArgs) -> anyhow::Result<
     let views: Vec<PodView> = super::views(client).await?;
     let problems: ProblemList = client.get("/v1/problems").await?;
     let selected = query.select(&views);
+    let unknown = match &selected {
+        Ok(selected) if !selected.is_empty() => None,
+        _ => super::unknown(client).await,
+    };
     let mut table = Table::default();
     match &selected {
-        Ok(selected) => {
+        Ok(selected) if unknown.is_none() => {
             print_list(&query, selected, &mut table)?;
             selected.iter().filter_map(|view| infeasible(view)).for_each(|line| out::complain(&line));
         }
-        Err(_) if arguments.watch => {}
-        Err(_) => {}
+        _ => {}
     }
-    for problem in &problems.items {
+    let is_told = |problem: &&SourceProblem| unknown.as_ref().is_some_and(|told| told.ends_with(&problem.message));
+    for problem in problems.items.iter().filter(|problem| !is_told(problem)) {
         let kind = if problem.warning { "warning" } else { "error" };
         out::complain(&format!("{kind}: {}: {}", problem.place, problem.message));
     }
     if let Err(message) = selected {
-        bail!(message);
+        return Err(super::not_found(message, &views, unknown));
+    }
+    match unknown {
+        Some(unknown) if arguments.watch => out::complain(&unknown),
+        Some(unknown) => bail!(unknown),
+        None => {}
     }
     if arguments.watch {
         watch(client, &query, &views, &mut table).await?;

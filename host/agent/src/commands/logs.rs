@@ -33,7 +33,7 @@ pub(crate) async fn logs(client: &Client, arguments: &LogsArgs) -> anyhow::Resul
         query.push_str(&format!("&since={}", encode(&time.to_string())));
     }
     let views = super::views(client).await?;
-    let view = name.find(&views).map_err(anyhow::Error::msg)?[0];
+    let view = super::find(client, &name, &views).await?[0];
     let wanted = arguments.container.as_deref().or(arguments.container_name.as_deref());
     let container = container(view, wanted)?;
     let path =

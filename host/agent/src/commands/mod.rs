@@ -31,10 +31,34 @@ use longshore_core::event::Event;
 use longshore_core::view::PodView;
 
 use crate::client::Client;
+use crate::names::PodName;
+use crate::socket::api::Info;
 
 /// All pods, as the agent sees them.
 async fn views(client: &Client) -> anyhow::Result<Vec<PodView>> {
     client.get("/v1/views").await
+}
+
+/// The pods of that name, the newest first.
+async fn find<'v>(client: &Client, name: &PodName, views: &'v [PodView]) -> anyhow::Result<Vec<&'v PodView>> {
+    match name.find(views) {
+        Ok(found) => Ok(found),
+        Err(message) => Err(not_found(message, views, unknown(client).await)),
+    }
+}
+
+/// Why the agent does not know all its pods yet, if so: what is not found may be there all the same.
+async fn unknown(client: &Client) -> Option<String> {
+    let waits = client.get::<Info>("/v1/info").await.ok()?.waits?;
+    Some(format!("the agent does not know all its pods yet: {waits}"))
+}
+
+fn not_found(message: String, views: &[PodView], unknown: Option<String>) -> anyhow::Error {
+    anyhow::Error::msg(match unknown {
+        Some(unknown) if views.is_empty() => unknown,
+        Some(unknown) => format!("{message}; {unknown}"),
+        None => message,
+    })
 }
 
 /// A pod's events, oldest first.

@@ -18,7 +18,7 @@ const EVENTS: usize = 5;
 pub(crate) async fn why(client: &Client, arguments: &WhyArgs) -> anyhow::Result<()> {
     let name = PodName::parse(&arguments.pod, arguments.namespace.as_deref()).map_err(anyhow::Error::msg)?;
     let views = super::views(client).await?;
-    for view in name.find(&views).map_err(anyhow::Error::msg)? {
+    for view in super::find(client, &name, &views).await? {
         let events = super::events(client, view).await?;
         out::print(&text(view, &events, Timestamp::now()))?;
     }
@@ -34,7 +34,7 @@ fn text(view: &PodView, events: &[Event], now: Timestamp) -> String {
         let mark = match step.state {
             StepState::Done => '✓',
             StepState::Running => '▸',
-            StepState::Waiting => '✗',
+            StepState::Waiting | StepState::Failed => '✗',
             StepState::Ahead => '·',
         };
         let took = took(step, before, now);
@@ -67,7 +67,7 @@ fn took(step: &Step, before: Option<Timestamp>, now: Timestamp) -> String {
         (StepState::Ahead, ..) | (_, None, _) => String::new(),
         (StepState::Done, Some(since), Some(before)) => age::fine(since.duration_since(before)),
         (StepState::Done, Some(_), None) => String::new(),
-        (StepState::Running | StepState::Waiting, Some(since), _) => {
+        (StepState::Running | StepState::Waiting | StepState::Failed, Some(since), _) => {
             format!("for {}", age::human(now.duration_since(since)))
         }
     }
@@ -87,6 +87,7 @@ mod tests {
             state,
             since: since.map(|time| time.parse().unwrap()),
             detail: detail.to_owned(),
+            probe: None,
         };
         view.steps = vec![
             step("admitted", StepState::Done, Some("2026-01-01T11:58:00Z"), ""),
@@ -115,7 +116,8 @@ mod tests {
     #[test]
     fn a_message_of_several_lines_passes_for_no_other() {
         let mut view = view("default", "web-node1");
-        view.steps = vec![Step { name: "ready".into(), state: StepState::Waiting, since: None, detail: String::new() }];
+        let (name, detail) = ("ready".to_owned(), String::new());
+        view.steps = vec![Step { name, state: StepState::Waiting, since: None, detail, probe: None }];
         let event = Event {
             pod: Some(view.id.clone()),
             container: None,

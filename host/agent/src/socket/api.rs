@@ -61,6 +61,10 @@ impl AgentState {
     }
 }
 
+/// What is said of a node on which somebody had all pods end.
+pub(crate) const DRAINED: &str = "this node is drained: no pod starts until the agent is restarted or `longshore \
+                                  drain-node --local --cancel` is run";
+
 /// `GET /v1/info`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -86,6 +90,12 @@ pub(crate) struct Info {
     /// Whether the machine goes down, or all pods are asked to end as if it did.
     #[serde(default)]
     pub(crate) going_down: bool,
+    /// Whether that is only because somebody asked for it.
+    #[serde(default)]
+    pub(crate) drained: bool,
+    /// What is waited for before all pods are known; `None` once they are.
+    #[serde(default)]
+    pub(crate) waits: Option<String>,
     /// What the node runs short of.
     #[serde(default)]
     pub(crate) pressure: Pressure,

@@ -24,7 +24,7 @@ use longshore_reconcile::health::Shutdown;
 use longshore_reconcile::shutdown::Busy;
 use serde::Serialize;
 
-use super::api::{Api, Info, ProblemList, Resumed};
+use super::api::{Api, DRAINED, DockerInfo, Info, ProblemList, Resumed};
 use super::{drain, watch};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -122,15 +122,29 @@ fn pod_list(api: &Api, namespace: Option<String>) -> List<v1::Pod> {
 
 fn info(api: &Api) -> Info {
     let going_down = api.health.shutdown() == Shutdown::GoesDown;
-    Info { going_down, pressure: api.health.pressure(), ..api.state.info() }
+    let info = api.state.info();
+    let waits = (!api.health.is_synced()).then(|| waits(&info.docker));
+    let drained = api.shutdown.is_drained();
+    Info { going_down, drained, waits, pressure: api.health.pressure(), ..info }
+}
+
+/// What is waited for before all pods are known.
+fn waits(docker: &DockerInfo) -> String {
+    match (&docker.error, &docker.version) {
+        (Some(error), _) => format!("it waits for Docker: {error}"),
+        (None, None) => "it waits for Docker's first answer".to_owned(),
+        (None, Some(_)) => "not every pod source has been read yet".to_owned(),
+    }
 }
 
 fn problems(api: &Api) -> ProblemList {
     let docker = api.state.info().docker;
     let unusable = docker.error.map(|message| SourceProblem { place: docker.endpoint, message, warning: false });
+    let drained = SourceProblem { place: "drain-node".to_owned(), message: DRAINED.to_owned(), warning: true };
+    let drained = api.shutdown.is_drained().then_some(drained);
     // Two readers of one source may both tell of a thing.
     let mut items: Vec<SourceProblem> = Vec::new();
-    for problem in unusable.into_iter().chain(api.views.problems()) {
+    for problem in unusable.into_iter().chain(drained).chain(api.views.problems()) {
         if !items.contains(&problem) {
             items.push(problem);
         }

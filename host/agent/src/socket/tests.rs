@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use clap::Parser;
 use futures::StreamExt;
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1;
@@ -19,7 +20,9 @@ use longshore_reconcile::views::Views;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{AgentState, Api, DockerInfo, Info, ProblemList, WatchEvent};
+use crate::cli::{Cli, Command, WhyArgs};
 use crate::client::Client;
+use crate::commands;
 use crate::print::samples::{now, view};
 
 struct Fixture {
@@ -45,6 +48,8 @@ impl Fixture {
             cni_cache_dir: None,
             in_cluster: false,
             going_down: false,
+            drained: false,
+            waits: None,
             pressure: Default::default(),
             docker: DockerInfo {
                 endpoint: "unix:///d.sock".into(),
@@ -107,6 +112,29 @@ async fn what_is_published_is_answered() {
     assert_eq!(problems.items.iter().map(|p| p.place.as_str()).collect::<Vec<_>>(), ["unix:///d.sock", "a.yaml:3"]);
     let info: Info = client.get("/v1/info").await.unwrap();
     assert_eq!(info.docker.error.as_deref(), Some("absent"));
+}
+
+#[tokio::test]
+async fn a_pod_that_is_asked_for_too_early_is_not_told_to_be_absent() {
+    let fixture = Fixture::start();
+    let client = fixture.client();
+    let why = WhyArgs { pod: "web".to_owned(), namespace: None };
+    let Some(Command::Get(get)) = Cli::parse_from(["longshore", "get", "pods"]).command else {
+        panic!("another command")
+    };
+    let unknown = "the agent does not know all its pods yet: it waits for Docker: absent";
+    assert_eq!(commands::why(&client, &why).await.unwrap_err().to_string(), unknown);
+    assert_eq!(commands::get(&client, &get).await.unwrap_err().to_string(), unknown);
+    fixture.api.views.publish(view("default", "cart"));
+    let error = commands::why(&client, &why).await.unwrap_err().to_string();
+    assert_eq!(error, format!("pod \"web\" not found; {unknown}"));
+    fixture.api.state.update(|info| info.docker.error = None);
+    let info: Info = client.get("/v1/info").await.unwrap();
+    assert_eq!(info.waits.as_deref(), Some("it waits for Docker's first answer"));
+    fixture.api.health.synced(true);
+    assert_eq!(commands::why(&client, &why).await.unwrap_err().to_string(), "pod \"web\" not found");
+    fixture.api.views.remove("uid-default-cart");
+    commands::get(&client, &get).await.unwrap();
 }
 
 #[tokio::test]

@@ -75,8 +75,10 @@ impl Way {
         let (pod, observed, record) = (&self.pod, &self.observed, &self.record);
         let status =
             status::compute(&StatusInput { pod, observed, record, plan: &plan, busy: &busy, node: &node, now });
-        let (probes, pulls, prepared) = (&self.probes, &self.pulls, self.prepared);
-        let steps = journey(&Journey { pod, observed, record, plan: &plan, status: &status, probes, pulls, prepared });
+        let (pulls, prepared, blocked) = (&self.pulls, self.prepared, self.blocked);
+        let input = Journey { pod, observed, record, plan: &plan, status: &status, pulls, prepared, blocked };
+        let mut steps = journey(&input);
+        add_probes(&mut steps, &self.probes);
         steps
             .iter()
             .map(|step| format!("{}: {:?} {}", step.name, step.state, step.detail).trim_end().to_owned())
@@ -106,9 +108,11 @@ fn a_pod_that_cannot_be_carried_out_here() {
     let mut way = way(ONE);
     way.observed = ObservedPod::default();
     (way.prepared, way.blocked) = (false, Some("volume data: PersistentVolumeClaims are not supported"));
-    assert_eq!(way.line("volumes"), "volumes: Waiting volume data: PersistentVolumeClaims are not supported");
-    assert_eq!(way.line("sandbox"), "sandbox: Ahead");
-    assert_eq!(way.line("container web"), "container web: Ahead");
+    let told = way.told();
+    assert_eq!(told[0], "admitted: Waiting volume data: PersistentVolumeClaims are not supported");
+    assert_eq!(told[1..4], ["volumes: Ahead", "sandbox: Ahead", "container web: Ahead"]);
+    way.prepared = true;
+    assert_eq!(way.told()[1..3], ["volumes: Done", "sandbox: Ahead"]);
 }
 
 #[test]
@@ -146,6 +150,10 @@ fn failures_with_the_next_try() {
     way.record.containers.get_mut("web").unwrap().delayed_restarts = 2;
     let line = way.line("container web");
     assert!(line.starts_with("container web: Waiting CrashLoopBackOff: back-off 20s restarting failed"), "{line}");
+    assert!(line.ends_with("; last end: exit code 1, Error"), "{line}");
+    let ended = way.record.containers.get_mut("web").unwrap().exit.as_mut().unwrap();
+    (ended.code, ended.reason, ended.message) = (137, "OOMKilled".to_owned(), "full\n".to_owned());
+    assert!(way.line("container web").ends_with("; last end: exit code 137, OOMKilled: full"), "{:?}", way.told());
 }
 
 #[test]
@@ -177,8 +185,8 @@ fn a_probe_that_is_waited_for() {
         last: Some(ProbeCheckView {
             at: at(NOW),
             took_ms: 1.0,
-            outcome: "failure".to_owned(),
-            message: "statuscode: 503\n".to_owned(),
+            outcome: "error".to_owned(),
+            message: "no port is named \"htpp\"\n".to_owned(),
             attrs: BTreeMap::new(),
         }),
         in_a_row: 2,
@@ -186,7 +194,7 @@ fn a_probe_that_is_waited_for() {
     });
     assert_eq!(
         way.line("container web"),
-        "container web: Waiting runs; its readiness probe said failure: statuscode: 503"
+        "container web: Waiting runs; its readiness probe said error: no port is named \"htpp\""
     );
     way.record.containers.get_mut("web").unwrap().started = false;
     assert!(way.line("container web").contains("startup probe"));
@@ -226,7 +234,14 @@ fn a_pod_that_ends_and_one_that_ended() {
         message: message.map(str::to_owned),
     };
     way.record.terminal = Some(terminal(None, None));
-    assert_eq!(way.told(), ["ended: Done Failed: all containers have ended and none runs again"]);
+    assert_eq!(way.told(), ["ended: Failed Failed: all containers have ended and none runs again"]);
+    let mut way = way.with("web", ContainerState::Exited(exit(3, 990, 1000)));
+    way.record.containers.get_mut("web").unwrap().exit.as_mut().unwrap().message = "why".to_owned();
+    let told =
+        "ended: Failed Failed: all containers have ended and none runs again; container web: exit code 3, Error: why";
+    assert_eq!(way.told(), [told]);
     way.record.terminal = Some(terminal(Some("Evicted"), Some("too much on the disk")));
-    assert_eq!(way.told(), ["ended: Done Failed (Evicted): too much on the disk"]);
+    assert_eq!(way.told(), ["ended: Failed Failed (Evicted): too much on the disk"]);
+    way.record.terminal = Some(Terminal { phase: "Succeeded".to_owned(), ..terminal(None, None) });
+    assert_eq!(way.told(), ["ended: Done Succeeded: all containers have ended and none runs again"]);
 }

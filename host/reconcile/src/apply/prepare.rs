@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use longshore_core::event::EventType;
 use longshore_core::observed::Sandbox;
 use longshore_core::pod::Source;
@@ -108,7 +109,9 @@ impl Worker {
         if starts || self.record.hosts.as_ref() != Some(&hash::text(&hosts)) {
             self.write_hosts(&hosts).await?;
         }
-        self.files = Some(files);
+        if self.files.replace(files).is_none() {
+            self.files_since = Some(Timestamp::now());
+        }
         Ok(())
     }
 
@@ -211,7 +214,7 @@ impl Worker {
                 }
             };
             if let Ok(Issued::Token(token)) = &issued
-                && token.expires <= jiff::Timestamp::now()
+                && token.expires <= Timestamp::now()
                 && self.expired.insert(reference.volume.clone(), token.expires) != Some(token.expires)
             {
                 let message = format!("The token of volume {:?} has expired; the API server is away", reference.volume);

@@ -73,6 +73,7 @@ pub struct Control {
     sender: mpsc::Sender<Request>,
     requests: Mutex<Option<mpsc::Receiver<Request>>>,
     heard: AtomicBool,
+    drained: AtomicBool,
 }
 
 impl Default for Control {
@@ -86,7 +87,8 @@ impl Control {
     /// The control of that machine; `None` for one that does not say when it goes down.
     pub fn new(machine: Option<Arc<dyn MachineEnd>>) -> Self {
         let (sender, requests) = mpsc::channel(WAITING);
-        Control { machine, sender, requests: Mutex::new(Some(requests)), heard: AtomicBool::new(false) }
+        let requests = Mutex::new(Some(requests));
+        Control { machine, sender, requests, heard: AtomicBool::new(false), drained: AtomicBool::new(false) }
     }
 
     /// Has all pods end, within `limit` if there is one. What this gives is told as it goes; it goes on whether or not
@@ -102,6 +104,15 @@ impl Control {
         let (done, answer) = oneshot::channel();
         self.ask(Request::Resume { done })?;
         answer.await.map_err(|_| Busy::NotReady)
+    }
+
+    /// Whether no pod begins because somebody asked for that, and not because the machine goes down.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Release);
     }
 
     fn ask(&self, request: Request) -> Result<(), Busy> {

@@ -101,7 +101,7 @@ struct Keeper<'a> {
 impl<'a> Keeper<'a> {
     fn goes_down(&mut self) {
         self.event("Shutdown manager detected shutdown event");
-        self.causes.machine = true;
+        self.caused(Causes { machine: true, ..self.causes });
         let steps = self.shared.options.shutdown.steps.clone();
         tracing::warn!("node is shutting down: stopping pods, at most {} s", shutdown::total(&steps).as_secs());
         self.begin(Order { steps, limit: None });
@@ -110,13 +110,13 @@ impl<'a> Keeper<'a> {
     fn stays_up(&mut self) {
         self.event("Shutdown manager detected shutdown cancellation");
         tracing::warn!("shutdown was cancelled");
-        self.causes.machine = false;
+        self.caused(Causes { machine: false, ..self.causes });
         self.settle();
     }
 
     fn drain(&mut self, limit: Option<Duration>) {
         tracing::warn!("draining: stopping all pods, starting none");
-        self.causes.drained = true;
+        self.caused(Causes { drained: true, ..self.causes });
         // A machine that goes down has its own times.
         if self.causes.machine && self.ending.is_some() {
             return;
@@ -128,13 +128,18 @@ impl<'a> Keeper<'a> {
 
     /// Takes a drain back. False where the machine itself goes down.
     fn resume(&mut self) -> bool {
-        self.causes.drained = false;
+        self.caused(Causes { drained: false, ..self.causes });
         if self.causes.machine {
             return false;
         }
         tracing::info!("pods may start again");
         self.settle();
         true
+    }
+
+    fn caused(&mut self, causes: Causes) {
+        self.causes = causes;
+        self.shared.ports.shutdown.set_drained(causes.drained && !causes.machine);
     }
 
     fn begin(&mut self, order: Order) {

@@ -90,6 +90,8 @@ pub(crate) struct Worker {
     pub(crate) looked_for_images: Option<std::time::Instant>,
     /// Where the pod's files are, once prepared in this life of the agent.
     pub(crate) files: Option<PodFiles>,
+    /// Since when they are there.
+    pub(crate) files_since: Option<Timestamp>,
     /// The pod's cgroup as this life of the agent last set it.
     pub(crate) cgroup: Option<PodCgroup>,
     /// ConfigMaps and Secrets as last looked up.
@@ -149,6 +151,7 @@ pub(crate) async fn run(start: Start) {
         images: BTreeMap::new(),
         looked_for_images: None,
         files: None,
+        files_since: None,
         cgroup: None,
         objects: Objects::default(),
         expired: BTreeMap::new(),

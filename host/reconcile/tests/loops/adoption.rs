@@ -15,9 +15,15 @@ async fn a_restart_restarts_nothing_and_readiness_does_not_flap() {
     bed.source.set(pods.clone());
     bed.until_ready(&pods).await;
     let before = bed.runtime.things();
+    let time_of = |bed: &Bed, step: &str| {
+        let view = bed.views.pod("p0").unwrap();
+        view.steps.iter().find(|known| known.name == step).unwrap().since
+    };
+    assert!(time_of(&bed, "volumes").unwrap() < time_of(&bed, "sandbox").unwrap(), "each has a time of its own");
     let bed = bed.restart().await;
     // Adopted from what is stored, before the source has said a word.
     bed.until("all are shown", |bed| bed.views.pods().len() == 10).await;
+    assert_eq!(time_of(&bed, "sandbox"), None, "it is not known since when it is there");
     assert!(bed.views.pods().iter().all(|view| bed.is_ready(&view.id.uid)), "ready from the first moment on");
     bed.source.set(pods.clone());
     bed.until("probes run again", |bed| bed.probes.calls() > 20).await;

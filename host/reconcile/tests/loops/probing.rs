@@ -146,6 +146,22 @@ async fn a_plugin_that_asks_for_time_gets_it() {
     assert!(begun.elapsed() >= Duration::from_millis(800), "{:?}", begun.elapsed());
 }
 
+/// An error decides nothing, and is why the container is not ready all the same.
+#[tokio::test]
+async fn the_step_that_waits_for_a_probe_says_what_it_last_found() {
+    let bed = Bed::new();
+    bed.probes.answer("p", "app", ProbeOutcome::Error { message: "first".to_owned() });
+    bed.source.set(vec![probed("readiness")]);
+    for message in ["no such port", "still none"] {
+        bed.probes.answer("p", "app", ProbeOutcome::Error { message: message.to_owned() });
+        let detail = format!("runs; its readiness probe said error: {message}");
+        bed.until("told", |bed| {
+            bed.views.pod("p").is_some_and(|view| view.steps.iter().any(|step| step.detail == detail))
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn faults_and_errors_never_count() {
     let bed = Bed::new();

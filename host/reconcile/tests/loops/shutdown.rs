@@ -77,6 +77,7 @@ async fn pods_end_by_priority_within_their_times_and_then_the_machine_is_let_go(
     assert_eq!(bed.machine.held(), 1);
     assert!(bed.health.problems().contains(&"node is shutting down".to_owned()));
     assert_eq!(node_events(&bed), ["Shutdown manager detected shutdown event"]);
+    assert!(!bed.shutdown.is_drained(), "nobody can call that off here");
     let late = of_api(of("late", 0, 1));
     bed.source.set(pods.iter().cloned().chain([late]).collect());
     bed.until("refused", |bed| bed.phase("late") == "Failed").await;
@@ -221,7 +222,9 @@ async fn a_drain_tells_what_it_does_and_can_be_taken_back() {
 
     let mut again = bed.shutdown.drain(None).await.unwrap();
     assert_eq!(done(&mut again).await, Outcome::default());
+    assert!(bed.shutdown.is_drained());
     assert!(bed.shutdown.resume().await.unwrap());
+    assert!(!bed.shutdown.is_drained());
     bed.until_ready(&[pods[0].clone(), pods[1].clone()]).await;
     assert!(!bed.health.problems().contains(&"node is shutting down".to_owned()));
     assert_eq!(bed.phase("better"), "Failed");

@@ -13,7 +13,7 @@ use super::Report;
 use crate::client::Client;
 use crate::config::Config;
 use crate::facts;
-use crate::socket::api::{Info, ProblemList};
+use crate::socket::api::{DRAINED, Info, ProblemList};
 
 /// A local question may take so long.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -29,7 +29,12 @@ pub(super) async fn check(report: &mut Report, config: &Config, running: bool) -
 /// The agent, by what it says of itself.
 pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Result<Info>) -> anyhow::Result<()> {
     match info {
-        Ok(info) => report.good("agent", format!("longshore {} runs since {}", info.version, info.started_at))?,
+        Ok(info) => {
+            report.good("agent", format!("longshore {} runs since {}", info.version, info.started_at))?;
+            if info.drained {
+                report.warn("drained", "no pod starts on this node", "longshore drain-node --local --cancel")?;
+            }
+        }
         Err(error) => {
             let advice =
                 "start it: systemctl start longshore, or longshore run; if it has another root folder, use --root-dir";
@@ -38,7 +43,7 @@ pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Re
         }
     }
     let problems = client.get::<ProblemList>("/v1/problems").await.map(|list| list.items).unwrap_or_default();
-    for problem in problems {
+    for problem in problems.into_iter().filter(|problem| problem.message != DRAINED) {
         let found = format!("{}: {}", problem.place, problem.message);
         match problem.warning {
             true => report.warn("pod sources", found, "")?,

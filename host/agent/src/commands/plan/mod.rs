@@ -59,6 +59,7 @@ struct World {
     crash_loop: Policy,
     /// What the running agent says of the node.
     going_down: bool,
+    drained: bool,
     pressure: Pressure,
     in_cluster: bool,
     now: Timestamp,
@@ -107,7 +108,7 @@ pub(crate) async fn plan(config: &Config, arguments: &PlanArgs) -> anyhow::Resul
         out::complain(&warning);
     }
     if let Some(running) = running {
-        (world.going_down, world.pressure) = (running.going_down, running.pressure);
+        (world.going_down, world.drained, world.pressure) = (running.going_down, running.drained, running.pressure);
     } else {
         world.comes_up();
     }
@@ -223,6 +224,7 @@ async fn look(
         facts,
         crash_loop: crash_loop(config),
         going_down: false,
+        drained: false,
         pressure: Pressure::default(),
         in_cluster,
         now: Timestamp::now(),

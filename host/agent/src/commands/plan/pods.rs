@@ -12,6 +12,7 @@ use longshore_core::room::{self, House, Room};
 use longshore_reconcile::orphan::{from_observed, from_stored};
 
 use super::World;
+use crate::socket::api::DRAINED;
 
 /// Who has a share of the node while pods are admitted, one after the other.
 #[derive(Default)]
@@ -22,7 +23,7 @@ struct Shares {
 
 /// The plan as it is printed.
 pub(super) fn text(world: &World) -> String {
-    let mut text = String::new();
+    let mut text = if world.drained { format!("{DRAINED}\n") } else { String::new() };
     let mut actions = 0;
     let mut quiet = 0;
     let pods = all(world);

@@ -51,6 +51,7 @@ fn world(wanted: Vec<Pod>, stored: &[&Pod]) -> World {
         facts: facts::estimate(&config, "node1".to_owned()).unwrap(),
         crash_loop: crash_loop(&config),
         going_down: false,
+        drained: false,
         pressure: Pressure::default(),
         in_cluster: false,
         now: now(),
@@ -238,6 +239,9 @@ fn a_node_that_goes_down_or_is_short_of_something_takes_no_pod() {
     let mut world = world(pods_of(WEB), &[]);
     world.going_down = true;
     assert!(text(&world).contains("reject: the pod would be Failed (NodeShutdown"), "{}", text(&world));
+    assert!(!text(&world).contains("--cancel"));
+    world.drained = true;
+    assert!(text(&world).starts_with("this node is drained: ") && text(&world).contains("--cancel"));
     // Those that are there are their workers' to end.
     let pods = pods_of(WEB);
     world.views.insert("one".to_owned(), view(&pods[0], Standing::default()));
