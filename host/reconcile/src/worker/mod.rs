@@ -6,6 +6,7 @@
 //! labels are true. Stopping the worker stops nothing of the pod.
 
 mod gate;
+mod memory;
 mod preempt;
 mod resize;
 mod shutdown;
@@ -19,16 +20,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::cgroup::PodCgroup;
 use longshore_core::event::EventType;
-use longshore_core::evict;
 use longshore_core::node::NodeFacts;
-use longshore_core::observed::{ContainerState, ObservedPod};
+use longshore_core::observed::ObservedPod;
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
 use longshore_core::pod::{CONFIG_SEEN, Pod, PodId, Source};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::files::PodFiles;
 use longshore_core::ports::runtime::Image;
 use longshore_core::probe::{self, ProbeSpec};
-use longshore_core::record::{self, Evicted, PodRecord, StoredPod, Terminal};
+use longshore_core::record::{self, PodRecord, StoredPod};
 use longshore_core::resize::Allocation;
 use longshore_core::room;
 use longshore_core::status::{self, StatusInput};
@@ -37,17 +37,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{DISK, Outcome};
+use crate::apply::Outcome;
 use crate::gate::Checked;
 use crate::health::Shutdown;
-use crate::inbox::{Evict, Inbox};
+use crate::inbox::Inbox;
 use crate::node::Shared;
 use crate::order::Place;
 use crate::publish;
 use crate::roster::Member;
 
-/// Bytes of a termination message that are kept (`MaxContainerTerminationMessageLength`).
-const TERMINATION_MESSAGE_LIMIT: usize = 4096;
 /// Plans made in a row before the worker lets others go on.
 const PASSES: usize = 64;
 /// A record that could not be stored, on a full disk say, is stored again after this.
@@ -320,67 +318,6 @@ impl Worker {
         })
     }
 
-    /// Brings the record up to date with what was seen, termination messages included.
-    async fn remember(&mut self) {
-        let running = self.observed.containers.iter().filter(|seen| seen.is_running());
-        let running: BTreeSet<String> = running.map(|seen| seen.id.clone()).collect();
-        self.running.send_if_modified(|known| {
-            let changed = *known != running;
-            *known = running;
-            changed
-        });
-        let mut fresh: Vec<(String, String)> = Vec::new();
-        for seen in &self.observed.containers {
-            let read = seen.exit().is_some() && !self.messages.contains_key(&seen.id);
-            if read {
-                fresh
-                    .push((seen.id.clone(), publish::termination_message(self, seen, TERMINATION_MESSAGE_LIMIT).await));
-            }
-        }
-        self.messages.extend(fresh);
-        let known: BTreeSet<&str> = self.observed.containers.iter().map(|seen| seen.id.as_str()).collect();
-        self.messages.retain(|id, _| known.contains(id.as_str()));
-        self.unhealthy.retain(|id, _| known.contains(id.as_str()));
-        self.undone.retain(|about, _| about == DISK || known.contains(about.as_str()));
-        let before: BTreeMap<String, Option<String>> =
-            self.record.containers.iter().map(|(name, known)| (name.clone(), known.id.clone())).collect();
-        status::remember(&mut self.record, &self.pod, &self.observed, &self.messages, Timestamp::now());
-        for (name, known) in &mut self.record.containers {
-            let is_new = before.get(name).cloned().flatten() != known.id;
-            let runs =
-                self.observed.container(name).is_some_and(|seen| matches!(seen.state, ContainerState::Running { .. }));
-            if is_new && runs {
-                (known.started, known.ready) = probe::initial(&self.probes, name);
-            }
-        }
-    }
-
-    /// Ends the pod for others, with no more grace than that. One that has ended already stays what it is.
-    pub(crate) fn evict(&mut self, order: Evict) {
-        if self.record.terminal.is_some() {
-            return;
-        }
-        let Evict { reason, message, annotations, grace_seconds, disruption } = order;
-        self.shared.ports.events.record_with(&self.pod.id, EventType::Warning, reason, &message, annotations);
-        self.record.evicted = Some(Evicted { grace_seconds, disruption });
-        self.record.emptied = reason == evict::REASON;
-        self.conclude(Terminal { phase: "Failed".to_owned(), reason: Some(reason.to_owned()), message: Some(message) });
-    }
-
-    pub(crate) fn end(&mut self, terminal: Terminal) {
-        if let (Some(reason), Some(message)) = (&terminal.reason, &terminal.message) {
-            self.event(None, EventType::Normal, reason, message);
-        }
-        self.conclude(terminal);
-    }
-
-    fn conclude(&mut self, terminal: Terminal) {
-        tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the pod has ended");
-        self.record.terminal = Some(terminal);
-        self.record.ended_at = Some(Timestamp::now());
-        self.shared.leaves(&self.pod.id.uid);
-    }
-
     /// Events for what the pod waits for, each once.
     fn tell_waits(&mut self, plan: &Plan) {
         let mut now: BTreeSet<String> = BTreeSet::new();
@@ -423,31 +360,6 @@ impl Worker {
         self.shared.roster.tell(member);
         if !holds {
             self.shared.give_up_share(&self.pod.id.uid);
-        }
-    }
-
-    /// Stores the pod, when anything about it changed.
-    async fn save(&mut self) {
-        let stored = StoredPod {
-            source: self.pod.source.clone(),
-            object: (*self.wanted).clone(),
-            hashes: self.pod.hashes.clone(),
-            sandbox_hash: self.pod.sandbox_hash.clone(),
-            record: self.record.clone(),
-        };
-        if self.saved.as_ref() == Some(&stored) {
-            return;
-        }
-        match self.shared.ports.files.save(&self.pod.id.uid, &stored).await {
-            Ok(()) => {
-                self.saved = Some(stored);
-                self.unsaved = false;
-            }
-            Err(_) if self.unsaved => {}
-            Err(error) => {
-                tracing::error!(pod = %self.pod.id, "the pod's record cannot be stored; it is tried again: {error}");
-                self.unsaved = true;
-            }
         }
     }
 
