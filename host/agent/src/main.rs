@@ -176,7 +176,9 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             tracing::error!("{error:#}");
-            Ok(ExitCode::FAILURE)
+            // What the configuration asks for, and this machine does not have: starting again does not help.
+            let wrong = error.downcast_ref::<Problem>().is_some();
+            Ok(if wrong { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE })
         }
     }
 }
