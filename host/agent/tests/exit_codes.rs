@@ -121,6 +121,17 @@ fn a_docker_that_may_not_be_asked_is_1_and_says_who_may() {
     let advice = "permission denied: run as root, or as a member of the group docker";
     assert!(line.contains(socket.to_str().unwrap()) && line.ends_with(advice), "{said}");
     assert!(!said.contains("start Docker"), "it runs: {said}");
+    // So with the agent: nothing is known of it.
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    let closed = format!("--root-dir={}", closed.display());
+    let ask = |command: &str| Command::new(&program).args([command, &closed]).uid(65534).gid(65534).output().unwrap();
+    let output = ask("plan");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("only root may ask: run this as root"), "{output:?}");
+    let said = String::from_utf8_lossy(&ask("doctor").stdout).into_owned();
+    assert!(said.contains("only root may ask") && !said.contains("start it"), "{said}");
 }
 
 #[test]
