@@ -76,7 +76,9 @@ impl PodName {
 
     fn not_found(&self, views: &[PodView]) -> String {
         let here = self.namespace.as_deref().map_or(String::new(), |namespace| format!(" in namespace {namespace:?}"));
-        let elsewhere = views.iter().find(|view| view.id.name == self.name).map(|view| view.id.to_string());
+        let elsewhere = views.iter().find(|view| view.id.name == self.name);
+        let elsewhere = elsewhere.or_else(|| views.iter().find(|view| static_name(view) == Some(&self.name)));
+        let elsewhere = elsewhere.map(|view| view.id.to_string());
         let names = || {
             let inside = |view: &&PodView| self.namespace.as_ref().is_none_or(|own| view.id.namespace == *own);
             let known = views.iter().filter(inside);
@@ -149,5 +151,6 @@ mod tests {
             find("cart-node1", Some("default")).unwrap_err(),
             "pod \"cart-node1\" not found in namespace \"default\"; did you mean \"shop/cart-node1\"?"
         );
+        assert!(find("cart", Some("default")).unwrap_err().ends_with("did you mean \"shop/cart-node1\"?"));
     }
 }
