@@ -31,22 +31,26 @@ pub(super) async fn check(report: &mut Report, config: &Config, agent: Option<&I
 
 /// The agent, by what it says of itself.
 pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Result<Info>) -> anyhow::Result<()> {
-    let info = match info {
-        Ok(info) => info,
-        Err(error) if is_forbidden(&error) => return Ok(report.bad("agent", error.to_string(), "use sudo")?),
+    let endpoint = info.as_ref().map(|info| info.docker.endpoint.clone()).unwrap_or_default();
+    match info {
+        Ok(info) => report.good("agent", format!("longshore {} runs since {}", info.version, info.started_at))?,
         Err(error) => {
-            let advice =
-                "start it: systemctl start longshore, or longshore run; if it has another root folder, use --root-dir";
+            let advice = match is_forbidden(&error) {
+                true => "use sudo",
+                false => {
+                    "start it: systemctl start longshore, or longshore run; if it has another root folder, use --root-dir"
+                }
+            };
             report.bad("agent", error.to_string(), advice)?;
             return Ok(());
         }
-    };
-    report.good("agent", format!("longshore {} runs since {}", info.version, info.started_at))?;
+    }
     let problems = client.get::<ProblemList>("/v1/problems").await.map(|list| list.items).unwrap_or_default();
-    // What is wrong with Docker has a line of its own.
-    for problem in problems.into_iter().filter(|problem| problem.place != info.docker.endpoint) {
+    for problem in problems {
         let found = format!("{}: {}", problem.place, problem.message);
         match problem.warning {
+            // What is wrong with Docker has a line of its own.
+            _ if problem.place == endpoint => {}
             true => report.warn("pod sources", found, "")?,
             false => report.bad("pod sources", found, "fix it; it is read again when it changes")?,
         }
