@@ -40,8 +40,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
         let message = error.to_string();
         // The place is told apart from the message, in one way for all problems.
         let advice = [" at line ", ", set DuplicateKey", "; use from_str"];
-        let short = advice.into_iter().fold(Some(message.as_str()), |short, advice| short?.split(advice).next());
-        let message = short.unwrap_or(&message).lines().next().unwrap_or_default();
+        let message = advice.into_iter().fold(message.as_str(), |text, word| text.split(word).next().unwrap_or(text));
+        let message = message.lines().next().unwrap_or_default();
         SyntaxError { line, message: message.trim_end_matches([':', ',']).to_owned() }
     })
 }

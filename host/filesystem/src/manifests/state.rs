@@ -375,8 +375,9 @@ impl State {
         if self.successor.is_some() {
             let message = format!(
                 "is another folder or file than the one that was read before, and holds no manifest without an error; {}; put \
-                 the files back, or mend one of those that are here to let the others go",
-                self.kept()
+                 the files back, mend one of those that are here, or {} to let the pods go",
+                self.kept(),
+                self.release
             );
             problems.push(SourceProblem { place: self.path.display().to_string(), message, warning: false });
         }
