@@ -23,6 +23,20 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// The largest answer that is held in memory.
 const SIZE_LIMIT: usize = 256 << 20;
 
+/// The agent's socket cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Unreachable {
+    kind: std::io::ErrorKind,
+    message: String,
+}
+
+/// Whether an error says that whoever asks may not ask the agent: nothing is known of it then.
+pub(crate) fn is_forbidden(error: &anyhow::Error) -> bool {
+    let forbidden = |error: &Unreachable| error.kind == std::io::ErrorKind::PermissionDenied;
+    error.downcast_ref::<Unreachable>().is_some_and(forbidden)
+}
+
 /// A client of the agent on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -104,7 +118,8 @@ impl Client {
                 }
                 _ => error.to_string(),
             };
-            anyhow!("cannot reach the agent at {}: {advice}", path.display())
+            let message = format!("cannot reach the agent at {}: {advice}", path.display());
+            Unreachable { kind: error.kind(), message }.into()
         })
     }
 }

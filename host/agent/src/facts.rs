@@ -14,7 +14,7 @@ use longshore_core::node::{CgroupDriver, NodeFacts, Surroundings};
 use longshore_core::ports::runtime::RuntimeInfo;
 use longshore_core::resources::QUOTA_PERIOD;
 
-use crate::config::{Config, Findings};
+use crate::config::{Config, Findings, Problem};
 use crate::network;
 
 /// The resolver configuration of a node, where nothing else is said.
@@ -96,11 +96,16 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
     let memory_reserve = config.reserved.memory.saturating_add(kept(Signal::MemoryAvailable, memory));
     let memory_reserve = huge_pages.values().copied().fold(memory_reserve, i64::saturating_add);
     let disk_reserve = config.reserved.ephemeral_storage.saturating_add(kept(Signal::NodeFsAvailable, disk));
-    let pods_may_use = |capacity: i64, reserved: i64, what: &str| {
-        if reserved >= capacity {
-            bail!("the reserved {what} ({reserved}) leaves nothing of the machine's ({capacity}) to pods");
+    let pods_may_use = |capacity: i64, configured: i64, reserved: i64, what: &str| {
+        if reserved < capacity {
+            return Ok(capacity - reserved);
         }
-        Ok(capacity - reserved)
+        let message = format!("the reserved {what} ({reserved}) leaves nothing of the machine's ({capacity}) to pods");
+        if configured < capacity {
+            bail!(message);
+        }
+        // No other start finds more.
+        Err(Problem { place: "systemReserved, kubeReserved".to_owned(), message }.into())
     };
     let labels = [
         ("kubernetes.io/hostname", name.clone()),
@@ -114,10 +119,11 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
     Ok(NodeFacts {
         root_id: root_id.to_owned(),
         ips: around.ips,
-        allocatable_milli_cpu: pods_may_use(cpus, config.reserved.milli_cpu, "CPU (in m)")?,
-        allocatable_memory: pods_may_use(memory, memory_reserve, "memory (in bytes)")?,
+        allocatable_milli_cpu: pods_may_use(cpus, config.reserved.milli_cpu, config.reserved.milli_cpu, "CPU (in m)")?,
+        allocatable_memory: pods_may_use(memory, config.reserved.memory, memory_reserve, "memory (in bytes)")?,
         allocatable_ephemeral_storage: match config.resources.local_storage {
-            true => Some(pods_may_use(disk, disk_reserve, "disk (in bytes)")?),
+            // Another disk may be mounted there yet.
+            true => Some(pods_may_use(disk, 0, disk_reserve, "disk (in bytes)")?),
             false => None,
         },
         memory_capacity: memory,
@@ -243,9 +249,11 @@ pub(crate) fn surroundings(config: &Config) -> Surroundings {
 fn resolv_conf(config: &Config) -> anyhow::Result<Option<String>> {
     match &config.resolv_conf {
         Some(path) if path.as_os_str().is_empty() => Ok(Some(String::new())),
-        Some(path) => std::fs::read_to_string(path)
-            .map(Some)
-            .with_context(|| format!("--resolv-conf {} cannot be read", path.display())),
+        Some(path) => std::fs::read_to_string(path).map(Some).with_context(|| {
+            let by_flag = config.given_flags.contains_key("resolv-conf");
+            let place = if by_flag { "--resolv-conf" } else { "resolvConf of the configuration file" };
+            format!("{place}: {} cannot be read", path.display())
+        }),
         None => Ok(own_resolv_conf(Path::new(RESOLV_CONF), Path::new(RESOLVED_CONF))),
     }
 }
@@ -293,6 +301,26 @@ mod tests {
         assert_eq!(judge(&single(false), false, false).problems.len(), 1);
         assert_eq!(judge(&single(true), false, false), Findings::default());
         assert_eq!(judge(&single(false), false, true), Findings::default());
+    }
+
+    #[test]
+    fn what_the_machine_can_never_give_is_a_mistake_of_the_configuration() {
+        let config = || Config::build(&Default::default(), Default::default(), &Default::default()).0;
+        let mut greedy = config();
+        greedy.reserved.milli_cpu = i64::MAX;
+        let error = estimate(&greedy, "node".to_owned()).unwrap_err();
+        assert!(error.is::<Problem>(), "{error:#}");
+        // A file may come yet.
+        let mut nameless = Config { resolv_conf: Some("/nowhere/resolv.conf".into()), ..config() };
+        let said = |config: &Config| {
+            let error = estimate(config, "node".to_owned()).unwrap_err();
+            assert!(!error.is::<Problem>());
+            format!("{error:#}")
+        };
+        let of_file = said(&nameless);
+        assert!(of_file.starts_with("resolvConf of the configuration file: /nowhere/resolv.conf"), "{of_file}");
+        nameless.given_flags = [("resolv-conf".to_owned(), "x".to_owned())].into();
+        assert!(said(&nameless).starts_with("--resolv-conf: /nowhere"));
     }
 
     #[test]

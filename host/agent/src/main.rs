@@ -153,6 +153,9 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
     for warning in warnings.into_iter().chain(node.warnings) {
         tracing::warn!("{warning}");
     }
+    if !rustix::process::geteuid().is_root() {
+        tracing::warn!("only root may do most of what pods need: run longshore as root");
+    }
     // A node alone keeps nothing of an API server.
     let key = match config.joining.in_cluster().then(|| state_key(&config.joining)).transpose() {
         Ok(key) => key.flatten(),
@@ -176,7 +179,9 @@ fn daemon(flags: &DaemonFlags, around: Surroundings) -> Result<ExitCode, Failure
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             tracing::error!("{error:#}");
-            Ok(ExitCode::FAILURE)
+            // What the configuration asks for, and this machine does not have: starting again does not help.
+            let wrong = error.downcast_ref::<Problem>().is_some();
+            Ok(if wrong { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE })
         }
     }
 }

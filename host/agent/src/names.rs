@@ -15,6 +15,11 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
     best.filter(|(likeness, _)| *likeness >= 0.6).map(|(_, candidate)| candidate)
 }
 
+/// What kubectl's users name beside pods: here such a word is read as a namespace or a pod.
+const OTHER_KINDS: &str = "cj cm configmap configmaps cronjob cronjobs daemonset daemonsets deploy deployment deployments \
+                           ds job jobs no node nodes replicaset replicasets rs secret secrets service services \
+                           statefulset statefulsets sts svc";
+
 /// A pod as someone names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodName {
@@ -76,14 +81,23 @@ impl PodName {
 
     fn not_found(&self, views: &[PodView]) -> String {
         let here = self.namespace.as_deref().map_or(String::new(), |namespace| format!(" in namespace {namespace:?}"));
-        let elsewhere = views.iter().find(|view| view.id.name == self.name).map(|view| view.id.to_string());
+        let elsewhere = views.iter().find(|view| view.id.name == self.name);
+        let elsewhere = elsewhere.or_else(|| views.iter().find(|view| static_name(view) == Some(&self.name)));
+        let elsewhere = elsewhere.map(|view| view.id.to_string());
         let names = || {
             let inside = |view: &&PodView| self.namespace.as_ref().is_none_or(|own| view.id.namespace == *own);
             let known = views.iter().filter(inside);
             let known = known.flat_map(|view| [Some(view.id.name.as_str()), static_name(view)]).flatten();
             nearest(&self.name, known).map(str::to_owned)
         };
-        let hint = elsewhere.or_else(names).map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+        let words = [self.namespace.as_deref(), Some(self.name.as_str())];
+        let hint = match elsewhere.or_else(names) {
+            Some(near) => format!("; did you mean {near:?}?"),
+            None if words.iter().flatten().any(|word| OTHER_KINDS.split(' ').any(|kind| kind == *word)) => {
+                "; nothing but pods can be named here".to_owned()
+            }
+            None => String::new(),
+        };
         format!("pod {:?} not found{here}{hint}", self.name)
     }
 }
@@ -149,5 +163,9 @@ mod tests {
             find("cart-node1", Some("default")).unwrap_err(),
             "pod \"cart-node1\" not found in namespace \"default\"; did you mean \"shop/cart-node1\"?"
         );
+        for other in ["deploy/zzz", "deployment"] {
+            assert!(find(other, None).unwrap_err().ends_with("nothing but pods can be named here"), "{other}");
+        }
+        assert!(find("cart", Some("default")).unwrap_err().ends_with("did you mean \"shop/cart-node1\"?"));
     }
 }

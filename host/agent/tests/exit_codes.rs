@@ -61,6 +61,30 @@ fn config_check_is_78_for_a_bad_file_and_0_for_a_good_one() {
 }
 
 #[test]
+fn config_check_reads_what_says_no_configuration_as_a_manifest() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |name: &str, text: Option<&str>| {
+        let file = folder.path().join(name);
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+        }
+        let output = longshore(&["config", "check", file.to_str().unwrap()]);
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n";
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: i}]}\n";
+    let (code, said) = check("two.yaml", Some(&format!("{map}---\n{pod}---\n")));
+    assert!(code == 0 && said.ends_with("two.yaml: ok\n"), "{said}");
+    let (code, said) = check("broken.yaml", Some("kind: [\n"));
+    assert!(code == 78 && said.starts_with(&format!("error: {}", folder.path().display())), "{said}");
+    // A configuration is one, also where it cannot be read.
+    let (code, said) = check("kubelet.yaml", Some("kind: KubeletConfiguration\nmaxPods: 3\n---\n{\n"));
+    assert!(code == 78 && !said.contains("from_str") && !said.contains("Pod"), "{said}");
+    let (code, said) = check("nosuch", None);
+    assert!(code == 78 && said.ends_with("nosuch: no such file or folder\n"), "{said}");
+}
+
+#[test]
 fn an_agent_that_does_not_run_is_1_and_says_how_to_start_it() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_str().unwrap();
@@ -97,6 +121,17 @@ fn a_docker_that_may_not_be_asked_is_1_and_says_who_may() {
     let advice = "permission denied: run as root, or as a member of the group docker";
     assert!(line.contains(socket.to_str().unwrap()) && line.ends_with(advice), "{said}");
     assert!(!said.contains("start Docker"), "it runs: {said}");
+    // So with the agent: nothing is known of it.
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    let closed = format!("--root-dir={}", closed.display());
+    let ask = |command: &str| Command::new(&program).args([command, &closed]).uid(65534).gid(65534).output().unwrap();
+    let output = ask("plan");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("only root may ask: run this as root"), "{output:?}");
+    let said = String::from_utf8_lossy(&ask("doctor").stdout).into_owned();
+    assert!(said.contains("only root may ask") && !said.contains("systemctl start longshore"), "{said}");
 }
 
 #[test]

@@ -73,14 +73,18 @@ pub fn foreign(pod: &Pod, observed: &ObservedPod, others: &[ForeignContainer]) -
         return None;
     }
     let other = others.iter().find(|other| other.pod.uid == pod.id.uid && other.running)?;
-    let whose = match &other.longshore_root {
-        Some(root) => format!("the longshore agent of root {root}"),
-        None => "another agent (dockershim or cri-dockerd)".to_owned(),
+    // A takeover leaves other longshores alone.
+    let (whose, advice) = match &other.longshore_root {
+        Some(root) => (
+            format!("the longshore agent of root {root}"),
+            "end the pod through that agent, or, where that is gone for good, remove its containers (docker rm -f)",
+        ),
+        None => (
+            "another agent (dockershim or cri-dockerd)".to_owned(),
+            "stop that agent's pod, or run `longshore takeover`",
+        ),
     };
-    let message = format!(
-        "container {} of this pod runs already under {whose}; stop that agent's pod, or run `longshore takeover`",
-        other.name
-    );
+    let message = format!("container {} of this pod runs already under {whose}; {advice}", other.name);
     Some(Hold { event: FAILED_SANDBOX, message })
 }
 
@@ -123,8 +127,10 @@ mod tests {
         let (pod, nothing) = (pod("{containers: [{name: c, image: i}]}"), ObservedPod::default());
         let held = |others: &[ForeignContainer]| foreign(&pod, &nothing, others).map(|hold| hold.message);
         assert_eq!(held(&[foreigner(&pod, false, None)]), None);
-        assert!(held(&[foreigner(&pod, true, None)]).unwrap().contains("dockershim or cri-dockerd"));
-        assert!(held(&[foreigner(&pod, true, Some("r7"))]).unwrap().contains("the longshore agent of root r7"));
+        let shim = held(&[foreigner(&pod, true, None)]).unwrap();
+        assert!(shim.contains("dockershim or cri-dockerd") && shim.contains("takeover"), "{shim}");
+        let longshore = held(&[foreigner(&pod, true, Some("r7"))]).unwrap();
+        assert!(longshore.contains("the longshore agent of root r7") && !longshore.contains("takeover"), "{longshore}");
         let mut other = foreigner(&pod, true, None);
         other.pod.uid = "another".to_owned();
         assert_eq!(held(&[other]), None);

@@ -12,7 +12,9 @@ use crate::config::{self, Findings};
 pub(crate) fn check(files: &[PathBuf]) -> anyhow::Result<bool> {
     let mut sound = true;
     for file in files {
-        let findings = if config::is_drop_in_folder(file) {
+        let findings = if let Err(error) = std::fs::metadata(file) {
+            unreadable(file, &error)
+        } else if config::is_drop_in_folder(file) {
             config::check_drop_ins(file)
         } else if is_manifest(file) {
             check_manifests(file)
@@ -33,10 +35,20 @@ pub(crate) fn check(files: &[PathBuf]) -> anyhow::Result<bool> {
     Ok(sound)
 }
 
-/// A folder, or a file that says that it is something else than a configuration.
+fn unreadable(path: &Path, error: &std::io::Error) -> Findings {
+    let mut findings = Findings::default();
+    let message = match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file or folder".to_owned(),
+        _ => error.to_string(),
+    };
+    findings.problem(&path.display().to_string(), message);
+    findings
+}
+
+/// A folder, or a file that does not say that it is a configuration.
 fn is_manifest(file: &Path) -> bool {
     let is_config = |kind: &str| matches!(kind, "KubeletConfiguration" | "CredentialProviderConfig");
-    file.is_dir() || config::kind_of_file(file).is_some_and(|kind| !is_config(&kind))
+    file.is_dir() || !config::kind_of_file(file).is_some_and(|kind| is_config(&kind))
 }
 
 fn check_manifests(path: &Path) -> Findings {

@@ -1,5 +1,8 @@
 //! `longshore logs`: a container's log, as kubectl prints it.
 
+use std::io::Write;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use longshore_core::view::PodView;
@@ -9,6 +12,9 @@ use crate::cli::LogsArgs;
 use crate::client::Client;
 use crate::config::parse_duration;
 use crate::names::{PodName, nearest};
+
+/// A line is held back for no longer: an agent sends them one by one, and a long log is written faster in large pieces.
+const UNSENT: Duration = Duration::from_millis(20);
 
 /// Prints a log, to its end, or with `--follow` to the container's.
 pub(crate) async fn logs(client: &Client, arguments: &LogsArgs) -> anyhow::Result<()> {
@@ -39,10 +45,23 @@ pub(crate) async fn logs(client: &Client, arguments: &LogsArgs) -> anyhow::Resul
     let path =
         format!("/v1/logs/{}/{}/{container}?uid={}{query}", view.id.namespace, view.id.name, encode(&view.id.uid));
     let mut parts = client.stream(&path).await?;
-    while let Some(part) = parts.next().await? {
-        out::write(&part)?;
+    let (mut stdout, mut sent) = (out::stream(), Instant::now());
+    loop {
+        // Cancel safe: a part that has not come yet is not lost.
+        let part = match tokio::time::timeout(UNSENT, parts.next()).await {
+            Ok(part) => part?,
+            Err(_) => {
+                stdout.flush()?;
+                parts.next().await?
+            }
+        };
+        let Some(part) = part else { return Ok(stdout.flush()?) };
+        stdout.write_all(&part)?;
+        if sent.elapsed() >= UNSENT {
+            stdout.flush()?;
+            sent = Instant::now();
+        }
     }
-    Ok(())
 }
 
 /// The container that is meant: the one that is named, the one of `kubectl.kubernetes.io/default-container`, or the

@@ -1,19 +1,19 @@
 //! Writing to the terminal, so that a reader who left (`| head`) is no error, and nothing that a pod said steers it.
 
-use std::io::Write;
+use std::io::{BufWriter, Stdout, Write};
 
 use crate::print::escape::{Keep, escaped};
 
 /// Writes text to stdout and sends it off; its control characters are shown, not meant.
 pub(super) fn print(text: &str) -> std::io::Result<()> {
-    write(escaped(text, Keep::Lines).as_bytes())
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(escaped(text, Keep::Lines).as_bytes())?;
+    stdout.flush()
 }
 
-/// Writes bytes to stdout as they are, and sends them off.
-pub(super) fn write(bytes: &[u8]) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(bytes)?;
-    stdout.flush()
+/// Stdout for bytes as they are: what is written is sent off with much more, or when it is flushed or dropped.
+pub(super) fn stream() -> BufWriter<Stdout> {
+    BufWriter::with_capacity(64 << 10, std::io::stdout())
 }
 
 /// Writes a line to stderr as [`print`] does to stdout; what cannot be written there has no better place.

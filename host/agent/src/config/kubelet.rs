@@ -110,9 +110,13 @@ const ZERO_COUNTS: &[&str] = &[
     "resolvConf",
 ];
 
-/// The kind in a document, if it has one: tells a KubeletConfiguration from a manifest that was named by mistake.
+/// The kind in a document, if it has one: tells a KubeletConfiguration from a manifest that was named by mistake. A text that
+/// is not one document of YAML, or a broken one, is what its first line with a kind says.
 pub(crate) fn kind_of(text: &str) -> Option<String> {
-    let node = tree::parse(text).ok()?;
+    let Ok(node) = tree::parse(text) else {
+        let kind = text.lines().find_map(|line| line.strip_prefix("kind:"))?;
+        return Some(kind.trim().trim_matches(['"', '\'']).to_owned());
+    };
     let Value::Map(entries) = node.value else { return None };
     let kind = entries.into_iter().find(|entry| entry.key == "kind")?;
     if let Value::String(kind) = kind.node.value { Some(kind) } else { None }

@@ -62,7 +62,7 @@ pub(crate) fn check_file(path: &Path) -> Findings {
         }
         ConfigPath::Unreadable(_, message) => findings.problem(&path.display().to_string(), message),
         ConfigPath::Folder(_) | ConfigPath::None => {
-            findings.problem(&path.display().to_string(), "is a folder; expected a KubeletConfiguration file");
+            findings.problem(&path.display().to_string(), "is no file; expected a KubeletConfiguration file");
         }
     }
     findings

@@ -391,7 +391,10 @@ fn docker_host_is_the_default_endpoint() {
     };
     assert_eq!(with("unix:///d.sock").0.docker_endpoint, "unix:///d.sock");
     assert_eq!(with("").0.docker_endpoint, DEFAULT_DOCKER);
-    assert_eq!(with("d.sock").1.problems.len(), 1);
+    assert_eq!(with("tcp://d:2375").0.docker_endpoint, "tcp://d:2375");
+    for wrong in ["d.sock", "tcp://1.2.3.4", "https://d:2376"] {
+        assert_eq!(with(wrong).1.problems.len(), 1, "{wrong}");
+    }
 }
 
 #[test]

@@ -39,8 +39,9 @@ pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
         let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
         let message = error.to_string();
         // The place is told apart from the message, in one way for all problems.
-        let short = message.split(" at line ").next().and_then(|message| message.split(", set DuplicateKey").next());
-        let message = short.unwrap_or(&message).lines().next().unwrap_or_default();
+        let advice = [" at line ", ", set DuplicateKey", "; use from_str"];
+        let message = advice.into_iter().fold(message.as_str(), |text, word| text.split(word).next().unwrap_or(text));
+        let message = message.lines().next().unwrap_or_default();
         SyntaxError { line, message: message.trim_end_matches([':', ',']).to_owned() }
     })
 }
@@ -66,6 +67,8 @@ mod tests {
     fn duplicate_keys_and_bad_syntax_name_their_line() {
         assert_eq!(parse("a: 1\na: 2\n").unwrap_err().line, Some(2));
         assert!(parse("a: [1\nb: 2\n").unwrap_err().line.is_some());
+        let several = parse("a: 1\n---\nb: 2\n").unwrap_err();
+        assert_eq!(several.message, "multiple YAML documents detected");
     }
 
     #[test]

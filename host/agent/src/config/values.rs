@@ -36,11 +36,12 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 }
 
 pub(super) fn endpoint(text: &str) -> Result<String, String> {
-    let socket = text.strip_prefix("unix://");
-    let known = socket.is_some_and(|path| path.starts_with('/')) || text.starts_with("tcp://");
-    match known || text.starts_with("http://") || text.starts_with("https://") {
+    let is_socket = text.strip_prefix("unix://").is_some_and(|path| path.starts_with('/'));
+    let host = text.strip_prefix("tcp://").or_else(|| text.strip_prefix("http://"));
+    let host = host.and_then(|host| host.trim_end_matches('/').rsplit_once(':'));
+    match is_socket || host.is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok()) {
         true => Ok(text.to_owned()),
-        false => Err(format!("expected a URL like unix:///var/run/docker.sock, got {text:?}")),
+        false => Err(format!("expected a URL like unix:///var/run/docker.sock or tcp://127.0.0.1:2375, got {text:?}")),
     }
 }
 

@@ -36,7 +36,12 @@ pub(super) fn documents(bytes: &[u8]) -> Result<Vec<Node>, TextError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
-        TextError { at: At { line, column: 0 }, message: "expected UTF-8, found bytes that are not".to_owned() }
+        // Its byte order mark, as PowerShell's `>` writes it.
+        let message = match bytes {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "expected UTF-8, found UTF-16: save the file in UTF-8",
+            _ => "expected UTF-8, found bytes that are not",
+        };
+        TextError { at: At { line, column: 0 }, message: message.to_owned() }
     })?;
     let is_control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}');
     if let Some((offset, character)) = text.char_indices().find(|(_, c)| is_control(*c)) {
@@ -118,6 +123,12 @@ mod tests {
         assert!(error(&"--- 1\n".repeat(MAX_DOCUMENTS + 1)).contains("larger than what is read"));
         let bomb = "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e, *e]\n";
         assert!(error(bomb).contains("aliases repeat"), "{}", error(bomb));
+    }
+
+    #[test]
+    fn utf_16_is_told_by_its_name() {
+        let error = documents(b"\xff\xfea\0:\0").expect_err("not a manifest");
+        assert!(error.message.contains("UTF-16: save the file in UTF-8"), "{}", error.message);
     }
 
     #[test]

@@ -269,8 +269,6 @@ fn check_mounts(container: &v1::Container, path: &str, volumes: &Volumes<'_>, er
         }
         if mount.mount_path.is_empty() {
             errors.required(format!("{path}.mountPath"), "");
-        } else if !mount.mount_path.starts_with('/') {
-            errors.invalid(format!("{path}.mountPath"), &mount.mount_path, "must be an absolute path");
         } else if !targets.insert(&mount.mount_path) {
             errors.invalid(format!("{path}.mountPath"), &mount.mount_path, "must be unique");
         }

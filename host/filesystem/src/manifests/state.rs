@@ -2,11 +2,12 @@
 //!
 //! Owns the rules; it must not read anything. They are, for files: one that cannot be read, or holds an error, or holds
 //! nothing (a copy that has just begun), keeps what it last described well, until it is mended or removed. For the folder:
-//! one that cannot be read keeps all; so does an empty one in the place of one that was not (an unmounted disk looks
-//! like that); files that are removed from the same folder are gone, for that is the user's wish. And for a restart of the
-//! agent: pods that ran before are kept as long as a file, or the folder, cannot say whether it still wants them.
+//! one that cannot be read keeps all; so does one without a good manifest in the place of one that had some (an unmounted
+//! disk looks like that); files that are removed from the same folder are gone, for that is the user's wish. And for a
+//! restart of the agent: pods that ran before are kept as long as a file, or the folder, cannot say whether it still wants
+//! them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,8 +52,10 @@ pub(super) struct State {
     former: Vec<Pod>,
     /// The folder that they came from.
     remembered: Option<Identity>,
-    /// Whether the folder was replaced by an empty one, and what it held before counts.
+    /// Whether the folder was replaced by one without a good manifest, and what it held before counts.
     held: bool,
+    /// The folder with files that took its place; it counts from its first good manifest on.
+    successor: Option<(Identity, BTreeSet<OsString>)>,
     /// How a user says that an empty folder is meant.
     release: String,
     /// Whether there need not be a folder, as long as there are no pods from it.
@@ -144,6 +147,7 @@ impl State {
             former: Vec::new(),
             remembered: None,
             held: false,
+            successor: None,
             release: "restart longshore".to_owned(),
             optional: false,
             absent: false,
@@ -203,6 +207,7 @@ impl State {
     /// The folder could not be read.
     pub(super) fn unreadable(&mut self, reason: &Unread) {
         self.folder_problems.clear();
+        self.successor = None;
         let new = self.identity.is_none() && self.former.is_empty();
         if let (true, true, Unread::Absent(_)) = (new, self.optional, reason) {
             self.absent = true;
@@ -226,6 +231,7 @@ impl State {
     /// the epoch.
     pub(super) fn listed(&mut self, listing: Listing, now: i128) -> Vec<(OsString, PathBuf, Option<Stamp>)> {
         self.folder_problems.clear();
+        self.successor = None;
         let had = self.files.values().any(|file| file.good.len() > 0);
         let replaced = match self.identity {
             Some(identity) => (had || self.held) && identity != listing.identity,
@@ -235,10 +241,10 @@ impl State {
                 !self.former.is_empty() && self.remembered.is_some_and(another)
             }
         };
+        self.held = replaced;
+        // When replaced, an answer all the same: the first word after a start is "those that ran".
+        self.identity = if replaced { self.identity.or(self.remembered) } else { Some(listing.identity) };
         if listing.entries.is_empty() && replaced {
-            // An answer all the same: the first word after a start is "those that ran".
-            self.identity = self.identity.or(self.remembered);
-            self.held = true;
             let kept = self.kept();
             self.folder_problem(
                 format!(
@@ -250,10 +256,11 @@ impl State {
             );
             return Vec::new();
         }
-        self.held = false;
-        self.identity = Some(listing.identity);
+        if replaced {
+            self.successor = Some((listing.identity, listing.entries.keys().cloned().collect()));
+        }
         self.files.retain(|name, file| {
-            if listing.entries.contains_key(name) {
+            if listing.entries.contains_key(name) || (replaced && file.good.len() > 0) {
                 file.missing = None;
                 return true;
             }
@@ -272,7 +279,7 @@ impl State {
             if file.place.is_empty() {
                 file.place = path.display().to_string();
             }
-            let known = file.stamp.filter(|_| file.settled);
+            let known = file.stamp.filter(|_| file.settled && !replaced);
             match entry {
                 Entry::File(stamp) if known == Some(stamp) => {}
                 Entry::File(_) | Entry::Link => look.push((name, path, known)),
@@ -320,7 +327,8 @@ impl State {
         file.stamp = Some(stamp);
         file.settled = !younger(SETTLED);
         file.problems = problems;
-        file.whole |= !errors && good.len() > 0;
+        let sound = !errors && good.len() > 0;
+        file.whole |= sound;
         let mut kept = 0;
         if errors || good.len() == 0 {
             kept = good.keep(std::mem::take(&mut file.good));
@@ -332,6 +340,19 @@ impl State {
         }
         file.good = good;
         note_kept(file, kept);
+        if sound {
+            self.succeed(now);
+        }
+    }
+
+    /// The folder that took the place of the former one counts from now on: what it does not have is missing.
+    fn succeed(&mut self, now: i128) {
+        let Some((identity, names)) = self.successor.take() else { return };
+        self.identity = Some(identity);
+        self.held = false;
+        for (_, file) in self.files.iter_mut().filter(|(name, _)| !names.contains(*name)) {
+            file.missing = Some(now);
+        }
     }
 
     /// Lets go of pods from before the start that are described again, or, once every file is known, are not.
@@ -351,6 +372,15 @@ impl State {
     pub(super) fn snapshot(&mut self) -> (SourceSnapshot, FolderObjects) {
         self.settle_former();
         let mut problems = self.folder_problems.clone();
+        if self.successor.is_some() {
+            let message = format!(
+                "is another folder or file than the one that was read before, and holds no manifest without an error; {}; put \
+                 the files back, mend one of those that are here, or {} to let the pods go",
+                self.kept(),
+                self.release
+            );
+            problems.push(SourceProblem { place: self.path.display().to_string(), message, warning: false });
+        }
         if !self.former.is_empty() && !self.held && self.spoke() {
             let names: Vec<String> = self.former.iter().take(10).map(|pod| pod.id.to_string()).collect();
             let message = format!(

@@ -1,5 +1,6 @@
 //! The agent, the machine and Docker.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Report;
-use crate::client::Client;
+use crate::client::{Client, is_forbidden};
 use crate::config::Config;
 use crate::facts;
 use crate::socket::api::{DRAINED, Info, ProblemList};
@@ -18,16 +19,19 @@ use crate::socket::api::{DRAINED, Info, ProblemList};
 /// A local question may take so long.
 const LIMIT: Duration = Duration::from_secs(10);
 
-pub(super) async fn check(report: &mut Report, config: &Config, running: bool) -> anyhow::Result<()> {
+pub(super) async fn check(report: &mut Report, config: &Config, agent: Option<&Info>) -> anyhow::Result<()> {
     docker(report, &config.docker_endpoint).await?;
     machine(report, config)?;
     disk(report, config)?;
-    health(report, config, running).await?;
+    if let (Some(agent), Some(port)) = (agent, config.server.healthz_port) {
+        health(report, agent, SocketAddr::new(config.server.healthz_address, port)).await?;
+    }
     Ok(())
 }
 
 /// The agent, by what it says of itself.
 pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Result<Info>) -> anyhow::Result<()> {
+    let endpoint = info.as_ref().map(|info| info.docker.endpoint.clone()).unwrap_or_default();
     match info {
         Ok(info) => {
             report.good("agent", format!("longshore {} runs since {}", info.version, info.started_at))?;
@@ -36,8 +40,12 @@ pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Re
             }
         }
         Err(error) => {
-            let advice =
-                "start it: systemctl start longshore, or longshore run; if it has another root folder, use --root-dir";
+            let advice = match is_forbidden(&error) {
+                true => "use sudo",
+                false => {
+                    "start it: systemctl start longshore, or longshore run; if it has another root folder, use --root-dir"
+                }
+            };
             report.bad("agent", error.to_string(), advice)?;
             return Ok(());
         }
@@ -46,6 +54,8 @@ pub(super) async fn agent(report: &mut Report, client: &Client, info: anyhow::Re
     for problem in problems.into_iter().filter(|problem| problem.message != DRAINED) {
         let found = format!("{}: {}", problem.place, problem.message);
         match problem.warning {
+            // What is wrong with Docker has a line of its own.
+            _ if problem.place == endpoint => {}
             true => report.warn("pod sources", found, "")?,
             false => report.bad("pod sources", found, "fix it; it is read again when it changes")?,
         }
@@ -115,9 +125,14 @@ fn disk(report: &mut Report, config: &Config) -> anyhow::Result<()> {
 }
 
 /// The health port, as a probe of systemd or a cloud's asks it.
-async fn health(report: &mut Report, config: &Config, running: bool) -> anyhow::Result<()> {
-    let Some(port) = config.server.healthz_port.filter(|_| running) else { return Ok(()) };
-    let address = SocketAddr::new(config.server.healthz_address, port);
+async fn health(report: &mut Report, agent: &Info, address: SocketAddr) -> anyhow::Result<()> {
+    if agent.docker.version.is_none() {
+        return Ok(report.skip("health", format!("http://{address}/healthz is served once Docker answers"), "")?);
+    }
+    if listens(agent.pid, address.port()) == Some(false) {
+        let found = format!("http://{address}/healthz is not served by this agent");
+        return Ok(report.warn("health", found, "does another agent or kubelet have the port? use --healthz-port")?);
+    }
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"GET /healthz?verbose HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
@@ -142,4 +157,41 @@ async fn health(report: &mut Report, config: &Config, running: bool) -> anyhow::
         }
     }
     Ok(())
+}
+
+/// Whether a process listens on that TCP port; `None` where the kernel does not tell.
+fn listens(pid: u32, port: u16) -> Option<bool> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    let sockets = files.filter_map(|file| std::fs::read_link(file.path()).ok()).filter_map(|target| {
+        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        Some(inode.to_owned())
+    });
+    let sockets: HashSet<String> = sockets.collect();
+    let table = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{name}"));
+    // Where there is no IPv6 there is no such table.
+    let tables = [table("tcp").ok()?, table("tcp6").unwrap_or_default()];
+    let end = format!(":{port:04X}");
+    let is_it = |line: &str| {
+        // sl, local address, remote address, state (0A: LISTEN), …, inode as the tenth
+        let words: Vec<&str> = line.split_whitespace().take(10).collect();
+        matches!(words[..], [_, local, _, "0A", .., inode] if local.ends_with(&end) && sockets.contains(inode))
+    };
+    Some(tables.iter().flat_map(|table| table.lines()).any(is_it))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_port_it_is() {
+        let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = own.local_addr().unwrap().port();
+        assert_eq!(listens(std::process::id(), port), Some(true));
+        // Its parent has another's files.
+        assert_ne!(listens(std::os::unix::process::parent_id(), port), Some(true));
+        drop(own);
+        assert_eq!(listens(std::process::id(), port), Some(false));
+    }
 }

@@ -131,7 +131,7 @@ pub(crate) async fn doctor(client: &Client, arguments: &DoctorArgs, around: Surr
     machine::agent(&mut report, client, info).await?;
     match configuration(client, arguments, around, agent.as_ref()).await {
         Ok(config) => {
-            machine::check(&mut report, &config, agent.is_some()).await?;
+            machine::check(&mut report, &config, agent.as_ref()).await?;
             if config.joining.in_cluster() {
                 let node = cluster::check(&mut report, &config).await?;
                 back::check(&mut report, &config, &node, admin(arguments), arguments.pod.as_deref()).await?;

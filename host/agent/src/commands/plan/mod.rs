@@ -39,7 +39,7 @@ use longshore_reconcile::orphan::from_stored;
 
 use super::out;
 use crate::cli::PlanArgs;
-use crate::client::Client;
+use crate::client::{Client, is_forbidden};
 use crate::config::Config;
 use crate::socket::api::Info;
 use crate::{facts, plugins, pod_network};
@@ -68,7 +68,7 @@ struct World {
 /// Where a plan looks.
 struct Places {
     folder: PathBuf,
-    /// Whether that is the folder that the pods came from which ran before.
+    /// Whether that is the agent's own folder, which the pods came from that ran before.
     is_agents: bool,
     node: String,
     endpoint: String,
@@ -77,7 +77,12 @@ struct Places {
 /// Prints the plan for a folder: `dir`, what the flags name, what the agent uses, or what it used when it last ran.
 pub(crate) async fn plan(config: &Config, arguments: &PlanArgs) -> anyhow::Result<()> {
     let client = Client::new(&config.root_dir);
-    let running: Option<Info> = client.get("/v1/info").await.ok();
+    let running = match client.get::<Info>("/v1/info").await {
+        Ok(info) => Some(info),
+        // There may be one, whose folder and pods are others than the flags say.
+        Err(error) if is_forbidden(&error) => return Err(error),
+        Err(_) => None,
+    };
     let views = match &running {
         Some(_) => super::views(&client).await.context("the running agent does not tell its pods")?,
         None => Vec::new(),
@@ -101,7 +106,7 @@ pub(crate) async fn plan(config: &Config, arguments: &PlanArgs) -> anyhow::Resul
         config.network.cni_cache_dir = cache;
     }
     let absolute = std::path::absolute(&folder).unwrap_or_else(|_| folder.clone());
-    let is_agents = agent.as_ref().is_some_and(|agent| agent.manifests == absolute);
+    let is_agents = *agent.as_ref().map_or(&config.manifests, |agent| &agent.manifests) == absolute;
     let in_cluster = config.joining.in_cluster() || agent.as_ref().is_some_and(|agent| agent.in_cluster);
     let (mut world, warnings) = look(&config, Places { folder, is_agents, node, endpoint }, views, in_cluster).await?;
     for warning in warnings {

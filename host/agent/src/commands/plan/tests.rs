@@ -305,3 +305,18 @@ async fn a_pod_without_its_objects_waits_for_them() {
     let of_a_cluster = text(&world);
     assert!(of_a_cluster.contains("static pods may not reference secrets"), "{of_a_cluster}");
 }
+
+#[tokio::test]
+async fn before_the_first_start_a_folder_that_need_not_be_there_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, _) = Config::build(&DaemonFlags::default(), ConfigPath::None, &Surroundings::default());
+    let (root_dir, manifests) = (folder.path().join("root"), folder.path().join("manifests"));
+    let mut config = Config { root_dir, manifests, ..config };
+    let cli = <crate::cli::Cli as clap::Parser>::try_parse_from(["longshore", "plan"]).unwrap();
+    let Some(crate::cli::Command::Plan(arguments)) = cli.command else { panic!("a plan") };
+    plan(&config, &arguments).await.unwrap();
+    // One that was named must be there.
+    config.manifests_optional = false;
+    let error = plan(&config, &arguments).await.unwrap_err();
+    assert!(format!("{error:#}").contains("never taken for an empty one"), "{error:#}");
+}

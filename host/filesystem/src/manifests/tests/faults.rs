@@ -113,6 +113,31 @@ async fn a_folder_that_need_not_be_there_is_one_without_pods_until_it_is() {
     assert!(after.problems()[0].message.ends_with("put it back") && after.words.borrow().snapshot.is_none());
 }
 
+#[tokio::test]
+async fn what_takes_the_folders_place_ends_no_pod_before_a_good_manifest_is_in_it() {
+    let fixture = Fixture::new();
+    fixture.write("a", &pod("a", "one"));
+    let mut reader = fixture.watch_every(Duration::from_millis(200));
+    let ran = reader.until("the pod", |snapshot| names(snapshot) == ["a"]).await.pods;
+    std::fs::rename(fixture.folder(), fixture.dir.path().join("away")).unwrap();
+    std::fs::write(fixture.folder(), "x").unwrap();
+    let is_another = |snapshot: &SourceSnapshot| {
+        assert_eq!(snapshot.pods, ran);
+        says(snapshot, "is another folder or file")
+    };
+    reader.until("a file that is none", is_another).await;
+    std::fs::remove_file(fixture.folder()).unwrap();
+    std::fs::create_dir(fixture.folder()).unwrap();
+    fixture.write("b", "{");
+    let broken = |snapshot: &SourceSnapshot| {
+        is_another(snapshot) && snapshot.problems.iter().any(|problem| problem.place.contains("manifests/b"))
+    };
+    let seen = reader.until("a broken manifest", broken).await;
+    assert!(says(&seen, "the pod from it is kept"), "{:?}", seen.problems);
+    fixture.write("b", &pod("b", "one"));
+    reader.until("what is there now", |snapshot| names(snapshot) == ["b"] && snapshot.problems.is_empty()).await;
+}
+
 fn restart(fixture: &Fixture, former: &[Pod]) -> Reader {
     let memory = Memory { former: former.to_vec(), optional: false, file: fixture.dir.path().join("memory") };
     Reader::new(ManifestFolder::with_memory(&fixture.folder(), "node", Duration::from_millis(200), memory))
