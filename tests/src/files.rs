@@ -9,7 +9,7 @@ use futures::StreamExt;
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::credentials::access::PullRecord;
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, Records, SubPath};
 use longshore_core::ports::pulls::PullRecords;
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
@@ -212,13 +212,14 @@ impl FileStore for FakeFiles {
         Ok(())
     }
 
-    async fn load_all(&self) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError> {
+    async fn load_all(&self) -> Result<Records, FilesError> {
         let mut failing = self.failing_to_load.lock().unwrap_or_else(PoisonError::into_inner);
         if *failing > 0 {
             *failing -= 1;
             return Err(FilesError::Io { path: "/pods".into(), message: "it was told to fail".to_owned() });
         }
-        Ok((self.stored.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect(), Vec::new()))
+        let pods = self.stored.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        Ok(Records { pods, ..Records::default() })
     }
 
     async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError> {

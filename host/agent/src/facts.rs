@@ -93,8 +93,8 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
     };
     let huge_pages = kept_huge_pages(Path::new("/sys/kernel/mm/hugepages"));
     // What is kept as huge pages is nothing else's any more.
-    let memory_reserve = config.reserved.memory.saturating_add(kept(Signal::MemoryAvailable, memory));
-    let memory_reserve = huge_pages.values().copied().fold(memory_reserve, i64::saturating_add);
+    let memory_configured = config.reserved.memory.saturating_add(kept(Signal::MemoryAvailable, memory));
+    let memory_reserve = huge_pages.values().copied().fold(memory_configured, i64::saturating_add);
     let disk_reserve = config.reserved.ephemeral_storage.saturating_add(kept(Signal::NodeFsAvailable, disk));
     let pods_may_use = |capacity: i64, configured: i64, reserved: i64, what: &str| {
         if reserved < capacity {
@@ -105,7 +105,7 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
             bail!(message);
         }
         // No other start finds more.
-        Err(Problem { place: "systemReserved, kubeReserved".to_owned(), message }.into())
+        Err(Problem { place: "systemReserved, kubeReserved, evictionHard".to_owned(), message }.into())
     };
     let labels = [
         ("kubernetes.io/hostname", name.clone()),
@@ -120,7 +120,7 @@ pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyh
         root_id: root_id.to_owned(),
         ips: around.ips,
         allocatable_milli_cpu: pods_may_use(cpus, config.reserved.milli_cpu, config.reserved.milli_cpu, "CPU (in m)")?,
-        allocatable_memory: pods_may_use(memory, config.reserved.memory, memory_reserve, "memory (in bytes)")?,
+        allocatable_memory: pods_may_use(memory, memory_configured, memory_reserve, "memory (in bytes)")?,
         allocatable_ephemeral_storage: match config.resources.local_storage {
             // Another disk may be mounted there yet.
             true => Some(pods_may_use(disk, 0, disk_reserve, "disk (in bytes)")?),

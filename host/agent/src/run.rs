@@ -306,7 +306,7 @@ impl World {
             cgroups,
         )?;
         // What ran before this start: a manifest that was broken or a disk that is not mounted meanwhile ends none of it.
-        let (stored, _) = orphan::stored(&files, &self.views).await;
+        let stored = orphan::stored(&files, &self.views).await;
         let former = |source: Source| {
             let of_source = stored.iter().filter(|stored| stored.source == source).filter_map(from_stored);
             of_source.filter(|pod| pod.deletion.is_none()).collect()

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use longshore_core::ports::files::FilesError;
+use longshore_core::ports::files::{FilesError, Records};
 use longshore_core::record::{PodRecord, StoredPod};
 
 use crate::layout::{At, Layout, refuse};
@@ -20,18 +20,21 @@ pub(crate) const DAMAGED: &str = "record.json.damaged";
 /// A pod is at most 10 MiB in a manifest; twice that is no record of ours.
 const LARGEST: u64 = 20 << 20;
 
-/// Reads all records, and says of which pods they are damaged. An error when the disk does not give one of them.
-pub(crate) fn load_all(layout: &Layout) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError> {
-    let (mut stored, mut damaged) = (Vec::new(), Vec::new());
+/// Reads all records. An error when the disk does not say which there are.
+pub(crate) fn load_all(layout: &Layout) -> Result<Records, FilesError> {
+    let mut found = Records::default();
     for uid in uids(layout)? {
         let path = layout.pod(&uid)?.join(RECORD);
-        match read(&path)?.map(|data| parse(&path, &data)) {
-            Some(Ok(pod)) => stored.push(pod),
-            Some(Err(error)) => damaged.push(error),
-            None => {}
+        match read(&path) {
+            Ok(Some(data)) => match parse(&path, &data) {
+                Ok(pod) => found.pods.push(pod),
+                Err(error) => found.damaged.push(error),
+            },
+            Ok(None) => {}
+            Err(error) => found.unread.push(error),
         }
     }
-    Ok((stored, damaged))
+    Ok(found)
 }
 
 /// UIDs of all pods that have a folder, in order.
@@ -142,7 +145,8 @@ mod tests {
         save(&layout.pod("u1").unwrap(), &stored("b")).unwrap();
         std::fs::write(layout.pod("u2").unwrap().join(RECORD), b"{\"source\":\"fi").unwrap();
         std::fs::write(layout.pod("u3").unwrap().join(RECORD), b"").unwrap();
-        let (pods, errors) = load_all(&layout).unwrap();
+        let Records { pods, damaged: errors, unread } = load_all(&layout).unwrap();
+        assert_eq!(unread, []);
         assert_eq!(pods, [stored("b")]);
         let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(errors.len(), 2);
@@ -150,7 +154,7 @@ mod tests {
         assert!(layout.pod("u2").unwrap().join(RECORD).exists(), "left where it is");
         save(&layout.pod("u2").unwrap(), &stored("c")).unwrap();
         assert_eq!(std::fs::read(layout.pod("u2").unwrap().join(DAMAGED)).unwrap(), b"{\"source\":\"fi");
-        assert_eq!(load_all(&layout).unwrap().0, [stored("b"), stored("c")]);
+        assert_eq!(load_all(&layout).unwrap().pods, [stored("b"), stored("c")]);
         assert_eq!(uids(&layout).unwrap(), ["u1", "u2", "u3", "u4"]);
     }
 
@@ -158,10 +162,11 @@ mod tests {
     fn what_the_disk_does_not_give_is_not_absent() {
         let dir = tempfile::tempdir().unwrap();
         let layout = layout(dir.path());
-        assert_eq!(load_all(&layout).unwrap(), (Vec::new(), Vec::new()));
+        assert_eq!(load_all(&layout).unwrap(), Records::default());
         // A folder can be opened, and reading it fails as a bad disk does.
         std::fs::create_dir_all(layout.pod("u1").unwrap().join(RECORD)).unwrap();
-        assert!(load_all(&layout).unwrap_err().to_string().contains("u1/record.json"));
+        let found = load_all(&layout).unwrap();
+        assert!(found.damaged.is_empty() && found.unread[0].to_string().contains("u1/record.json"), "{found:?}");
         std::fs::remove_dir_all(layout.pods()).unwrap();
         std::fs::write(layout.pods(), "").unwrap();
         assert!(load_all(&layout).is_err());

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::node::CgroupDriver;
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, SubPath};
+use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, Records, SubPath};
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeKind;
@@ -439,7 +439,7 @@ impl FileStore for Files {
         self.job(uid.clone(), &place, LIMIT, move |inner| inner.release(&uid)).await
     }
 
-    async fn load_all(&self) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError> {
+    async fn load_all(&self) -> Result<Records, FilesError> {
         let place = self.inner.layout.pods();
         self.job("records".to_owned(), &place, LIMIT, |inner| records::load_all(&inner.layout)).await
     }

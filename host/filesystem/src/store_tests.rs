@@ -291,7 +291,7 @@ async fn releasing_unmounts_and_removes_all_but_the_record_and_what_is_elsewhere
     assert!(!message.exists());
     assert_eq!(std::fs::read_to_string(host.join("sub/precious")).unwrap(), "x");
     assert!(mounts::all().unwrap().iter().all(|mount| !mount.point.starts_with(fixture.pod_folder("u1"))));
-    assert_eq!(fixture.files.load_all().await.unwrap().0.len(), 1);
+    assert_eq!(fixture.files.load_all().await.unwrap().pods.len(), 1);
     assert_eq!(fixture.files.pod_folders().await, ["u1"]);
     fixture.files.release(&pod("u1")).await.unwrap();
     fixture.files.forget("u1").await.unwrap();

@@ -40,6 +40,8 @@ struct State {
     pulls: BTreeMap<String, Pulls>,
     /// Records that could not be written, by the image's ID.
     unwritten: BTreeMap<String, PullRecord>,
+    /// IDs of images that were noted since it was last asked which are there.
+    noted: BTreeSet<String>,
 }
 
 /// Pulls of one name.
@@ -124,11 +126,15 @@ impl Access {
         self.ends(name, true).await;
     }
 
-    /// A pull has failed.
-    pub(crate) async fn failed(&self, name: &str) {
-        if self.is_on() {
-            self.ends(name, false).await;
+    /// A pull has failed. Where the runtime itself failed, it may have brought the image all the same.
+    pub(crate) async fn failed(&self, name: &str, by_runtime: bool) {
+        if !self.is_on() {
+            return;
         }
+        if by_runtime && let Some(pulls) = self.state().await.pulls.get_mut(&full_name(name)) {
+            pulls.cut_off = true;
+        }
+        self.ends(name, false).await;
     }
 
     async fn ends(&self, name: &str, brought: bool) {
@@ -145,6 +151,7 @@ impl Access {
     /// Notes in the record of an image who has it by that name; only where there is room for one that is `learned`.
     async fn note(&self, name: &str, image: &str, owner: &Owner, learned: bool) {
         let mut state = self.state().await;
+        state.noted.insert(image.to_owned());
         let mut record = match state.unwritten.get(image) {
             Some(record) => record.clone(),
             None => match self.records.pulled(image).await {
@@ -189,8 +196,41 @@ impl Access {
 
     /// Forgets images that are gone, and pulls of which the last life of the agent saw no end and that brought nothing.
     async fn tidy(&self, runtime: &dyn ContainerRuntime) -> Result<(), RuntimeError> {
-        // Held all the while: what is pulled meanwhile is noted afterwards.
+        let (known, cut_off) = self.in_doubt().await;
+        // Not held meanwhile: the runtime may take its time, and pods are not to wait for that.
+        let mut there = BTreeSet::new();
+        if !known.is_empty() {
+            there.extend(runtime.stored_images().await?.into_iter().map(|image| image.id));
+        }
+        let mut came_to_nothing = Vec::new();
+        for name in cut_off {
+            if runtime.image(&name).await?.is_none() {
+                came_to_nothing.push(name);
+            }
+        }
         let mut state = self.state().await;
+        for gone in known.difference(&there).filter(|id| !state.noted.contains(*id)).cloned().collect::<Vec<_>>() {
+            state.unwritten.remove(&gone);
+            if let Err(error) = self.records.forget_pulled(&gone).await {
+                self.say(&error);
+            }
+        }
+        let before = state.pulls.len();
+        for name in came_to_nothing {
+            if state.pulls.get(&name).is_some_and(|pulls| pulls.running == 0) {
+                state.pulls.remove(&name);
+            }
+        }
+        if state.pulls.len() != before {
+            self.keep_pulling(&state).await;
+        }
+        Ok(())
+    }
+
+    /// Images of which there are records, and the names of pulls that were cut off.
+    async fn in_doubt(&self) -> (BTreeSet<String>, Vec<String>) {
+        let mut state = self.state().await;
+        state.noted.clear();
         while let Some((_, record)) = state.unwritten.pop_first() {
             if !self.write(&mut state, record).await {
                 break;
@@ -201,36 +241,19 @@ impl Access {
             Ok(images) => known.extend(images),
             Err(error) => self.say(&error),
         }
-        if !known.is_empty() {
-            let there: BTreeSet<String> = runtime.stored_images().await?.into_iter().map(|image| image.id).collect();
-            for gone in known.difference(&there) {
-                state.unwritten.remove(gone);
-                if let Err(error) = self.records.forget_pulled(gone).await {
-                    self.say(&error);
-                }
-            }
-        }
         let cut_off = state.pulls.iter().filter(|(_, pulls)| pulls.running == 0);
-        let cut_off: Vec<String> = cut_off.map(|(name, _)| name.clone()).collect();
-        let before = state.pulls.len();
-        for name in cut_off {
-            if runtime.image(&name).await?.is_none() {
-                state.pulls.remove(&name);
-            }
-        }
-        if state.pulls.len() != before {
-            self.keep_pulling(&state).await;
-        }
-        Ok(())
+        (known, cut_off.map(|(name, _)| name.clone()).collect())
     }
 
     async fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().await;
         if !state.read {
-            state.read = true;
             match self.records.pulling().await {
                 Ok(names) => {
-                    state.pulls = names.into_iter().map(|name| (name, Pulls { running: 0, cut_off: true })).collect();
+                    state.read = true;
+                    for name in names {
+                        state.pulls.entry(name).or_default().cut_off = true;
+                    }
                 }
                 Err(error) => self.say(&error),
             }
@@ -239,6 +262,10 @@ impl Access {
     }
 
     async fn keep_pulling(&self, state: &State) {
+        // What the last life of the agent left is not to be written over.
+        if !state.read {
+            return;
+        }
         let names = state.pulls.keys().cloned().collect();
         if let Err(error) = self.records.keep_pulling(&names).await {
             self.say(&error);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{SelectAll, select_all};
 use jiff::Timestamp;
+use longshore_core::admit;
 use longshore_core::desired;
 use longshore_core::gate;
 use longshore_core::node::NodeFacts;
@@ -204,10 +205,7 @@ impl Node {
         // Events from before the first look on, so that nothing falls between the two.
         let mut events = ports.runtime.events();
         ports.health.turning(self.look()).await;
-        let (stored, errors) = ports.health.turning(orphan::stored(&*ports.files, &ports.views)).await;
-        for error in errors {
-            tracing::error!("a stored pod cannot be read: {error}");
-        }
+        let stored = ports.health.turning(orphan::stored(&*ports.files, &ports.views)).await;
         self.stored = stored.into_iter().filter_map(|pod| Some((pod.object.metadata.uid.clone()?, pod))).collect();
         self.adopt();
         let mut snapshots: SelectAll<_> = select_all(ports.sources.iter().map(|source| {
@@ -266,12 +264,9 @@ impl Node {
     /// Takes on every pod that was running or stored before this start, also before its source spoke.
     fn adopt(&mut self) {
         self.shared.ports.views.set_problems("docker", Vec::new());
-        let stored: Vec<String> = self.stored.keys().cloned().collect();
-        for uid in stored {
-            if let Some(pod) = self.stored.get(&uid).and_then(orphan::from_stored) {
-                self.start(pod);
-            }
-        }
+        let mut stored: Vec<Pod> = self.stored.values().filter_map(orphan::from_stored).collect();
+        stored.sort_by(in_order);
+        stored.into_iter().for_each(|pod| self.start(pod));
         let adopted = self.workers.len();
         if adopted > 0 {
             tracing::info!(pods = adopted, "adopted the pods of the last run");
@@ -303,7 +298,8 @@ impl Node {
                 }
             }
             // What runs, is ours and is wanted by nobody: its record was lost.
-            let lost = self.found.iter().filter(|(uid, seen)| !self.desired.pods.contains_key(*uid) && !seen.unseen);
+            let is_lost = |uid: &String| !self.desired.pods.contains_key(uid) && !self.rounds.is_tidying(uid);
+            let lost = self.found.iter().filter(|(uid, seen)| is_lost(uid) && !seen.unseen);
             let lost: Vec<String> = lost.map(|(uid, _)| uid.clone()).collect();
             for uid in lost {
                 if let Some(pod) = self.found.get(&uid).and_then(|seen| orphan::from_observed(seen, now)) {
@@ -316,9 +312,7 @@ impl Node {
         let is_started = |uid: &String| !self.finished.contains(uid) && !self.rounds.is_tidying(uid);
         let wanted = self.desired.pods.values().filter(|pod| is_started(&pod.id.uid));
         let mut wanted: Vec<Pod> = wanted.cloned().collect();
-        // As they are admitted: the kubelet lets the older ones of the API server's in first, and static ones by their files.
-        let made = |pod: &Pod| pod.object.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        wanted.sort_by(|a, b| made(a).cmp(&made(b)).then_with(|| a.id.cmp(&b.id)));
+        wanted.sort_by(in_order);
         for pod in wanted {
             match self.workers.get_mut(&pod.id.uid) {
                 // The API server may ask for less grace.
@@ -363,7 +357,8 @@ impl Node {
             pod: pod.clone(),
             seen,
             observed: self.found.remove(&uid).unwrap_or_default(),
-            place: record.awaits_admission(&pod).then(|| self.shared.order.place()),
+            place: (record.awaits_admission(&pod) || admit::is_asked_again(&pod.source, &record))
+                .then(|| self.shared.order.place()),
             record,
             inbox: inbox.clone(),
             stop: self.stop.clone(),
@@ -407,8 +402,8 @@ impl Node {
         if let Some(error) = failed {
             tracing::error!(uid, "a pod's worker failed: {error}; restarting the worker");
             // The next one knows what is on the disk, and looks at what runs before it does anything.
-            let loaded = self.shared.ports.health.turning(self.shared.ports.files.load_all()).await;
-            let (stored, _) = loaded.unwrap_or_default();
+            let ports = &self.shared.ports;
+            let stored = ports.health.turning(orphan::stored(&*ports.files, &ports.views)).await;
             let of = |stored: &StoredPod| stored.object.metadata.uid.as_ref() == Some(&uid);
             self.stored.extend(stored.into_iter().find(of).map(|stored| (uid.clone(), stored)));
             self.found.insert(uid, ObservedPod { unseen: true, ..ObservedPod::default() });
@@ -429,7 +424,9 @@ impl Node {
             }
             self.found = pods;
             // Their records were lost, or their removal was.
-            let is_gone = |uid: &String| !self.workers.contains_key(uid) && !self.desired.pods.contains_key(uid);
+            let is_gone = |uid: &String| {
+                !self.workers.contains_key(uid) && !self.desired.pods.contains_key(uid) && !self.found.contains_key(uid)
+            };
             let gone: Vec<String> = folders.into_iter().filter(is_gone).collect();
             if self.desired.complete {
                 self.rounds.tidy(&self.shared, gone);
@@ -459,4 +456,11 @@ impl Node {
             running.inbox.put(&change);
         }
     }
+}
+
+/// In which order pods are admitted that are new at once: the older ones of the API server's first, as the kubelet does, and
+/// before them those of the folder, by name.
+fn in_order(a: &Pod, b: &Pod) -> std::cmp::Ordering {
+    let made = |pod: &Pod| pod.object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    made(a).cmp(&made(b)).then_with(|| a.id.cmp(&b.id))
 }

@@ -8,39 +8,43 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::observed::ObservedPod;
 use longshore_core::pod::{ContainerKind, Deletion, Pod, PodId, Source};
-use longshore_core::ports::files::{FileStore, FilesError};
+use longshore_core::ports::files::FileStore;
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::record::StoredPod;
+use tokio::time::Instant;
 
 use crate::views::Views;
 
-/// All stored pods, and what of them is damaged, asked for until the disk gives them: without its record a pod would begin anew,
-/// and work that had finished would be done again.
-pub async fn stored(files: &dyn FileStore, views: &Views) -> (Vec<StoredPod>, Vec<FilesError>) {
+/// How long single records are waited for that the disk does not give.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All stored pods, asked for until the disk gives them: without its record a pod would begin anew, and work that had finished
+/// would be done again. One record alone that it never gives holds up the others for a minute, and no longer.
+pub async fn stored(files: &dyn FileStore, views: &Views) -> Vec<StoredPod> {
     let mut wait = Duration::from_millis(200);
     let mut said = String::new();
+    let begun = Instant::now();
     loop {
-        match files.load_all().await {
-            Ok(loaded) => {
+        let error = match files.load_all().await {
+            Ok(found) if found.unread.is_empty() || begun.elapsed() >= PATIENCE => {
                 views.set_problems("records", Vec::new());
-                return loaded;
-            }
-            Err(error) => {
-                let message = format!(
-                    "the pods' records cannot be read: {error}; nothing is started or stopped until they can; one that is lost \
-                     for good must be moved away"
-                );
-                if message != said {
-                    tracing::error!("{message}; trying again");
-                    let problem =
-                        SourceProblem { place: "records".to_owned(), message: message.clone(), warning: false };
-                    views.set_problems("records", vec![problem]);
-                    said = message;
+                for error in found.damaged.iter().chain(&found.unread) {
+                    tracing::error!("a stored pod cannot be read: {error}");
                 }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(5));
+                return found.pods;
             }
+            Ok(found) => found.unread.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Err(error) => error.to_string(),
+        };
+        let message = format!("the pods' records cannot be read: {error}; nothing is started or stopped meanwhile");
+        if message != said {
+            tracing::error!("{message}; trying again");
+            let problem = SourceProblem { place: "records".to_owned(), message: message.clone(), warning: false };
+            views.set_problems("records", vec![problem]);
+            said = message;
         }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(5));
     }
 }
 

@@ -106,10 +106,12 @@ impl Puller {
                 attempts.push(None);
             }
             access.begins(&key.0).await;
-            let (mut result, mut with) = (Err(abandoned()), None);
+            let (mut result, mut with, mut by_runtime) = (Err(abandoned()), None, false);
             for attempt in attempts {
                 let credentials = attempt.map(|of| &of.credentials);
-                result = runtime.pull(&key.0, credentials, &report).await.map_err(|error| failure(&error));
+                let pulled = runtime.pull(&key.0, credentials, &report).await;
+                by_runtime |= matches!(pulled, Err(PullError::Runtime(_)));
+                result = pulled.map_err(|error| failure(&error));
                 if result.is_ok() {
                     with = attempt;
                     break;
@@ -118,7 +120,7 @@ impl Puller {
             drop(turn);
             match &result {
                 Ok(image) => access.brought(&key.0, &image.id, with).await,
-                Err(_) => access.failed(&key.0).await,
+                Err(_) => access.failed(&key.0, by_runtime).await,
             }
             pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             // Nobody waits any more when the pods were deleted meanwhile; the image is there all the same.

@@ -40,7 +40,7 @@ pub(crate) fn kept(config: &ServerConfig, folder: &Path, provider: &CryptoProvid
         None => true,
         Some((error, ours)) => {
             let (folder, error) = (folder.display(), why(&error));
-            let what = if ours { "it is made anew" } else { "one in memory serves until they are mended or removed" };
+            let what = if ours { "it is made anew" } else { "one in memory serves until they are fixed or removed" };
             tracing::warn!("{CHAIN_FILE} and {KEY_FILE} in {folder} cannot be used: {error}; {what}");
             ours
         }

@@ -71,7 +71,7 @@ impl Tls {
         };
         let first = match (&config.certificates, &fallback) {
             (Certificates::SelfSigned { .. }, Some(kept)) => kept.clone(),
-            _ => pair(config, fallback.as_ref())?,
+            _ => pair(config, fallback.as_ref(), &provider)?,
         };
         let sources = sources(config, first)?;
         let current = build(&sources, &provider, &versions)?;
@@ -93,7 +93,8 @@ impl Tls {
     /// Looks at the files; what cannot be used leaves the former in force.
     pub(crate) fn reload(&self) {
         let known = self.sources.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let found = pair(&self.config, self.fallback.as_ref()).and_then(|pair| sources(&self.config, pair));
+        let found =
+            pair(&self.config, self.fallback.as_ref(), &self.provider).and_then(|pair| sources(&self.config, pair));
         let found = match found {
             Ok(found) if found == known => return self.said().clear(),
             Ok(found) => found,
@@ -205,14 +206,18 @@ pub(crate) fn why(error: &ServerError) -> String {
     }
 }
 
-fn pair(config: &ServerConfig, fallback: Option<&Pair>) -> Result<Pair, ServerError> {
+fn pair(config: &ServerConfig, fallback: Option<&Pair>, provider: &CryptoProvider) -> Result<Pair, ServerError> {
     match (&config.certificates, fallback) {
         (Certificates::Files { certificate, key }, _) => Ok((read(certificate)?, read(key)?)),
         (Certificates::Watched(watched), Some(fallback)) => Ok(match &*watched.borrow() {
             Some((chain, key)) => (chain.clone().into_bytes(), key.clone().into_bytes()),
             None => fallback.clone(),
         }),
-        (Certificates::SelfSigned { folder }, Some(fallback)) => Ok(found(folder)?.unwrap_or_else(|| fallback.clone())),
+        // What is there and cannot be used was told of at the start.
+        (Certificates::SelfSigned { folder }, Some(fallback)) => {
+            let usable = |(chain, key): &Pair| certified(chain, key, provider).is_ok();
+            Ok(found(folder).ok().flatten().filter(usable).unwrap_or_else(|| fallback.clone()))
+        }
         (_, None) => self_signed(config),
     }
 }

@@ -47,8 +47,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Findings {
 
 /// A folder, or a file that does not say that it is a configuration.
 fn is_manifest(file: &Path) -> bool {
-    let is_config = |kind: &str| matches!(kind, "KubeletConfiguration" | "CredentialProviderConfig");
-    file.is_dir() || !config::kind_of_file(file).is_some_and(|kind| is_config(&kind))
+    file.is_dir() || !config::is_configuration(file)
 }
 
 fn check_manifests(path: &Path) -> Findings {

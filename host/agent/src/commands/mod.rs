@@ -34,9 +34,14 @@ use crate::client::Client;
 use crate::names::PodName;
 use crate::socket::api::Info;
 
-/// All pods, as the agent sees them.
+/// All pods, as the agent sees them; as it does when it knows them all, if it has just come to.
 async fn views(client: &Client) -> anyhow::Result<Vec<PodView>> {
-    client.get("/v1/views").await
+    let was_unknown = unknown(client).await.is_some();
+    let views = client.get("/v1/views").await?;
+    match was_unknown && unknown(client).await.is_none() {
+        true => client.get("/v1/views").await,
+        false => Ok(views),
+    }
 }
 
 /// The pods of that name, the newest first.

@@ -110,16 +110,29 @@ const ZERO_COUNTS: &[&str] = &[
     "resolvConf",
 ];
 
-/// The kind in a document, if it has one: tells a KubeletConfiguration from a manifest that was named by mistake. A text that
-/// is not one document of YAML, or a broken one, is what its first line with a kind says.
+/// The kind in a document, if it has one: tells a KubeletConfiguration from what was named by mistake.
 pub(crate) fn kind_of(text: &str) -> Option<String> {
-    let Ok(node) = tree::parse(text) else {
-        let kind = text.lines().find_map(|line| line.strip_prefix("kind:"))?;
-        return Some(kind.trim().trim_matches(['"', '\'']).to_owned());
-    };
-    let Value::Map(entries) = node.value else { return None };
+    let Value::Map(entries) = tree::parse(text).ok()?.value else { return None };
     let kind = entries.into_iter().find(|entry| entry.key == "kind")?;
     if let Value::String(kind) = kind.node.value { Some(kind) } else { None }
+}
+
+/// Whether a text says that it is a configuration, and no manifest; of a broken one, or one of several documents, a line that
+/// says it is enough.
+pub(crate) fn is_configuration(text: &str) -> bool {
+    let is_kind = |kind: &str| matches!(kind, "KubeletConfiguration" | "CredentialProviderConfig");
+    let Ok(node) = tree::parse(text) else {
+        let quotes = ['"', '\'', ',', ' ', '\t'];
+        let fields = text.lines().filter_map(|line| line.split(" #").next()?.split_once(':'));
+        let mut fields = fields.map(|(key, value)| (key.trim_matches(quotes), value.trim_matches(quotes)));
+        return fields.any(|(key, value)| key == "kind" && is_kind(value));
+    };
+    let Value::Map(entries) = node.value else { return false };
+    entries.iter().any(|entry| match &entry.node.value {
+        Value::String(text) if entry.key == "kind" => is_kind(text),
+        Value::String(text) if entry.key == "apiVersion" => text.starts_with("kubelet.config.k8s.io/"),
+        _ => false,
+    })
 }
 
 /// Reads a KubeletConfiguration; `file` names it in messages.

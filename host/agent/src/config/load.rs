@@ -62,7 +62,7 @@ pub(crate) fn check_file(path: &Path) -> Findings {
         }
         ConfigPath::Unreadable(_, message) => findings.problem(&path.display().to_string(), message),
         ConfigPath::Folder(_) | ConfigPath::None => {
-            findings.problem(&path.display().to_string(), "is no file; expected a KubeletConfiguration file");
+            findings.problem(&path.display().to_string(), "is not a file; expected a KubeletConfiguration file");
         }
     }
     findings
@@ -116,12 +116,9 @@ fn lay_over(below: Draft, drop_ins: &[dropins::DropIn], findings: &mut Findings)
     })
 }
 
-/// The kind that a file says it is, where it can be read and says one.
-pub(crate) fn kind_of_file(path: &Path) -> Option<String> {
-    match look_at(path) {
-        ConfigPath::File(_, text) => kubelet::kind_of(&text),
-        _ => None,
-    }
+/// Whether a file says that it is a configuration ([`kubelet::is_configuration`]).
+pub(crate) fn is_configuration(path: &Path) -> bool {
+    matches!(look_at(path), ConfigPath::File(_, text) if kubelet::is_configuration(&text))
 }
 
 fn look_at(path: &Path) -> ConfigPath {

@@ -40,7 +40,7 @@ pub(crate) use joining::Joining;
 pub(crate) use known::take_unsupported_flags;
 #[cfg(test)]
 pub(crate) use load::ConfigPath;
-pub(crate) use load::{Surroundings, check_drop_ins, check_file, is_drop_in_folder, kind_of_file, load};
+pub(crate) use load::{Surroundings, check_drop_ins, check_file, is_configuration, is_drop_in_folder, load};
 pub(crate) use longshore_core::duration::parse as parse_duration;
 pub(crate) use manifest_url::ManifestUrl;
 pub(crate) use network::{Network, NetworkPlugin};

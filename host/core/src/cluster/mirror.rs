@@ -20,7 +20,7 @@ pub fn is_mirror(pod: &v1::Pod) -> bool {
 /// Why a pod of another source than the API server can have no mirror, for the node's event: it refers to an object, which
 /// the API server's NodeRestriction would refuse. `None` when it can.
 pub fn why_not(pod: &Pod) -> Option<String> {
-    let references = volume::references(pod);
+    let references = volume::named(pod);
     let first = references.first().map(|reference| format!("{} {:?}", reference.kind.as_str(), reference.name));
     let first = first.or_else(|| volume::pull_secrets(pod).first().map(|name| format!("secret {name:?}")));
     let claim = || pod.spec().volumes.iter().flatten().find_map(|of| volume::claim_of(pod, of));

@@ -96,6 +96,17 @@ impl DiskUsage {
     }
 }
 
+/// What is stored of pods.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Records {
+    /// Those that could be read.
+    pub pods: Vec<StoredPod>,
+    /// What is wrong with records that are damaged; they are left where they are.
+    pub damaged: Vec<FilesError>,
+    /// Why the disk does not give others, which may be good.
+    pub unread: Vec<FilesError>,
+}
+
 /// What pods have on the node's disk. Every method may be called again and finishes what was half done.
 #[async_trait]
 pub trait FileStore: Send + Sync {
@@ -160,9 +171,8 @@ pub trait FileStore: Send + Sync {
     /// Unmounts and removes all that a pod has on the disk but its record and logs of containers that still exist.
     async fn release(&self, pod: &PodId) -> Result<(), FilesError>;
 
-    /// Reads all stored pods. A record that is damaged is reported with its path and left where it is. An error is not "none":
-    /// the disk did not say what is stored, and is to be asked again.
-    async fn load_all(&self) -> Result<(Vec<StoredPod>, Vec<FilesError>), FilesError>;
+    /// Reads all stored pods. An error is not "none": the disk did not say what is stored, and is to be asked again.
+    async fn load_all(&self) -> Result<Records, FilesError>;
 
     /// Stores a pod, in one atomic step.
     async fn save(&self, uid: &str, stored: &StoredPod) -> Result<(), FilesError>;

@@ -23,7 +23,7 @@ use crate::ports::objects::{BoundClaim, PodCertificate, Token};
 pub use self::image::{ImageVolume, mounted_images};
 pub(crate) use self::payload::secret_data;
 pub use self::references::{
-    IssuedKind, IssuedReference, ObjectKind, ObjectReference, User, claim_of, issued_references, pull_secrets,
+    IssuedKind, IssuedReference, ObjectKind, ObjectReference, User, claim_of, issued_references, named, pull_secrets,
     references, service_account, used,
 };
 pub use self::resolve::{

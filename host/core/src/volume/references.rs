@@ -61,10 +61,20 @@ fn names_used(container: &v1::Container) -> impl Iterator<Item = &str> {
     mounts.chain(container.volume_devices.iter().flatten().map(|device| device.name.as_str()))
 }
 
-/// The objects that a pod's volumes and variables refer to, in order of the spec. One object may come several times.
+/// The objects that the volumes that a pod's containers use, and their variables refer to, in order of the spec. One object may
+/// come several times.
 pub fn references(pod: &Pod) -> Vec<ObjectReference> {
+    of_volumes_and_variables(pod, used(pod))
+}
+
+/// The same with all its volumes: those that the API server looks at.
+pub fn named(pod: &Pod) -> Vec<ObjectReference> {
+    of_volumes_and_variables(pod, pod.spec().volumes.iter().flatten())
+}
+
+fn of_volumes_and_variables<'a>(pod: &Pod, volumes: impl Iterator<Item = &'a v1::Volume>) -> Vec<ObjectReference> {
     let mut found = Vec::new();
-    for volume in used(pod) {
+    for volume in volumes {
         of_volume(volume, &mut found);
     }
     for container in pod.containers().chain(pod.ephemeral_containers()) {

@@ -357,14 +357,14 @@ impl State {
 
     /// Lets go of pods from before the start that are described again, or, once every file is known, are not.
     fn settle_former(&mut self) {
-        if self.former.is_empty() || self.held || !self.spoke() {
+        if self.former.is_empty() || !self.spoke() {
             return;
         }
         let pods = || self.files.values().flat_map(|file| &file.good.pods);
         let described: HashSet<Key> = pods().map(pod_key).collect();
         let uids: HashSet<&str> = pods().map(|pod| pod.id.uid.as_str()).collect();
         let unknown = |file: &FileState| !file.whole && !file.problems.is_empty();
-        let keep = self.files.values().any(unknown);
+        let keep = self.held || self.files.values().any(unknown);
         self.former.retain(|pod| keep && !described.contains(&pod_key(pod)) && !uids.contains(pod.id.uid.as_str()));
     }
 
@@ -374,8 +374,8 @@ impl State {
         let mut problems = self.folder_problems.clone();
         if self.successor.is_some() {
             let message = format!(
-                "is another folder or file than the one that was read before, and holds no manifest without an error; {}; put \
-                 the files back, mend one of those that are here, or {} to let the pods go",
+                "is another folder or file than the one that was read before, and none of its manifests could be used so far; {}; \
+                 put the files back, fix one of those that are here, or remove them all and {} to let the pods go",
                 self.kept(),
                 self.release
             );

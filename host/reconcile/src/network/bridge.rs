@@ -170,10 +170,9 @@ impl Network {
 /// Names of the networks of ours that sandboxes are on which run, or were made and are about to.
 async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
     let list = ports.runtime.list().await?;
-    if let Some(Observation::Unseen { id, .. }) = list.iter().find(|seen| matches!(seen, Observation::Unseen { .. })) {
-        // It may be on any of them.
-        let message = format!("container {id} cannot be looked at");
-        return Err(RuntimeError::Failed { operation: "list networks in use", message });
+    // One that cannot be looked at may be on any of them.
+    if list.iter().any(|seen| matches!(seen, Observation::Unseen { .. })) {
+        return Ok(ours.to_vec());
     }
     let names = list.iter().filter_map(|seen| match seen {
         Observation::Sandbox(sandbox) if sandbox.state != SandboxState::Exited => match &sandbox.network {

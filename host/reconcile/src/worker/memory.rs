@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use longshore_core::event::EventType;
 use longshore_core::observed::ContainerState;
-use longshore_core::ports::events::EventSink;
 use longshore_core::record::{Evicted, StoredPod, Terminal};
 use longshore_core::{evict, probe, status};
 
@@ -37,9 +36,11 @@ impl Worker {
         }
         self.messages.extend(fresh);
         let known: BTreeSet<&str> = self.observed.containers.iter().map(|seen| seen.id.as_str()).collect();
+        let sandboxes: BTreeSet<&str> = self.observed.sandboxes.iter().map(|seen| seen.id.as_str()).collect();
         self.messages.retain(|id, _| known.contains(id.as_str()));
         self.unhealthy.retain(|id, _| known.contains(id.as_str()));
-        self.undone.retain(|about, _| about == DISK || known.contains(about.as_str()));
+        let is_there = |about: &str| known.contains(about) || sandboxes.contains(about);
+        self.undone.retain(|about, _| about == DISK || is_there(about));
         let before: BTreeMap<String, Option<String>> =
             self.record.containers.iter().map(|(name, known)| (name.clone(), known.id.clone())).collect();
         status::remember(&mut self.record, &self.pod, &self.observed, &self.messages, Timestamp::now());
@@ -72,7 +73,7 @@ impl Worker {
         self.conclude(terminal);
     }
 
-    fn conclude(&mut self, terminal: Terminal) {
+    pub(super) fn conclude(&mut self, terminal: Terminal) {
         tracing::info!(pod = %self.pod.id, phase = terminal.phase, "the pod has ended");
         self.record.terminal = Some(terminal);
         self.record.ended_at = Some(Timestamp::now());

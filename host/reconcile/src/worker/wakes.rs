@@ -16,6 +16,8 @@ use crate::apply::not_mounted;
 use crate::inbox::{Done, Wakes};
 use crate::network::{complete, complete_all};
 
+/// What is said of such a pod.
+const UNTOLD: &str = "a container of the pod cannot be looked at; nothing is done with the pod until it can: does `docker inspect` answer?";
 /// A pod of which not all could be seen is looked at again after this.
 pub(super) const UNSEEN: Duration = Duration::from_secs(5);
 
@@ -180,11 +182,13 @@ impl Worker {
     pub(super) async fn sees_all(&mut self) -> bool {
         if self.observed.unseen {
             self.look().await;
-            if self.observed.unseen && self.told.insert("unseen".to_owned()) {
-                tracing::warn!(
-                    pod = %self.pod.id,
-                    "a container of the pod cannot be looked at; nothing is done with the pod until it can: does `docker inspect` answer?"
-                );
+            if self.observed.unseen && self.told.insert(UNTOLD.to_owned()) {
+                tracing::warn!(pod = %self.pod.id, "{UNTOLD}");
+                self.tell_sources(Some(UNTOLD));
+                // Others are not to wait for it.
+                self.place = None;
+            } else if !self.observed.unseen {
+                self.tell_sources(None);
             }
         }
         !self.observed.unseen

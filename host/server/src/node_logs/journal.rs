@@ -56,12 +56,13 @@ pub(super) async fn answer(root: PathBuf, wanted: Wanted) -> Response {
     respond(StatusCode::OK, "text/plain;charset=UTF-8", Body::from(out))
 }
 
-/// The unit in whose journal a service's log is: the one of that name; for the kubelet this agent's own where no other is one.
+/// The unit in whose journal a service's log is: the one of that name, and of the kubelet this agent's own, which took its place.
 fn unit(service: &str, units: &str, own: Option<&str>) -> Option<String> {
-    match units.contains(&format!("{service}.service")) {
-        true => Some(service.to_owned()),
-        false => own.filter(|_| service == "kubelet").map(str::to_owned),
+    if let Some(own) = own.filter(|_| service == "kubelet") {
+        return Some(own.to_owned());
     }
+    let name = format!("{service}.service");
+    units.lines().any(|unit| unit.trim() == name).then(|| service.to_owned())
 }
 
 /// The unit that a process runs in, by its `/proc/<pid>/cgroup`.
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kubelet_is_this_agent_where_no_other_is_one() {
+    fn the_kubelet_is_this_agent() {
         let v2 = "0::/system.slice/longshore.service\n";
         let v1 =
             "12:pids:/system.slice/longshore.service\n1:name=systemd:/system.slice/longshore.service\n0::/user.slice\n";
@@ -168,7 +169,9 @@ mod tests {
         let own = Some("longshore.service");
         assert_eq!(unit("docker", units, own).as_deref(), Some("docker"));
         assert_eq!(unit("kubelet", units, own).as_deref(), own);
-        assert_eq!(unit("kubelet", "kubelet.service\n", own).as_deref(), Some("kubelet"));
-        assert_eq!((unit("kubelet", units, None), unit("ssh", units, own)), (None, None));
+        // It left its log when this agent took its place.
+        assert_eq!(unit("kubelet", "kubelet.service\n", own).as_deref(), own);
+        assert_eq!(unit("kubelet", "kubelet.service\n", None).as_deref(), Some("kubelet"));
+        assert_eq!((unit("kubelet", "x-kubelet.service\n", None), unit("ssh", units, own)), (None, None));
     }
 }

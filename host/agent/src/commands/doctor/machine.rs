@@ -130,6 +130,9 @@ async fn health(report: &mut Report, agent: &Info, address: SocketAddr) -> anyho
         return Ok(report.skip("health", format!("http://{address}/healthz is served once Docker answers"), "")?);
     }
     if listens(agent.pid, address.port()) == Some(false) {
+        if let Some(waits) = &agent.waits {
+            return Ok(report.skip("health", format!("http://{address}/healthz is served later: {waits}"), "")?);
+        }
         let found = format!("http://{address}/healthz is not served by this agent");
         return Ok(report.warn("health", found, "does another agent or kubelet have the port? use --healthz-port")?);
     }

@@ -191,9 +191,10 @@ async fn look(
             let cgroups = CgroupOptions::detect(facts.cgroup_driver);
             let logs = (config.pod_logs_dir.clone(), config.container_logs_dir.clone());
             let loaded = Files::new(root, logs.0, logs.1, cgroups)?.load_all().await;
-            let (records, errors) = loaded.context("what ran before cannot be told, so neither what to do")?;
-            warnings.extend(errors.iter().map(|error| format!("error: a stored pod cannot be read: {error}")));
-            stored.extend(records.into_iter().filter_map(|pod| Some((pod.object.metadata.uid.clone()?, pod))));
+            let records = loaded.context("cannot read what ran before, so nothing can be planned")?;
+            let errors = records.damaged.iter().chain(&records.unread);
+            warnings.extend(errors.map(|error| format!("error: a stored pod cannot be read: {error}")));
+            stored.extend(records.pods.into_iter().filter_map(|pod| Some((pod.object.metadata.uid.clone()?, pod))));
         }
         docker = Some((Docker::connect(&endpoint, id.clone(), DockerOptions::default())?, id));
     }
