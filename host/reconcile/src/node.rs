@@ -313,6 +313,7 @@ impl Node {
         let wanted = self.desired.pods.values().filter(|pod| is_started(&pod.id.uid));
         let mut wanted: Vec<Pod> = wanted.cloned().collect();
         wanted.sort_by(in_order);
+        let mut new = Vec::new();
         for pod in wanted {
             match self.workers.get_mut(&pod.id.uid) {
                 // The API server may ask for less grace.
@@ -326,13 +327,15 @@ impl Node {
                         running.inbox.put(|wakes| wakes.desired = Some(pod));
                     }
                 }
-                None => {
-                    // A changed manifest is a new pod: the old one of the name ends first.
-                    let others = self.workers.values().map(|other| &other.pod.id);
-                    if gate::predecessor(&pod, others).is_none() {
-                        self.start(pod);
-                    }
-                }
+                None => new.push(pod),
+            }
+        }
+        // Once it is known who leaves: what has no room beside those waits for it, and is not rejected.
+        for pod in new {
+            // A changed manifest is a new pod: the old one of the name ends first.
+            let others = self.workers.values().map(|other| &other.pod.id);
+            if gate::predecessor(&pod, others).is_none() {
+                self.start(pod);
             }
         }
         self.shared.ports.health.synced(self.desired.complete);

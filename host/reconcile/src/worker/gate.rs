@@ -114,6 +114,7 @@ impl Worker {
     pub(super) fn ask_again(&mut self) {
         if self.pod.deletion.is_none() && admit::is_asked_again(&self.pod.source, &self.record) {
             self.record.begin_anew();
+            self.shared.stays(&self.pod.id.uid);
         }
     }
 
@@ -157,7 +158,6 @@ impl Worker {
         let resizing = self.record.resize.progress.is_some();
         let held = resizing.then(|| resize::held(&self.pod, &self.observed, &self.record));
         let held = held.as_ref().unwrap_or(&self.pod);
-        shared.stays(&self.pod.id.uid);
         let mut active = shared.active();
         if active.get(&self.pod.id.uid) != Some(held) {
             active.insert(self.pod.id.uid.clone(), held.clone());

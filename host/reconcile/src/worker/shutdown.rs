@@ -29,6 +29,7 @@ impl Worker {
         }
         tracing::info!(pod = %self.pod.id, "the machine stays up: the pod runs again");
         self.record.begin_anew();
+        self.shared.stays(&self.pod.id.uid);
         self.checked = None;
         self.files = None;
         self.refresh = true;
