@@ -1,11 +1,12 @@
 //! The server as a whole: binds its addresses, and serves until told to stop.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
@@ -49,6 +50,8 @@ pub enum ServerError {
 
 /// Waits between two tries to listen on an address that is taken or not there yet.
 const RETRY: Duration = Duration::from_secs(5);
+/// Connections that wait to be accepted, as with `TcpListener::bind`.
+const BACKLOG: u32 = 1024;
 
 /// The node's server, bound to its addresses.
 pub struct Server {
@@ -78,7 +81,7 @@ impl Port {
 
     async fn listen(&mut self) -> std::io::Result<()> {
         if let Some(address) = self.address {
-            self.listener = Some(TcpListener::bind(address).await?);
+            self.listener = Some(open(address).await?);
         }
         Ok(())
     }
@@ -111,6 +114,25 @@ impl Port {
             }
         }
     }
+}
+
+/// Listens on an address. All of IPv4 are all of IPv6 as well where there is IPv6: as Go's `net.Listen`, by which the kubelet's
+/// `--address=0.0.0.0` is meant.
+async fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    if address.ip() == Ipv4Addr::UNSPECIFIED
+        && let Ok(listener) = on_both(address.port())
+    {
+        return Ok(listener);
+    }
+    TcpListener::bind(address).await
+}
+
+fn on_both(port: u16) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    sockopt::set_ipv6_v6only(&socket, false)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
+    socket.listen(BACKLOG)
 }
 
 impl Server {
@@ -192,5 +214,25 @@ async fn reload(config: &ServerConfig, tls: Option<Arc<Tls>>, stop: Cancellation
         let tls = tls.clone();
         // Files may be on a slow disk.
         let _ = tokio::task::spawn_blocking(move || tls.reload()).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_ipv6_too() {
+        let listener = open("0.0.0.0:0".parse().unwrap()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap();
+        }
+        let one = open("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        assert!(one.local_addr().unwrap().is_ipv4(), "one that is named is that one alone");
     }
 }

@@ -36,6 +36,8 @@ enum Outcome {
 struct Report {
     bad: usize,
     warnings: usize,
+    /// What could not be looked at, though it might be.
+    unseen: usize,
 }
 
 impl Report {
@@ -48,6 +50,7 @@ impl Report {
         };
         self.bad += usize::from(outcome == Outcome::Bad);
         self.warnings += usize::from(outcome == Outcome::Warning);
+        self.unseen += usize::from(outcome == Outcome::Skipped && !advice.is_empty());
         let mut text = format!("{word:<5} {what:<18} {found}\n");
         if !advice.is_empty() {
             text.push_str(&format!("{:25}-> {advice}\n", ""));
@@ -149,11 +152,15 @@ pub(crate) async fn doctor(client: &Client, arguments: &DoctorArgs, around: Surr
             report.skip("all else", "depends on the configuration", "")?;
         }
     }
-    let summary = match (report.bad, report.warnings) {
+    let mut summary = match (report.bad, report.warnings) {
+        (0, 0) if report.unseen > 0 => "nothing failed".to_owned(),
         (0, 0) => "all is well".to_owned(),
         (0, warnings) => format!("it works; {warnings} to look at"),
         (bad, _) => format!("{bad} failed"),
     };
+    if report.unseen > 0 {
+        summary.push_str(&format!("; {} could not be checked", report.unseen));
+    }
     out::print(&format!("\n{summary}\n"))?;
     Ok(report.bad == 0)
 }
