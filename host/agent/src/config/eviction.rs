@@ -19,7 +19,8 @@ use crate::names::nearest;
 /// Flags of eviction.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct EvictionFlags {
-    /// Thresholds at which pods are evicted at once: memory.available<100Mi,nodefs.available<10%
+    /// Thresholds at which pods are evicted at once, also on a node alone [default: memory.available<100Mi,
+    /// nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%]
     #[arg(long, value_name = "THRESHOLDS")]
     pub(crate) eviction_hard: Vec<String>,
     /// Thresholds at which pods are evicted after a time

@@ -101,7 +101,7 @@ pub(crate) struct DaemonFlags {
     /// Format of the log: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) logging_format: Option<String>,
-    /// Feature gates: NAME=BOOL, separated by commas; they are accepted and change nothing
+    /// Feature gates: NAME=BOOL, separated by commas; but for KubeletEnsureSecretPulledImages=false they change nothing
     #[arg(long, value_name = "GATES")]
     pub(crate) feature_gates: Vec<String>,
     /// A node in a cluster.
