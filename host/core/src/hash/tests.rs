@@ -53,6 +53,13 @@ fn what_needs_a_new_container_changes_its_hash() {
         ("image: nginx:1.27", "image: nginx:1.27\n  tty: true"),
         ("image: nginx:1.27", "image: nginx:1.27\n  lifecycle: {stopSignal: SIGINT}"),
         ("image: nginx:1.27", "image: nginx:1.27\n  securityContext: {allowPrivilegeEscalation: false}"),
+        ("image: nginx:1.27", "image: nginx:1.27\n  args: [x]"),
+        ("image: nginx:1.27", "image: nginx:1.27\n  workingDir: /w"),
+        ("image: nginx:1.27", "image: nginx:1.27\n  envFrom: [{configMapRef: {name: x}}]"),
+        ("image: nginx:1.27", "image: nginx:1.27\n  stdin: true"),
+        ("image: nginx:1.27", "image: nginx:1.27\n  stdin: true\n  stdinOnce: true"),
+        ("image: nginx:1.27", "image: nginx:1.27\n  terminationMessagePath: /t"),
+        ("image: nginx:1.27", "image: nginx:1.27\n  volumeDevices: [{name: other, devicePath: /d}]"),
         ("readinessProbe", "resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]\n  readinessProbe"),
     ];
     for (from, to) in changes {
@@ -111,6 +118,12 @@ fn what_needs_a_new_sandbox_changes_its_hash() {
         ("runAsUser: 1000", "runAsUser: 1001"),
         ("value: \"1\"", "value: \"0\""),
         ("image: nginx:1.27", "image: nginx:1.27\n  securityContext: {privileged: true}"),
+        ("hostname: web", "hostname: web\nhostPID: true"),
+        ("hostname: web", "hostname: web\nhostIPC: true"),
+        ("hostname: web", "hostname: web\nhostUsers: false"),
+        ("hostname: web", "hostname: web\nsubdomain: s"),
+        ("hostname: web", "hostname: web\nsetHostnameAsFQDN: true"),
+        ("hostname: web", "hostname: web\nruntimeClassName: r"),
     ] {
         assert_ne!(sandbox(&pod(&SPEC.replace(from, to))), before, "{to}");
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::ContainerRecord;
+use crate::pod::Deletion;
+use crate::record::{ContainerRecord, Terminal};
 use crate::testing::{container, pod_from, running};
 
 fn spec(kind: ProbeKind, success: u32, failure: u32) -> ProbeSpec {
@@ -137,7 +138,19 @@ fn nothing_is_probed_while_the_post_start_hook_runs() {
     let record = PodRecord { containers: [("c".to_owned(), known)].into(), ..PodRecord::default() };
     let specs = [spec(ProbeKind::Liveness, 1, 1), spec(ProbeKind::Readiness, 1, 1)];
     let mut busy = Busy::default();
-    assert_eq!(active(&pod, &specs, &observed, &record, &busy).len(), 2);
+    let kinds = |pod: &Pod, record: &PodRecord, busy: &Busy| {
+        let active = active(pod, &specs, &observed, record, busy);
+        active.into_iter().map(|active| active.spec.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&pod, &record, &busy), [ProbeKind::Liveness, ProbeKind::Readiness]);
+    // Whoever ends is to be restarted for nothing any more; who sends requests is still to know.
+    let readiness = [ProbeKind::Readiness];
+    let stopping = Busy { stopping: [(id.clone(), Timestamp::UNIX_EPOCH)].into(), ..Busy::default() };
+    assert_eq!(kinds(&pod, &record, &stopping), readiness);
+    let deletion = Some(Deletion { requested_at: Timestamp::UNIX_EPOCH, grace_seconds: 9 });
+    assert_eq!(kinds(&Pod { deletion, ..pod.clone() }, &record, &busy), readiness);
+    let terminal = Some(Terminal { phase: "Failed".to_owned(), reason: None, message: None });
+    assert_eq!(kinds(&pod, &PodRecord { terminal, ..record.clone() }, &busy), readiness);
     busy.post_start.insert(id);
-    assert!(active(&pod, &specs, &observed, &record, &busy).is_empty());
+    assert_eq!(kinds(&pod, &record, &busy), []);
 }
