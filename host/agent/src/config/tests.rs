@@ -128,6 +128,35 @@ kubeReserved: {{cpu: 1, ephemeral-storage: 1G}}
     insta::assert_debug_snapshot!(config);
 }
 
+/// None of them has its default.
+#[test]
+fn every_field_of_the_server_is_read() {
+    let file = format!(
+        "{HEAD}
+address: 10.0.0.9
+port: 1
+readOnlyPort: 2
+healthzPort: 3
+healthzBindAddress: 10.0.0.8
+authentication: {{x509: {{clientCAFile: /ca}}, webhook: {{enabled: true, cacheTTL: 4s}}, anonymous: {{enabled: true}}}}
+authorization: {{mode: AlwaysAllow, webhook: {{cacheAuthorizedTTL: 5s, cacheUnauthorizedTTL: 6s}}}}
+tlsCertFile: /crt
+tlsPrivateKeyFile: /key
+tlsMinVersion: VersionTLS13
+tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
+enableDebuggingHandlers: false
+enableSystemLogHandler: false
+enableSystemLogQuery: true
+enableProfilingHandler: false
+enableDebugFlagsHandler: false
+streamingConnectionIdleTimeout: 7s
+"
+    );
+    let (config, findings) = build(&[], Some(&file));
+    assert!(findings.problems.is_empty(), "{}", report(&findings));
+    insta::assert_debug_snapshot!(config.server);
+}
+
 #[test]
 fn all_problems_are_reported_together() {
     let file = "apiVersion: v1
