@@ -137,10 +137,10 @@ fn needy(node: &Node) -> Value {
     pod("needy", json!([app]), json!({"volumes": [{"name": "s", "secret": {"secretName": "s"}}]}))
 }
 
-/// A pod as the node itself has it.
+/// A pod as the node itself has it; nothing while it does not know its pods yet.
 fn own(node: &Node, name: &str) -> Value {
-    let told = node.say(&["get", "pods", "-n", &node.name, "-o", "json"]);
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let told = node.cli(&["get", "pods", "-n", &node.name, "-o", "json"]);
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap_or_default();
     let all = told["items"].as_array().cloned().unwrap_or_else(|| vec![told]);
     all.into_iter().find(|pod| pod["metadata"]["name"] == name).unwrap_or(Value::Null)
 }

@@ -138,7 +138,8 @@ fn cluster_life_joining_and_leaving_restart_no_pod_of_the_folder() {
     node.begin();
     node.told(|| {
         until("it is known again", || {
-            let shown = node.say(&["get", "pods", "-A"]);
+            // It fails while the node does not know its pods yet.
+            let shown = String::from_utf8_lossy(&node.cli(&["get", "pods", "-A"]).stdout).into_owned();
             shown.lines().any(|line| line.contains(&name) && line.contains("Running")).then_some(())
         })
     });
