@@ -36,11 +36,10 @@ impl Worker {
         }
         self.messages.extend(fresh);
         let known: BTreeSet<&str> = self.observed.containers.iter().map(|seen| seen.id.as_str()).collect();
-        let sandboxes: BTreeSet<&str> = self.observed.sandboxes.iter().map(|seen| seen.id.as_str()).collect();
         self.messages.retain(|id, _| known.contains(id.as_str()));
         self.unhealthy.retain(|id, _| known.contains(id.as_str()));
-        let is_there = |about: &str| known.contains(about) || sandboxes.contains(about);
-        self.undone.retain(|about, _| about == DISK || is_there(about));
+        let is_sandbox = |about: &str| self.observed.sandboxes.iter().any(|seen| seen.id == about);
+        self.undone.retain(|about, _| about == DISK || known.contains(about.as_str()) || is_sandbox(about));
         let before: BTreeMap<String, Option<String>> =
             self.record.containers.iter().map(|(name, known)| (name.clone(), known.id.clone())).collect();
         status::remember(&mut self.record, &self.pod, &self.observed, &self.messages, Timestamp::now());

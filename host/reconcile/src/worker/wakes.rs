@@ -187,8 +187,6 @@ impl Worker {
                 self.tell_sources(Some(UNTOLD));
                 // Others are not to wait for it.
                 self.place = None;
-            } else if !self.observed.unseen {
-                self.tell_sources(None);
             }
         }
         !self.observed.unseen
