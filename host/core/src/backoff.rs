@@ -34,6 +34,35 @@ impl Policy {
     }
 }
 
+/// Key of what failed of a pod as a whole ([`crate::record::PodRecord::backoffs`]).
+pub const POD: &str = "pod";
+/// Key of what keeps a pod from being started at all.
+pub const GATE: &str = "gate";
+/// Key of a resize that failed.
+pub const RESIZE: &str = "resize";
+const IMAGE: &str = "image/";
+const CREATE: &str = "create/";
+
+/// Key of an image that could not be had.
+pub fn image(reference: &str) -> String {
+    format!("{IMAGE}{reference}")
+}
+
+/// Key of what failed of a container before it ran.
+pub fn create(container: &str) -> String {
+    format!("{CREATE}{container}")
+}
+
+/// The image that a key is about.
+pub fn image_of(key: &str) -> Option<&str> {
+    key.strip_prefix(IMAGE)
+}
+
+/// The container that a key is about.
+pub fn container_of(key: &str) -> Option<&str> {
+    key.strip_prefix(CREATE)
+}
+
 /// The state of one thing that may fail again and again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {

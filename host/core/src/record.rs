@@ -45,7 +45,7 @@ pub struct PodRecord {
     pub released: bool,
     /// What is remembered of each container, by name.
     pub containers: BTreeMap<String, ContainerRecord>,
-    /// What failed lately and must wait, by what it is (`pod`, `image/<image>`, `create/<container>`, `gate`, `resize`).
+    /// What failed lately and must wait, by what it is (the keys of [`crate::backoff`]).
     pub backoffs: BTreeMap<String, Backoff>,
     /// When each condition of the status last changed, with its value then.
     pub conditions: BTreeMap<String, ConditionRecord>,

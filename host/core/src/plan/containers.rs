@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::standing::{Ended, Standing, begun_in, standing};
 use super::{Cause, Plan, Situation, keeps_pod_going, planned, resize};
 use crate::action::{Action, Planned, Track};
-use crate::backoff::{Backoff, Policy};
+use crate::backoff::{self, Backoff, Policy};
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::{ContainerKind, ContainerOf};
 use crate::resize::Gap;
@@ -67,85 +67,302 @@ impl Start {
 
 /// What all containers need. `sandbox` is the ID of the sandbox that they belong in, if there is a usable one.
 pub(super) fn next(situation: &Situation<'_>, sandbox: Option<&str>, plan: &mut Plan) -> Needs {
-    let mut needs = Needs::default();
-    let pod = situation.pod;
-    // Speaks of one sandbox: a new one begins with the init containers.
-    let initialized = situation.record.app_begun(pod, situation.observed, sandbox);
+    let mut planner = Planner { situation, sandbox, plan, needs: Needs::default() };
+    planner.all();
+    planner.needs
+}
 
-    stop_surplus(situation, &mut needs, plan);
-    if !apps_go_on(situation, sandbox) || (sandbox.is_none() && gives_up(situation)) {
-        needs.finished = true;
-        return needs;
-    }
+/// Collects what the containers of one pod need, one after the other.
+struct Planner<'a> {
+    situation: &'a Situation<'a>,
+    sandbox: Option<&'a str>,
+    /// Notes of what is waited for, and of what is stopped to be started again.
+    plan: &'a mut Plan,
+    needs: Needs,
+}
 
-    if sandbox.is_some_and(|id| runs(situation, id)) {
-        for container in pod.ephemeral_containers() {
-            ephemeral(situation, container, &mut needs, plan);
+impl Planner<'_> {
+    fn all(&mut self) {
+        let Planner { situation, sandbox, .. } = *self;
+        let pod = situation.pod;
+        // Speaks of one sandbox: a new one begins with the init containers.
+        let initialized = situation.record.app_begun(pod, situation.observed, sandbox);
+
+        self.stop_surplus();
+        if !apps_go_on(situation, sandbox) || (sandbox.is_none() && gives_up(situation)) {
+            self.needs.finished = true;
+            return;
+        }
+
+        if sandbox.is_some_and(|id| runs(situation, id)) {
+            for container in pod.ephemeral_containers() {
+                self.ephemeral(container);
+            }
+        }
+        let inits: Vec<ContainerOf<'_>> = pod.containers().filter(|of| of.kind != ContainerKind::App).collect();
+        // Each is begun after those before it, whose containers may have been removed since.
+        let front = inits.iter().rposition(|of| begun_in(situation, sandbox, &of.spec.name)).unwrap_or(0);
+        for (index, container) in inits.into_iter().enumerate() {
+            let passed = initialized || index < front;
+            match self.init(container, passed) {
+                Progress::Holds if !initialized && (index >= front || container.kind == ContainerKind::Init) => {
+                    self.hold_apps();
+                    return;
+                }
+                Progress::Passed | Progress::Holds => {}
+                Progress::Failed => {
+                    self.needs.finished = true;
+                    return;
+                }
+            }
+        }
+        let mut held = false;
+        for container in pod.containers().filter(|container| container.kind == ContainerKind::App) {
+            self.app(container, &mut held);
         }
     }
-    let inits: Vec<ContainerOf<'_>> = pod.containers().filter(|of| of.kind != ContainerKind::App).collect();
-    // Each is begun after those before it, whose containers may have been removed since.
-    let front = inits.iter().rposition(|of| begun_in(situation, sandbox, &of.spec.name)).unwrap_or(0);
-    for (index, container) in inits.into_iter().enumerate() {
-        let passed = initialized || index < front;
-        match init(situation, sandbox, container, passed, &mut needs, plan) {
-            Progress::Holds if !initialized && (index >= front || container.kind == ContainerKind::Init) => {
-                hold_apps(situation, sandbox, &mut needs, plan);
-                return needs;
+
+    /// An ephemeral container is started once, whatever the init containers do, and never again, also not in another sandbox.
+    fn ephemeral(&mut self, container: ContainerOf<'_>) {
+        let situation = self.situation;
+        let name = container.spec.name.as_str();
+        match situation.record.newest(situation.observed, name).map(|seen| (seen, &seen.state)) {
+            Some((seen, ContainerState::Created)) => {
+                self.start(container, seen.attempt, true, "it was made and not started");
             }
-            Progress::Passed | Progress::Holds => {}
-            Progress::Failed => {
-                needs.finished = true;
-                return needs;
+            Some(_) => {}
+            None if situation.record.containers.get(name).is_some_and(|known| known.id.is_some()) => {}
+            None => self.start(container, 0, false, "it was added to the pod"),
+        }
+    }
+
+    /// App containers wait for the init containers; what has no place any more is stopped meanwhile.
+    fn hold_apps(&mut self) {
+        let Planner { situation, sandbox, .. } = *self;
+        for container in situation.pod.containers().filter(|container| container.kind == ContainerKind::App) {
+            self.plan.wait(&container.spec.name, "PodInitializing", String::new(), None);
+            if let Standing::Stale(seen) = standing(situation, sandbox, container) {
+                self.stop_or_remove_stale(seen);
             }
         }
     }
-    let mut held = false;
-    for container in pod.containers().filter(|container| container.kind == ContainerKind::App) {
-        app(situation, sandbox, container, &mut held, &mut needs, plan);
+
+    /// Stops what runs and has no place: older ones of a name, and containers that the spec does not name any more.
+    fn stop_surplus(&mut self) {
+        let Situation { pod, observed, .. } = *self.situation;
+        for seen in observed.containers.iter().filter(|seen| seen.is_running()) {
+            let newest = observed.container(&seen.name).is_some_and(|newest| newest.id == seen.id);
+            let why = match pod.container(&seen.name) {
+                None => format!("Container {} is no longer in the pod", seen.name),
+                Some(_) if !newest => format!("Container {} has a newer one beside it", seen.name),
+                Some(_) => continue,
+            };
+            self.stop(seen, pod.grace_seconds(), why);
+        }
     }
-    needs
+
+    /// One init container or sidecar. `passed`: the pod went on past it in this sandbox already.
+    fn init(&mut self, container: ContainerOf<'_>, passed: bool) -> Progress {
+        let Planner { situation, sandbox, .. } = *self;
+        let name = container.spec.name.as_str();
+        let sidecar = container.kind == ContainerKind::Sidecar;
+        let standing = standing(situation, sandbox, container);
+        if passed && !sidecar {
+            let runs = matches!(standing, Standing::Running(_));
+            return if runs { Progress::Holds } else { Progress::Passed };
+        }
+        match standing {
+            Standing::Running(seen) if sidecar => {
+                if self.stop_if_unhealthy(container, seen) {
+                    return Progress::Holds;
+                }
+                let known = situation.record.containers.get(name);
+                let started = known.is_some_and(|known| known.id.as_deref() == Some(seen.id.as_str()) && known.started);
+                let hooked = situation.busy.post_start.contains(&seen.id);
+                if !started || hooked || self.stop_to_resize(container, seen) {
+                    return Progress::Holds;
+                }
+                Progress::Passed
+            }
+            Standing::Running(_) => {
+                resize::must_restart(situation, container, &mut self.needs);
+                Progress::Holds
+            }
+            Standing::Stale(seen) => {
+                self.stop_or_remove_stale(seen);
+                if !seen.is_running() {
+                    self.start(container, seen.attempt, false, MADE_FOR_OTHER);
+                }
+                Progress::Holds
+            }
+            Standing::Made(seen) => {
+                self.start(container, seen.attempt, true, "it was made and not started");
+                Progress::Holds
+            }
+            Standing::New => {
+                self.start(container, 0, false, "it has not run yet");
+                Progress::Holds
+            }
+            Standing::Anew(exit) => {
+                self.restart_after(container, &Ended::anew(exit));
+                Progress::Holds
+            }
+            Standing::Ended(ended) if ended.exit.code != 0 && !ended.again => Progress::Failed,
+            // One that did its work does it again at once in another sandbox; what failed, or should not have ended, has its back-off.
+            Standing::Ended(ended) if !ended.in_this_sandbox && !sidecar && ended.exit.code == 0 => {
+                let attempt = next_attempt(situation, name);
+                self.start(container, attempt, false, "it has not run in this sandbox");
+                Progress::Holds
+            }
+            Standing::Ended(ended) if !ended.again => Progress::Passed,
+            Standing::Ended(ended) => {
+                self.restart_after(container, &ended);
+                Progress::Holds
+            }
+        }
+    }
+
+    fn app(&mut self, container: ContainerOf<'_>, held: &mut bool) {
+        let Planner { situation, sandbox, .. } = *self;
+        let name = container.spec.name.as_str();
+        match standing(situation, sandbox, container) {
+            Standing::Running(seen) => {
+                // The next one is started after the hook of this one (`startContainer` waits for it).
+                *held |= situation.busy.post_start.contains(&seen.id);
+                if !self.stop_if_unhealthy(container, seen) {
+                    self.stop_to_resize(container, seen);
+                }
+            }
+            Standing::Stale(seen) => {
+                self.stop_or_remove_stale(seen);
+                if !seen.is_running() && !*held {
+                    self.start(container, seen.attempt, false, MADE_FOR_OTHER);
+                }
+            }
+            Standing::Ended(ended) if ended.again => {
+                if !*held {
+                    self.restart_after(container, &ended);
+                }
+            }
+            Standing::Ended(_) => {}
+            Standing::Made(_) | Standing::New | Standing::Anew(_) if *held => {
+                let message = "waits for the postStart hook of the one before".to_owned();
+                self.plan.wait(name, "ContainerCreating", message, None);
+            }
+            Standing::Made(seen) => {
+                self.start(container, seen.attempt, true, "it was made and not started");
+            }
+            Standing::New => self.start(container, 0, false, "it has not run yet"),
+            Standing::Anew(exit) => self.restart_after(container, &Ended::anew(exit)),
+        }
+    }
+
+    fn restart_after(&mut self, container: ContainerOf<'_>, ended: &Ended) {
+        let situation = self.situation;
+        let Situation { pod, record, now, crash_loop, .. } = *situation;
+        let exit = &ended.exit;
+        let name = container.spec.name.as_str();
+        let known = record.containers.get(name).cloned().unwrap_or_default();
+        let at = restart::restart_at(&known, exit, crash_loop, now);
+        // The delay is one definition's ([`restart::is_another`]).
+        if at > now && !ended.changed {
+            let delay = crash_loop.delay(restart::counted_restarts(&known, exit));
+            let message = format!(
+                "back-off {} restarting failed container={name} pod={}_{}({})",
+                short_duration(delay.as_secs()),
+                pod.id.name,
+                pod.id.namespace,
+                pod.id.uid
+            );
+            self.plan.wait(name, "CrashLoopBackOff", message, Some(at));
+            return;
+        }
+        let why = if known.restarting {
+            "it was stopped to be started again".to_owned()
+        } else {
+            format!("it ended with exit code {} and its restart policy says to run it again", exit.code)
+        };
+        self.start(container, next_attempt(situation, name), false, &why);
+    }
+
+    fn start(&mut self, container: ContainerOf<'_>, attempt: u32, made: bool, why: &str) {
+        let situation = self.situation;
+        let name = container.spec.name.as_str();
+        let now = situation.now;
+        let image = container.spec.image.as_deref().unwrap_or_default();
+        let waiting = |key: String, policy: Policy| -> Option<(&Backoff, Timestamp)> {
+            let backoff = situation.record.backoffs.get(&key)?;
+            let until = backoff.until(policy, now);
+            (until > now).then_some((backoff, until))
+        };
+        if !made && let Some(image) = situation.busy.pulling.get(name) {
+            self.plan.wait(name, waiting_reason(situation), format!("pulling image {image:?}"), None);
+            return;
+        }
+        let mounted = volume::mounted_images(situation.pod, container.spec);
+        for image in mounted.iter().map(|mounted| mounted.reference).chain([image]).filter(|_| !made) {
+            if let Some((backoff, until)) = waiting(backoff::image(image), Policy::IMAGE_PULL) {
+                wait_for_pull(name, image, backoff, until, now, self.plan);
+                return;
+            }
+        }
+        if let Some((backoff, until)) = waiting(backoff::create(name), Policy::SYNC) {
+            self.plan.wait(name, &backoff.reason, backoff.message.clone(), Some(until));
+            return;
+        }
+        self.plan.wait(name, waiting_reason(situation), String::new(), None);
+        self.needs.starts.push(Start { container: name.to_owned(), attempt, made, why: why.to_owned() });
+    }
+
+    fn stop_if_unhealthy(&mut self, container: ContainerOf<'_>, seen: &Container) -> bool {
+        let situation = self.situation;
+        let Some(unhealthy) = situation.unhealthy.get(&seen.id) else { return false };
+        let grace = unhealthy.grace_seconds.unwrap_or_else(|| situation.pod.grace_seconds());
+        let mut why = match unhealthy.cause {
+            Cause::PostStart => format!("Container {} failed its postStart hook", seen.name),
+            Cause::Probe(kind) => format!("Container {} failed {} probe", seen.name, kind.title().to_lowercase()),
+        };
+        // It failed, whatever its exit code will be.
+        if restart::should_restart(situation.pod, container, KILLED) {
+            why.push_str(", will be restarted");
+            self.plan.restarting.insert(seen.name.clone());
+        }
+        self.stop(seen, grace, why);
+        true
+    }
+
+    /// Stops a container that takes its new size only by a restart. One that takes it as it runs is noted for that.
+    fn stop_to_resize(&mut self, container: ContainerOf<'_>, seen: &Container) -> bool {
+        let situation = self.situation;
+        let must = resize::must_restart(situation, container, &mut self.needs);
+        if must {
+            self.plan.restarting.insert(seen.name.clone());
+            let why = format!("Container {} resize requires restart", seen.name);
+            self.stop(seen, situation.pod.grace_seconds(), why);
+        }
+        must
+    }
+
+    fn stop_or_remove_stale(&mut self, seen: &Container) {
+        if seen.is_running() {
+            let why = format!("Container {} definition changed, will be restarted", seen.name);
+            self.plan.restarting.insert(seen.name.clone());
+            self.stop(seen, self.situation.pod.grace_seconds(), why);
+        } else {
+            let action = Action::RemoveContainer { id: seen.id.clone(), container: seen.name.clone() };
+            self.needs.stops.push(planned(action, MADE_FOR_OTHER));
+        }
+    }
+
+    fn stop(&mut self, seen: &Container, grace: i64, why: String) {
+        if let Some(action) = super::ending::stop_action(self.situation, seen, grace, Vec::new(), self.plan) {
+            self.needs.stops.push(planned(action, why));
+        }
+    }
 }
 
 fn runs(situation: &Situation<'_>, sandbox: &str) -> bool {
     situation.observed.sandboxes.iter().any(|seen| seen.is_running() && seen.id == sandbox)
-}
-
-/// An ephemeral container is started once, whatever the init containers do, and never again, also not in another sandbox.
-fn ephemeral(situation: &Situation<'_>, container: ContainerOf<'_>, needs: &mut Needs, plan: &mut Plan) {
-    let name = container.spec.name.as_str();
-    match situation.record.newest(situation.observed, name).map(|seen| (seen, &seen.state)) {
-        Some((seen, ContainerState::Created)) => {
-            start(situation, container, seen.attempt, true, "it was made and not started", needs, plan);
-        }
-        Some(_) => {}
-        None if situation.record.containers.get(name).is_some_and(|known| known.id.is_some()) => {}
-        None => start(situation, container, 0, false, "it was added to the pod", needs, plan),
-    }
-}
-
-/// App containers wait for the init containers; what has no place any more is stopped meanwhile.
-fn hold_apps(situation: &Situation<'_>, sandbox: Option<&str>, needs: &mut Needs, plan: &mut Plan) {
-    for container in situation.pod.containers().filter(|container| container.kind == ContainerKind::App) {
-        plan.wait(&container.spec.name, "PodInitializing", String::new(), None);
-        if let Standing::Stale(seen) = standing(situation, sandbox, container) {
-            stop_or_remove_stale(situation, seen, needs, plan);
-        }
-    }
-}
-
-/// Stops what runs and has no place: older ones of a name, and containers that the spec does not name any more.
-fn stop_surplus(situation: &Situation<'_>, needs: &mut Needs, plan: &mut Plan) {
-    let Situation { pod, observed, .. } = *situation;
-    for seen in observed.containers.iter().filter(|seen| seen.is_running()) {
-        let newest = observed.container(&seen.name).is_some_and(|newest| newest.id == seen.id);
-        let why = match pod.container(&seen.name) {
-            None => format!("Container {} is no longer in the pod", seen.name),
-            Some(_) if !newest => format!("Container {} has a newer one beside it", seen.name),
-            Some(_) => continue,
-        };
-        stop(situation, seen, pod.grace_seconds(), why, needs, plan);
-    }
 }
 
 /// Whether any app container runs, or will run.
@@ -188,113 +405,6 @@ enum Progress {
     Failed,
 }
 
-/// One init container or sidecar. `passed`: the pod went on past it in this sandbox already.
-fn init(
-    situation: &Situation<'_>,
-    sandbox: Option<&str>,
-    container: ContainerOf<'_>,
-    passed: bool,
-    needs: &mut Needs,
-    plan: &mut Plan,
-) -> Progress {
-    let name = container.spec.name.as_str();
-    let sidecar = container.kind == ContainerKind::Sidecar;
-    let standing = standing(situation, sandbox, container);
-    if passed && !sidecar {
-        let runs = matches!(standing, Standing::Running(_));
-        return if runs { Progress::Holds } else { Progress::Passed };
-    }
-    match standing {
-        Standing::Running(seen) if sidecar => {
-            if stop_if_unhealthy(situation, container, seen, needs, plan) {
-                return Progress::Holds;
-            }
-            let known = situation.record.containers.get(name);
-            let started = known.is_some_and(|known| known.id.as_deref() == Some(seen.id.as_str()) && known.started);
-            let hooked = situation.busy.post_start.contains(&seen.id);
-            if !started || hooked || stop_to_resize(situation, container, seen, needs, plan) {
-                return Progress::Holds;
-            }
-            Progress::Passed
-        }
-        Standing::Running(_) => {
-            resize::must_restart(situation, container, needs);
-            Progress::Holds
-        }
-        Standing::Stale(seen) => {
-            stop_or_remove_stale(situation, seen, needs, plan);
-            if !seen.is_running() {
-                start(situation, container, seen.attempt, false, MADE_FOR_OTHER, needs, plan);
-            }
-            Progress::Holds
-        }
-        Standing::Made(seen) => {
-            start(situation, container, seen.attempt, true, "it was made and not started", needs, plan);
-            Progress::Holds
-        }
-        Standing::New => {
-            start(situation, container, 0, false, "it has not run yet", needs, plan);
-            Progress::Holds
-        }
-        Standing::Anew(exit) => {
-            restart_after(situation, container, &Ended::anew(exit), needs, plan);
-            Progress::Holds
-        }
-        Standing::Ended(ended) if ended.exit.code != 0 && !ended.again => Progress::Failed,
-        // One that did its work does it again at once in another sandbox; what failed, or should not have ended, has its back-off.
-        Standing::Ended(ended) if !ended.in_this_sandbox && !sidecar && ended.exit.code == 0 => {
-            let attempt = next_attempt(situation, name);
-            start(situation, container, attempt, false, "it has not run in this sandbox", needs, plan);
-            Progress::Holds
-        }
-        Standing::Ended(ended) if !ended.again => Progress::Passed,
-        Standing::Ended(ended) => {
-            restart_after(situation, container, &ended, needs, plan);
-            Progress::Holds
-        }
-    }
-}
-
-fn app(
-    situation: &Situation<'_>,
-    sandbox: Option<&str>,
-    container: ContainerOf<'_>,
-    held: &mut bool,
-    needs: &mut Needs,
-    plan: &mut Plan,
-) {
-    let name = container.spec.name.as_str();
-    match standing(situation, sandbox, container) {
-        Standing::Running(seen) => {
-            // The next one is started after the hook of this one (`startContainer` waits for it).
-            *held |= situation.busy.post_start.contains(&seen.id);
-            if !stop_if_unhealthy(situation, container, seen, needs, plan) {
-                stop_to_resize(situation, container, seen, needs, plan);
-            }
-        }
-        Standing::Stale(seen) => {
-            stop_or_remove_stale(situation, seen, needs, plan);
-            if !seen.is_running() && !*held {
-                start(situation, container, seen.attempt, false, MADE_FOR_OTHER, needs, plan);
-            }
-        }
-        Standing::Ended(ended) if ended.again => {
-            if !*held {
-                restart_after(situation, container, &ended, needs, plan);
-            }
-        }
-        Standing::Ended(_) => {}
-        Standing::Made(_) | Standing::New | Standing::Anew(_) if *held => {
-            plan.wait(name, "ContainerCreating", "waits for the postStart hook of the one before".to_owned(), None);
-        }
-        Standing::Made(seen) => {
-            start(situation, container, seen.attempt, true, "it was made and not started", needs, plan);
-        }
-        Standing::New => start(situation, container, 0, false, "it has not run yet", needs, plan),
-        Standing::Anew(exit) => restart_after(situation, container, &Ended::anew(exit), needs, plan),
-    }
-}
-
 /// One more than what the pod had of the name. One that vanished, or begins anew with all others, is counted already
 /// ([`crate::status::remember`]).
 fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
@@ -306,78 +416,9 @@ fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
     seen.max(known).unwrap_or(0)
 }
 
-fn restart_after(
-    situation: &Situation<'_>,
-    container: ContainerOf<'_>,
-    ended: &Ended,
-    needs: &mut Needs,
-    plan: &mut Plan,
-) {
-    let Situation { pod, record, now, crash_loop, .. } = *situation;
-    let exit = &ended.exit;
-    let name = container.spec.name.as_str();
-    let known = record.containers.get(name).cloned().unwrap_or_default();
-    let at = restart::restart_at(&known, exit, crash_loop, now);
-    // The delay is one definition's ([`restart::is_another`]).
-    if at > now && !ended.changed {
-        let delay = crash_loop.delay(restart::counted_restarts(&known, exit));
-        let message = format!(
-            "back-off {} restarting failed container={name} pod={}_{}({})",
-            short_duration(delay.as_secs()),
-            pod.id.name,
-            pod.id.namespace,
-            pod.id.uid
-        );
-        plan.wait(name, "CrashLoopBackOff", message, Some(at));
-        return;
-    }
-    let why = if known.restarting {
-        "it was stopped to be started again".to_owned()
-    } else {
-        format!("it ended with exit code {} and its restart policy says to run it again", exit.code)
-    };
-    start(situation, container, next_attempt(situation, name), false, &why, needs, plan);
-}
-
 /// Go's notation of a duration in seconds: `10s`, `1m20s`, `5m0s`.
 pub(super) fn short_duration(seconds: i64) -> String {
     if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
-}
-
-fn start(
-    situation: &Situation<'_>,
-    container: ContainerOf<'_>,
-    attempt: u32,
-    made: bool,
-    why: &str,
-    needs: &mut Needs,
-    plan: &mut Plan,
-) {
-    let name = container.spec.name.as_str();
-    let now = situation.now;
-    let image = container.spec.image.as_deref().unwrap_or_default();
-    let waiting = |key: String, policy: Policy| -> Option<(&Backoff, Timestamp)> {
-        let backoff = situation.record.backoffs.get(&key)?;
-        let until = backoff.until(policy, now);
-        (until > now).then_some((backoff, until))
-    };
-    if !made && let Some(image) = situation.busy.pulling.get(name) {
-        plan.wait(name, waiting_reason(situation), format!("pulling image {image:?}"), None);
-        return;
-    }
-    let mounted = volume::mounted_images(situation.pod, container.spec);
-    for image in mounted.iter().map(|mounted| mounted.reference).chain([image]).filter(|_| !made) {
-        if let Some((backoff, until)) = waiting(format!("image/{image}"), Policy::IMAGE_PULL) {
-            wait_for_pull(name, image, backoff, until, now, plan);
-            return;
-        }
-    }
-    if let Some((backoff, until)) = waiting(format!("create/{name}"), Policy::SYNC) {
-        plan.wait(name, &backoff.reason, backoff.message.clone(), Some(until));
-        return;
-    }
-    plan.wait(name, waiting_reason(situation), String::new(), None);
-    needs.starts.push(Start { container: name.to_owned(), attempt, made, why: why.to_owned() });
 }
 
 /// First what went wrong, then, for the rest of the delay, that it is waited (`pkg/kubelet/images/image_manager.go`):
@@ -405,60 +446,4 @@ pub fn without_cause(message: &str) -> &str {
 fn waiting_reason(situation: &Situation<'_>) -> &'static str {
     let has_init = situation.pod.spec().init_containers.as_ref().is_some_and(|init| !init.is_empty());
     if has_init { "PodInitializing" } else { "ContainerCreating" }
-}
-
-fn stop_if_unhealthy(
-    situation: &Situation<'_>,
-    container: ContainerOf<'_>,
-    seen: &Container,
-    needs: &mut Needs,
-    plan: &mut Plan,
-) -> bool {
-    let Some(unhealthy) = situation.unhealthy.get(&seen.id) else { return false };
-    let grace = unhealthy.grace_seconds.unwrap_or_else(|| situation.pod.grace_seconds());
-    let mut why = match unhealthy.cause {
-        Cause::PostStart => format!("Container {} failed its postStart hook", seen.name),
-        Cause::Probe(kind) => format!("Container {} failed {} probe", seen.name, kind.title().to_lowercase()),
-    };
-    // It failed, whatever its exit code will be.
-    if restart::should_restart(situation.pod, container, KILLED) {
-        why.push_str(", will be restarted");
-        plan.restarting.insert(seen.name.clone());
-    }
-    stop(situation, seen, grace, why, needs, plan);
-    true
-}
-
-/// Stops a container that takes its new size only by a restart. One that takes it as it runs is noted for that.
-fn stop_to_resize(
-    situation: &Situation<'_>,
-    container: ContainerOf<'_>,
-    seen: &Container,
-    needs: &mut Needs,
-    plan: &mut Plan,
-) -> bool {
-    let must = resize::must_restart(situation, container, needs);
-    if must {
-        plan.restarting.insert(seen.name.clone());
-        let why = format!("Container {} resize requires restart", seen.name);
-        stop(situation, seen, situation.pod.grace_seconds(), why, needs, plan);
-    }
-    must
-}
-
-fn stop_or_remove_stale(situation: &Situation<'_>, seen: &Container, needs: &mut Needs, plan: &mut Plan) {
-    if seen.is_running() {
-        let why = format!("Container {} definition changed, will be restarted", seen.name);
-        plan.restarting.insert(seen.name.clone());
-        stop(situation, seen, situation.pod.grace_seconds(), why, needs, plan);
-    } else {
-        let action = Action::RemoveContainer { id: seen.id.clone(), container: seen.name.clone() };
-        needs.stops.push(planned(action, MADE_FOR_OTHER));
-    }
-}
-
-fn stop(situation: &Situation<'_>, seen: &Container, grace: i64, why: String, needs: &mut Needs, plan: &mut Plan) {
-    if let Some(action) = super::ending::stop_action(situation, seen, grace, Vec::new(), plan) {
-        needs.stops.push(planned(action, why));
-    }
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::containers::without_cause;
 pub(crate) use self::ending::left_of;
 use crate::action::{Action, Planned, Stage};
-use crate::backoff::Policy;
+use crate::backoff::{self, Policy};
 use crate::cgroup::PodCgroup;
 use crate::node::NodeFacts;
 use crate::observed::{ContainerState, ObservedPod, Sandbox, SandboxState};
@@ -192,7 +192,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
     // Whatever must wait as a whole (volumes, sandbox) holds up starts, never stops.
     let stops: Stage = containers.stops.into_iter().map(|stop| vec![stop]).collect();
     plan.stage(stops);
-    let held = record.backoffs.get("pod").filter(|backoff| backoff.is_waiting(Policy::SYNC, now));
+    let held = record.backoffs.get(backoff::POD).filter(|backoff| backoff.is_waiting(Policy::SYNC, now));
     if let Some(backoff) = held {
         plan.wait("", &backoff.reason, backoff.message.clone(), Some(backoff.until(Policy::SYNC, now)));
     } else {

@@ -6,7 +6,7 @@
 use super::containers::Needs;
 use super::{Plan, Situation, planned};
 use crate::action::{Action, Track};
-use crate::backoff::Policy;
+use crate::backoff::{self, Policy};
 use crate::cgroup;
 use crate::observed::Sandbox;
 use crate::pod::{ContainerKind, ContainerOf};
@@ -35,7 +35,7 @@ pub(super) fn stage(situation: &Situation<'_>, updates: Vec<Gap>, plan: &mut Pla
     if record.resize.progress.is_none() || !up {
         return;
     }
-    let backoff = record.backoffs.get(resize::BACKOFF).filter(|backoff| backoff.is_waiting(Policy::SYNC, now));
+    let backoff = record.backoffs.get(backoff::RESIZE).filter(|backoff| backoff.is_waiting(Policy::SYNC, now));
     if let Some(backoff) = backoff {
         plan.wake_at(backoff.until(Policy::SYNC, now));
         return;

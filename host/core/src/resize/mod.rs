@@ -29,9 +29,6 @@ use crate::{quantity, resources};
 pub use decide::{Verdict, Wish, decide};
 pub use tell::{completed, failed, pending, started};
 
-/// Key of the back-off after a resize that failed ([`PodRecord::backoffs`]).
-pub const BACKOFF: &str = "resize";
-
 /// CPU and memory of a container, as far as they can be resized; 0 where there is none. A limit that it does not set is
 /// the pod's (`containerResourcesFromRequirements`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

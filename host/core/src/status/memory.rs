@@ -9,7 +9,7 @@ use crate::observed::{Container, ContainerState, Exit, ObservedPod};
 use crate::plan::{self, Plan};
 use crate::pod::{ContainerOf, Pod};
 use crate::record::{ContainerRecord, EndedContainer, PodRecord};
-use crate::{resize, restart};
+use crate::{backoff, resize, restart};
 
 /// Brings the record up to date with what is seen: counts never fall, the newest exit and the one before are kept, also
 /// when their containers are removed; one that ran and cannot be found ended unknown, once; the addresses stay when their
@@ -181,13 +181,13 @@ fn vanish(known: &mut ContainerRecord, name: &str, pod: &Pod, observed: &Observe
 
 /// Whether a back-off's key is still about something in the pod.
 fn is_about(pod: &Pod, key: &str) -> bool {
-    if let Some(image) = key.strip_prefix("image/") {
+    if let Some(image) = backoff::image_of(key) {
         let mut containers = pod.containers().chain(pod.ephemeral_containers());
         let mut volumes = pod.spec().volumes.iter().flatten().filter_map(|volume| volume.image.as_ref());
         return containers.any(|container| container.spec.image.as_deref() == Some(image))
             || volumes.any(|volume| volume.reference.as_deref() == Some(image));
     }
-    key.strip_prefix("create/").is_none_or(|name| pod.container(name).is_some())
+    backoff::container_of(key).is_none_or(|name| pod.container(name).is_some())
 }
 
 /// Remembers which containers a plan stops only to start them again, so that they do start, whatever their exit code

@@ -237,7 +237,7 @@ fn a_pull_that_fails_is_shown_with_the_life_before() {
     let mut pod = one("Always").with("a", 0, ended(1));
     pod.record
         .backoffs
-        .insert("image/i".to_owned(), crate::backoff::Backoff::after(None, pod.now, "ErrImagePull", "no"));
+        .insert(crate::backoff::image("i"), crate::backoff::Backoff::after(None, pod.now, "ErrImagePull", "no"));
     assert_eq!(states(&pod.status(), "a"), ("waiting ErrImagePull".to_owned(), "ended 1 Error".to_owned()));
     pod.now = at(1006);
     assert_eq!(states(&pod.status(), "a"), ("waiting ImagePullBackOff".to_owned(), "ended 1 Error".to_owned()));

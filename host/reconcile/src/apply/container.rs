@@ -11,7 +11,7 @@ use longshore_core::observed::{Container, ContainerState, Observation};
 use longshore_core::pod::PodId;
 use longshore_core::ports::files::{FileStore, PodFiles};
 use longshore_core::volume::{self, User};
-use longshore_core::{cgroup, restart, security};
+use longshore_core::{backoff, cgroup, restart, security};
 
 use super::{Step, image};
 use crate::background;
@@ -46,7 +46,7 @@ pub(super) async fn create_container(worker: &mut Worker, name: &str, attempt: u
 
 fn container_failed(worker: &mut Worker, name: &str, failure: &Failure) -> Step {
     worker.event(Some(name), EventType::Warning, "Failed", &format!("Error: {}", failure.message));
-    worker.failed(&format!("create/{name}"), failure.reason, &failure.message);
+    worker.failed(&backoff::create(name), failure.reason, &failure.message);
     Step::Waits
 }
 
@@ -179,11 +179,11 @@ pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
         // A start that left an exit behind is restarted like any other end; one that left nothing is tried again.
         let ended = worker.observed.container(name).is_some_and(|seen| seen.exit().is_some());
         if !ended {
-            worker.failed(&format!("create/{name}"), "RunContainerError", &error.to_string());
+            worker.failed(&backoff::create(name), "RunContainerError", &error.to_string());
         }
         return Step::Waits;
     }
-    worker.record.backoffs.remove(&format!("create/{name}"));
+    worker.record.backoffs.remove(&backoff::create(name));
     worker.forget_images(name);
     worker.event(Some(name), EventType::Normal, "Started", "Container started");
     if let Some(seen) = worker.observed.container(name) {

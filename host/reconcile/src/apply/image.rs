@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1;
-use longshore_core::backoff::Policy;
+use longshore_core::backoff::{self, Policy};
 use longshore_core::credentials::access::{ObjectId, Owner};
 use longshore_core::event::EventType;
 use longshore_core::pod::Pod;
@@ -73,7 +73,7 @@ impl Worker {
             if let Ok(Some(image)) = self.shared.ports.runtime.image(&reference).await
                 && may_use(self, &reference, &image).await
             {
-                self.record.backoffs.remove(&format!("image/{reference}"));
+                self.record.backoffs.remove(&backoff::image(&reference));
             }
         }
     }
@@ -86,14 +86,14 @@ impl Worker {
     /// The images whose pulls are backed off, and that would be used if they were there.
     fn backed_off_images(&self) -> BTreeSet<String> {
         let is_over = self.pod.deletion.is_some() || self.record.terminal.is_some();
-        if is_over || !self.record.backoffs.keys().any(|key| key.starts_with("image/")) {
+        if is_over || !self.record.backoffs.keys().any(|key| backoff::image_of(key).is_some()) {
             return BTreeSet::new();
         }
         let now = jiff::Timestamp::now();
         let containers = self.pod.containers().chain(self.pod.ephemeral_containers());
         let wanted = containers.flat_map(|of| wanted(&self.pod, of.spec));
         let wanted = wanted.filter(|wanted| {
-            let backoff = self.record.backoffs.get(&format!("image/{}", wanted.reference));
+            let backoff = self.record.backoffs.get(&backoff::image(&wanted.reference));
             backoff.is_some_and(|backoff| backoff.is_waiting(Policy::IMAGE_PULL, now))
         });
         let (always, others): (Vec<_>, Vec<_>) = wanted.partition(|wanted| wanted.policy == "Always");
@@ -143,7 +143,7 @@ async fn have(worker: &mut Worker, container: &str, wanted: &Wanted) -> Step {
             message.push_str(" and can be accessed by the pod");
         }
         worker.event(about, EventType::Normal, "Pulled", &message);
-        worker.record.backoffs.remove(&format!("image/{reference}"));
+        worker.record.backoffs.remove(&backoff::image(reference));
         worker.images.insert(key.clone(), image);
     }
     match (volume, worker.images.get(&key).cloned()) {

@@ -11,7 +11,7 @@ use longshore_core::pod::Source;
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, User, VolumeProblem};
-use longshore_core::{dns, hash, resize, sandbox_config, services};
+use longshore_core::{backoff, dns, hash, resize, sandbox_config, services};
 
 use super::Step;
 use super::sandbox::tell_of_names;
@@ -129,14 +129,14 @@ impl Worker {
                 self.prepared_at = Some(std::time::Instant::now());
                 // Before the sandbox runs, the back-off may be about that: its start ends it.
                 if !self.pod_ips().is_empty() {
-                    self.record.backoffs.remove("pod");
+                    self.record.backoffs.remove(backoff::POD);
                 }
                 Step::Done
             }
             Err(unprepared) => {
                 self.prepared_at = self.prepared_at.map(|_| std::time::Instant::now());
                 self.tell_unprepared(&unprepared);
-                self.failed("pod", "ContainerCreating", &unprepared.message);
+                self.failed(backoff::POD, "ContainerCreating", &unprepared.message);
                 Step::Waits
             }
         }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use longshore_core::admit::{self, Rejection};
-use longshore_core::backoff::Policy;
+use longshore_core::backoff::{self, Policy};
 use longshore_core::event::EventType;
 use longshore_core::gate::Hold;
 use longshore_core::pod::Pod;
@@ -18,23 +18,16 @@ use crate::gate::Gate;
 use crate::health::Shutdown;
 use crate::objects;
 
-/// Key of what keeps the pod from being started at all.
-const GATE: &str = "gate";
-/// Key of what failed of the pod as a whole.
-const POD: &str = "pod";
-/// How the key begins of what failed of a container before it was started.
-const CREATE: &str = "create/";
-
 /// Whether a back-off is of what may fail for an object.
 fn fails(key: &str) -> bool {
-    key == POD || key.starts_with(CREATE)
+    key == backoff::POD || backoff::container_of(key).is_some()
 }
 
 impl Worker {
     /// When a pod that may not be started is asked about again: plugins come, other agents' pods go.
     pub(super) fn gate_opens(&self, now: Timestamp) -> Option<Timestamp> {
         self.checked.as_ref()?.hold.as_ref()?;
-        Some(self.record.backoffs.get(GATE).map_or(now, |backoff| backoff.until(Policy::SYNC, now)))
+        Some(self.record.backoffs.get(backoff::GATE).map_or(now, |backoff| backoff.until(Policy::SYNC, now)))
     }
 
     /// Asks once per spec whether it can be carried out here.
@@ -50,10 +43,10 @@ impl Worker {
         match &checked.hold {
             Some(Hold { event, message }) => {
                 self.event(None, EventType::Warning, event, message);
-                self.failed(GATE, "ContainerCreating", message);
+                self.failed(backoff::GATE, "ContainerCreating", message);
             }
             None => {
-                self.record.backoffs.remove(GATE);
+                self.record.backoffs.remove(backoff::GATE);
             }
         }
         self.checked = Some(checked);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use longshore_core::backoff;
 use longshore_core::event::EventType;
 use longshore_core::plan::Plan;
 use longshore_core::pod::Pod;
@@ -64,7 +65,7 @@ impl Worker {
         self.record.allocated = Some(Allocation::of(&self.wanted));
         self.record.resize.pending = None;
         self.record.resize.progress = Some(Progress { error: None, generation, since: Timestamp::now() });
-        self.record.backoffs.remove(resize::BACKOFF);
+        self.record.backoffs.remove(backoff::RESIZE);
         self.refresh = true;
         self.event(None, EventType::Normal, "ResizeStarted", &resize::started(&self.wanted, generation));
         self.shared.wishes.remove(&self.pod.id.uid);
@@ -104,7 +105,7 @@ impl Worker {
             return;
         }
         let Some(progress) = self.record.resize.progress.take() else { return };
-        self.record.backoffs.remove(resize::BACKOFF);
+        self.record.backoffs.remove(backoff::RESIZE);
         self.record.resize.pod.clone_from(&self.pod.spec().resources);
         let text = resize::completed(&self.pod.object, progress.generation);
         self.event(None, EventType::Normal, "ResizeCompleted", &text);
@@ -115,7 +116,7 @@ impl Worker {
 
     /// Notes that a resize failed; it is tried again after a while.
     pub(crate) fn resize_failed(&mut self, message: &str) {
-        self.failed(resize::BACKOFF, "Error", message);
+        self.failed(backoff::RESIZE, "Error", message);
         let generation = self.generation();
         let progress = self.record.resize.progress.get_or_insert_with(|| Progress {
             error: None,

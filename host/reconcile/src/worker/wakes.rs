@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use longshore_core::backoff;
 use longshore_core::event::EventType;
 use longshore_core::observed::{Exit, Sandbox, SandboxState, by_pod};
 use longshore_core::plan::{Cause, Unhealthy};
@@ -145,7 +146,7 @@ impl Worker {
                 let (about, image) = (fetched.about(), &fetched.image);
                 match result {
                     Ok(pulled) => {
-                        self.record.backoffs.remove(&format!("image/{image}"));
+                        self.record.backoffs.remove(&backoff::image(image));
                         self.images.insert((fetched.container, fetched.image), pulled);
                     }
                     Err(failure) => {
@@ -153,7 +154,7 @@ impl Worker {
                         self.event(about, EventType::Warning, "Failed", &message);
                         let message = format!("Error: {}", failure.reason);
                         self.event(Some(&fetched.container), EventType::Warning, "Failed", &message);
-                        self.failed(&format!("image/{image}"), failure.reason, &failure.message);
+                        self.failed(&backoff::image(image), failure.reason, &failure.message);
                     }
                 }
             }

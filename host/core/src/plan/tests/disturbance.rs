@@ -327,7 +327,7 @@ fn a_clock_that_stepped_back_lengthens_no_wait() {
     model.upset(Upset::Ends(1, 1));
     let message = "no such image".to_owned();
     let failed = Backoff { failures: 9, last: model.now, reason: "CreateContainerError".to_owned(), message };
-    model.record.backoffs.insert("create/b".to_owned(), failed);
+    model.record.backoffs.insert(crate::backoff::create("b"), failed);
     model.upset(Upset::ClockBack(1_000_000));
     let longest = model.now + jiff::SignedDuration::from_secs(300);
     assert_eq!(model.plan().waits["a"].until.unwrap(), longest);
@@ -349,7 +349,8 @@ fn an_exit_in_the_future_is_taken_for_one_of_now() {
 #[test]
 fn a_failed_pull_is_shown_first_and_then_that_it_is_waited() {
     let mut model = Model::new(pod_from("{containers: [{name: a, image: x}]}"), ObservedPod::default());
-    model.record.backoffs.insert("image/x".to_owned(), Backoff::after(None, model.now, "ErrImagePull", "not found"));
+    let failed = Backoff::after(None, model.now, "ErrImagePull", "not found");
+    model.record.backoffs.insert(crate::backoff::image("x"), failed);
     let begun = model.now;
     let wait = |model: &Model| model.plan().waits["a"].clone();
     assert_eq!((wait(&model).reason.as_str(), wait(&model).message.as_str()), ("ErrImagePull", "not found"));

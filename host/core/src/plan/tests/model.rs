@@ -167,18 +167,18 @@ impl Model {
                 Fault::LostEvent => self.act(&planned.action),
                 Fault::Error => match planned.action.container() {
                     Some(name) => {
-                        let key = format!("create/{name}");
+                        let key = crate::backoff::create(name);
                         self.record.backoffs.insert(key, Backoff::after(None, self.now, "CreateContainerError", ""));
                         skipped.push(name.to_owned());
                     }
                     None if matches!(planned.action, Action::CheckMemory { .. } | Action::SetPodLimits { .. }) => {
                         let backoff = Backoff::after(None, self.now, "Error", "");
-                        self.record.backoffs.insert(crate::resize::BACKOFF.to_owned(), backoff);
+                        self.record.backoffs.insert(crate::backoff::RESIZE.to_owned(), backoff);
                         break;
                     }
                     None => {
                         let backoff = Backoff::after(None, self.now, "ContainerCreating", "");
-                        self.record.backoffs.insert("pod".to_owned(), backoff);
+                        self.record.backoffs.insert(crate::backoff::POD.to_owned(), backoff);
                         break;
                     }
                 },
