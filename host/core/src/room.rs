@@ -37,7 +37,7 @@ pub const WAITS: &str = "waiting for pods that are stopping to free resources";
 
 /// The node as a pod that is new finds it.
 #[derive(Clone, Copy, Debug)]
-pub struct House<'a> {
+pub struct Occupancy<'a> {
     /// Pods that were admitted and of which something may still run, by UID.
     pub active: &'a BTreeMap<String, Pod>,
     /// UIDs of those that end.
@@ -59,14 +59,15 @@ pub struct House<'a> {
 /// # Errors
 /// Why it may not; asked again only at the agent's next start or when a shutdown is called off, and only for pods that are
 /// not the API server's.
-pub fn admit<'a>(pod: &Pod, house: House<'a>) -> Result<Room<'a>, Rejection> {
-    if house.goes_down {
+pub fn admit<'a>(pod: &Pod, occupancy: Occupancy<'a>) -> Result<Room<'a>, Rejection> {
+    if occupancy.goes_down {
         return Err(admit::shutting_down());
     }
-    admit::under_pressure(pod, house.pressure)?;
-    let others = house.active.values().filter(|other| other.id.uid != pod.id.uid);
-    let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) = others.partition(|other| house.leaving.contains(&other.id.uid));
-    find(pod, Others { leaving: &leaving, staying: &staying }, house.facts, house.node, house.alone)
+    admit::under_pressure(pod, occupancy.pressure)?;
+    let others = occupancy.active.values().filter(|other| other.id.uid != pod.id.uid);
+    let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) =
+        others.partition(|other| occupancy.leaving.contains(&other.id.uid));
+    find(pod, Others { leaving: &leaving, staying: &staying }, occupancy.facts, occupancy.node, occupancy.alone)
 }
 
 /// Where a pod gets room: as few pods of either kind as may be. `node` as for [`admit::admit`]; `alone` where there is no

@@ -10,7 +10,7 @@ use longshore_core::pod::Pod;
 use longshore_core::ports::sources::SourceProblem;
 use longshore_core::probe;
 use longshore_core::resize;
-use longshore_core::room::{self, House};
+use longshore_core::room::{self, Occupancy};
 
 use super::Worker;
 use super::preempt::Ending;
@@ -163,7 +163,7 @@ impl Worker {
         let mut active = self.shared.active();
         let health = &self.shared.ports.health;
         let leaving = self.shared.leaving().clone();
-        let house = House {
+        let occupancy = Occupancy {
             active: &active,
             leaving: &leaving,
             facts: &self.facts,
@@ -172,7 +172,7 @@ impl Worker {
             pressure: health.pressure(),
             goes_down: health.shutdown() == Shutdown::GoesDown,
         };
-        let room = room::admit(&self.pod, house)?;
+        let room = room::admit(&self.pod, occupancy)?;
         let owned = |pods: Vec<&Pod>| pods.into_iter().cloned().collect();
         let ending = Ending { leaving: owned(room.leaving), victims: owned(room.victims) };
         active.insert(self.pod.id.uid.clone(), self.pod.clone());

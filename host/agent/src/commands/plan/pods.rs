@@ -8,7 +8,7 @@ use longshore_core::observed::ObservedPod;
 use longshore_core::plan::{self as core_plan, Busy, Plan, Situation};
 use longshore_core::pod::{Deletion, Pod, PodId, Source};
 use longshore_core::record::PodRecord;
-use longshore_core::room::{self, House, Room};
+use longshore_core::room::{self, Occupancy, Room};
 use longshore_reconcile::orphan::{from_observed, from_stored};
 
 use super::World;
@@ -164,7 +164,7 @@ fn ids(world: &World) -> Vec<PodId> {
 /// Whether a pod that is new may run here: what it waits for, if it must, or why it may not. One that may has its share
 /// from then on.
 fn admit(world: &World, shares: &mut Shares, pod: &Pod) -> Result<Option<String>, String> {
-    let house = House {
+    let occupancy = Occupancy {
         active: &shares.active,
         leaving: &shares.leaving,
         facts: &world.facts,
@@ -173,7 +173,7 @@ fn admit(world: &World, shares: &mut Shares, pod: &Pod) -> Result<Option<String>
         pressure: world.pressure,
         goes_down: world.going_down,
     };
-    let Room { leaving, victims } = room::admit(pod, house).map_err(|rejection| rejection.to_string())?;
+    let Room { leaving, victims } = room::admit(pod, occupancy).map_err(|rejection| rejection.to_string())?;
     let names = |pods: &[&Pod]| pods.iter().map(|pod| pod.id.to_string()).collect::<Vec<_>>().join(", ");
     let mut waits = Vec::new();
     if !leaving.is_empty() {
