@@ -30,6 +30,8 @@ struct World {
     /// How many creates of events go through without anybody hearing of it.
     unheard: usize,
     tries: Vec<String>,
+    /// How often a pod's status was patched.
+    reports: usize,
 }
 
 /// The API server.
@@ -40,6 +42,8 @@ pub struct FakeCluster {
     pub version: Mutex<(u32, u32)>,
     /// Whether it does not tell its version.
     pub hides_version: AtomicBool,
+    /// The field of a pod's status that it does not know, and leaves out.
+    pub unknown: Mutex<Option<&'static str>>,
     changed: watch::Sender<u64>,
     node: watch::Sender<Option<Arc<v1::Node>>>,
     /// Whether it answers nobody who creates an event.
@@ -52,6 +56,7 @@ impl Default for FakeCluster {
             world: Mutex::default(),
             version: Mutex::new((1, 36)),
             hides_version: AtomicBool::new(false),
+            unknown: Mutex::default(),
             changed: watch::Sender::new(0),
             node: watch::Sender::new(None),
             blocked: watch::Sender::new(false),
@@ -92,6 +97,11 @@ impl FakeCluster {
     /// How often the Node's status was posted.
     pub fn posts(&self) -> usize {
         self.world().posts.len()
+    }
+
+    /// How often a pod's status was patched.
+    pub fn reports(&self) -> usize {
+        self.world().reports
     }
 
     /// The Node as it is.
@@ -200,9 +210,17 @@ impl ClusterApi for FakeCluster {
     }
 
     async fn patch_pod_status(&self, pod: &PodId, patch: &Value) -> Result<v1::Pod, ApiError> {
-        let known = self.world().pods.get(&pod.uid).cloned();
+        let known = {
+            let mut world = self.world();
+            world.reports += 1;
+            world.pods.get(&pod.uid).cloned()
+        };
         let mut value = json!(known.ok_or_else(|| ApiError::NotFound { what: pod.to_string() })?);
         merge(&mut value, patch);
+        let unknown = *self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(field), Some(status)) = (unknown, value["status"].as_object_mut()) {
+            status.remove(field);
+        }
         self.create_pod(&serde_json::from_value(value).expect("a Pod")).await
     }
 

@@ -15,7 +15,7 @@ use longshore_core::ports::runtime::RuntimeInfo;
 use longshore_core::resources::QUOTA_PERIOD;
 
 use crate::config::{Config, Findings, Problem};
-use crate::network;
+use crate::{network, pod_network};
 
 /// The resolver configuration of a node, where nothing else is said.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -33,10 +33,12 @@ pub(crate) fn node_name(config: &Config) -> anyhow::Result<String> {
 }
 
 /// What `failSwapOn` and `failCgroupV1` are about. The kubelet refuses both unless told otherwise; here only an explicit
-/// true refuses, since most machines with Docker have one or the other.
+/// true refuses, since most machines with Docker have one or the other. And a network that is there and not used.
 pub(crate) fn check_node(config: &Config) -> Findings {
     let swap = std::fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count() > 1;
-    judge(config, swap, is_cgroup_v2())
+    let mut findings = judge(config, swap, is_cgroup_v2());
+    findings.warnings.extend(pod_network::overlooked(config));
+    findings
 }
 
 fn judge(config: &Config, swap: bool, cgroup_v2: bool) -> Findings {

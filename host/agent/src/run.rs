@@ -388,7 +388,12 @@ impl DockerWatch {
 
     /// What became of a look; `None` when it was answered.
     fn tell(&self, error: Option<RuntimeError>) {
-        let error = error.map(|error| error.to_string());
+        let error = error.map(|error| match error {
+            RuntimeError::Timeout { seconds, .. } => {
+                format!("Docker at {} did not answer within {seconds} s", self.state.info().docker.endpoint)
+            }
+            error => error.to_string(),
+        });
         self.health.runtime(error.clone().map_or(Ok(()), Err));
         let before = self.state.info().docker.error;
         match (&before, &error) {

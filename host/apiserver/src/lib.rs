@@ -15,9 +15,6 @@ mod pace;
 mod pem;
 mod podcertificates;
 mod pods;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod real;
 mod reflector;
 mod refusal;
 mod requests;

@@ -10,10 +10,18 @@ const FILE_LIMIT: u64 = 1 << 20;
 /// Files that are looked at.
 const FILES: usize = 200;
 
+/// How files end that networks are described in.
+const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
+
+/// The first file of a folder that may describe a network, whatever is in it. Blocks for a moment.
+pub fn first_configuration(folder: &Path) -> Option<PathBuf> {
+    files(folder, &ENDINGS).ok()?.into_iter().next()
+}
+
 /// All networks of a folder, in the order of their files' names, and what is wrong with the other files.
 pub(crate) fn read(folder: &Path) -> (Vec<NetworkList>, Vec<String>) {
     let (mut lists, mut problems) = (Vec::new(), Vec::new());
-    let files = match files(folder, &["conf", "conflist", "json"]) {
+    let files = match files(folder, &ENDINGS) {
         Ok(files) => files,
         Err(error) => return (lists, vec![format!("--cni-conf-dir: {error}")]),
     };

@@ -17,3 +17,4 @@ mod validate;
 mod version;
 
 pub use cni::{Cni, CniOptions};
+pub use folder::first_configuration;

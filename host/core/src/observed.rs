@@ -281,6 +281,11 @@ impl Observation {
         }
     }
 
+    /// Whether the runtime cannot say what it is.
+    pub fn is_unseen(&self) -> bool {
+        matches!(self, Observation::Unseen { .. })
+    }
+
     /// The pod that it belongs to.
     pub fn pod(&self) -> &PodId {
         match self {

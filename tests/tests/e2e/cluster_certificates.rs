@@ -1,14 +1,18 @@
-//! What projected volumes get of `certificates.k8s.io`: certificates of pods' own, and ClusterTrustBundles.
+//! What comes of `certificates.k8s.io`: the node's own certificate in time, and in projected volumes certificates of pods' own
+//! and ClusterTrustBundles.
 
-use std::fs;
+use std::{collections::BTreeSet, fs, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use serde_json::{Value, json};
 
 use crate::bed::{
     cluster::until,
     node::{MOMENT, Node},
-    pods::{SLEEP, container, pod, restarts, waiting, with},
+    pods::{SLEEP, container, id, pod, restarts, sleeper, waiting, with},
     signer::{Signed, Signer, version_of},
 };
 
@@ -200,4 +204,61 @@ fn cluster_certificates_to_trust_by_name_and_by_signer() {
     node.cluster.patch(&format!("{}/{}", bundles.path, node.name), &json!({"spec": {"trustBundle": later}}));
     node.told(|| until("the change", || (node.sh("a", "cat /c/named.pem").1 == later).then_some(())));
     assert_eq!(restarts(&node.wait_api_ready("a"), "app"), 0);
+}
+
+/// A certificate and key of the node as the cluster signs them, that has lived for two hours and ends in five minutes.
+fn old_identity(node: &Node) -> String {
+    let [authority, key] =
+        ["ca.crt", "ca.key"].map(|name| fs::read_to_string(node.cluster.folder.join("pki").join(name)).unwrap());
+    let issuer = Issuer::from_ca_cert_pem(&authority, KeyPair::from_pem(&key).unwrap()).unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(DnType::CommonName, format!("system:node:{}", node.name));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now - Duration::from_secs(2 * 3600);
+    params.not_after = now + Duration::from_secs(300);
+    let key = KeyPair::generate().unwrap();
+    params.signed_by(&key, &issuer).unwrap().pem() + &key.serialize_pem()
+}
+
+/// The certificates by which the node came to the API server, as its audit log has them.
+fn shown(node: &Node) -> BTreeSet<String> {
+    let log = fs::read_to_string(node.cluster.folder.join("audit.log")).unwrap();
+    let user = format!("system:node:{}", node.name);
+    let ours = log.lines().filter(|line| line.contains(&user));
+    let all = ours.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let ours = all.filter(|request| request["user"]["username"] == user.as_str());
+    ours.map(|request| request["user"]["extra"]["authentication.kubernetes.io/credential-id"].to_string()).collect()
+}
+
+/// What the cluster signs lives for a year; in its place the node is given one that is due.
+#[test]
+fn cluster_certificates_of_the_node_itself_are_renewed_in_time() {
+    let Some(mut node) = Node::start() else { return };
+    node.bind(&sleeper("a"));
+    let before = node.wait_api_ready("a");
+    node.stop();
+    let current = node.folder.join("pki/kubelet-client-current.pem");
+    let (first, old) = (shown(&node), old_identity(&node));
+    fs::write(&current, &old).unwrap();
+    node.begin();
+    let is_other = || fs::read_to_string(&current).ok().filter(|now| !now.is_empty() && *now != old);
+    let renewed = node.told(|| until("another certificate", is_other));
+    // The node itself asked for it, by what it had, and it is the cluster's.
+    let user = format!("system:node:{}", node.name);
+    let requests = node.cluster.list("/apis/certificates.k8s.io/v1/certificatesigningrequests");
+    let signed = requests.iter().filter(|request| {
+        request["spec"]["username"] == user.as_str()
+            && request["spec"]["signerName"] == "kubernetes.io/kube-apiserver-client-kubelet"
+    });
+    let chains = signed.filter_map(|request| STANDARD.decode(request["status"]["certificate"].as_str()?).ok());
+    let chains: Vec<String> = chains.map(|chain| String::from_utf8(chain).unwrap()).collect();
+    assert!(chains.iter().any(|chain| renewed.contains(chain.trim())), "{chains:?}");
+    // Whoever looks at the API server's side sees it: beside what it had before, the old one and the new one.
+    node.told(|| until("it is used", || (shown(&node).len() >= first.len() + 2).then_some(())));
+    node.wait_node_ready();
+    let now = node.wait_api_ready("a");
+    assert_eq!((id(&now, "app"), restarts(&now, "app")), (id(&before, "app"), 0));
 }

@@ -1,6 +1,9 @@
-//! The API server gone, back, and restarted; and the agent killed under its pods.
+//! The API server gone, back, and restarted; Docker silent; and the agent killed under its pods.
 
-use std::{fs, thread, time::Instant};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -8,8 +11,10 @@ use crate::bed::{
     cluster::until,
     etcd,
     front::{Asked, Fate},
+    limit,
     node::{MOMENT, Node},
-    pods::{SLEEP, container, id, is_ready, job, phase, pod, restarts, sleeper, with},
+    pods::{SLEEP, condition, container, id, is_ready, job, phase, pod, restarts, sleeper, with},
+    proxy::Proxy,
 };
 
 #[test]
@@ -224,4 +229,37 @@ fn cluster_faults_reboot_without_a_state_key() {
     assert_eq!(node.running(&needy), None);
     node.gate.as_ref().unwrap().open();
     node.wait_api("needy", "Ready again", |pod| is_ready(pod) && id(pod, "app") != id(&needy, "app"));
+}
+
+/// A daemon that takes calls and answers none makes the node NotReady, not sooner than the kubelet would be.
+#[test]
+fn cluster_faults_docker_is_silent_and_answers_again() {
+    let Some(mut node) = Node::new(&[], false) else { return };
+    let socket = node.folder.join("d.sock");
+    let proxy = Proxy::start(&socket, &node.docker.socket);
+    node.flags.push(format!("--docker-endpoint=unix://{}", socket.display()));
+    node.begin();
+    node.wait_node_ready();
+    node.bind(&sleeper("a"));
+    let before = node.wait_api_ready("a");
+    proxy.hang(true);
+    let began = Instant::now();
+    let told = "container runtime is down: Docker at unix:///";
+    node.wait_node("not Ready, and says why", |object| {
+        let mut all = object["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = all.find(|one| one["type"] == "Ready").unwrap_or(&Value::Null);
+        ready["status"] == "False" && ready["message"].as_str().is_some_and(|message| message.contains(told))
+    });
+    // The last answer was ten seconds old at most.
+    assert!(began.elapsed() > Duration::from_secs(15), "after {:?}", began.elapsed());
+    proxy.hang(false);
+    let began = Instant::now();
+    node.wait_node("Ready again", |object| condition(object, "Ready"));
+    assert!(began.elapsed() < limit(Duration::from_secs(10)), "after {:?}", began.elapsed());
+    // The controller has called its pods not ready meanwhile.
+    let now = node.wait_api_ready("a");
+    assert_eq!((id(&now, "app"), restarts(&now, "app")), (id(&before, "app"), 0));
+    node.bind(&sleeper("b"));
+    node.wait_api_ready("b");
+    node.kill();
 }

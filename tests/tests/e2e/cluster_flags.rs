@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use crate::bed::{
     cluster::until,
+    front::server_of,
     node::Node,
-    pods::{SLEEP, condition, container, is_ready, pod, sleeper, with},
+    pods::{SLEEP, condition, container, id, is_ready, pod, restarts, sleeper, with},
+    ports::free_port,
 };
 
 /// The whole log.
@@ -40,7 +42,7 @@ fn cluster_flags_a_node_that_may_not_register_waits_to_be_created() {
     assert_eq!((&labels["mine"], &labels["kubernetes.io/hostname"]), (&json!("yes"), &json!(node.name)));
     assert_eq!(object["status"]["addresses"][0]["address"], node.cluster.address.as_str());
     let mirror = node.wait_api_ready(&format!("s-{}", node.name));
-    assert_eq!(crate::bed::pods::id(&mirror, "app"), runs);
+    assert_eq!(id(&mirror, "app"), runs);
     node.bind(&sleeper("a"));
     node.wait_api_ready("a");
     // One that is deleted is not made again.
@@ -104,6 +106,32 @@ fn cluster_flags_an_external_cloud_says_where_the_node_is() {
     assert_eq!(now["status"]["addresses"], addresses);
     assert_eq!(now["spec"]["providerID"], "harbour://quay/7");
     assert!(!tainted(&now), "{}", now["spec"]);
+}
+
+#[test]
+fn cluster_flags_name_several_api_servers_and_the_first_that_answers_is_used() {
+    let Some(mut node) = Node::new(&[], false) else { return };
+    let mut config: Value = serde_json::from_slice(&fs::read(&node.cluster.bootstrap).unwrap()).unwrap();
+    let server = server_of(&config);
+    let nobody = || format!("https://127.0.0.1:{}", free_port());
+    // The kubeconfig's own address is nobody's either: it is not asked.
+    config["clusters"][0]["cluster"]["server"] = json!(nobody());
+    let bootstrap = node.folder.join("elsewhere.kubeconfig");
+    fs::write(&bootstrap, config.to_string()).unwrap();
+    node.flags.retain(|flag| !flag.starts_with("--bootstrap-kubeconfig="));
+    node.flags.push(format!("--bootstrap-kubeconfig={}", bootstrap.display()));
+    node.flags.push(format!("--api-servers={},https://{server}", nobody()));
+    node.begin();
+    node.wait_node_ready();
+    node.bind(&sleeper("a"));
+    let before = node.wait_api_ready("a");
+    // Another agent, which has a kubeconfig of its own by now, does the same.
+    node.stop();
+    node.begin();
+    node.bind(&sleeper("b"));
+    node.wait_api_ready("b");
+    let now = node.wait_api_ready("a");
+    assert_eq!((id(&now, "app"), restarts(&now, "app")), (id(&before, "app"), 0));
 }
 
 /// Flags as kubeadm leaves them in `kubeadm-flags.env`.

@@ -245,6 +245,18 @@ fn cluster_pod_that_ends_has_its_phase() {
     assert_eq!(status(&again, "app")["lastState"]["terminated"]["exitCode"], 4);
     node.wait_api("again", "backing off", |pod| waiting(pod, "app") == "CrashLoopBackOff");
     node.wait_api_event("again", "BackOff", "");
+    // What happens again is counted in the event that there is.
+    let started = || {
+        let all = node.events_of("again").into_iter();
+        let all: Vec<Value> = all.filter(|event| event["reason"] == "Started").collect();
+        all.iter().any(|event| event["count"].as_i64() >= Some(2)).then_some(all)
+    };
+    let started = node.told(|| until("the second start is counted", started));
+    assert_eq!(started.len(), 1, "{started:#?}");
+    let path = format!("/events/{}", started[0]["metadata"]["name"].as_str().unwrap());
+    let patched =
+        |(verb, asked, code): &(String, String, u64)| verb == "patch" && asked.contains(&path) && *code == 200;
+    assert!(node.asked().iter().any(patched), "{path}");
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod cluster_node;
 mod cluster_objects;
 mod cluster_pods;
 mod cluster_preemption;
+mod cluster_pulls;
 mod cluster_resize;
 mod cluster_terminal;
 mod cluster_volumes;

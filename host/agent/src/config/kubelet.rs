@@ -112,9 +112,14 @@ const ZERO_COUNTS: &[&str] = &[
 
 /// The kind in a document, if it has one: tells a KubeletConfiguration from what was named by mistake.
 pub(crate) fn kind_of(text: &str) -> Option<String> {
-    let Value::Map(entries) = tree::parse(text).ok()?.value else { return None };
-    let kind = entries.into_iter().find(|entry| entry.key == "kind")?;
-    if let Value::String(kind) = kind.node.value { Some(kind) } else { None }
+    field(&tree::parse(text).ok()?, "kind").map(str::to_owned)
+}
+
+/// The text of a document's field.
+fn field<'a>(document: &'a Node, key: &str) -> Option<&'a str> {
+    let Value::Map(entries) = &document.value else { return None };
+    let entry = entries.iter().find(|entry| entry.key == key)?;
+    if let Value::String(text) = &entry.node.value { Some(text) } else { None }
 }
 
 /// Whether a text says that it is a configuration, and no manifest; of a broken one, or one of several documents, a line that
@@ -127,12 +132,8 @@ pub(crate) fn is_configuration(text: &str) -> bool {
         let mut fields = fields.map(|(key, value)| (key.trim_matches(quotes), value.trim_matches(quotes)));
         return fields.any(|(key, value)| key == "kind" && is_kind(value));
     };
-    let Value::Map(entries) = node.value else { return false };
-    entries.iter().any(|entry| match &entry.node.value {
-        Value::String(text) if entry.key == "kind" => is_kind(text),
-        Value::String(text) if entry.key == "apiVersion" => text.starts_with("kubelet.config.k8s.io/"),
-        _ => false,
-    })
+    field(&node, "kind").is_some_and(is_kind)
+        || field(&node, "apiVersion").is_some_and(|version| version.starts_with("kubelet.config.k8s.io/"))
 }
 
 /// Reads a KubeletConfiguration; `file` names it in messages.

@@ -78,13 +78,15 @@ impl Default for ClusterOptions {
 pub async fn run(cluster: Cluster, stop: CancellationToken) {
     // The Node's UID, once it is registered: its Lease and its mirror pods belong to it.
     let (uid, registered) = watch::channel(None);
+    // The API server's version as it was last told: another one may know more of a pod's status.
+    let (version, server) = watch::channel(None);
     // Cancel safe: each loop begins again from what the API server has.
     tokio::select! {
         () = stop.cancelled() => {}
         () = node::follow(&cluster) => {}
-        () = node::run(&cluster, uid) => {}
+        () = node::run(&cluster, uid, version) => {}
         () = lease::run(&cluster, registered.clone()) => {}
-        () = status::run(&cluster) => {}
+        () = status::run(&cluster, server) => {}
         () = mirrors::run(&cluster, registered) => {}
         () = events::run(&cluster) => {}
     }

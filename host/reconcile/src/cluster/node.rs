@@ -48,14 +48,18 @@ pub(super) async fn follow(cluster: &Cluster) {
     std::future::pending().await
 }
 
-/// Keeps the Node true for ever. Its UID is told once it is registered.
-pub(super) async fn run(cluster: &Cluster, registered: watch::Sender<Option<String>>) {
+/// Keeps the Node true for ever. Its UID is told once it is registered, the API server's version when it is another one.
+pub(super) async fn run(
+    cluster: &Cluster,
+    registered: watch::Sender<Option<String>>,
+    server: watch::Sender<Option<(u32, u32)>>,
+) {
     let mut keeper = Keeper {
         cluster,
         registered,
+        server,
         node: None,
         posted: None,
-        version: None,
         told: None,
         images: Vec::new(),
         asked: None,
@@ -108,7 +112,7 @@ struct Keeper<'a> {
     node: Option<v1::Node>,
     posted: Option<Posted>,
     /// The API server's version as it was last told.
-    version: Option<(u32, u32)>,
+    server: watch::Sender<Option<(u32, u32)>>,
     /// When that was; `None` when it is to be asked again.
     told: Option<Instant>,
     /// The images that the runtime had when it last told.
@@ -206,16 +210,18 @@ impl Keeper<'_> {
 
     async fn server_version(&mut self) -> Result<(u32, u32), ApiError> {
         let fresh = self.told.is_some_and(|at| at.elapsed() < VERSION_AGE);
-        if let Some(version) = self.version.filter(|_| fresh) {
+        let known = *self.server.borrow();
+        if let Some(version) = known.filter(|_| fresh) {
             return Ok(version);
         }
         match self.cluster.api.server_version().await {
             Ok(version) => {
-                (self.version, self.told) = (Some(version), Some(Instant::now()));
+                self.told = Some(Instant::now());
+                self.server.send_if_modified(|known| known.replace(version) != Some(version));
                 Ok(version)
             }
             // A status by an old version is better than none.
-            Err(error) => self.version.ok_or(error),
+            Err(error) => known.ok_or(error),
         }
     }
 

@@ -15,6 +15,7 @@ use longshore_core::pod::{PodId, Source};
 use longshore_core::ports::cluster::ApiError;
 use longshore_core::view::PodView;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -27,8 +28,8 @@ const RESYNC: Duration = Duration::from_secs(30);
 /// How long an answer of our own is believed against a watch that has not caught up.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
-/// Carries pods' status to the API server for ever.
-pub(super) async fn run(cluster: &Cluster) {
+/// Carries pods' status to the API server for ever; `server` is its version.
+pub(super) async fn run(cluster: &Cluster, mut server: watch::Receiver<Option<(u32, u32)>>) {
     let mut writer = Writer {
         cluster,
         acknowledged: HashMap::new(),
@@ -45,6 +46,7 @@ pub(super) async fn run(cluster: &Cluster) {
     cluster.views.set_reported(0);
     let mut views = cluster.views.subscribe();
     let mut heard = cluster.pods.changes();
+    let mut known = *server.borrow_and_update();
     loop {
         let version = *views.borrow_and_update();
         let next = writer.turn();
@@ -55,6 +57,13 @@ pub(super) async fn run(cluster: &Cluster) {
         tokio::select! {
             Ok(()) = views.changed() => {}
             Some(()) = heard.next() => {}
+            Ok(()) = server.changed() => {
+                // The first word is no other one.
+                let now = *server.borrow_and_update();
+                if std::mem::replace(&mut known, now).is_some() {
+                    writer.try_all();
+                }
+            }
             Some(done) = writer.tasks.join_next() => writer.ended(done),
             () = tokio::time::sleep_until(next) => {}
         }
@@ -139,7 +148,7 @@ struct Writer<'a> {
     /// What the API server answered last, by UID, until the watch shows it.
     acknowledged: HashMap<String, (Arc<v1::Pod>, Instant)>,
     /// The patch that is still due after a status was taken, by UID, of servers that drop a part of it (fields of a newer
-    /// version, or of a gate that is off): alone it is not sent, for it would be for ever.
+    /// version, or of a gate that is off): alone it is not sent, for it would be for ever. Of one version of the server.
     left_out: HashMap<String, Value>,
     /// What was found to need no patch, by UID: not compared again until one of them changes.
     level: HashMap<String, Level>,
@@ -195,6 +204,12 @@ impl Writer<'_> {
         self.refused.0.retain(|uid, _| self.cluster.pods.pod(uid).is_some());
         self.level.retain(|_, level| level.at.elapsed() < RESYNC);
         next
+    }
+
+    /// What was left out is sent again: an API server of another version may keep it.
+    fn try_all(&mut self) {
+        self.left_out.clear();
+        self.level.clear();
     }
 
     /// Whether the API server knows all that there was at the last turn.

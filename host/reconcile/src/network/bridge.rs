@@ -171,7 +171,7 @@ impl Network {
 async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
     let list = ports.runtime.list().await?;
     // One that cannot be looked at may be on any of them.
-    if list.iter().any(|seen| matches!(seen, Observation::Unseen { .. })) {
+    if list.iter().any(Observation::is_unseen) {
         return Ok(ours.to_vec());
     }
     let names = list.iter().filter_map(|seen| match seen {

@@ -49,7 +49,7 @@ impl Network {
             let attached = ports.plugins.attached();
             if !attached.is_empty()
                 && let Ok(list) = ports.runtime.list().await
-                && !list.iter().any(|seen| matches!(seen, Observation::Unseen { .. }))
+                && !list.iter().any(Observation::is_unseen)
             {
                 let running = running(&list);
                 for id in attached.iter().filter(|id| !running.contains_key(id.as_str())) {

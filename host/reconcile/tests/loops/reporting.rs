@@ -7,13 +7,16 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1;
 use longshore_core::cluster::node::NodeDescription;
 use longshore_core::event::EventType;
-use longshore_core::pod::PodId;
+use longshore_core::pod::{PodId, Source};
+use longshore_core::ports::cluster::ClusterApi;
 use longshore_core::ports::events::EventSink;
+use longshore_core::view::{PodView, Standing};
 use longshore_reconcile::cluster::{self, Cluster, ClusterOptions};
 use longshore_reconcile::events::EventRing;
 use longshore_reconcile::views::Views;
 use longshore_tests::cluster::FakeCluster;
 use longshore_tests::runtime::{FakeRuntime, info};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -205,4 +208,31 @@ async fn another_runtime_is_told_when_it_is_found() {
     assert_eq!(status.node_info.unwrap().container_runtime_version, "docker://29.1.0");
     let handlers: Vec<_> = status.runtime_handlers.unwrap().into_iter().filter_map(|handler| handler.name).collect();
     assert!(handlers.contains(&"gvisor".to_owned()), "{handlers:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_api_server_left_out_of_a_pods_status_is_told_to_a_newer_one() {
+    let pod = longshore_tests::pod("a", "{containers: [{name: app, image: app}]}");
+    let api = FakeCluster::default();
+    *api.unknown.lock().unwrap() = Some("observedGeneration");
+    api.create_pod(&pod.object).await.unwrap();
+    let joined = join(api);
+    let status = serde_json::from_value(json!({"phase": "Running", "observedGeneration": 3})).unwrap();
+    joined.views.publish(PodView {
+        id: pod.id.clone(),
+        source: Source::Api,
+        object: v1::Pod { status: Some(status), ..(*pod.object).clone() },
+        sandbox: None,
+        steps: Vec::new(),
+        probes: Vec::new(),
+        standing: Standing::default(),
+    });
+    joined.until("it is told", |api| api.reports() > 0).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(joined.api.reports(), 1, "what is left out is not sent again and again");
+    *joined.api.unknown.lock().unwrap() = None;
+    *joined.api.version.lock().unwrap() = (1, 37);
+    joined.until("all is told", |api| api.reports() > 1).await;
+    let now = joined.api.pod("default", "a").await.unwrap().unwrap();
+    assert_eq!(json!(now.status)["observedGeneration"], 3);
 }

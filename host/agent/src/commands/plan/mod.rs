@@ -210,9 +210,8 @@ async fn look(
     if let Some((docker, id)) = &docker {
         let mut list: Vec<Observation> =
             docker.list().await.context("cannot list running containers, so nothing can be planned")?;
-        if let Some(Observation::Unseen { id, pod }) =
-            list.iter().find(|seen| matches!(seen, Observation::Unseen { .. }))
-        {
+        if let Some(unseen) = list.iter().find(|seen| seen.is_unseen()) {
+            let (id, pod) = (unseen.id(), unseen.pod());
             anyhow::bail!(
                 "container {id} of pod {pod} cannot be inspected, so nothing can be planned: does `docker inspect {id}` answer?"
             );

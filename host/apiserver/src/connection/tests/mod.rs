@@ -1,7 +1,6 @@
 //! The connection tried against servers of our own: files that change, servers that fail, what errors say.
 
 mod bootstrapping;
-mod real;
 mod server;
 
 use std::path::Path;
