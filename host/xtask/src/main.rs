@@ -17,6 +17,7 @@ mod images;
 mod place;
 mod process;
 mod report;
+mod room;
 mod say;
 mod test;
 mod vm;

@@ -19,7 +19,7 @@ use crate::{
     place::Place,
     process,
     report::{Outcome, Report, counts, once_more},
-    say, vm,
+    room, say, vm,
     world::{self, World},
 };
 
@@ -43,6 +43,25 @@ pub(crate) struct Test {
     /// Only end-to-end tests whose names contain this; nothing else is checked.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+}
+
+/// Which machine a run emulates, and fills.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    NoMachine,
+    Usual,
+    Long,
+}
+
+impl Test {
+    /// Of this run.
+    pub(crate) fn extent(&self) -> Extent {
+        match self.fast || self.no_vm || self.only.is_some() {
+            true => Extent::NoMachine,
+            false if self.long => Extent::Long,
+            false => Extent::Usual,
+        }
+    }
 }
 
 /// The version that is installed when none is on the PATH.
@@ -78,6 +97,7 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
         // Said at once, not after minutes of compiling.
         world::require()?;
     }
+    room::look(place, args);
     let full = args.only.is_none();
     let built = report.step("plugins: build", || {
         guests::build(&place.root)?;
