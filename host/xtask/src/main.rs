@@ -8,6 +8,7 @@ mod cni;
 mod compile;
 mod conformance;
 mod demo;
+mod deny;
 mod docker;
 mod fuzz;
 mod go;
