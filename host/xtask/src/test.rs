@@ -36,8 +36,8 @@ pub(crate) struct Test {
     #[arg(long)]
     no_cluster: bool,
     /// Also in clusters of the oldest and the newest Kubernetes, on the oldest Docker as well; what takes minutes in a cluster;
-    /// Kubernetes' own tests of nodes; and the emulated machine after a power cut and as a node: memory, a full disk, boots
-    /// without the API server (an hour and a half).
+    /// Kubernetes' own tests of nodes; and the emulated machine after a power cut, on Docker 29, and as a node:
+    /// memory, a full disk, boots without the API server (two hours).
     #[arg(long)]
     long: bool,
     /// Only end-to-end tests whose names contain this; nothing else is checked.
