@@ -36,7 +36,7 @@ pub(crate) struct Test {
     #[arg(long)]
     no_cluster: bool,
     /// Also in clusters of the oldest and the newest Kubernetes, on the oldest Docker as well; what takes minutes in a cluster;
-    /// Kubernetes' own tests of nodes; and the emulated machine after a power cut, on Docker 29, and as a node:
+    /// Kubernetes' own tests of nodes; and the emulated machine with its clock set, after a power cut, on Docker 29, and as a node:
     /// memory, a full disk, boots without the API server (two hours).
     #[arg(long)]
     long: bool,

@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use anyhow::Result;
 
 use super::{
-    alone, fill,
+    alone, clock, fill,
     image::{self, Image},
     joined::{Joined, STATE_KEY},
     machine::{LONG, Machine, SHORT},
@@ -50,7 +50,8 @@ const END_TO_END: Duration = Duration::from_secs(1800);
 /// What is run, in this order.
 const PARTS: [&str; 2] = ["virtual machine: end to end", "virtual machine: off and on again, with logind"];
 /// What takes many minutes, after that.
-const ALONE: [&str; 2] = ["virtual machine: a power cut", "virtual machine: end to end on Docker 29"];
+const ALONE: [&str; 3] =
+    ["virtual machine: clock steps", "virtual machine: a power cut", "virtual machine: end to end on Docker 29"];
 /// And of a machine that joined a cluster.
 const IN_CLUSTER: [&str; 4] = [
     "virtual machine: short of memory",
@@ -80,7 +81,7 @@ fn chosen(only: Option<&str>) -> Result<Vec<&'static str>> {
 pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<&str>, long: bool) -> Result<()> {
     let chosen = chosen(only)?;
     let Some(image) = report.obtain("virtual machine: image", || image::ensure(place))? else { return Ok(()) };
-    let newer = match long && chosen.contains(&ALONE[1]) {
+    let newer = match long && chosen.contains(&ALONE[2]) {
         true => report.obtain("virtual machine: Docker 29", || docker::twenty_nine(place))?,
         false => None,
     };
@@ -107,12 +108,13 @@ pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<
         report.step(name, part)?;
     }
     if !long {
-        report.skip("virtual machine: a power cut, Docker 29, and in a cluster", "not asked for (--long)");
+        report.skip("virtual machine: clock steps, a power cut, Docker 29, and in a cluster", "not asked for (--long)");
         return Ok(());
     }
+    let clock = || explained(&machine, clock::steps(&machine));
     let power_cut = || explained(&machine, power_cut(place, &image, &machine));
     let on_newer = || on_newer(place, &machine, newer.as_ref());
-    let parts: [&dyn Fn() -> Result<Outcome>; 2] = [&power_cut, &on_newer];
+    let parts: [&dyn Fn() -> Result<Outcome>; 3] = [&clock, &power_cut, &on_newer];
     for (name, part) in ALONE.into_iter().zip(parts).filter(|(name, _)| chosen.contains(name)) {
         report.step(name, part)?;
     }
