@@ -117,7 +117,29 @@ pub(crate) fn program() -> std::ffi::OsString {
 pub(crate) fn cargo(place: &Place) -> Command {
     let mut command = Command::new(program());
     command.current_dir(&place.root);
+    let asked = env::var_os("CARGO_INCREMENTAL").is_some();
+    if !asked && (env::var_os("CI").is_some() || !is_incremental(&place.target)) {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     command
+}
+
+/// Whether tests were compiled there with what the next compilation begins with. A folder that begins empty does without: that is
+/// gigabytes and minutes, for compilations that may never come. Whichever it is, it stays: the other would be a second one of each.
+fn is_incremental(target: &Path) -> bool {
+    holds_tests(&target.join("debug/incremental"))
+}
+
+/// Whether tests were compiled there at all.
+pub(crate) fn is_warm(target: &Path) -> bool {
+    holds_tests(&target.join("debug/deps"))
+}
+
+/// Whether cargo put there something of the end-to-end tests, which are the last to be compiled. Of other crates there is
+/// something as soon as they are built: of xtask itself always.
+fn holds_tests(folder: &Path) -> bool {
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name().to_string_lossy().starts_with("e2e-"))
 }
 
 /// cargo with clippy as the compiler of the workspace, which it is as well: `cargo clippy` beside a build would check all
@@ -133,4 +155,24 @@ pub(crate) fn linting(place: &Place) -> Command {
 /// Whether there is one: rustup has a program of that name also where it is not installed.
 pub(crate) fn has_clippy() -> bool {
     process::output(CLIPPY, Command::new(CLIPPY).arg("--version"), Duration::from_secs(60)).is_ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_incremental_once_its_tests_are() {
+        let target = tempfile::tempdir().unwrap();
+        let kinds = || (is_warm(target.path()), is_incremental(target.path()));
+        assert_eq!(kinds(), (false, false));
+        fs::create_dir_all(target.path().join("debug/incremental/longshore_xtask-1a2b")).unwrap();
+        fs::create_dir_all(target.path().join("debug/deps")).unwrap();
+        assert_eq!(kinds(), (false, false), "xtask builds itself");
+        fs::write(target.path().join("debug/deps/e2e-3c4d"), b"").unwrap();
+        assert_eq!(kinds(), (true, false), "it was compiled without");
+        fs::create_dir_all(target.path().join("debug/incremental/e2e-5e6f")).unwrap();
+        assert_eq!(kinds(), (true, true));
+    }
 }

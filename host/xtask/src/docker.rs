@@ -99,7 +99,8 @@ pub(crate) fn twenty_nine(place: &Place) -> Result<Flavor> {
 
 fn build(place: &Place, folder: &Path) -> Result<()> {
     let go = go::program("Docker 29")?;
-    if process::on_path("pkg-config").is_none() || !has_libseccomp() {
+    let compilers = ["gcc", "pkg-config"];
+    if compilers.iter().any(|program| process::on_path(program).is_none()) || !has_libseccomp() {
         apt::install(&["libseccomp-dev", "pkg-config", "gcc", "libc6-dev"], "building runc for Docker 29")?;
     }
     say!("building Docker {DOCKERD_29_VERSION} into {} (some minutes, once)", folder.display());

@@ -14,7 +14,7 @@ use crate::{place::Place, process, say};
 /// Long for a cold build on two cores.
 const LIMIT: Duration = Duration::from_secs(1500);
 
-/// Go's own program; the error says what is built with it.
+/// Go's own program; the error says what is built with it, and where Go is had. It is not installed by us: Debian 12's is too old.
 ///
 /// # Errors
 /// When there is none.
@@ -22,7 +22,12 @@ pub(crate) fn program(what: &str) -> Result<PathBuf> {
     let found = process::on_path("go");
     found
         .or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|go| go.is_file()))
-        .with_context(|| format!("{what} is built from Go modules, and there is no `go` on the PATH"))
+        .with_context(|| {
+            format!(
+                "{what} is built from Go modules, and there is no `go` on the PATH or in /usr/local/go/bin: install Go 1.26 \
+                 from https://go.dev/dl (1.21 and later fetch that themselves)"
+            )
+        })
 }
 
 /// A module of ours that only names programs of others, so that Go fetches and builds them. What is left of it after a

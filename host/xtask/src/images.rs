@@ -208,7 +208,10 @@ fn example_server(place: &Place) -> Result<PathBuf> {
     let log = place.fresh_log("examples-servers")?;
     if !process::logged("cargo build of examples/servers", &mut command, &log, Duration::from_secs(600))? {
         let text = fs::read_to_string(&log).unwrap_or_default();
-        bail!("examples/servers does not compile:\n{}", say::tail(&text, 20));
+        bail!(
+            "examples/servers does not compile (it is linked statically, which needs Debian's libc6-dev, or Fedora's glibc-static):\n{}",
+            say::tail(&text, 20)
+        );
     }
     Ok(target.join("release/grpc-health"))
 }

@@ -13,13 +13,13 @@ use clap::Args;
 use crate::{
     cluster::{self, Kubernetes, clients},
     compile::{self, CLIPPY, Compiled, Executable, cargo, linting},
-    docker,
+    deny, docker,
     docker::Flavor,
     guests,
     place::Place,
     process,
     report::{Outcome, Report, counts, once_more},
-    say, vm,
+    room, say, vm,
     world::{self, World},
 };
 
@@ -36,8 +36,8 @@ pub(crate) struct Test {
     #[arg(long)]
     no_cluster: bool,
     /// Also in clusters of the oldest and the newest Kubernetes, on the oldest Docker as well; what takes minutes in a cluster;
-    /// Kubernetes' own tests of nodes; and the emulated machine after a power cut and as a node: memory, a full disk, boots
-    /// without the API server (an hour and a half).
+    /// Kubernetes' own tests of nodes; and the emulated machine with its clock set, after a power cut, on Docker 29, and as a node:
+    /// memory, a full disk, boots without the API server (two hours).
     #[arg(long)]
     long: bool,
     /// Only end-to-end tests whose names contain this; nothing else is checked.
@@ -45,8 +45,24 @@ pub(crate) struct Test {
     only: Option<String>,
 }
 
-/// The version that is installed when none is on the PATH.
-const CARGO_DENY: &str = "0.20.2";
+/// Which machine a run emulates, and fills.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    NoMachine,
+    Usual,
+    Long,
+}
+
+impl Test {
+    /// Of this run.
+    pub(crate) fn extent(&self) -> Extent {
+        match self.fast || self.no_vm || self.only.is_some() {
+            true => Extent::NoMachine,
+            false if self.long => Extent::Long,
+            false => Extent::Usual,
+        }
+    }
+}
 
 /// How the names of tests begin that need a cluster.
 const CLUSTER: &str = "cluster_";
@@ -78,6 +94,7 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
         // Said at once, not after minutes of compiling.
         world::require()?;
     }
+    room::look(place, args);
     let full = args.only.is_none();
     let built = report.step("plugins: build", || {
         guests::build(&place.root)?;
@@ -85,14 +102,7 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
     })?;
     if full {
         report.step("format", || check(place, "format", cargo(place).args(["fmt", "--all", "--check"])))?;
-        let mut denied = Vec::new();
-        report.step("deny: set-up, bans, licences, sources", || {
-            denied = deny(place, args.fast)?;
-            Ok(denied.first().cloned().unwrap_or_default())
-        })?;
-        for outcome in denied.drain(1.min(denied.len())..) {
-            report.step("deny: advisories", || Ok(outcome))?;
-        }
+        deny::steps(place, args.fast, report)?;
     }
     if !built {
         report.skip("tests", "the plugins do not build");
@@ -129,6 +139,7 @@ fn steps(place: &Place, args: &Test, report: &mut Report) -> Result<()> {
             counted(place, "doc", &mut command, 15 * MINUTE)
         })?;
         plugins(place, report)?;
+        examples(place, report)?;
     }
     if args.fast {
         report.skip("end to end", "--fast");
@@ -287,12 +298,7 @@ fn in_cluster(
 /// The guests' workspace: its format, its lints as it is built and as it is tested, and its own tests. They run natively: what they
 /// decide needs no WebAssembly.
 fn plugins(place: &Place, report: &mut Report) -> Result<()> {
-    let cargo = |arguments: &[&str]| {
-        let mut command = cargo(place);
-        command.current_dir(place.root.join("plugins")).args(arguments);
-        command.env("CARGO_TARGET_DIR", place.target.join("plugins-native"));
-        command
-    };
+    let cargo = |arguments: &[&str]| cargo_in(place, "plugins", "plugins-native", arguments);
     report.step("plugins: format", || check(place, "plugins-format", &mut cargo(&["fmt", "--all", "--check"])))?;
     report.step("plugins: clippy", || {
         // As they are tested. A guest from which nothing is exported is dead code, for WebAssembly alone it is not.
@@ -310,48 +316,27 @@ fn plugins(place: &Place, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Walls, licences and sources always; advisories when their database can be fetched.
-fn deny(place: &Place, fast: bool) -> Result<Vec<Outcome>> {
-    let cached = place.cache.join(format!("cargo-deny-{CARGO_DENY}"));
-    let found =
-        process::on_path("cargo-deny").or_else(|| Some(cached.join("bin/cargo-deny")).filter(|it| it.is_file()));
-    let program = match found {
-        Some(program) => program,
-        None if fast => return Ok(vec![Outcome::skipped("cargo-deny is not installed, and this is --fast")]),
-        None => {
-            say!("installing cargo-deny into {} (two or three minutes, once)", cached.display());
-            let mut command = cargo(place);
-            // It runs for seconds and compiles for minutes.
-            command.args(["install", "--debug", "--locked", "--quiet", "--root"]).arg(&cached);
-            command.arg(format!("cargo-deny@{CARGO_DENY}")).env("CARGO_PROFILE_DEV_DEBUG", "0");
-            command.env("CARGO_TARGET_DIR", place.work().join("cargo-deny"));
-            let installed = check(place, "cargo-deny-install", &mut command);
-            let _ = fs::remove_dir_all(place.work().join("cargo-deny"));
-            if let Err(error) = installed {
-                process::check_interrupted()?;
-                return Ok(vec![Outcome::skipped(&format!("cargo-deny cannot be installed: {error:#}"))]);
-            }
-            cached.join("bin/cargo-deny")
-        }
-    };
-    let run = |what: &[&str]| {
-        let mut command = Command::new(&program);
-        command.current_dir(&place.root).env("CARGO", compile::program());
-        command.args(["--workspace", "--all-features", "--config", ".deny.toml", "check"]).args(what);
-        check(place, &format!("deny-{}", what[0]), &mut command)
-    };
-    let walls = run(&["bans", "licenses", "sources"])?;
-    let advisories = match run(&["advisories"]) {
-        Err(error) if format!("{error:#}").contains("failed to fetch advisory database") => {
-            Outcome::skipped("the RustSec database cannot be fetched")
-        }
-        other => other?,
-    };
-    Ok(vec![walls, advisories])
+/// The server of the examples, which is a workspace of its own as well and has no tests: its format and its lints.
+fn examples(place: &Place, report: &mut Report) -> Result<()> {
+    let cargo = |arguments: &[&str]| cargo_in(place, "examples/servers", "examples", arguments);
+    report.step("examples: format", || check(place, "examples-format", &mut cargo(&["fmt", "--check"])))?;
+    report.step("examples: clippy", || {
+        let arguments = ["clippy", "--quiet", "--all-targets", "--locked", "--", "-D", "warnings"];
+        check(place, "examples-clippy", &mut cargo(&arguments))
+    })?;
+    Ok(())
+}
+
+/// cargo in the workspace of that folder, with a target folder of its own below ours.
+fn cargo_in(place: &Place, folder: &str, target: &str, arguments: &[&str]) -> Command {
+    let mut command = cargo(place);
+    command.current_dir(place.root.join(folder)).args(arguments);
+    command.env("CARGO_TARGET_DIR", place.target.join(target));
+    command
 }
 
 /// A check that passes or fails as a whole; what it printed is shown when it fails.
-fn check(place: &Place, name: &str, command: &mut Command) -> Result<Outcome> {
+pub(crate) fn check(place: &Place, name: &str, command: &mut Command) -> Result<Outcome> {
     check_within(place, name, command, 30 * MINUTE)
 }
 

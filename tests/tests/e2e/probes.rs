@@ -166,7 +166,9 @@ fn probes_that_time_out_leave_no_process() {
     let command = format!(
         "test -e /tmp/enough && exit 0; sleep {mark} & setsid sleep {mark} & (setsid sleep {mark} > /dev/null 2>&1 &) ; sleep {mark}"
     );
-    let probe = json!({"exec": {"command": ["sh", "-c", command]}, "periodSeconds": 1, "timeoutSeconds": 1,
+    // An exec takes more than a second on an emulated machine.
+    let timeout = limit(Duration::from_secs(1)).as_secs().min(5);
+    let probe = json!({"exec": {"command": ["sh", "-c", command]}, "periodSeconds": 1, "timeoutSeconds": timeout,
         // At the end all four are Ready at once, also where an exec takes more than a second now and then.
         "failureThreshold": 3});
     let name = |at: usize| format!("c{at}");

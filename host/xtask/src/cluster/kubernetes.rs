@@ -128,7 +128,7 @@ fn assets(version: &str) -> Option<PathBuf> {
 }
 
 fn build(place: &Place, version: &str, folder: &Path, programs: &[&str]) -> Result<()> {
-    let go = go::program("Kubernetes").context("install Go, or set KUBEBUILDER_ASSETS")?;
+    let go = go::program("Kubernetes").context("Kubernetes is needed: set KUBEBUILDER_ASSETS, or have Go")?;
     say!("building {} {version} into {} (some minutes, once)", programs.join(", "), folder.display());
     let partial = folder.with_extension("partial");
     go::fresh(&partial)?;

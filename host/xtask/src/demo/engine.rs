@@ -1,5 +1,5 @@
-//! The Docker of the demo: one that runs, or one that is installed and started after saying so, and stopped again
-//! by `--stop`. Must not stop one that it did not start.
+//! The Docker of the demo: one that runs, or one that is installed and started after saying so. A daemon of the demo's own is stopped
+//! again by `--stop`; a service is the machine's, and others may use it by then. Must not stop one that it did not start.
 
 use std::{
     env, fs,
@@ -26,6 +26,49 @@ pub(crate) struct Engine {
     pub started: bool,
 }
 
+/// Whose the Docker of a demo is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Owner {
+    /// Somebody's who started it before.
+    Others,
+    /// The machine's, as a service that was started for the demo.
+    Service,
+    /// The demo's: this process.
+    Demo(i32),
+}
+
+impl Owner {
+    /// What is said of it when the agent has stopped and nothing else has.
+    pub(crate) fn keeps_running(self) -> String {
+        match self {
+            Self::Others => "Docker runs on, as it did before.".to_owned(),
+            Self::Service => {
+                format!("Docker's service, which the demo started, runs on, also after --stop: {}", advice())
+            }
+            Self::Demo(pid) => format!("The dockerd that the demo started (process {pid}) runs on until --stop."),
+        }
+    }
+}
+
+/// How a service is stopped.
+fn advice() -> String {
+    let command = if has_systemd() { "systemctl stop docker.socket docker.service" } else { "service docker stop" };
+    format!("`{command}` stops it")
+}
+
+fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// Whose it is, by what was noted in `root`.
+pub(crate) fn owner(root: &Path) -> Owner {
+    match ours(root) {
+        Some(pid) => Owner::Demo(pid),
+        None if service(root).exists() => Owner::Service,
+        None => Owner::Others,
+    }
+}
+
 /// The running Docker, or one that is started now (and installed, if need be).
 ///
 /// # Errors
@@ -45,8 +88,10 @@ pub(crate) fn find_or_start(root: &Path) -> Result<Engine> {
         }
         apt::install(&["docker.io"], "no Docker is installed")?;
     }
-    if ask(&socket).is_err() {
-        start(&socket, root)?;
+    match ask(&socket) {
+        // The package has started it.
+        Ok(_) => note_service(root)?,
+        Err(_) => start(&socket, root)?,
     }
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -67,12 +112,12 @@ fn ask(socket: &Path) -> Result<String> {
 }
 
 fn start(socket: &Path, root: &Path) -> Result<()> {
-    if Path::new("/run/systemd/system").is_dir() {
+    if has_systemd() {
         say!("starting Docker: systemctl start docker");
         process::output("systemctl", Command::new("systemctl").args(["start", "docker"]), Duration::from_secs(90))?;
-        return Ok(());
+        return note_service(root);
     }
-    say!("starting Docker: dockerd (its log is {}; `cargo xtask demo --stop` stops it)", log(root).display());
+    say!("starting Docker: dockerd (its log is {})", log(root).display());
     let program = process::on_path("dockerd").context("dockerd is not on the PATH")?;
     let (out, err) = process::log_pair(&log(root))?;
     // Not a `Running`: it is to outlive us, as the pods do.
@@ -89,13 +134,25 @@ fn start(socket: &Path, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Stops the daemon that [`find_or_start`] started, if it did.
+fn note_service(root: &Path) -> Result<()> {
+    fs::create_dir_all(root).with_context(|| format!("{}", root.display()))?;
+    fs::write(service(root), b"").with_context(|| format!("{}", service(root).display()))
+}
+
+/// Stops the daemon that [`find_or_start`] started, if it did; of a service it says that it stays.
 ///
 /// # Errors
 /// When it does not end within half a minute.
 pub(crate) fn stop(root: &Path) -> Result<()> {
-    let Some(pid) = ours(root) else { return Ok(()) };
-    say!("stopping the dockerd that the demo started");
+    let pid = match owner(root) {
+        Owner::Others => return Ok(()),
+        Owner::Service => {
+            say!("Docker's service, which was started for this, keeps running: {}", advice());
+            return Ok(());
+        }
+        Owner::Demo(pid) => pid,
+    };
+    say!("stopping the dockerd that was started for this");
     let Some(process) = Pid::from_raw(pid) else { return Ok(()) };
     let _ = kill_process(process, Signal::TERM);
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -156,4 +213,34 @@ fn log(root: &Path) -> PathBuf {
 
 fn pid_file(root: &Path) -> PathBuf {
     root.join("dockerd.pid")
+}
+
+/// Its presence says that a service was started.
+fn service(root: &Path) -> PathBuf {
+    root.join("docker.service-started")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_told_from_what_ran_before_and_stays() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(owner(root.path()), Owner::Others);
+        note_service(root.path()).unwrap();
+        assert_eq!(owner(root.path()), Owner::Service);
+        assert!(owner(root.path()).keeps_running().contains("also after --stop: `s"));
+        stop(root.path()).unwrap();
+        clean(root.path()).unwrap();
+        assert_eq!(owner(root.path()), Owner::Others, "the next demo finds it running");
+    }
+
+    #[test]
+    fn a_process_id_that_is_another_programs_now_is_not_ours() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(pid_file(root.path()), std::process::id().to_string()).unwrap();
+        assert_eq!(owner(root.path()), Owner::Others);
+    }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: everything from a fresh machine to the example pods being Ready, shown live; and its
 //! removal. Must not touch containers of anybody else.
 
+mod agent;
 pub(crate) mod engine;
 mod manifests;
 pub(crate) mod pods;
@@ -30,11 +31,12 @@ pub(crate) struct Demo {
     /// End with 0 when all pods are Ready, and remove them again.
     #[arg(long)]
     once: bool,
-    /// Remove everything of an earlier demo: pods, agent, files, and a Docker daemon that it started.
+    /// Remove everything of an earlier demo: pods, agent, images, files, and a dockerd that it started. A service of Docker's (as under
+    /// systemd) stays, and so does its package; how to stop the service is said.
     #[arg(long, conflicts_with = "once")]
     stop: bool,
     /// Where the demo's agent keeps its state.
-    #[arg(long, default_value = "/var/lib/longshore-demo")]
+    #[arg(long, default_value = ROOT)]
     root_dir: PathBuf,
     /// How long `--once` waits for all pods to be Ready, seconds.
     #[arg(long, default_value_t = 120)]
@@ -45,6 +47,22 @@ pub(crate) struct Demo {
     /// Build nothing: use what was built before.
     #[arg(long)]
     no_build: bool,
+}
+
+const ROOT: &str = "/var/lib/longshore-demo";
+
+impl Demo {
+    /// What a person types for the same demo, whatever is to be done with it.
+    fn command(&self) -> String {
+        let mut command = "cargo xtask demo".to_owned();
+        if self.debug {
+            command.push_str(" --debug");
+        }
+        if self.root_dir != Path::new(ROOT) {
+            command.push_str(&format!(" --root-dir {}", self.root_dir.display()));
+        }
+        command
+    }
 }
 
 /// Where a demo has its things.
@@ -92,7 +110,7 @@ pub(crate) fn run(place: &Place, args: &Demo) -> Result<bool> {
     })?;
     if !kept.is_empty() {
         say!("left as you have them in {}: {}", paths.manifests.display(), kept.join(", "));
-        say!("(`cargo xtask demo --stop` takes them away; the next demo begins with the examples again)");
+        say!("(`{} --stop` takes them away; the next demo begins with the examples again)", args.command());
     }
 
     let mut agent = start(&paths, &engine.socket)?;
@@ -112,7 +130,7 @@ pub(crate) fn run(place: &Place, args: &Demo) -> Result<bool> {
         // The agent itself takes the pods down; Ctrl-C leaves them to `--stop`.
         if process::interrupted() {
             agent.stop(Duration::from_secs(20));
-            farewell(&paths);
+            farewell(&paths, args);
             return Ok(false);
         }
         let removed = pods::remove_all(&paths);
@@ -126,9 +144,8 @@ pub(crate) fn run(place: &Place, args: &Demo) -> Result<bool> {
         return Ok(ready);
     }
     agent.stop(Duration::from_secs(20));
-    result?;
-    farewell(&paths);
-    Ok(true)
+    farewell(&paths, args);
+    result.map(|_| true)
 }
 
 /// Builds the plugins and the agent.
@@ -249,13 +266,15 @@ fn explain(paths: &Paths) {
     say!("{}", say::tail(&fs::read_to_string(&paths.log).unwrap_or_default(), 40));
 }
 
-fn farewell(paths: &Paths) {
-    let manifests = paths.manifests.display();
+/// What keeps running, and how to stop it.
+fn farewell(paths: &Paths, args: &Demo) {
+    let command = args.command();
     say!("");
     say!("The agent has stopped. Its pods keep running, as they do through an upgrade:");
     say!("  see them           docker ps --filter label=dev.longshore.root");
-    say!("  take them up again cargo xtask demo        (adopts them: nothing restarts)");
-    say!("  remove all of it   cargo xtask demo --stop (pods, images, {manifests}, {})", paths.root.display());
+    say!("  take them up again {command}        (adopts them: nothing restarts)");
+    say!("  remove all of it   {command} --stop (pods, images, {})", paths.root.display());
+    say!("{}", engine::owner(&paths.root).keeps_running());
 }
 
 /// Removes all that a demo left.
@@ -264,6 +283,7 @@ fn stop(paths: &Paths) -> Result<bool> {
         say!("there is no demo at {}", paths.root.display());
         return Ok(true);
     }
+    agent::end(&paths.root)?;
     let engine = engine::find_or_start(&paths.root)?;
     let graceful = if !paths.root.join("id").exists() {
         // No agent ever ran here: there are no pods.
@@ -296,4 +316,25 @@ fn stop(paths: &Paths) -> Result<bool> {
 fn remove_labelled(socket: &Path, label: &str) -> Result<usize> {
     let filters = format!("%7B%22label%22%3A%5B%22{}%22%5D%7D", label.replace('=', "%3D"));
     docker::remove_containers(socket, &filters)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        demo: Demo,
+    }
+
+    #[test]
+    fn what_is_to_be_typed_is_for_the_same_demo() {
+        let command = |flags: &[&str]| Line::try_parse_from([&["demo"][..], flags].concat()).unwrap().demo.command();
+        assert_eq!(command(&["--once"]), "cargo xtask demo");
+        assert_eq!(command(&["--debug", "--root-dir", "/tmp/d"]), "cargo xtask demo --debug --root-dir /tmp/d");
+    }
 }

@@ -6,14 +6,15 @@ use std::{path::Path, time::Duration};
 use anyhow::Result;
 
 use super::{
-    alone, fill,
+    alone, clock, fill,
     image::{self, Image},
     joined::{Joined, STATE_KEY},
     machine::{LONG, Machine, SHORT},
-    power, short, unit,
+    newer, power, short, unit,
 };
 use crate::{
     cluster::{self, Kubernetes},
+    docker::{self, Flavor},
     place::Place,
     report::{Outcome, Report, once_more},
     test::{by_name, counted, suffix},
@@ -25,6 +26,7 @@ const SELECTION: &[&str] = &[
     "start_a_pod",
     "start_hosts",
     "probes_exec",
+    "probes_that_time_out",
     "volumes_empty_dirs",
     "restart_a_killed",
     "adoption_keeps",
@@ -35,6 +37,10 @@ const SELECTION: &[&str] = &[
     "apparmor",
     "node_logs",
 ];
+
+/// Docker is up.
+pub(super) const ANSWERS: &str = "docker version --format '{{.Server.Version}}'";
+
 /// What the tests multiply their time limits by.
 const SLOWNESS: &str = "10";
 
@@ -44,7 +50,8 @@ const END_TO_END: Duration = Duration::from_secs(1800);
 /// What is run, in this order.
 const PARTS: [&str; 2] = ["virtual machine: end to end", "virtual machine: off and on again, with logind"];
 /// What takes many minutes, after that.
-const POWER_CUT: &str = "virtual machine: a power cut";
+const ALONE: [&str; 3] =
+    ["virtual machine: clock steps", "virtual machine: a power cut", "virtual machine: end to end on Docker 29"];
 /// And of a machine that joined a cluster.
 const IN_CLUSTER: [&str; 4] = [
     "virtual machine: short of memory",
@@ -55,7 +62,7 @@ const IN_CLUSTER: [&str; 4] = [
 
 /// The parts whose names contain `only`; all without it.
 fn chosen(only: Option<&str>) -> Result<Vec<&'static str>> {
-    let parts = PARTS.into_iter().chain([POWER_CUT]).chain(IN_CLUSTER);
+    let parts = PARTS.into_iter().chain(ALONE).chain(IN_CLUSTER);
     let chosen: Vec<&str> = parts.clone().filter(|name| only.is_none_or(|only| name.contains(only))).collect();
     anyhow::ensure!(
         !chosen.is_empty(),
@@ -74,12 +81,19 @@ fn chosen(only: Option<&str>) -> Result<Vec<&'static str>> {
 pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<&str>, long: bool) -> Result<()> {
     let chosen = chosen(only)?;
     let Some(image) = report.obtain("virtual machine: image", || image::ensure(place))? else { return Ok(()) };
+    let newer = match long && chosen.contains(&ALONE[2]) {
+        true => report.obtain("virtual machine: Docker 29", || docker::twenty_nine(place))?,
+        false => None,
+    };
     let mut machine = None;
     report.step("virtual machine: boot", || {
         let payload = place.work().join("vm/payload");
         let program = payload.join("e2e");
         fill(place, &payload, &[&place.target.join("debug/longshore")])?;
         image::copy_stripped(e2e, &program)?;
+        if let Some(programs) = newer.as_ref().and_then(|newer| newer.programs.as_ref()) {
+            newer::pack(programs, &payload)?;
+        }
         let booted = Machine::boot(place, &image, &payload)?;
         prepare(&booted)?;
         machine = Some(booted);
@@ -87,30 +101,46 @@ pub(crate) fn test(place: &Place, report: &mut Report, e2e: &Path, only: Option<
     })?;
     let Some(machine) = machine else { return Ok(()) };
     report.step("virtual machine: systemd, cgroup v2, AppArmor", || machine_is_as_meant(&machine))?;
-    let run = |again: &[String]| {
-        let chosen = if again.is_empty() { SELECTION.join(" ") } else { by_name(again).collect::<Vec<_>>().join(" ") };
-        let script = format!(
-            "cd /tmp && DOCKER_HOST=unix:///var/run/docker.sock LONGSHORE_BIN=/usr/local/bin/longshore \
-             LONGSHORE_TEST_DOCKER=vm LONGSHORE_TEST_IMAGE=longshore.dev/busybox:1 \
-             LONGSHORE_TEST_EXAMPLE_IMAGE=longshore.dev/example:1 LONGSHORE_TEST_TARS=/payload \
-             LONGSHORE_TEST_SLOWNESS={SLOWNESS} /payload/e2e {chosen} 2>&1"
-        );
-        counted(place, &format!("vm-end-to-end{}", suffix(again)), &mut machine.ssh(&script), END_TO_END)
-    };
-    let end_to_end = || once_more(&run);
+    let end_to_end = || end_to_end(place, &machine, "vm");
     let off_and_on = || explained(&machine, off_and_on(place, &image, &machine));
     let parts: [&dyn Fn() -> Result<Outcome>; 2] = [&end_to_end, &off_and_on];
     for (name, part) in PARTS.into_iter().zip(parts).filter(|(name, _)| chosen.contains(name)) {
         report.step(name, part)?;
     }
     if !long {
-        report.skip("virtual machine: a power cut, and in a cluster", "not asked for (--long)");
+        report.skip("virtual machine: clock steps, a power cut, Docker 29, and in a cluster", "not asked for (--long)");
         return Ok(());
     }
-    if chosen.contains(&POWER_CUT) {
-        report.step(POWER_CUT, || explained(&machine, power_cut(place, &image, &machine)))?;
+    let clock = || explained(&machine, clock::steps(&machine));
+    let power_cut = || explained(&machine, power_cut(place, &image, &machine));
+    let on_newer = || on_newer(place, &machine, newer.as_ref());
+    let parts: [&dyn Fn() -> Result<Outcome>; 3] = [&clock, &power_cut, &on_newer];
+    for (name, part) in ALONE.into_iter().zip(parts).filter(|(name, _)| chosen.contains(name)) {
+        report.step(name, part)?;
     }
     in_cluster(place, report, &machine, &chosen)
+}
+
+/// The selection, with the Docker that runs there; its name is for the log.
+fn end_to_end(place: &Place, machine: &Machine, docker: &str) -> Result<Outcome> {
+    once_more(&|again| {
+        let chosen = if again.is_empty() { SELECTION.join(" ") } else { by_name(again).collect::<Vec<_>>().join(" ") };
+        let script = format!(
+            "cd /tmp && DOCKER_HOST=unix:///var/run/docker.sock LONGSHORE_BIN=/usr/local/bin/longshore \
+             LONGSHORE_TEST_DOCKER={docker} LONGSHORE_TEST_IMAGE=longshore.dev/busybox:1 \
+             LONGSHORE_TEST_EXAMPLE_IMAGE=longshore.dev/example:1 LONGSHORE_TEST_TARS=/payload \
+             LONGSHORE_TEST_SLOWNESS={SLOWNESS} /payload/e2e {chosen} 2>&1"
+        );
+        counted(place, &format!("{docker}-end-to-end{}", suffix(again)), &mut machine.ssh(&script), END_TO_END)
+    })
+}
+
+/// The same with Docker 29, if that could be had.
+fn on_newer(place: &Place, machine: &Machine, newer: Option<&Flavor>) -> Result<Outcome> {
+    match newer {
+        Some(_) => newer::with(machine, || end_to_end(place, machine, "vm-docker-29")),
+        None => Ok(Outcome::skipped("there is no Docker 29")),
+    }
 }
 
 /// The parts that need an API server, and its absence.
@@ -149,7 +179,12 @@ fn explained<T>(machine: &Machine, checked: Result<T>) -> Result<T> {
 
 fn prepare(machine: &Machine) -> Result<()> {
     unit::install(machine)?;
-    machine.until("docker version --format '{{.Server.Version}}'", LONG)?;
+    machine.until(ANSWERS, LONG)?;
+    import_images(machine)
+}
+
+/// Puts the images into the Docker that runs there.
+pub(super) fn import_images(machine: &Machine) -> Result<()> {
     for (tar, image) in [("busybox", "longshore.dev/busybox:1"), ("example", "longshore.dev/example:1")] {
         let import = format!("docker import -c 'ENV PATH=/bin' -c 'CMD [\"sh\"]' /payload/{tar}.tar {image}");
         machine.run(&import, LONG)?;
@@ -247,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_part_that_there_is_not_is_an_error() {
-        assert_eq!(chosen(None).unwrap().len(), PARTS.len() + 1 + IN_CLUSTER.len());
+        assert_eq!(chosen(None).unwrap().len(), PARTS.len() + ALONE.len() + IN_CLUSTER.len());
         assert_eq!(chosen(Some("logind")).unwrap(), ["virtual machine: off and on again, with logind"]);
         let error = chosen(Some("restart")).unwrap_err().to_string();
         assert!(error.contains("--only restart") && error.contains("with logind"), "{error}");

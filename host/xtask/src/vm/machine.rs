@@ -41,7 +41,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Boots a copy of `image` with the files of `payload` mounted read-only at `/payload`, and waits for ssh.
+    /// Boots a copy of `image` with the files of `payload` mounted read-only at `/payload`, and waits for ssh. Their folder is
+    /// removed: they are on a disk of the machine's then.
     ///
     /// # Errors
     /// When it does not come up; the end of its console is in the message.
@@ -57,6 +58,7 @@ impl Machine {
         let mut make = Command::new("mke2fs");
         make.args(["-q", "-t", "ext4", "-d"]).arg(payload).arg(&extra).arg("2G");
         process::output("mke2fs", &mut make, limit)?;
+        fs::remove_dir_all(payload).with_context(|| format!("{}", payload.display()))?;
         // Free now; should somebody take it meanwhile, qemu says so.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let qemu = RefCell::new(Self::launch(place, image, &folder, port)?);

@@ -4,9 +4,11 @@
 
 mod alone;
 mod checks;
+mod clock;
 mod image;
 mod joined;
 mod machine;
+mod newer;
 mod power;
 mod short;
 mod unit;
@@ -33,8 +35,8 @@ pub(crate) struct Vm {
     /// Run this build of the end-to-end tests in it, as `cargo xtask test` does, and end.
     #[arg(long, value_name = "BINARY")]
     test: Option<PathBuf>,
-    /// Of `--test`, only the parts whose names contain this: end to end, off and on, a power cut, and as a node of a cluster
-    /// memory, disk, without the API server.
+    /// Of `--test`, only the parts whose names contain this: end to end, off and on, clock steps, a power cut, Docker 29, and as a
+    /// node of a cluster memory, disk, without the API server.
     #[arg(long, value_name = "PART", requires = "test")]
     only: Option<String>,
 }

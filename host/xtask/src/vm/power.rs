@@ -77,7 +77,7 @@ pub(super) fn cut(place: &Place, image: &Image, machine: &Machine) -> Result<()>
 }
 
 /// Puts a file into the manifest folder, in one step and on the disk.
-fn put(machine: &Machine, name: &str, text: &str) -> Result<()> {
+pub(super) fn put(machine: &Machine, name: &str, text: &str) -> Result<()> {
     let script = format!(
         "cd /etc/kubernetes/manifests && cat > .{name} <<'END'\n{text}END\nsync .{name} && mv .{name} {name} && sync ."
     );

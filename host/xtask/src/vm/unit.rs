@@ -12,7 +12,8 @@ pub(super) const FILE: &str = "longshore.service";
 const DROP_IN: &str = "/etc/systemd/system/longshore.service.d/test.conf";
 
 /// What runs in Docker, and since when: one line a container.
-const RUNNING: &str = "docker ps -q --no-trunc | sort | xargs -r docker inspect -f '{{.Id}} {{.State.StartedAt}}'";
+pub(super) const RUNNING: &str =
+    "docker ps -q --no-trunc | sort | xargs -r docker inspect -f '{{.Id}} {{.State.StartedAt}}'";
 
 /// Puts the program and the unit in their places, as the unit's first lines say.
 pub(super) fn install(machine: &Machine) -> Result<()> {
@@ -63,7 +64,7 @@ pub(super) fn wrong_configuration(machine: &Machine) -> Result<()> {
 }
 
 /// Properties of the service, in that order.
-fn show(machine: &Machine, properties: &str) -> Result<String> {
+pub(super) fn show(machine: &Machine, properties: &str) -> Result<String> {
     let script = format!("for name in {properties}; do systemctl show -P $name longshore; done | xargs");
     Ok(machine.run(&script, SHORT)?.trim().to_owned())
 }
