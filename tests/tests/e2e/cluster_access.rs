@@ -128,6 +128,39 @@ fn cluster_access_of_nobody_is_what_rights_say() {
 }
 
 #[test]
+fn cluster_access_while_the_api_server_is_away_is_for_who_was_known() {
+    // A right that is not there yet is asked for again soon.
+    let flags = ["--authorization-webhook-cache-unauthorized-ttl=1s"];
+    let Some(node) = Node::start_with(&flags, true) else { return };
+    node.cluster.create(&node.all("serviceaccounts"), &json!({"metadata": {"name": "scraper"}}));
+    let token = || node.cluster.kubectl(&["--namespace", &node.name, "create", "token", "scraper"]).trim().to_owned();
+    let (known, late) = (token(), token());
+    assert_ne!(known, late);
+    let role = format!("scraper-{}", node.name);
+    let scraper = json!({"kind": "ServiceAccount", "name": "scraper", "namespace": node.name});
+    grant(&node, &role, &["nodes/metrics", "nodes/stats"], &scraper);
+    wait(&node, &known, "/metrics", "process_cpu_seconds_total");
+    let gate = node.gate.as_ref().unwrap();
+    gate.shut();
+    let user = format!("system:serviceaccount:{}:scraper", node.name);
+    let unknown_right = format!("Authorization error (user={user}, verb=get, resource=nodes, subresource=stats)");
+    for (token, path, part) in [
+        (&late, "/metrics", UNAUTHORIZED),
+        (&known, "/metrics", "process_cpu_seconds_total"),
+        (&known, "/stats/summary", unknown_right.as_str()),
+    ] {
+        let answer = ask(&node, token, path);
+        assert!(answer.contains(part), "{path}: no {part:?} in {answer:?}\n{}", node.log());
+    }
+    gate.open();
+    wait(&node, &late, "/metrics", "process_cpu_seconds_total");
+    wait(&node, &known, "/stats/summary", "nodeName");
+    for kind in ["clusterrolebindings", "clusterroles"] {
+        node.cluster.delete(&format!("{RBAC}/{kind}/{role}"), None);
+    }
+}
+
+#[test]
 fn cluster_access_tells_no_secret_to_the_log() {
     let Some(node) = Node::start() else { return };
     let kubectl = Kubectl::new(&node);
