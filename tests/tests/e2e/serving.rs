@@ -2,7 +2,15 @@
 
 use std::{fs, net::TcpStream};
 
-use crate::bed::{Bed, callers, kubectl, ports::free_port, until};
+use longshore_tests::prometheus;
+use serde_json::json;
+
+use crate::bed::{
+    Bed, callers, kubectl,
+    pods::{SLEEP, container, pod, with},
+    ports::free_port,
+    until,
+};
 
 /// What is served whether or not there is anything for debugging, and on the read-only port.
 const READ: [&str; 8] = [
@@ -78,5 +86,36 @@ fn serving_what_may_be_read_to_everybody() {
     for path in READ.iter().chain(&DEBUG).chain(&ABSENT) {
         let answer = runtime.block_on(callers::get(&nobody, address, path)).unwrap();
         assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("\r\n\r\nUnauthorized"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn serving_metrics_that_prometheus_reads() {
+    let Some(mut bed) = Bed::new() else { return };
+    let port = free_port();
+    bed.flags = vec!["--address=127.0.0.1".to_owned(), format!("--read-only-port={port}")];
+    bed.begin();
+    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
+    let app = with(container("app", SLEEP), json!({"livenessProbe": probe, "readinessProbe": probe}));
+    bed.apply(&pod("a", json!([app, container("side", SLEEP)]), json!({})));
+    bed.wait_ready("a");
+    until("it serves", || TcpStream::connect(("127.0.0.1", port)).ok());
+    for (path, family, samples) in [
+        ("/metrics", "kubelet_running_containers", 3),
+        ("/metrics/cadvisor", "container_network_receive_bytes_total", 1),
+        ("/metrics/cadvisor", "container_memory_working_set_bytes", 4),
+        ("/metrics/probes", "prober_probe_total", 2),
+        ("/metrics/resource", "container_cpu_usage_seconds_total", 2),
+        ("/metrics/slis", "kubernetes_healthcheck", 3),
+    ] {
+        // The checks of health that the last one tells of.
+        assert!(!kubectl::get(port, "/healthz").unwrap().is_empty());
+        until(family, || {
+            let answer = String::from_utf8(kubectl::get(port, path).unwrap()).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(" 200 "), "{path}: {head}");
+            let page = prometheus::read(body).unwrap_or_else(|why| panic!("{path}: {why}\n{body}"));
+            page.get(family).is_some_and(|family| family.samples.len() >= samples).then_some(())
+        });
     }
 }
