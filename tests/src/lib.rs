@@ -1,5 +1,5 @@
 //! In-memory ports for tests of the loops: a runtime, a disk, objects, probes and a source that do what they are told
-//! and fail when they are told to. They decide nothing.
+//! and fail when they are told to. They decide nothing. Beside them a reader of metrics, for tests of whoever writes some.
 
 pub mod cluster;
 pub mod files;
@@ -7,6 +7,7 @@ pub mod machine;
 pub mod network;
 pub mod objects;
 pub mod probes;
+pub mod prometheus;
 pub mod runtime;
 pub mod source;
 pub mod stats;

@@ -5,7 +5,7 @@
 //! none of a stranger's business. What crosses to the loops is what they published, and questions to the API server
 //! (see [`LateReviews`](crate::late::LateReviews)); Docker is asked from here, by a connection for each request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -52,7 +52,7 @@ pub(crate) async fn bind(
     stats: Arc<dyn Stats>,
     joining: Option<&Joining>,
 ) -> anyhow::Result<Option<Serving>> {
-    let settings = settings(config, facts, joining);
+    let settings = settings(config, &facts.name, &facts.ips, joining);
     if settings.address.is_none() && settings.read_only.is_none() && settings.healthz.is_none() {
         return Ok(None);
     }
@@ -90,7 +90,8 @@ pub(crate) async fn bind(
     Ok(Some(Serving { threads, server }))
 }
 
-fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> ServerConfig {
+/// The room's settings on a node of that name with these addresses.
+fn settings(config: &Config, name: &str, ips: &[IpAddr], joining: Option<&Joining>) -> ServerConfig {
     let server = &config.server;
     let limit = descriptors::raise();
     let certificates = match (&server.tls_files, joining) {
@@ -98,12 +99,12 @@ fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> Se
         (None, Some(joining)) if config.joining.server_tls_bootstrap => Certificates::Watched(joining.serving()),
         _ => Certificates::SelfSigned { folder: config.joining.cert_dir.clone() },
     };
-    let usual = ServerConfig::new(&facts.name, certificates);
+    let usual = ServerConfig::new(name, certificates);
     ServerConfig {
         address: server.enabled.then(|| SocketAddr::new(server.address, server.port)),
         read_only: server.read_only_port.map(|port| SocketAddr::new(server.address, port)),
         healthz: server.healthz_port.map(|port| SocketAddr::new(server.healthz_address, port)),
-        addresses: facts.ips.clone(),
+        addresses: ips.to_vec(),
         client_ca_file: server.client_ca_file.clone(),
         tls_cipher_suites: server.cipher_suites.iter().map(|name| (*name).to_owned()).collect(),
         tls_min_version: server.tls_min_version.name().to_owned(),
@@ -128,5 +129,133 @@ fn settings(config: &Config, facts: &NodeFacts, joining: Option<&Joining>) -> Se
         forwards: descriptors::share(limit, usual.forwards),
         forwards_in_all: descriptors::share(limit, usual.forwards_in_all),
         ..usual
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::PathBuf;
+
+    use longshore_reconcile::views::Views;
+
+    use super::*;
+    use crate::config::{ConfigPath, Surroundings};
+
+    const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+
+    /// What flags, one after the other, and the fields of a file make.
+    fn read(flags: &str, file: &str) -> ServerConfig {
+        let line = std::iter::once("longshore").chain(flags.split_whitespace());
+        let cli = <crate::cli::Cli as clap::Parser>::try_parse_from(line).unwrap();
+        let path = ConfigPath::File(PathBuf::from("/kubelet.yaml"), format!("{HEAD}{file}"));
+        let (config, findings) = Config::build(&cli.daemon, path, &Surroundings::default());
+        assert_eq!(findings.problems, [], "{flags} {file}");
+        let joining = config.joining.in_cluster().then(|| Joining::new(Arc::new(Views::default()), None));
+        settings(&config, "n1", &["10.0.0.1".parse().unwrap()], joining.as_ref())
+    }
+
+    #[test]
+    fn who_gets_in_and_who_decides() {
+        use longshore_server::AnonymousAccess::{Allowed, Refused};
+        use longshore_server::Authorization::{AlwaysAllow, Webhook};
+        let file = "authentication: {anonymous: {enabled: true}, webhook: {enabled: false, cacheTTL: 4s}}\n\
+                    authorization: {mode: AlwaysAllow, webhook: {cacheAuthorizedTTL: 5s, cacheUnauthorizedTTL: 6s}}\n";
+        let unset = "authentication: {anonymous: {}, webhook: {cacheTTL: 0s}}\n\
+                     authorization: {mode: '', webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 0s}}\n";
+        let zero = "--kubeconfig=/k --authentication-token-webhook-cache-ttl=0 \
+                    --authorization-webhook-cache-authorized-ttl=0 --authorization-webhook-cache-unauthorized-ttl=0";
+        let flags = "--kubeconfig=/k --anonymous-auth=false --authentication-token-webhook --authorization-mode=Webhook \
+                     --authentication-token-webhook-cache-ttl=7s --authorization-webhook-cache-authorized-ttl=8s \
+                     --authorization-webhook-cache-unauthorized-ttl=9s";
+        let usual = [120, 300, 30];
+        for (flags, file, who, seconds) in [
+            ("--kubeconfig=/k", "", (Refused, Webhook, true), usual),
+            ("--kubeconfig=/k", unset, (Refused, Webhook, true), usual),
+            ("--kubeconfig=/k", file, (Allowed, AlwaysAllow, false), [4, 5, 6]),
+            (flags, file, (Refused, Webhook, true), [7, 8, 9]),
+            (zero, file, (Allowed, AlwaysAllow, false), [0, 0, 0]),
+            ("--kubeconfig=/k --anonymous-auth", "", (Allowed, Webhook, true), usual),
+            ("--kubeconfig=/k --authorization-mode=AlwaysAllow", "", (Refused, AlwaysAllow, true), usual),
+            ("--kubeconfig=/k --authentication-token-webhook=false", "", (Refused, Webhook, false), usual),
+            // Alone there is nobody to ask about a token.
+            ("--port=1 --authentication-token-webhook", "", (Refused, Webhook, false), usual),
+        ] {
+            let got = read(flags, file);
+            assert_eq!((got.anonymous, got.authorization, got.token_webhook), who, "{flags} {file}");
+            let times = [got.token_cache, got.authorized_cache, got.unauthorized_cache];
+            assert_eq!(times.map(|time| time.as_secs()), seconds, "{flags} {file}");
+        }
+    }
+
+    #[test]
+    fn which_certificates_and_which_tls() {
+        let file = "tlsCertFile: /c\ntlsPrivateKeyFile: /p\ntlsMinVersion: VersionTLS13\n\
+                    tlsCipherSuites: [TLS_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n\
+                    authentication: {x509: {clientCAFile: /ca}}\n";
+        let flags = "--kubeconfig=/k --tls-cert-file=/d --tls-private-key-file=/q --tls-min-version=VersionTLS12 \
+                     --tls-cipher-suites=TLS_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305 --client-ca-file=/cb \
+                     --rotate-server-certificates";
+        let full = "TLS_AES_128_GCM_SHA256 TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256";
+        for (flags, file, wanted) in [
+            ("--kubeconfig=/k --cert-dir=/pki", "", ("own in /pki", "", "VersionTLS12", "")),
+            ("--kubeconfig=/k --rotate-server-certificates", "", ("signed", "", "VersionTLS12", "")),
+            ("--kubeconfig=/k", "serverTLSBootstrap: true\n", ("signed", "", "VersionTLS12", "")),
+            // Alone there is nobody who signs.
+            ("--port=1 --cert-dir=/pki", "serverTLSBootstrap: true\n", ("own in /pki", "", "VersionTLS12", "")),
+            ("--kubeconfig=/k", file, ("/c /p", "/ca", "VersionTLS13", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256")),
+            (flags, file, ("/d /q", "/cb", "VersionTLS12", full)),
+            (
+                "--kubeconfig=/k --cert-dir=/pki",
+                "tlsMinVersion: VersionTLS10\n",
+                ("own in /pki", "", "VersionTLS12", ""),
+            ),
+        ] {
+            let got = read(flags, file);
+            let certificates = match &got.certificates {
+                Certificates::Files { certificate, key } => format!("{} {}", certificate.display(), key.display()),
+                Certificates::Watched(_) => "signed".to_owned(),
+                Certificates::SelfSigned { folder } => format!("own in {}", folder.display()),
+            };
+            let client_ca = got.client_ca_file.map(|path| path.display().to_string()).unwrap_or_default();
+            let suites = got.tls_cipher_suites.join(" ");
+            let told = (certificates.as_str(), client_ca.as_str(), got.tls_min_version.as_str(), suites.as_str());
+            assert_eq!(told, wanted, "{flags} {file}");
+        }
+    }
+
+    #[test]
+    fn where_and_what_is_served() {
+        let file = "address: 10.0.0.9\nport: 1\nreadOnlyPort: 2\nhealthzPort: 3\nhealthzBindAddress: 10.0.0.8\n";
+        let flags = "--kubeconfig=/k --address=10.0.0.7 --port=4 --read-only-port=5 --healthz-port=6 \
+                     --healthz-bind-address=10.0.0.6";
+        let local = "127.0.0.1:10248";
+        for (flags, file, wanted) in [
+            ("", "", ["", "", local]),
+            ("--kubeconfig=/k", "", ["0.0.0.0:10250", "", local]),
+            ("--kubeconfig=/k", file, ["10.0.0.9:1", "10.0.0.9:2", "10.0.0.8:3"]),
+            (flags, file, ["10.0.0.7:4", "10.0.0.7:5", "10.0.0.6:6"]),
+            ("--kubeconfig=/k --enable-server=false --healthz-port=0 --read-only-port=0", file, ["", "", ""]),
+        ] {
+            let got = read(flags, file);
+            let told = [got.address, got.read_only, got.healthz];
+            let told = told.map(|address| address.map(|address| address.to_string()).unwrap_or_default());
+            assert_eq!(told, wanted, "{flags} {file}");
+            assert_eq!((got.node_name.as_str(), got.addresses.len()), ("n1", 1));
+        }
+        let file = "enableDebuggingHandlers: false\nenableProfilingHandler: false\nenableDebugFlagsHandler: false\n\
+                    enableSystemLogHandler: false\nenableSystemLogQuery: true\nstreamingConnectionIdleTimeout: 7s\n";
+        for (flags, file, wanted, idle) in [
+            ("", "", [true, true, true, true, false], 4 * 3600),
+            ("", file, [false, false, false, false, true], 7),
+            ("--enable-debugging-handlers", file, [true, false, false, false, true], 7),
+            ("--enable-debugging-handlers=false", "", [false, true, true, true, false], 4 * 3600),
+            ("--streaming-connection-idle-timeout=8s", file, [false, false, false, false, true], 8),
+        ] {
+            let got = read(flags, file);
+            let told = [got.debugging_handlers, got.profiling_handler, got.debug_flags_handler, got.system_log_handler];
+            assert_eq!((&told[..], got.system_log_query), (&wanted[..4], wanted[4]), "{flags} {file}");
+            assert_eq!(got.streaming_idle.as_secs(), idle, "{flags} {file}");
+        }
     }
 }

@@ -285,13 +285,51 @@ mod tests {
         }
     }
 
+    /// One that answers nothing.
+    struct Silent;
+
+    #[async_trait]
+    impl Reviews for Silent {
+        async fn authenticate(&self, _: &str) -> Result<Option<User>, ApiError> {
+            pending().await
+        }
+
+        async fn authorize(&self, _: &User, _: &NodeAccess) -> Result<Result<(), String>, ApiError> {
+            pending().await
+        }
+    }
+
+    fn by(reviews: impl Reviews + 'static) -> Access {
+        let certificates = Certificates::SelfSigned { folder: std::path::PathBuf::new() };
+        Access::new(&ServerConfig::new("node", certificates), Some(Arc::new(reviews)))
+    }
+
+    /// More tokens than are asked about at a time.
+    fn strangers() -> Vec<HeaderMap> {
+        let tokens = (0..QUESTIONS + 8).map(|n| format!("Bearer {n}").parse().unwrap());
+        tokens.map(|token| HeaderMap::from_iter([(AUTHORIZATION, token)])).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reviews_that_never_come_are_waited_for_so_long_and_not_remembered() {
+        let (access, begun) = (by(Silent), tokio::time::Instant::now());
+        let tokens = strangers();
+        let asked = tokens.iter().map(|token| access.admit(None, token, &http::Method::GET, "/pods"));
+        let answers = futures::future::join_all(asked).await;
+        assert!(answers.iter().all(|answer| *answer == Err(Refusal::Unauthorized)), "{answers:?}");
+        // Those whose turn never came as well.
+        assert_eq!(begun.elapsed().as_secs(), QUESTION.as_secs());
+        let (known, nothing) = (User { name: "known".to_owned(), ..User::default() }, HeaderMap::new());
+        let answer = access.admit(Some(Some(known)), &nothing, &http::Method::GET, "/pods").await;
+        let words = "Authorization error (user=known, verb=get, resource=nodes, subresource=pods)";
+        assert_eq!(answer, Err(Refusal::Failed(words.to_owned())));
+        assert_eq!(begun.elapsed().as_secs(), 2 * QUESTION.as_secs());
+        assert!(access.tokens.0.lock().unwrap().is_empty() && access.allowed.0.lock().unwrap().is_empty());
+    }
+
     #[tokio::test]
     async fn strangers_tokens_keep_nobody_who_is_known_waiting() {
-        let certificates = Certificates::SelfSigned { folder: std::path::PathBuf::new() };
-        let access = Access::new(&ServerConfig::new("node", certificates), Some(Arc::new(Slow)));
-        let tokens: Vec<HeaderMap> = (0..QUESTIONS + 8)
-            .map(|n| HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {n}").parse().unwrap())]))
-            .collect();
+        let (access, tokens) = (by(Slow), strangers());
         let mut strangers: Vec<_> =
             tokens.iter().map(|token| Box::pin(access.admit(None, token, &http::Method::GET, "/pods"))).collect();
         assert!(strangers.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));

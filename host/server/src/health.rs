@@ -1,15 +1,48 @@
 //! `/healthz` and its parts, in the form of `k8s.io/apiserver/pkg/server/healthz`. It must not check anything itself.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use axum::response::Response;
 use http::StatusCode;
-use longshore_core::ports::pods::PodViews;
 
 use crate::query::Query;
-use crate::routes::{error, text, unsniffed};
+use crate::routes::{Api, error, text, unsniffed};
+
+/// How often a check succeeded and failed, and which it did last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) successes: u64,
+    pub(crate) errors: u64,
+    pub(crate) healthy: bool,
+}
+
+/// What came of the checks that `/healthz` made as a whole, by their names; a check that is asked for alone counts for
+/// nothing (`k8s.io/component-base/metrics/prometheus/slis`).
+#[derive(Default)]
+pub(crate) struct Tallies(Mutex<BTreeMap<&'static str, Tally>>);
+
+impl Tallies {
+    fn add(&self, check: &'static str, healthy: bool) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tally = kept.entry(check).or_default();
+        tally.healthy = healthy;
+        let count = if healthy { &mut tally.successes } else { &mut tally.errors };
+        *count += 1;
+    }
+
+    pub(crate) fn all(&self) -> BTreeMap<&'static str, Tally> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn reset(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
 
 /// Answers `/healthz` or `/healthz/<one>`; `None` for a check that there is not.
-pub(crate) fn answer(views: &dyn PodViews, one: Option<&str>, query: &Query) -> Option<Response> {
-    let loops = views.healthy();
+pub(crate) fn answer(api: &Api, one: Option<&str>, query: &Query) -> Option<Response> {
+    let loops = api.parts.views.healthy();
     let checks = [("ping", &Ok(())), ("log", &Ok(())), ("syncloop", &loops)];
     if let Some(one) = one {
         let (_, result) = checks.iter().find(|(name, _)| *name == one)?;
@@ -21,6 +54,9 @@ pub(crate) fn answer(views: &dyn PodViews, one: Option<&str>, query: &Query) -> 
     let excluded: Vec<&str> = query.all("exclude").collect();
     let (mut lines, mut failed) = (String::new(), Vec::new());
     for (name, result) in &checks {
+        if !excluded.contains(name) {
+            api.health.add(name, result.is_ok());
+        }
         match result {
             _ if excluded.contains(name) => lines.push_str(&format!("[+]{name} excluded: ok\n")),
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),

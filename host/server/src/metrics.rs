@@ -312,19 +312,21 @@ pub(crate) fn probes(api: &Api) -> String {
     page.finish()
 }
 
-/// `/metrics/slis`: health as a metric.
+/// `/metrics/slis`: what came of the checks of `/healthz`.
 pub(crate) fn slis(api: &Api) -> String {
     let mut page = Page::default();
-    let healthy = if api.parts.views.healthy().is_ok() { 1.0 } else { 0.0 };
-    let help = "[STABLE] This metric records the result of a single healthcheck.";
-    page.add(
-        "kubernetes_healthcheck",
-        "gauge",
-        help,
-        &[("name", "syncloop"), ("type", "healthz")],
-        Some(healthy),
-        None,
-    );
+    for (check, tally) in api.health.all() {
+        let (name, kind) = (("name", check), ("type", "healthz"));
+        let help = "[STABLE] This metric records the result of a single healthcheck.";
+        let healthy = Some(if tally.healthy { 1.0 } else { 0.0 });
+        page.add("kubernetes_healthcheck", "gauge", help, &[name, kind], healthy, None);
+        let help = "[STABLE] This metric records the results of all healthcheck.";
+        let counts = [("error", tally.errors), ("success", tally.successes)];
+        for (status, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            let labels = [name, ("status", status), kind];
+            page.add("kubernetes_healthchecks_total", "counter", help, &labels, float(Some(count)), None);
+        }
+    }
     page.finish()
 }
 

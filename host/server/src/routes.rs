@@ -45,17 +45,18 @@ pub(crate) struct Api {
     pub(crate) processes: metrics::Processes,
     pub(crate) log_readers: Arc<Semaphore>,
     pub(crate) forwards: Semaphore,
+    pub(crate) health: health::Tallies,
     access: Access,
     started: jiff::Timestamp,
 }
 
 impl Api {
     pub(crate) fn new(config: ServerConfig, parts: Parts, access: Access) -> Api {
-        let (namespaces, processes) = Default::default();
+        let (namespaces, processes, health) = Default::default();
         let log_readers = Arc::new(Semaphore::new(config.log_readers.max(1)));
         let forwards = Semaphore::new(config.forwards_in_all.max(1));
         let started = jiff::Timestamp::now();
-        Api { config, parts, namespaces, processes, log_readers, forwards, access, started }
+        Api { config, parts, namespaces, processes, log_readers, forwards, health, access, started }
     }
 
     /// The newest pod of that name, or the one with that UID: an old one may still be ending.
@@ -137,8 +138,8 @@ async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: R
     let method = request.method().clone();
     let (gets, posts) = (method == Method::GET, method == Method::POST);
     match segments.as_slice() {
-        ["healthz"] => return health::answer(&*api.parts.views, None, &query).unwrap_or_else(missing),
-        ["healthz", one] => return health::answer(&*api.parts.views, Some(one), &query).unwrap_or_else(missing),
+        ["healthz"] => return health::answer(api, None, &query).unwrap_or_else(missing),
+        ["healthz", one] => return health::answer(api, Some(one), &query).unwrap_or_else(missing),
         _ if group == Group::Health => return missing(),
         ["pods"] if gets => return pods(api),
         ["pods"] => return not_allowed("GET"),
@@ -146,8 +147,10 @@ async fn answer(api: &Arc<Api>, group: Group, path: &str, held: Held, request: R
         ["metrics", "resource"] => return prometheus(metrics::resource(api).await),
         ["metrics", "cadvisor"] => return prometheus(metrics::cadvisor(api).await),
         ["metrics", "probes"] => return prometheus(metrics::probes(api)),
-        // They are made anew for everybody who asks.
-        ["metrics", "slis"] if method == Method::DELETE => return text(StatusCode::OK, "metrics reset\n"),
+        ["metrics", "slis"] if method == Method::DELETE => {
+            api.health.reset();
+            return text(StatusCode::OK, "metrics reset\n");
+        }
         ["metrics", "slis"] => return prometheus(metrics::slis(api)),
         ["stats", "summary"] if gets || posts => {
             let only: Vec<&str> = query.all("only_cpu_and_memory").collect();

@@ -1,4 +1,4 @@
-//! `kubectl logs` where it is hard: through rotations, from a moment on, one stream of the two.
+//! `kubectl logs` where it is hard: through rotations, from a moment on, one stream of the two, over a restart.
 
 use std::{
     io::{BufRead, BufReader},
@@ -7,16 +7,24 @@ use std::{
     thread,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bed::{
     cluster::{LONG, until},
     kubectl::Kubectl,
     limit,
-    node::Node,
-    pods::{SLEEP, container, job, pod, status},
+    node::{MOMENT, Node},
+    pods::{SLEEP, container, job, pod, restarts, status, with},
     process::Ending,
 };
+
+/// A kubectl that follows a pod's log, and its lines; they end with it.
+fn follow(kubectl: &Kubectl<'_>, pod: &str) -> (Ending, mpsc::Receiver<String>) {
+    let mut follower = Ending(kubectl.command(&["logs", "-f", pod]).stdout(Stdio::piped()).spawn().unwrap());
+    let (reader, (sender, told)) = (BufReader::new(follower.0.stdout.take().unwrap()), mpsc::channel());
+    thread::spawn(move || reader.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    (follower, told)
+}
 
 /// The numbers of lines `line 7 …`.
 fn numbers(text: &str) -> Vec<u32> {
@@ -34,9 +42,7 @@ fn cluster_logs_through_rotation() {
                   until [ -e /tmp/read ]; do sleep 0.1; done; [ $((i % 20)) -gt 0 ] || sleep 0.1; done";
     node.bind(&job("a", "Never", script));
     node.wait_api("a", "begun", |pod| status(pod, "app")["state"]["running"].is_object());
-    let mut follower = Ending(kubectl.command(&["logs", "-f", "a"]).stdout(Stdio::piped()).spawn().unwrap());
-    let (reader, (sender, told)) = (BufReader::new(follower.0.stdout.take().unwrap()), mpsc::channel());
-    thread::spawn(move || reader.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let (_follower, told) = follow(&kubectl, "a");
     let mut followed = node.told(|| told.recv_timeout(limit(LONG)).expect("the first line"));
     assert_eq!(node.sh("a", "touch /tmp/read").0, 0);
     while let Ok(line) = told.recv_timeout(limit(LONG)) {
@@ -86,4 +92,31 @@ fn cluster_logs_since_and_streams() {
     assert_eq!(stream("Stdout"), "line 1\nline 2\nline 3\nline 4\n");
     assert_eq!(stream("Stderr"), "error 1\nerror 2\nerror 3\nerror 4\n");
     assert_eq!(stream("All").lines().count(), 8);
+}
+
+/// As the kubelet has it: one run of the container is followed, to its end.
+#[test]
+fn cluster_logs_followed_over_a_restart() {
+    let Some(node) = Node::start() else { return };
+    let kubectl = Kubectl::new(&node);
+    let script = "n=$(($(cat /v/runs 2>/dev/null) + 1)); echo $n > /v/runs; echo run $n; \
+                  until [ -e /v/end$n ]; do sleep 0.1; done; echo end of $n; exit 3";
+    let app = with(container("app", script), json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    node.bind(&pod("a", json!([app]), json!({"volumes": [{"name": "v", "emptyDir": {}}]})));
+    node.wait_api("a", "begun", |pod| status(pod, "app")["state"]["running"].is_object());
+    let (mut follower, told) = follow(&kubectl, "a");
+    assert_eq!(node.told(|| told.recv_timeout(limit(LONG)).expect("the first line")), "run 1");
+    assert_eq!(told.recv_timeout(MOMENT), Err(mpsc::RecvTimeoutError::Timeout), "it runs, and says nothing");
+    assert_eq!(node.sh("a", "touch /v/end1").0, 0);
+    let mut rest = Vec::new();
+    while let Ok(line) = told.recv_timeout(limit(LONG)) {
+        rest.push(line);
+    }
+    assert_eq!(rest, ["end of 1"]);
+    let ended = until("kubectl ends", || follower.0.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
+    let again = |pod: &Value| restarts(pod, "app") == 1 && status(pod, "app")["state"]["running"].is_object();
+    node.wait_api("a", "restarted", again);
+    assert_eq!(kubectl.said(&["logs", "--previous", "a"]), "run 1\nend of 1\n");
+    node.told(|| until("the second run's log", || kubectl.said(&["logs", "a"]).eq("run 2\n").then_some(())));
 }

@@ -1,12 +1,13 @@
-//! People at a terminal: a shell in a container, its window pulled larger, Ctrl-C, attach and detach.
+//! People at a terminal: a shell in a container, its window pulled larger, Ctrl-C, attach and detach, a debugger.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bed::{
     cluster::until,
+    docker::image,
     kubectl::{Kubectl, Terminal},
     node::Node,
-    pods::{container, pod, sleeper, status, with},
+    pods::{container, pod, restarts, sleeper, status, with},
 };
 
 /// Types a line until what it makes is shown: what it tells about changes a moment after its cause.
@@ -99,4 +100,34 @@ fn cluster_terminal_attach() {
         assert_eq!(status(&now, "app")["containerID"], status(&before, "app")["containerID"]);
         assert_eq!(node.sh("a", "true").0, 0, "it runs on");
     }
+}
+
+#[test]
+fn cluster_terminal_debug() {
+    let Some(node) = Node::start() else { return };
+    let kubectl = Kubectl::new(&node);
+    node.bind(&sleeper("a"));
+    let before = node.wait_api_ready("a");
+    let image = format!("--image={}", image());
+    let flags = ["--image-pull-policy=Never", "--target=app", "--container=look"];
+    let command = [["debug", "-it", "a", image.as_str()].as_slice(), &flags, &["--", "sh"]].concat();
+    let mut terminal = kubectl.terminal(&command, (24, 80));
+    let wait_debugger = |what: &str, good: &dyn Fn(&Value) -> bool| {
+        node.wait_api("a", what, |pod| {
+            let mut all = pod["status"]["ephemeralContainerStatuses"].as_array().into_iter().flatten();
+            all.any(|one| one["name"] == "look" && good(&one["state"]))
+        })
+    };
+    wait_debugger("the debugger runs", &|state| state["running"].is_object());
+    // The prompt may have come before kubectl did, and what is typed waits for the shell.
+    wait_by_asking(&mut terminal, "ps | grep -q 'sleep [1]000000' && echo se''en\n", "seen");
+    terminal.keys("tty; kill -0 1 && echo rea''ched\n");
+    terminal.wait("reached");
+    assert!(terminal.shown().contains("/dev/pts/"), "{}", terminal.shown());
+    terminal.keys("exit 7\n");
+    // As with every attach, kubectl is not told the code; the pod's status has it.
+    assert_eq!(terminal.end(), 0);
+    let now = wait_debugger("the debugger has ended", &|state| state["terminated"]["exitCode"] == 7);
+    assert_eq!(status(&now, "app")["containerID"], status(&before, "app")["containerID"]);
+    assert_eq!(restarts(&now, "app"), 0);
 }

@@ -59,6 +59,7 @@ mod own_network;
 mod probes;
 mod pulls;
 mod security;
+mod serving;
 mod shutdown;
 mod start;
 mod takeover;

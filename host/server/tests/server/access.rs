@@ -210,6 +210,28 @@ async fn answers_are_kept_for_a_while_and_no_longer() {
     assert_eq!(world.get("late", "/pods").await.code, 200);
 }
 
+/// Who was known, and what they might, counts for as long as it would have anyhow.
+#[tokio::test]
+async fn who_is_known_stays_for_a_while_when_the_api_server_goes() {
+    let world = World::new(|config| {
+        // For longer than the next questions take on a busy machine.
+        config.token_cache = Duration::from_secs(5);
+        config.authorized_cache = Duration::from_secs(6);
+    })
+    .await;
+    world.allow("somebody", "t", &["pods"]);
+    world.judge.rights.lock().unwrap().push(("cert".to_owned(), "pods".to_owned()));
+    let certificate = Caller { token: None, certificate: Some(world.ca.sign("cert", &[])) };
+    assert_eq!(world.get("t", "/pods").await.code, 200);
+    assert_eq!(world.ask(&certificate, "GET", "/pods").await.code, 200);
+    *world.judge.down.lock().unwrap() = true;
+    assert_eq!(world.get("t", "/pods").await.code, 200);
+    assert_eq!(world.ask(&certificate, "GET", "/pods").await.code, 200);
+    assert_eq!(world.get("t", "/metrics").await.code, 500, "what was never asked is not known");
+    until(async || world.get("t", "/pods").await.code == 401).await;
+    until(async || world.ask(&certificate, "GET", "/pods").await.code == 500).await;
+}
+
 #[tokio::test]
 async fn certificates_follow_their_files() {
     let world = World::new(|_| {}).await;

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use crate::played::{PIECE, other};
 use crate::world::{Answer, Caller, World, exchange, plain};
 
-async fn master(change: impl FnOnce(&mut longshore_server::ServerConfig)) -> World {
+pub(crate) async fn master(change: impl FnOnce(&mut longshore_server::ServerConfig)) -> World {
     let world = World::new(change).await;
     world.allow(
         "master",
@@ -345,7 +345,7 @@ async fn files_of_the_log_folder() {
     }
 }
 
-async fn accepting(world: &World, path: &str, accept: &str) -> Answer {
+pub(crate) async fn accepting(world: &World, path: &str, accept: &str) -> Answer {
     let headers = format!("Authorization: Bearer t\r\nAccept: {accept}\r\n");
     exchange(&mut world.connect(&Caller::default()).await, "GET", path, &headers, "").await
 }

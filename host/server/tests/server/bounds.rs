@@ -1,9 +1,10 @@
 //! Callers that mean harm.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::streams::open;
 use crate::world::{Caller, World, exchange, plain};
@@ -57,6 +58,35 @@ async fn heads_and_numbers_are_bounded() {
     assert!(closes(last).await, "beyond the bound it is closed at once");
     assert_eq!(plain(world.healthz, "/healthz").await.code, 200, "other ports have bounds of their own");
     drop(held);
+    place_is_free(&world).await;
+}
+
+/// Whoever they are of: those beyond are closed at once, those who are in are served on, and other ports do not notice.
+#[tokio::test]
+async fn connections_in_all_are_bounded() {
+    let long = Duration::from_secs(300);
+    let world = World::new(|config| {
+        (config.connections, config.header_limit, config.handshake_limit) = (5, long, long);
+    })
+    .await;
+    world.allow("master", "t", &["healthz"]);
+    let from = async |last: u8| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+        socket.connect(world.https).await.unwrap()
+    };
+    let mut inside = world.connect(&Caller::default()).await;
+    let mut held = Vec::new();
+    for last in 2..6 {
+        held.push(from(last).await);
+    }
+    for last in 6..12 {
+        assert!(closes(&mut from(last).await).await, "beyond the bound it is closed at once");
+        assert_eq!(plain(world.healthz, "/healthz").await.code, 200);
+        assert_eq!(plain(world.read_only, "/healthz").await.code, 200);
+    }
+    assert_eq!(exchange(&mut inside, "GET", "/healthz", "Authorization: Bearer t\r\n", "").await.code, 200);
+    drop((inside, held));
     place_is_free(&world).await;
 }
 

@@ -5,6 +5,7 @@ mod access;
 mod answers;
 mod bounds;
 mod http2;
+mod metrics;
 mod played;
 mod spdy;
 mod streams;

@@ -74,22 +74,28 @@ impl Authority {
 
 /// Has an agent that does not run yet serve on loopback all who have a certificate of an authority: that, and where.
 pub(crate) fn serving(bed: &mut Bed) -> (Authority, SocketAddr) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    bed.flags = vec![
+        "--address=127.0.0.1".to_owned(),
+        format!("--port={}", address.port()),
+        "--authorization-mode=AlwaysAllow".to_owned(),
+        format!("--client-ca-file={}", bed.folder.join("ca.pem").display()),
+    ];
+    (certified(bed), address)
+}
+
+/// Has an agent that does not run yet serve with a certificate of an authority, whose own is in `ca.pem`.
+pub(crate) fn certified(bed: &mut Bed) -> Authority {
     let ours = Authority::new("ours");
     let server = ours.sign("server");
     for (name, text) in [("ca.pem", &ours.pem), ("server.pem", &server.chain), ("server.key", &server.key)] {
         fs::write(bed.folder.join(name), text).unwrap();
     }
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let path = |name: &str| bed.folder.join(name).display().to_string();
-    bed.flags = vec![
-        "--address=127.0.0.1".to_owned(),
-        format!("--port={}", address.port()),
-        "--authorization-mode=AlwaysAllow".to_owned(),
-        format!("--client-ca-file={}", path("ca.pem")),
-        format!("--tls-cert-file={}", path("server.pem")),
-        format!("--tls-private-key-file={}", path("server.key")),
-    ];
-    (ours, address)
+    let flags =
+        [format!("--tls-cert-file={}", path("server.pem")), format!("--tls-private-key-file={}", path("server.key"))];
+    bed.flags.extend(flags);
+    ours
 }
 
 pub(crate) fn server_name() -> ServerName<'static> {
