@@ -155,6 +155,12 @@ struct World {
 }
 
 impl World {
+    /// The node's facts. Its name is looked up for them, and its files may lie on a slow disk.
+    async fn facts(&self, info: &RuntimeInfo) -> anyhow::Result<NodeFacts> {
+        let (config, info, id) = (self.config.clone(), info.clone(), self.id.clone());
+        tokio::task::spawn_blocking(move || facts::gather(&config, &info, &id)).await?
+    }
+
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         // Compiling the probe plugins takes a moment at the first start; Docker need not wait for it, nor it for Docker.
         let exec: Arc<dyn ContainerExec> = Arc::new(self.docker.clone());
@@ -165,7 +171,7 @@ impl World {
             () = stop.cancelled() => return Ok(()),
             info = self.health.turning(self.first_answer()) => info,
         };
-        let facts = facts::gather(&self.config, &info, &self.id)?;
+        let facts = self.facts(&info).await?;
         if let Some(message) = resources::limited_oom_scores(&facts) {
             self.events.record_node(EventType::Warning, "OOMScoreAdjLimited", &message);
         }
@@ -334,7 +340,7 @@ impl World {
             files: Arc::new(files),
             objects: folder,
             api,
-            look: look(config),
+            look: look(config, &facts.name),
             stats,
             probes,
             credentials: node_credentials(config, accounts),
@@ -409,12 +415,12 @@ impl DockerWatch {
 }
 
 /// The node's addresses and names as they are when somebody asks: its files may lie on a slow disk.
-fn look(config: &Config) -> Look {
-    let config = Arc::new(config.clone());
+fn look(config: &Config, name: &str) -> Look {
+    let node = Arc::new((config.clone(), name.to_owned()));
     Arc::new(move || {
-        let config = config.clone();
-        async move { tokio::task::spawn_blocking(move || facts::surroundings(&config)).await.unwrap_or_default() }
-            .boxed()
+        let node = node.clone();
+        let look = move || facts::surroundings(&node.0, &node.1);
+        async move { tokio::task::spawn_blocking(look).await.unwrap_or_default() }.boxed()
     })
 }
 
