@@ -276,6 +276,7 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
         provider_id: config.joining.provider_id.clone(),
         external_cloud: config.joining.external_cloud,
         given_ips: crate::network::named(&config.node_ips),
+        asks_for_ip: !config.node_ips.is_empty(),
         ips: facts.ips.clone(),
         capacity,
         allocatable,

@@ -36,6 +36,8 @@ pub struct NodeDescription {
     pub external_cloud: bool,
     /// `--node-ip`, where given.
     pub given_ips: Vec<IpAddr>,
+    /// Whether `--node-ip` is given at all, if only `0.0.0.0` or `::` for a family.
+    pub asks_for_ip: bool,
     /// The node's addresses, the primary one first; empty while they are not the machine's yet.
     pub ips: Vec<IpAddr>,
     /// What the machine has, by resource, as quantities.
