@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 use jiff::Timestamp;
+use longshore_core::cluster::node::host_ips;
 use longshore_core::cluster::node_status::Pressure;
 use longshore_core::credentials::{access::OwnedCredentials, parse_image};
 use longshore_core::event::EventType;
-use longshore_core::node::NodeFacts;
+use longshore_core::node::{NodeFacts, Surroundings};
 use longshore_core::pod::Source;
 use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::events::EventSink;
@@ -340,7 +341,7 @@ impl World {
             files: Arc::new(files),
             objects: folder,
             api,
-            look: look(config, &facts.name),
+            look: look(config, &facts.name, &self.views),
             stats,
             probes,
             credentials: node_credentials(config, accounts),
@@ -415,11 +416,17 @@ impl DockerWatch {
 }
 
 /// The node's addresses and names as they are when somebody asks: its files may lie on a slow disk.
-fn look(config: &Config, name: &str) -> Look {
+/// The addresses that an external cloud gave the Node go before the machine's.
+fn look(config: &Config, name: &str, views: &Arc<Views>) -> Look {
+    let (views, external) = (views.clone(), config.joining.external_cloud);
     let node = Arc::new((config.clone(), name.to_owned()));
     Arc::new(move || {
         let node = node.clone();
-        let look = move || facts::surroundings(&node.0, &node.1);
+        let given = views.node().filter(|_| external).map(|node| host_ips(&node)).unwrap_or_default();
+        let look = move || {
+            let found = facts::surroundings(&node.0, &node.1);
+            if given.is_empty() { found } else { Surroundings { ips: given, ..found } }
+        };
         async move { tokio::task::spawn_blocking(look).await.unwrap_or_default() }.boxed()
     })
 }

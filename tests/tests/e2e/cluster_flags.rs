@@ -96,6 +96,8 @@ fn cluster_flags_an_external_cloud_says_where_the_node_is() {
     node.cluster.patch(&node.path(), &json!({"spec": {"providerID": "harbour://quay/7"}}));
     node.cluster.kubectl(&["taint", "node", &node.name, &format!("{waits}-")]);
     node.wait_api_ready("a");
+    let address = node.cluster.address.as_str();
+    node.wait_api("a", "told the address that the cloud gave", |pod| pod["status"]["hostIP"] == address);
     // The node's next word, which its own need causes, leaves that as it is.
     node.cluster.kubectl(&["label", "node", &node.name, "--overwrite", "kubernetes.io/os=plan9"]);
     node.wait_node("mended", |node| node["metadata"]["labels"]["kubernetes.io/os"] == "linux");
