@@ -164,7 +164,7 @@ async fn http_timeouts_have_the_kubelets_words() {
     assert!(took >= ENOUGH && took < PATIENCE, "{took:?}");
     let slow = raw(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx".to_vec(), Then::Hold, false).await;
     let (outcome, _) = world.timed("http", &format!(r#"{{"port": {}}}"#, slow.port), ENOUGH).await;
-    let ProbeOutcome::Failure { message } = outcome else { panic!("{outcome:?}") };
+    let ProbeOutcome::Error { message } = outcome else { panic!("{outcome:?}") };
     assert!(message.ends_with("(Client.Timeout or context cancellation while reading body)"), "{message}");
 }
 
