@@ -98,7 +98,7 @@ impl Page {
     /// A histogram with the bounds of probes.
     fn durations(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], tally: &ProbeTally) {
         let samples = &mut self.0.entry(name).or_insert(("histogram", help, String::new())).2;
-        let all = (tally.successful + tally.unknown) as f64;
+        let all = tally.successful as f64;
         let bounds = ProbeTally::BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
         let counts = tally.within.iter().map(|count| *count as f64).chain([all]);
         for (bound, count) in bounds.zip(counts) {
@@ -288,13 +288,13 @@ pub(crate) fn probes(api: &Api) -> String {
                 labels.into_iter().chain([("pod_uid", view.id.uid.as_str()), ("result", result)]).collect()
             };
             let tally = &probe.tally;
-            let results = [("successful", tally.successful), ("failed", tally.failed), ("unknown", tally.unknown)];
+            let results = [("successful", tally.successful), ("failed", tally.failed)];
             for (result, count) in results.into_iter().filter(|(_, count)| *count > 0) {
                 let help =
                     "[ALPHA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
                 page.add("prober_probe_total", "counter", help, &with_result(result), float(Some(count)), None);
             }
-            if tally.successful + tally.unknown > 0 {
+            if tally.successful > 0 {
                 let help = "[ALPHA] Duration in seconds for a probe response.";
                 page.durations("prober_probe_duration_seconds", help, &labels, tally);
             }

@@ -56,9 +56,9 @@ impl Reviews for Judge {
 /// One that failed twice, and took 30 ms when it succeeded.
 fn probe() -> ProbeView {
     let mut tally = ProbeTally::default();
-    tally.add(Some(Sample::Success), Duration::from_millis(30));
-    tally.add(Some(Sample::Failure), Duration::from_secs(1));
-    tally.add(Some(Sample::Failure), Duration::from_secs(1));
+    tally.add(Sample::Success, Duration::from_millis(30));
+    tally.add(Sample::Failure, Duration::from_secs(1));
+    tally.add(Sample::Failure, Duration::from_secs(1));
     ProbeView {
         container: "c".to_owned(),
         kind: "liveness".to_owned(),
