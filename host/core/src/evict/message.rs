@@ -35,8 +35,11 @@ pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> (String,
     };
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let of_pod = pod.spec().resources.as_ref().and_then(|resources| lists(resources.requests.as_ref()));
+    let mut annotations = BTreeMap::new();
     if let (Resource::Memory, Some((request, _)), Some(used)) = (resource, of_pod, usage.memory) {
         blame(&mut text, "Pod", &pod.id.name, whole(used), &request);
+        annotations.insert("offending_pod".to_owned(), pod.id.name.clone());
+        annotations.insert("offending_pod_usage".to_owned(), quantity::binary_si(whole(used)));
     }
     let mut offending: Vec<(&str, String)> = Vec::new();
     for container in pod.containers() {
@@ -57,10 +60,11 @@ pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> (String,
         }
     }
     let (names, used): (Vec<&str>, Vec<String>) = offending.into_iter().unzip();
-    let annotations = [
+    let always = [
         ("starved_resource", resource.name().to_owned()),
         ("offending_containers", names.join(",")),
         ("offending_containers_usage", used.join(",")),
     ];
-    (text, annotations.map(|(name, value)| (name.to_owned(), value)).into())
+    annotations.extend(always.map(|(name, value)| (name.to_owned(), value)));
+    (text, annotations)
 }

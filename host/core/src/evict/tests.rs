@@ -197,12 +197,14 @@ fn messages_are_the_kubelets() {
     let mut usage = used(100 << 20).unwrap();
     usage.containers.insert("d".to_owned(), ContainerUse { memory: Some(0), ..ContainerUse::default() });
     let memory = starved(Signal::MemoryAvailable, 100 << 20, (90 << 20) + 1024);
+    let (text, annotations) = message(&memory, &pod, Some(&usage));
     assert_eq!(
-        message(&memory, &pod, Some(&usage)).0,
+        text,
         "The node was low on resource: memory. Threshold quantity: 100Mi, available: 92161Ki. \
          Pod p was using 100Mi, request is 80Mi, has larger consumption of memory. \
          Container c was using 100Mi, request is 64Mi, has larger consumption of memory. "
     );
+    assert_eq!((annotations["offending_pod"].as_str(), annotations["offending_pod_usage"].as_str()), ("p", "100Mi"));
     let disk = Some(DiskUsage { bytes: 1025, inodes: 7 });
     usage.containers.insert("d".to_owned(), ContainerUse { memory: None, rootfs: disk, logs: disk });
     let (text, annotations) = message(&starved(Signal::NodeFsAvailable, 5000, 2048), &pod, Some(&usage));
