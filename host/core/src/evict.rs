@@ -130,8 +130,10 @@ impl Signal {
 /// How much.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Amount {
-    /// Bytes, inodes or process IDs.
+    /// Bytes, inodes or process IDs; with binary units where it is shown.
     Absolute(i64),
+    /// The same with decimal units.
+    Decimal(i64),
     /// Per cent of the capacity.
     Percent(f64),
 }
@@ -140,7 +142,7 @@ impl Amount {
     /// The amount, of that capacity.
     pub fn of(self, capacity: i64) -> i64 {
         match self {
-            Amount::Absolute(amount) => amount,
+            Amount::Absolute(amount) | Amount::Decimal(amount) => amount,
             Amount::Percent(percent) => (capacity as f64 * percent / 100.0) as i64,
         }
     }
@@ -150,6 +152,7 @@ impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Amount::Absolute(amount) => f.write_str(&quantity::binary_si(*amount)),
+            Amount::Decimal(amount) => f.write_str(&quantity::decimal_si(*amount)),
             Amount::Percent(percent) => write!(f, "{percent}%"),
         }
     }

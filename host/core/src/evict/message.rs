@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{PodUse, Resource, Starved};
+use super::{Amount, PodUse, Resource, Starved};
 use crate::pod::Pod;
 use crate::quantity;
 
@@ -11,15 +11,18 @@ use crate::quantity;
 /// autoscalers give such a container more memory. None where nothing is known of the pod's use.
 pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> (String, BTreeMap<String, String>) {
     let resource = starved.resource();
-    let written = |amount: i64| match resource {
-        Resource::Memory | Resource::EphemeralStorage => quantity::binary_si(amount),
-        Resource::Inodes | Resource::Pids => quantity::decimal_si(amount),
+    // As it was written; a part of the capacity is in binary units whatever it is of.
+    let threshold = match starved.threshold.amount {
+        Amount::Percent(_) => quantity::binary_si(starved.quantity),
+        written => written.to_string(),
+    };
+    let available = match resource {
+        Resource::Memory | Resource::EphemeralStorage => quantity::binary_si(starved.available),
+        Resource::Inodes | Resource::Pids => quantity::decimal_si(starved.available),
     };
     let mut text = format!(
-        "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
-        resource.name(),
-        written(starved.quantity),
-        written(starved.available)
+        "The node was low on resource: {}. Threshold quantity: {threshold}, available: {available}. ",
+        resource.name()
     );
     let Some(usage) = usage else { return (text, BTreeMap::new()) };
     let lists = |request: Option<&BTreeMap<String, _>>| {

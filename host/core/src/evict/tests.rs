@@ -223,10 +223,21 @@ fn messages_are_the_kubelets() {
             ("starved_resource", "ephemeral-storage"),
         ]
     );
-    assert_eq!(
-        message(&starved(Signal::PidAvailable, 5000, 20), &pod, None),
-        ("The node was low on resource: pids. Threshold quantity: 5k, available: 20. ".to_owned(), BTreeMap::new())
-    );
+    for (signal, amount, available, text) in [
+        (Signal::PidAvailable, Amount::Decimal(5000), 2000, "pids. Threshold quantity: 5k, available: 2k. "),
+        (
+            Signal::MemoryAvailable,
+            Amount::Decimal(500_000_000),
+            1024,
+            "memory. Threshold quantity: 500M, available: 1Ki. ",
+        ),
+        (Signal::NodeFsInodesFree, Amount::Percent(5.0), 1000, "inodes. Threshold quantity: 320Ki, available: 1k. "),
+    ] {
+        let threshold = Threshold { amount, ..hard(signal, 0) };
+        let (text, expected) = (format!("The node was low on resource: {text}"), amount.of(6_553_600));
+        let starved = Starved { threshold, quantity: expected, available };
+        assert_eq!(message(&starved, &pod, None), (text, BTreeMap::new()));
+    }
 }
 
 #[test]
