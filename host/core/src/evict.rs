@@ -139,11 +139,11 @@ pub enum Amount {
 }
 
 impl Amount {
-    /// The amount, of that capacity.
+    /// The amount, of that capacity. A part is reckoned as the kubelet does, which has it in single precision.
     pub fn of(self, capacity: i64) -> i64 {
         match self {
             Amount::Absolute(amount) | Amount::Decimal(amount) => amount,
-            Amount::Percent(percent) => (capacity as f64 * percent / 100.0) as i64,
+            Amount::Percent(percent) => (capacity as f64 * f64::from(percent as f32 / 100.0)) as i64,
         }
     }
 }

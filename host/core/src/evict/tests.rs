@@ -241,6 +241,11 @@ fn messages_are_the_kubelets() {
 }
 
 #[test]
+fn parts_have_the_precision_of_the_kubelets() {
+    assert_eq!([10.0, 16.0, 100.0].map(|percent| Amount::Percent(percent).of(1000)), [100, 159, 1000]);
+}
+
+#[test]
 fn static_pods_and_those_of_the_system_are_critical() {
     let mut pod = api_pod("p", "{containers: [{name: c}], priority: 1000000000}");
     assert!(!is_critical(&pod));
