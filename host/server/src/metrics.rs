@@ -177,6 +177,18 @@ pub(crate) async fn resource(api: &Api) -> String {
             three(2, &[("container", name), labels[0], labels[1]], usage);
         }
     }
+    for (view, usage) in &pods {
+        for (name, usage) in &usage.containers {
+            page.add(
+                "container_swap_limit_bytes",
+                "gauge",
+                "[ALPHA] Current amount of the container swap limit in bytes",
+                &[("container", name), ("namespace", &view.id.namespace), ("pod", &view.id.name)],
+                float(usage.swap_limit),
+                usage.at,
+            );
+        }
+    }
     for (view, _) in &pods {
         for status in statuses(&view.object) {
             page.add(
@@ -419,7 +431,8 @@ fn usage(to: &mut Object, usage: &Usage, available: Option<u64>) {
     to.insert("cpu".to_owned(), known(at, &cpu));
     to.insert("memory".to_owned(), known(at, &memory));
     if usage.swap.is_some() {
-        to.insert("swap".to_owned(), known(at, &[("swapUsageBytes", usage.swap)]));
+        let left = usage.swap_limit.zip(usage.swap).map(|(limit, used)| limit.saturating_sub(used));
+        to.insert("swap".to_owned(), known(at, &[("swapAvailableBytes", left), ("swapUsageBytes", usage.swap)]));
     }
 }
 

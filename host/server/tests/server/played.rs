@@ -151,7 +151,13 @@ impl Stats for Numbers {
     }
 
     async fn pod(&self, query: &PodQuery) -> PodUsage {
-        let usage = Usage { cpu_nanoseconds: Some(2_000_000_000), memory_working_set: Some(9), ..Usage::default() };
+        let usage = Usage {
+            cpu_nanoseconds: Some(2_000_000_000),
+            memory_working_set: Some(9),
+            swap: Some(3),
+            swap_limit: Some(11),
+            ..Usage::default()
+        };
         let containers = query.containers.iter().map(|(name, _)| (name.clone(), usage.clone())).collect();
         PodUsage { usage, containers, ..PodUsage::default() }
     }
