@@ -357,7 +357,9 @@ pub(crate) async fn summary(api: &Api, only_cpu_and_memory: bool) -> Value {
             machine.insert("fs".to_owned(), file_system(&found, now));
         }
         if let Some(found) = node.image_fs {
-            machine.insert("runtime".to_owned(), json!({"imageFs": file_system(&found, now)}));
+            // Writable layers lie where the images do.
+            let found = file_system(&found, now);
+            machine.insert("runtime".to_owned(), json!({"imageFs": found, "containerFs": found}));
         }
         if let Some((most, used)) = node.processes {
             machine.insert("rlimit".to_owned(), json!({"time": time(now), "maxpid": most, "curproc": used}));

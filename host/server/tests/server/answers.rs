@@ -39,6 +39,7 @@ async fn pages() {
         ("/metrics/resource", 200, "node_cpu_usage_seconds_total 1.5"),
         ("/metrics/resource", 200, "container_swap_limit_bytes{container=\"c\",namespace=\"n\",pod=\"p\"} 11"),
         ("/stats/summary", 200, "\"swapAvailableBytes\":8"),
+        ("/stats/summary", 200, "\"containerFs\":{\"time\":"),
         (
             "/metrics/probes",
             200,

@@ -14,7 +14,7 @@ use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::pods::PodViews;
 use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 use longshore_core::ports::runtime::{LogChunk, LogOptions, RuntimeError};
-use longshore_core::ports::stats::{NodeUsage, PodQuery, PodUsage, Stats, Usage};
+use longshore_core::ports::stats::{FileSystem, NodeUsage, PodQuery, PodUsage, Stats, Usage};
 use longshore_core::ports::streams::{Attached, AttachedControl, ContainerStreams, StreamedExec, Wants};
 use longshore_core::probe::Sample;
 use longshore_core::view::{PodView, ProbeTally, ProbeView};
@@ -147,7 +147,8 @@ pub(crate) struct Numbers;
 impl Stats for Numbers {
     async fn node(&self) -> NodeUsage {
         let usage = Usage { cpu_nanoseconds: Some(1_500_000_000), memory_working_set: Some(7), ..Usage::default() };
-        NodeUsage { usage, processes: Some((4, 2)), ..NodeUsage::default() }
+        let image_fs = Some(FileSystem { capacity: 6, ..FileSystem::default() });
+        NodeUsage { usage, image_fs, processes: Some((4, 2)), ..NodeUsage::default() }
     }
 
     async fn pod(&self, query: &PodQuery) -> PodUsage {
