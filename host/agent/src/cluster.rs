@@ -157,6 +157,8 @@ struct Addresses {
     names: watch::Sender<ServingNames>,
     /// `--node-ip`; empty where nobody said.
     node_ips: Vec<IpAddr>,
+    /// Of the node.
+    name: String,
 }
 
 impl Addresses {
@@ -172,7 +174,12 @@ impl Addresses {
         let ips = if missing.is_some() { Vec::new() } else { description.ips.clone() };
         let names =
             ServingNames { dns: BTreeSet::from([description.hostname.clone()]), ips: ips.iter().copied().collect() };
-        Addresses { ips: watch::Sender::new(ips), names: watch::Sender::new(names), node_ips: config.node_ips.clone() }
+        Addresses {
+            ips: watch::Sender::new(ips),
+            names: watch::Sender::new(names),
+            node_ips: config.node_ips.clone(),
+            name: description.name.clone(),
+        }
     }
 
     /// Looks at the machine's addresses for ever. Those that somebody named are waited for, and then stay.
@@ -181,7 +188,10 @@ impl Addresses {
         loop {
             tokio::time::sleep(ADDRESS_LOOK).await;
             if given.is_empty() {
-                self.take(crate::network::usable_addresses(&self.node_ips));
+                let (name, node_ips) = (self.name.clone(), self.node_ips.clone());
+                let look = move || crate::network::usable_address(&name, &node_ips);
+                let found = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+                self.take(found.into_iter().collect());
             } else if given.iter().all(|ip| crate::network::is_here(*ip)) {
                 self.take(given.clone());
             }
@@ -266,6 +276,7 @@ pub(crate) fn describe(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -
         provider_id: config.joining.provider_id.clone(),
         external_cloud: config.joining.external_cloud,
         given_ips: crate::network::named(&config.node_ips),
+        asks_for_ip: !config.node_ips.is_empty(),
         ips: facts.ips.clone(),
         capacity,
         allocatable,

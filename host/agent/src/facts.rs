@@ -80,7 +80,7 @@ fn is_cgroup_v2() -> bool {
 /// All facts of the node.
 pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyhow::Result<NodeFacts> {
     let name = node_name(config)?;
-    let mut around = surroundings(config);
+    let mut around = surroundings(config, &name);
     if around.ips.is_empty() {
         tracing::warn!("this machine has no address but loopback; give one with --node-ip if pods should see another");
         around.ips.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -238,10 +238,10 @@ pub(crate) fn disk_capacity(folder: &Path) -> anyhow::Result<i64> {
     Ok(i64::try_from(stat.f_blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX))
 }
 
-/// What of the node changes while the agent runs. Asks nobody but the kernel. Blocks.
-pub(crate) fn surroundings(config: &Config) -> Surroundings {
+/// What of the node changes while the agent runs. Asks nobody but the kernel and the resolver. Blocks.
+pub(crate) fn surroundings(config: &Config, name: &str) -> Surroundings {
     Surroundings {
-        ips: network::addresses(&config.node_ips),
+        ips: network::addresses(name, &config.node_ips),
         resolv_conf: resolv_conf(config).unwrap_or_default(),
         hosts_file: std::fs::read_to_string("/etc/hosts").ok(),
     }

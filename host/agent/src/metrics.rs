@@ -11,16 +11,12 @@ use longshore_core::status::of_containers;
 /// A sample: its labels, as they are written, and its value.
 type Sample = (String, f64);
 
-/// The page, in Prometheus' text format.
-pub(crate) fn page(node: &str, pods: &dyn PodViews) -> String {
+/// The page, in Prometheus' text format. `version` is the one that the Node shows.
+pub(crate) fn page(node: &str, version: &str, pods: &dyn PodViews) -> String {
     let mut page = String::new();
-    let build = format!(
-        "git_version=\"v{}\",platform=\"linux/{}\"",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64")
-    );
-    let help = "A metric with a constant '1' value labeled by the version and the platform";
-    family(&mut page, "kubernetes_build_info", "gauge", help, &[(build, 1.0)]);
+    let help = "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, \
+                build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.";
+    family(&mut page, "kubernetes_build_info", "gauge", help, &[(build(version), 1.0)]);
     let help = "[ALPHA] The node's name. The count is always 1.";
     family(&mut page, "kubelet_node_name", "gauge", help, &[(format!("node=\"{node}\""), 1.0)]);
     let (running, containers) = count(pods);
@@ -35,6 +31,17 @@ pub(crate) fn page(node: &str, pods: &dyn PodViews) -> String {
         }
     }
     page
+}
+
+/// The labels of the version's metric, all of the kubelet's; those of a build with Go are empty.
+fn build(version: &str) -> String {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let platform = std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64");
+    format!(
+        "build_date=\"\",compiler=\"\",git_commit=\"\",git_tree_state=\"\",git_version=\"{version}\",go_version=\"\",\
+         major=\"{major}\",minor=\"{minor}\",platform=\"linux/{platform}\""
+    )
 }
 
 fn family(page: &mut String, name: &str, kind: &str, help: &str, samples: &[Sample]) {
@@ -157,11 +164,14 @@ mod tests {
 
     #[test]
     fn own_process_is_known() {
-        let page = page("n1", &None);
+        let page = page("n1", "v1.36.0+longshore.0.1.0", &None);
         for name in ["cpu_seconds_total", "resident_memory_bytes", "start_time_seconds", "open_fds", "max_fds"] {
             let line = page.lines().find(|line| line.starts_with(&format!("process_{name} ")));
             assert!(line.is_some(), "{name} is missing in\n{page}");
         }
+        let build = page.lines().find(|line| line.starts_with("kubernetes_build_info{")).unwrap();
+        assert!(build.contains(r#"git_version="v1.36.0+longshore.0.1.0","#), "{build}");
+        assert!(build.contains(r#"major="1",minor="36","#), "{build}");
         assert!(page.contains("kubelet_node_name{node=\"n1\"} 1"), "{page}");
         assert!(page.contains("kubelet_running_containers{container_state=\"running\"} 0"), "{page}");
     }

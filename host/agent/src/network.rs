@@ -1,39 +1,112 @@
-//! The node's addresses: those that the default route would send from.
+//! The node's address: what its own name stands for, else what the default route would send from.
 //!
-//! Nothing is sent: connecting a datagram socket only asks the kernel's routing table.
+//! As `NodeAddress` of `pkg/kubelet/nodestatus/setters.go`. For the route nothing is sent: connecting a datagram socket
+//! only asks the kernel's routing table.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 /// Addresses of the documentation networks, which no machine has: the way to them is the default route.
 const FAR: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
 
-/// What of `--node-ip` names addresses; `0.0.0.0` and `::` only say which family comes first.
+/// How long is waited for the resolver's first word; what it says later counts at the next look.
+const LOOKUP: Duration = Duration::from_secs(1);
+/// How old its answer may be.
+const LOOKUP_AGE: Duration = Duration::from_secs(10);
+
+/// What of `--node-ip` names addresses; `0.0.0.0` and `::` only say which family is preferred.
 pub(crate) fn named(node_ips: &[IpAddr]) -> Vec<IpAddr> {
     node_ips.iter().copied().filter(|ip| !ip.is_unspecified()).collect()
 }
 
-/// The node's addresses, the primary one first: those that `--node-ip` names, else the machine's.
-pub(crate) fn addresses(node_ips: &[IpAddr]) -> Vec<IpAddr> {
+/// The node's addresses, the primary one first: those that `--node-ip` names, else the machine's. Blocks for a second at
+/// most.
+pub(crate) fn addresses(name: &str, node_ips: &[IpAddr]) -> Vec<IpAddr> {
     let named = named(node_ips);
-    if named.is_empty() { usable_addresses(node_ips) } else { named }
+    if named.is_empty() { usable_address(name, node_ips).into_iter().collect() } else { named }
 }
 
-/// The machine's addresses, in the order of families that `--node-ip` asks for; none when it has none but loopback.
-pub(crate) fn usable_addresses(node_ips: &[IpAddr]) -> Vec<IpAddr> {
+/// The machine's address, of the family that `--node-ip` asks for (IPv4 unless it says `::`) where it has one; none when
+/// it has none but loopback. Blocks for a second at most.
+pub(crate) fn usable_address(name: &str, node_ips: &[IpAddr]) -> Option<IpAddr> {
+    // As the kubelet: one that is the node's name is taken as it is.
+    if let Ok(address) = name.parse() {
+        return Some(address);
+    }
+    let ipv4 = node_ips.first().is_none_or(IpAddr::is_ipv4);
+    let of_name = looked_up(name).into_iter().filter(|ip| usable(ip) && is_here(*ip)).collect();
+    preferred(of_name, ipv4).or_else(|| preferred(routed(), ipv4))
+}
+
+/// The first of that family, else the first.
+fn preferred(found: Vec<IpAddr>, ipv4: bool) -> Option<IpAddr> {
+    found.iter().copied().find(|ip| ip.is_ipv4() == ipv4).or_else(|| found.first().copied())
+}
+
+/// The addresses that the default routes would send from.
+fn routed() -> Vec<IpAddr> {
     let routed = FAR.iter().filter_map(|(from, to)| source_address(from, to));
     let mut found: Vec<IpAddr> = routed.filter(usable).collect();
     if found.is_empty() {
         let text = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
         found.extend(local_addresses(&text).into_iter().map(IpAddr::V4).find(usable));
     }
-    sort(&mut found, node_ips);
     found
 }
 
-fn sort(found: &mut [IpAddr], node_ips: &[IpAddr]) {
-    if let Some(first) = node_ips.first() {
-        found.sort_by_key(|ip| ip.is_ipv4() != first.is_ipv4());
+/// What the resolver last said of the node's name.
+struct Lookup {
+    name: String,
+    found: Vec<IpAddr>,
+    asked: Option<Instant>,
+    /// A thread waits for it now; there is never a second one.
+    asking: bool,
+}
+
+static LAST: Mutex<Lookup> = Mutex::new(Lookup { name: String::new(), found: Vec::new(), asked: None, asking: false });
+
+fn last() -> MutexGuard<'static, Lookup> {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the name stands for, in the resolver's order. One that fails takes nothing back; one that hangs is not waited for.
+fn looked_up(name: &str) -> Vec<IpAddr> {
+    let is_first = {
+        let mut last = last();
+        if last.asking {
+            return if last.name == name { last.found.clone() } else { Vec::new() };
+        }
+        if last.name != name {
+            (last.name, last.found, last.asked) = (name.to_owned(), Vec::new(), None);
+        }
+        if last.asked.is_some_and(|asked| asked.elapsed() < LOOKUP_AGE) {
+            return last.found.clone();
+        }
+        last.asking = true;
+        last.asked.replace(Instant::now()).is_none()
+    };
+    let (tell, told) = mpsc::channel::<()>();
+    let asked = name.to_owned();
+    let thread = std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {
+        let found = (asked.as_str(), 0_u16).to_socket_addrs();
+        let mut last = last();
+        if let Ok(found) = found {
+            last.found = found.map(|address| address.ip()).collect();
+        }
+        last.asking = false;
+        drop(tell);
+    });
+    match thread {
+        Ok(_) if is_first => {
+            // Nothing is ever sent: that the thread has let go of its end says that it is done.
+            let _ = told.recv_timeout(LOOKUP);
+        }
+        Ok(_) => {}
+        Err(_) => last().asking = false,
     }
+    let last = last();
+    if last.name == name { last.found.clone() } else { Vec::new() }
 }
 
 /// Whether the machine has that address.
@@ -99,20 +172,30 @@ Local:
 
     #[test]
     fn an_unspecified_one_is_none_at_all() {
-        assert_eq!(addresses(&["0.0.0.0".parse().unwrap()]), addresses(&[]));
+        assert_eq!(addresses("localhost", &["0.0.0.0".parse().unwrap()]), addresses("localhost", &[]));
     }
 
     #[test]
-    fn an_unspecified_one_says_which_family_comes_first() {
+    fn there_is_one_address_of_the_family_that_is_preferred() {
         let parse = |all: &[&str]| -> Vec<IpAddr> { all.iter().map(|ip| ip.parse().unwrap()).collect() };
-        let sorted = |node_ip: &str| {
-            let mut found = parse(&["10.0.0.1", "fd00::1"]);
-            sort(&mut found, &parse(&[node_ip]));
-            found
-        };
-        assert_eq!(sorted("0.0.0.0"), parse(&["10.0.0.1", "fd00::1"]));
-        assert_eq!(sorted("::"), parse(&["fd00::1", "10.0.0.1"]));
+        let both = parse(&["10.0.0.1", "fd00::1"]);
+        assert_eq!(preferred(both.clone(), true), Some(both[0]));
+        assert_eq!(preferred(both.clone(), false), Some(both[1]));
+        assert_eq!(preferred(parse(&["fd00::1"]), true), Some(both[1]));
+        assert_eq!(preferred(Vec::new(), true), None);
+        assert!(addresses("localhost", &[]).len() <= 1);
         assert!(named(&parse(&["::"])).is_empty());
         assert_eq!(named(&parse(&["10.0.0.2"])), parse(&["10.0.0.2"]));
+    }
+
+    #[test]
+    fn a_name_is_looked_up_or_is_an_address() {
+        // Another test may be asking for another name.
+        let is_found = |_| {
+            std::thread::sleep(Duration::from_millis(1));
+            looked_up("localhost").iter().any(IpAddr::is_loopback)
+        };
+        assert!((0..5000).any(is_found));
+        assert_eq!(addresses("192.0.2.7", &[]), ["192.0.2.7".parse::<IpAddr>().unwrap()]);
     }
 }

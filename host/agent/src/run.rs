@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 use jiff::Timestamp;
+use longshore_core::cluster::node::host_ips;
 use longshore_core::cluster::node_status::Pressure;
 use longshore_core::credentials::{access::OwnedCredentials, parse_image};
 use longshore_core::event::EventType;
-use longshore_core::node::NodeFacts;
+use longshore_core::node::{NodeFacts, Surroundings};
 use longshore_core::pod::Source;
 use longshore_core::ports::archive::ObjectArchive;
 use longshore_core::ports::events::EventSink;
@@ -155,6 +156,12 @@ struct World {
 }
 
 impl World {
+    /// The node's facts. Its name is looked up for them, and its files may lie on a slow disk.
+    async fn facts(&self, info: &RuntimeInfo) -> anyhow::Result<NodeFacts> {
+        let (config, info, id) = (self.config.clone(), info.clone(), self.id.clone());
+        tokio::task::spawn_blocking(move || facts::gather(&config, &info, &id)).await?
+    }
+
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         // Compiling the probe plugins takes a moment at the first start; Docker need not wait for it, nor it for Docker.
         let exec: Arc<dyn ContainerExec> = Arc::new(self.docker.clone());
@@ -165,7 +172,7 @@ impl World {
             () = stop.cancelled() => return Ok(()),
             info = self.health.turning(self.first_answer()) => info,
         };
-        let facts = facts::gather(&self.config, &info, &self.id)?;
+        let facts = self.facts(&info).await?;
         if let Some(message) = resources::limited_oom_scores(&facts) {
             self.events.record_node(EventType::Warning, "OOMScoreAdjLimited", &message);
         }
@@ -334,7 +341,7 @@ impl World {
             files: Arc::new(files),
             objects: folder,
             api,
-            look: look(config),
+            look: look(config, &facts.name, &self.views),
             stats,
             probes,
             credentials: node_credentials(config, accounts),
@@ -414,12 +421,18 @@ impl DockerWatch {
 }
 
 /// The node's addresses and names as they are when somebody asks: its files may lie on a slow disk.
-fn look(config: &Config) -> Look {
-    let config = Arc::new(config.clone());
+/// The addresses that an external cloud gave the Node go before the machine's.
+fn look(config: &Config, name: &str, views: &Arc<Views>) -> Look {
+    let (views, external) = (views.clone(), config.joining.external_cloud);
+    let node = Arc::new((config.clone(), name.to_owned()));
     Arc::new(move || {
-        let config = config.clone();
-        async move { tokio::task::spawn_blocking(move || facts::surroundings(&config)).await.unwrap_or_default() }
-            .boxed()
+        let node = node.clone();
+        let given = views.node().filter(|_| external).map(|node| host_ips(&node)).unwrap_or_default();
+        let look = move || {
+            let found = facts::surroundings(&node.0, &node.1);
+            if given.is_empty() { found } else { Surroundings { ips: given, ..found } }
+        };
+        async move { tokio::task::spawn_blocking(look).await.unwrap_or_default() }.boxed()
     })
 }
 

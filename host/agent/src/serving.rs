@@ -11,11 +11,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use longshore_core::cgroup;
 use longshore_core::node::NodeFacts;
+use longshore_core::ports::probes::KUBERNETES_VERSION;
 use longshore_core::ports::runtime::ContainerRuntime;
 use longshore_core::ports::stats::Stats;
 use longshore_core::view::PodView;
 use longshore_docker::Docker;
 use longshore_reconcile::published::Published;
+use longshore_reconcile::views::Views;
 use longshore_server::{AnonymousAccess, Authorization, Certificates, Parts, Server, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +67,7 @@ pub(crate) async fn bind(
     let shown = Arc::new(config.clone());
     let flags = shown.clone();
     let (node, pods) = (facts.name.clone(), published.clone());
+    let given = config.joining.kubelet_version.clone();
     let parts = Parts {
         views: Arc::new(published),
         logs: Arc::new(move |id, options| logs.logs(id, options)),
@@ -74,7 +77,7 @@ pub(crate) async fn bind(
         cgroup: Arc::new(cgroup),
         configz: Arc::new(move || shown.configz()),
         flags: Arc::new(move || flags.flagz()),
-        metrics: Arc::new(move || metrics::page(&node, &pods)),
+        metrics: Arc::new(move || metrics::page(&node, &version(&pods.views, given.as_deref()), &pods)),
         verbosity: Arc::new(logging::set_verbosity),
     };
     if settings.address.is_some() && settings.client_ca_file.is_none() && joining.is_some() {
@@ -88,6 +91,15 @@ pub(crate) async fn bind(
     // There, for a listener wakes the threads that it was bound by.
     let server = threads.run(Server::bind(settings, parts)).await??;
     Ok(Some(Serving { threads, server }))
+}
+
+/// The version that the Node shows; before it has one, that of the Kubernetes which is imitated.
+fn version(views: &Views, given: Option<&str>) -> String {
+    let shown = views.node().and_then(|node| Some(node.status.as_ref()?.node_info.as_ref()?.kubelet_version.clone()));
+    shown.filter(|shown| !shown.is_empty()).or_else(|| given.map(str::to_owned)).unwrap_or_else(|| {
+        let ours = env!("CARGO_PKG_VERSION");
+        format!("v{KUBERNETES_VERSION}.0+longshore.{ours}")
+    })
 }
 
 /// The room's settings on a node of that name with these addresses.

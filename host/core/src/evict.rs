@@ -130,18 +130,20 @@ impl Signal {
 /// How much.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Amount {
-    /// Bytes, inodes or process IDs.
+    /// Bytes, inodes or process IDs; with binary units where it is shown.
     Absolute(i64),
+    /// The same with decimal units.
+    Decimal(i64),
     /// Per cent of the capacity.
     Percent(f64),
 }
 
 impl Amount {
-    /// The amount, of that capacity.
+    /// The amount, of that capacity. A part is reckoned as the kubelet does, which has it in single precision.
     pub fn of(self, capacity: i64) -> i64 {
         match self {
-            Amount::Absolute(amount) => amount,
-            Amount::Percent(percent) => (capacity as f64 * percent / 100.0) as i64,
+            Amount::Absolute(amount) | Amount::Decimal(amount) => amount,
+            Amount::Percent(percent) => (capacity as f64 * f64::from(percent as f32 / 100.0)) as i64,
         }
     }
 }
@@ -150,6 +152,7 @@ impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Amount::Absolute(amount) => f.write_str(&quantity::binary_si(*amount)),
+            Amount::Decimal(amount) => f.write_str(&quantity::decimal_si(*amount)),
             Amount::Percent(percent) => write!(f, "{percent}%"),
         }
     }

@@ -121,8 +121,6 @@ pub struct ProbeTally {
     pub successful: u64,
     /// Failures.
     pub failed: u64,
-    /// Checks that found nothing out.
-    pub unknown: u64,
     /// Of those that did not fail, how many took no longer than each of [`ProbeTally::BOUNDS`].
     pub within: [u64; 11],
     /// Seconds that these took, all together.
@@ -133,16 +131,15 @@ impl ProbeTally {
     /// Bounds of durations in seconds: Prometheus' own, which the kubelet uses.
     pub const BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-    /// Counts a check; `None` found nothing out. As `doProbe` of pkg/kubelet/prober/worker.go, which counts no duration
-    /// of a failure, but that what found nothing out is counted at all.
-    pub fn add(&mut self, sample: Option<Sample>, took: Duration) {
+    /// Counts a check. As `doProbe` of pkg/kubelet/prober/worker.go, which counts no duration of a failure, and not at all
+    /// what found nothing out.
+    pub fn add(&mut self, sample: Sample, took: Duration) {
         match sample {
-            Some(Sample::Success) => self.successful += 1,
-            Some(Sample::Failure) => {
+            Sample::Success => self.successful += 1,
+            Sample::Failure => {
                 self.failed += 1;
                 return;
             }
-            None => self.unknown += 1,
         }
         let seconds = took.as_secs_f64();
         self.seconds += seconds;

@@ -274,7 +274,9 @@ impl Inner {
             attrs: ended.answer.attrs.iter().cloned().collect(),
         };
         let tally = tallies.entry(ended.key.clone()).or_default();
-        tally.add(sample, ended.took);
+        if let Some(sample) = sample {
+            tally.add(sample, ended.took);
+        }
         let view = view(entry, check, tally.clone());
         let pod = entry.pod.clone();
         let container_id = entry.active.container_id.clone();

@@ -98,7 +98,7 @@ impl Page {
     /// A histogram with the bounds of probes.
     fn durations(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], tally: &ProbeTally) {
         let samples = &mut self.0.entry(name).or_insert(("histogram", help, String::new())).2;
-        let all = (tally.successful + tally.unknown) as f64;
+        let all = tally.successful as f64;
         let bounds = ProbeTally::BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
         let counts = tally.within.iter().map(|count| *count as f64).chain([all]);
         for (bound, count) in bounds.zip(counts) {
@@ -175,6 +175,18 @@ pub(crate) async fn resource(api: &Api) -> String {
         three(1, &labels, &usage.usage);
         for (name, usage) in &usage.containers {
             three(2, &[("container", name), labels[0], labels[1]], usage);
+        }
+    }
+    for (view, usage) in &pods {
+        for (name, usage) in &usage.containers {
+            page.add(
+                "container_swap_limit_bytes",
+                "gauge",
+                "[ALPHA] Current amount of the container swap limit in bytes",
+                &[("container", name), ("namespace", &view.id.namespace), ("pod", &view.id.name)],
+                float(usage.swap_limit),
+                usage.at,
+            );
         }
     }
     for (view, _) in &pods {
@@ -288,13 +300,13 @@ pub(crate) fn probes(api: &Api) -> String {
                 labels.into_iter().chain([("pod_uid", view.id.uid.as_str()), ("result", result)]).collect()
             };
             let tally = &probe.tally;
-            let results = [("successful", tally.successful), ("failed", tally.failed), ("unknown", tally.unknown)];
+            let results = [("successful", tally.successful), ("failed", tally.failed)];
             for (result, count) in results.into_iter().filter(|(_, count)| *count > 0) {
                 let help =
                     "[ALPHA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
                 page.add("prober_probe_total", "counter", help, &with_result(result), float(Some(count)), None);
             }
-            if tally.successful + tally.unknown > 0 {
+            if tally.successful > 0 {
                 let help = "[ALPHA] Duration in seconds for a probe response.";
                 page.durations("prober_probe_duration_seconds", help, &labels, tally);
             }
@@ -347,7 +359,9 @@ pub(crate) async fn summary(api: &Api, only_cpu_and_memory: bool) -> Value {
             machine.insert("fs".to_owned(), file_system(&found, now));
         }
         if let Some(found) = node.image_fs {
-            machine.insert("runtime".to_owned(), json!({"imageFs": file_system(&found, now)}));
+            // Writable layers lie where the images do.
+            let found = file_system(&found, now);
+            machine.insert("runtime".to_owned(), json!({"imageFs": found, "containerFs": found}));
         }
         if let Some((most, used)) = node.processes {
             machine.insert("rlimit".to_owned(), json!({"time": time(now), "maxpid": most, "curproc": used}));
@@ -421,7 +435,8 @@ fn usage(to: &mut Object, usage: &Usage, available: Option<u64>) {
     to.insert("cpu".to_owned(), known(at, &cpu));
     to.insert("memory".to_owned(), known(at, &memory));
     if usage.swap.is_some() {
-        to.insert("swap".to_owned(), known(at, &[("swapUsageBytes", usage.swap)]));
+        let left = usage.swap_limit.zip(usage.swap).map(|(limit, used)| limit.saturating_sub(used));
+        to.insert("swap".to_owned(), known(at, &[("swapAvailableBytes", left), ("swapUsageBytes", usage.swap)]));
     }
 }
 

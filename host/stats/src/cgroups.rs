@@ -105,7 +105,14 @@ impl Cgroups {
             };
         }
         if let Some(folder) = below(self.memory.root(), path) {
-            memory(&mut usage, &folder, matches!(self.memory, Place::V2(_)));
+            let v2 = matches!(self.memory, Place::V2(_));
+            memory(&mut usage, &folder, v2);
+            if folder != self.memory.root() && usage.memory_usage.is_some() {
+                // A kernel that accounts no swap has neither file: none is used and none allowed, as cAdvisor has it.
+                usage.swap = usage.swap.or(Some(0));
+                let limit = if v2 { "memory.swap.max" } else { "memory.memsw.limit_in_bytes" };
+                usage.swap_limit = text(&folder.join(limit)).map_or(Some(0), |text| parse::limit(&text));
+            }
         }
         if let Some(folder) = below(self.pids.root(), path) {
             usage.threads = value(&folder.join("pids.current"), parse::number);

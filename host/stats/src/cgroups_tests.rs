@@ -33,6 +33,7 @@ fn expected() -> Usage {
         memory_limit: Some(2_000_000),
         page_faults: Some((12, 3)),
         swap: Some(4096),
+        swap_limit: Some(0),
         processes: Some(2),
         threads: Some(5),
         ..Usage::default()
@@ -57,6 +58,12 @@ fn v2_is_read() {
     write(dir.path(), &path[1..], &[("memory.max", "max\n"), ("memory.stat", "anon 1\ninactive_file 1000001\n")]);
     let found = usage(&cgroups, &path, true);
     assert_eq!((found.memory_limit, found.memory_working_set, found.page_faults), (None, Some(0), None));
+    for (text, limit) in [("8192\n", Some(8192)), ("max\n", None)] {
+        write(dir.path(), &path[1..], &[("memory.swap.max", text)]);
+        assert_eq!(usage(&cgroups, &path, true).swap_limit, limit);
+    }
+    std::fs::remove_file(dir.path().join(&path[1..]).join("memory.swap.current")).unwrap();
+    assert_eq!(usage(&cgroups, &path, true).swap, Some(0));
     assert_eq!(cgroups.pods(), "/kubepods.slice");
 }
 

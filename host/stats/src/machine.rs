@@ -151,6 +151,7 @@ fn sum(containers: &[(String, Usage)]) -> Usage {
         memory_limit: None,
         page_faults: faults.zip(major),
         swap: add(|usage| usage.swap),
+        swap_limit: None,
         processes: add(|usage| usage.processes),
         threads: add(|usage| usage.threads),
     }

@@ -5,11 +5,18 @@ mod message;
 
 use longshore_guest::client::{self, HttpError, Phase, Protocol, Request, Response, Scheme};
 use longshore_guest::config::Fields;
-use longshore_guest::tcp::DialError;
-use longshore_guest::{Guest, Health, PluginError, Report, Target, address, report, user_agent, wording};
+use longshore_guest::{Guest, Health, PluginError, Report, Target, address, clock, report, user_agent, wording};
 
 const UNIMPLEMENTED: u32 = 12;
 const DEADLINE_EXCEEDED: u32 = 4;
+
+/// Milliseconds from one try to the next: at first, and at most. From one to the next they grow by [`GROWTH`] tenths.
+/// gRPC's backoff, without its jitter.
+const FIRST_WAIT: u32 = 1000;
+const LONGEST_WAIT: u32 = 120_000;
+const GROWTH: u32 = 16;
+/// Requests that the host lets a call send.
+const MAX_TRIES: u32 = 16;
 
 struct Plugin;
 
@@ -29,8 +36,33 @@ impl Guest for Plugin {
     fn check(target: Target, config: String, budget_ms: u32) -> Result<Report, PluginError> {
         let grpc = read(&config).map_err(PluginError::Invalid)?;
         let host = address(&target)?;
-        verdict(host, grpc.port, budget_ms, client::send(&request(&target, host, &grpc, budget_ms)))
+        let request = request(&target, host, &grpc, budget_ms);
+        let wait = |ms| {
+            clock::sleep(ms);
+            clock::remaining_ms() > 0
+        };
+        verdict(host, grpc.port, budget_ms, connected(|| client::send(&request), wait))
     }
+}
+
+/// gRPC dials until somebody speaks HTTP/2 or the time is over, which `wait` tells. Who ended the connection without an
+/// answer does not: whether it said anything before is not known here.
+fn connected(
+    mut send: impl FnMut() -> Result<Response, HttpError>,
+    mut wait: impl FnMut(u32) -> bool,
+) -> Result<Response, HttpError> {
+    let mut pause = FIRST_WAIT;
+    for tried in 1..=MAX_TRIES {
+        match send() {
+            Err(HttpError::Connect(_) | HttpError::Lookup(_) | HttpError::Closed(_) | HttpError::Protocol(_)) => {}
+            answer => return answer,
+        }
+        if !wait(if tried == MAX_TRIES { u32::MAX } else { pause }) {
+            break;
+        }
+        pause = (pause * GROWTH / 10).min(LONGEST_WAIT);
+    }
+    Err(HttpError::Timeout(Phase::Connect))
 }
 
 fn read(config: &str) -> Result<Grpc, String> {
@@ -69,13 +101,6 @@ fn verdict(host: &str, port: u16, budget_ms: u32, answer: Result<Response, HttpE
     let unhealthy = |text: String| Ok(report(Health::Unhealthy, text));
     let within = wording::duration(budget_ms);
     let place = wording::quote(&wording::join_host_port(host, port));
-    let unconnected = |error: &DialError| {
-        let dialed = wording::quote(&format!("transport: Error while dialing: {}", wording::dial(host, port, error)));
-        unhealthy(format!("error: failed to connect service at {place}: connection error: desc = {dialed}"))
-    };
-    let unavailable = |text: String| {
-        unhealthy(format!("error: health rpc probe failed: rpc error: code = Unavailable desc = {text}"))
-    };
     match answer {
         Ok(response) => match ended(&response) {
             Ended::Answer(message::SERVING) => Ok(report(Health::Healthy, "service healthy")),
@@ -94,16 +119,20 @@ fn verdict(host: &str, port: u16, budget_ms: u32, answer: Result<Response, HttpE
                 message::code_name(code)
             )),
         },
-        Err(HttpError::Timeout(Phase::Connect)) => {
+        Err(
+            HttpError::Timeout(Phase::Connect)
+            | HttpError::Connect(_)
+            | HttpError::Lookup(_)
+            | HttpError::Closed(_)
+            | HttpError::Protocol(_),
+        ) => {
             unhealthy(format!("timeout: failed to connect service {place} within {within}: context deadline exceeded"))
         }
         Err(HttpError::Timeout(Phase::Headers | Phase::Body)) => {
             unhealthy(format!("timeout: health rpc did not complete within {within}"))
         }
-        Err(HttpError::Connect(text)) => unconnected(&DialError::Connect(text)),
-        Err(HttpError::Lookup(text)) => unconnected(&DialError::Lookup(text)),
-        Err(HttpError::Closed(text) | HttpError::Protocol(text) | HttpError::Body(text) | HttpError::Tls(text)) => {
-            unavailable(text)
+        Err(HttpError::Body(text) | HttpError::Tls(text)) => {
+            unhealthy(format!("error: health rpc probe failed: rpc error: code = Unavailable desc = {text}"))
         }
         Err(HttpError::Denied) => Err(PluginError::Denied("longshore:http".to_owned())),
         Err(HttpError::NoAddress) => Err(PluginError::Failed("the pod has no IP address yet".to_owned())),

@@ -1,6 +1,6 @@
 //! The gRPC probe's verdicts on answers.
 
-use super::{Guest, Health, HttpError, Phase, Plugin, PluginError, Response, verdict};
+use super::{Guest, Health, HttpError, Phase, Plugin, PluginError, Response, connected, verdict};
 
 fn answer(status: u16, body: &[u8], trailers: &[(&str, &str)]) -> Result<Response, HttpError> {
     let trailers = trailers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
@@ -44,12 +44,34 @@ fn whatever_goes_wrong_on_the_way_is_a_failure() {
     assert_eq!(health, Health::Unhealthy);
     let expected = r#"timeout: failed to connect service "10.0.0.1:50051" within 1s: context deadline exceeded"#;
     assert_eq!(text, expected);
-    let refused = said(Err(HttpError::Connect("connection refused".to_owned()))).1;
-    assert!(refused.starts_with(r#"error: failed to connect service at "10.0.0.1:50051": connection error: "#));
-    assert!(refused.contains("connect: connection refused"));
-    assert_eq!(said(Err(HttpError::Protocol("not HTTP/2".to_owned()))).0, Health::Unhealthy);
+    let broken = said(Err(HttpError::Body("connection reset by peer".to_owned())));
+    assert_eq!(broken.0, Health::Unhealthy);
+    assert!(broken.1.contains("code = Unavailable"), "{}", broken.1);
     let denied = verdict("10.0.0.1", 1, 1000, Err(HttpError::Denied)).unwrap_err();
     assert!(matches!(denied, PluginError::Denied(_)));
+}
+
+#[test]
+fn a_port_that_refuses_is_dialed_again_until_the_time_is_over() {
+    let mut tries = 0;
+    let mut late = |wait: fn(u32) -> bool, first: u32| {
+        let answer = connected(
+            || {
+                tries += 1;
+                if tries < first {
+                    return Err(HttpError::Connect("connection refused".to_owned()));
+                }
+                answer(200, &[0, 0, 0, 0, 2, 8, 1], &[("grpc-status", "0")])
+            },
+            wait,
+        );
+        (said(answer), std::mem::take(&mut tries))
+    };
+    assert_eq!(late(|_| true, 3), ((Health::Healthy, "service healthy".to_owned()), 3));
+    let text = r#"timeout: failed to connect service "10.0.0.1:50051" within 1s: context deadline exceeded"#;
+    assert_eq!(late(|_| false, 3), ((Health::Unhealthy, text.to_owned()), 1));
+    // As many as the host lets one call send.
+    assert_eq!(late(|_| true, 100), ((Health::Unhealthy, text.to_owned()), 16));
 }
 
 #[test]

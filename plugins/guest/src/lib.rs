@@ -19,6 +19,7 @@ pub mod bindings {
 
 pub use bindings::export;
 pub use bindings::exports::longshore::probe::prober::{Guest, Health, Report};
+pub use bindings::longshore::clock::clock;
 pub use bindings::longshore::dial::tcp;
 pub use bindings::longshore::exec::runner;
 pub use bindings::longshore::http::client;

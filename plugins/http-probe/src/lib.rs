@@ -167,15 +167,16 @@ fn failed(url: &Url, host: &str, error: HttpError) -> Result<Report, PluginError
         HttpError::Invalid(text) => text,
         HttpError::Limit(text) => return Err(PluginError::Failed(text)),
         HttpError::Body(text) => return Err(PluginError::Failed(text)),
+        // An error in the kubelet, too, which forgets it: whoever answers and then streams is not unhealthy for that.
+        HttpError::Timeout(Phase::Body) => {
+            let text = "context deadline exceeded (Client.Timeout or context cancellation while reading body)";
+            return Err(PluginError::Failed(text.to_owned()));
+        }
         HttpError::Timeout(Phase::Connect) => {
             format!("{} (Client.Timeout exceeded while awaiting headers)", dial(DialError::Timeout))
         }
         HttpError::Timeout(Phase::Headers) => {
             "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()
-        }
-        // The kubelet makes an error of this one, and so forgets it; here, a target that is too slow is unhealthy.
-        HttpError::Timeout(Phase::Body) => {
-            "context deadline exceeded (Client.Timeout or context cancellation while reading body)".to_owned()
         }
         HttpError::Lookup(text) => dial(DialError::Lookup(text)),
         HttpError::Connect(text) => dial(DialError::Connect(text)),

@@ -130,6 +130,8 @@ fn failures_have_gos_words() {
 fn no_verdict_without_an_answer_to_judge() {
     let broken = run(r#"{"port": 80}"#, vec![Err(HttpError::Body("unexpected EOF".to_owned()))]).0;
     assert!(matches!(broken, Err(PluginError::Failed(_))));
+    let streams = run(r#"{"port": 80}"#, vec![Err(HttpError::Timeout(Phase::Body))]).0;
+    assert!(matches!(streams, Err(PluginError::Failed(text)) if text.ends_with("while reading body)")));
     let denied = run(r#"{"port": 80}"#, vec![Err(HttpError::Denied)]).0;
     assert!(matches!(denied, Err(PluginError::Denied(_))));
     let (unnamed, requests) = run(r#"{"port": "nope"}"#, vec![]);

@@ -87,7 +87,8 @@ fn cluster_flags_an_external_cloud_says_where_the_node_is() {
     let given = !node.cluster.address.starts_with("127.");
     let provided = &object["metadata"]["annotations"]["alpha.kubernetes.io/provided-node-ip"];
     assert_eq!(provided.as_str(), given.then_some(node.cluster.address.as_str()));
-    assert_eq!(object["status"]["addresses"].is_array(), given, "{}", object["status"]["addresses"]);
+    let first = if given { "InternalIP" } else { "Hostname" };
+    assert_eq!(object["status"]["addresses"][0]["type"], first, "{}", object["status"]["addresses"]);
     node.cluster.create(&node.all("pods"), &with(sleeper("a"), json!({"spec": node.selector()})));
     node.wait_api("a", "told", |pod| pod["status"]["conditions"][0]["reason"] == "Unschedulable");
     // What a cloud's controller does.
@@ -97,6 +98,8 @@ fn cluster_flags_an_external_cloud_says_where_the_node_is() {
     node.cluster.patch(&node.path(), &json!({"spec": {"providerID": "harbour://quay/7"}}));
     node.cluster.kubectl(&["taint", "node", &node.name, &format!("{waits}-")]);
     node.wait_api_ready("a");
+    let address = node.cluster.address.as_str();
+    node.wait_api("a", "told the address that the cloud gave", |pod| pod["status"]["hostIP"] == address);
     // The node's next word, which its own need causes, leaves that as it is.
     node.cluster.kubectl(&["label", "node", &node.name, "--overwrite", "kubernetes.io/os=plan9"]);
     node.wait_node("mended", |node| node["metadata"]["labels"]["kubernetes.io/os"] == "linux");

@@ -162,12 +162,18 @@ fn percent(text: &str) -> Option<f64> {
     text.parse().ok().filter(|percent: &f64| percent.is_finite() && (0.0..=100.0).contains(percent))
 }
 
+/// A quantity, with the units that it is written with.
+fn absolute(text: &str, least: i64) -> Option<Amount> {
+    let amount = quantity::parse(text, 0).filter(|amount| *amount >= least)?;
+    Some(if text.ends_with('i') { Amount::Absolute(amount) } else { Amount::Decimal(amount) })
+}
+
 fn threshold(signal: &str, text: &str) -> Result<(Signal, Option<Amount>), String> {
     let signal = signal_of(signal)?;
     let amount = match text.strip_suffix('%') {
         Some("0" | "100") => return Ok((signal, None)),
         Some(number) => percent(number).map(Amount::Percent),
-        None => quantity::parse(text, 0).filter(|amount| *amount > 0).map(Amount::Absolute),
+        None => absolute(text, 1),
     };
     let amount = amount.ok_or_else(|| {
         format!("expected a quantity above 0 like 100Mi, or a part from 0% to 100% for {}, got {text:?}", signal.name())
@@ -179,7 +185,7 @@ fn reclaim(signal: &str, text: &str) -> Result<(Signal, Amount), String> {
     let signal = signal_of(signal)?;
     let amount = match text.strip_suffix('%') {
         Some(number) => percent(number).filter(|percent| *percent > 0.0).map(Amount::Percent),
-        None => quantity::parse(text, 0).filter(|amount| *amount >= 0).map(Amount::Absolute),
+        None => absolute(text, 0),
     };
     let expected = || format!("expected a quantity like 500Mi or a part like 5% for {}, got {text:?}", signal.name());
     Ok((signal, amount.ok_or_else(expected)?))

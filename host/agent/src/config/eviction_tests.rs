@@ -66,9 +66,11 @@ proptest! {
     #[test]
     fn quantities_and_parts_come_back_as_written(amount in 1i64..1 << 50, percent in 1u32..1000) {
         let (_, read) = threshold("memory.available", &amount.to_string()).unwrap();
-        prop_assert_eq!(read, Some(Amount::Absolute(amount)));
+        prop_assert_eq!(read, Some(Amount::Decimal(amount)));
         let (_, again) = threshold("memory.available", &read.unwrap().to_string()).unwrap();
         prop_assert_eq!(again, read);
+        let (_, binary) = threshold("memory.available", &format!("{amount}Ki")).unwrap();
+        prop_assert_eq!(binary, Some(Amount::Absolute(amount * 1024)));
         let part = f64::from(percent) / 10.0;
         let (_, read) = threshold("nodefs.available", &format!("{part}%")).unwrap();
         prop_assert_eq!(read, if percent == 1000 { None } else { Some(Amount::Percent(part)) });
@@ -79,7 +81,7 @@ proptest! {
     #[test]
     fn no_text_brings_it_down(signal in ".{0,20}", text in ".{0,20}") {
         let _ = threshold(&signal, &text);
-        if let Ok((_, Some(Amount::Absolute(amount)))) = threshold("memory.available", &text) {
+        if let Ok((_, Some(Amount::Absolute(amount) | Amount::Decimal(amount)))) = threshold("memory.available", &text) {
             prop_assert!(amount > 0);
         }
         let _ = reclaim("memory.available", &text);

@@ -36,6 +36,8 @@ pub struct NodeDescription {
     pub external_cloud: bool,
     /// `--node-ip`, where given.
     pub given_ips: Vec<IpAddr>,
+    /// Whether `--node-ip` is given at all, if only `0.0.0.0` or `::` for a family.
+    pub asks_for_ip: bool,
     /// The node's addresses, the primary one first; empty while they are not the machine's yet.
     pub ips: Vec<IpAddr>,
     /// What the machine has, by resource, as quantities.
@@ -98,6 +100,21 @@ pub fn kubelet_version(description: &NodeDescription, server: (u32, u32)) -> Str
         return given.clone();
     }
     format!("v{}.{}.0+longshore.{}", server.0, server.1.min(NEWEST), description.version)
+}
+
+/// The addresses that a Node has for its pods (`GetNodeHostIPs`): its first one, internal before external, and the first of
+/// the other family; none while nobody gave it any.
+pub fn host_ips(node: &v1::Node) -> Vec<IpAddr> {
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let of = |kind: &'static str| addresses.iter().filter(move |one| one.type_ == kind);
+    let ips = of("InternalIP").chain(of("ExternalIP")).filter_map(|one| one.address.parse::<IpAddr>().ok());
+    let mut found: Vec<IpAddr> = Vec::new();
+    for ip in ips {
+        if found.iter().all(|other| other.is_ipv4() != ip.is_ipv4()) {
+            found.push(ip);
+        }
+    }
+    found
 }
 
 /// The Node as it is created, without a status.
@@ -222,6 +239,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn pods_have_a_nodes_first_addresses_of_both_families() {
+        let told = |addresses: &[(&str, &str)]| {
+            let address = |(kind, address): &(&str, &str)| json!({"type": kind, "address": address});
+            let addresses: Vec<Value> = addresses.iter().map(address).collect();
+            let node: v1::Node = serde_json::from_value(json!({"status": {"addresses": addresses}})).unwrap();
+            host_ips(&node).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let hostname = ("Hostname", "10.0.0.9");
+        assert!(told(&[]).is_empty() && told(&[hostname]).is_empty());
+        let external = ("ExternalIP", "192.0.2.7");
+        assert_eq!(told(&[hostname, external, ("InternalIP", "10.0.0.1")]), ["10.0.0.1"]);
+        assert_eq!(told(&[external, ("InternalIP", "fd00::1"), ("InternalIP", "fd00::2")]), ["fd00::1", "192.0.2.7"]);
+    }
 
     fn description() -> NodeDescription {
         NodeDescription {

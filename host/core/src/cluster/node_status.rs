@@ -106,25 +106,20 @@ fn allocatable(input: &NodeStatusInput<'_>) -> BTreeMap<String, Quantity> {
     others.chain(quantities(&input.description.allocatable)).collect()
 }
 
-/// With an external cloud the addresses are its controller's to set: what is there stays, and before that only an
-/// address that `--node-ip` named is given.
+/// With an external cloud the addresses are its controller's to set: what is there stays, and before that an address is
+/// given only where `--node-ip` asks for one.
 fn addresses(input: &NodeStatusInput<'_>) -> Option<Vec<v1::NodeAddress>> {
     let description = input.description;
     let found = input.existing.and_then(|node| node.status.as_ref()).and_then(|status| status.addresses.clone());
+    let found = found.filter(|found| !found.is_empty());
+    let waits = description.external_cloud && !description.asks_for_ip;
     // Not known, or not the machine's yet (`validateNodeIPFunc`): what is there stays.
-    if description.ips.is_empty() {
+    if description.external_cloud && found.is_some() || description.ips.is_empty() && !waits {
         return found;
     }
-    let ips = match description.external_cloud {
-        true => match found.filter(|found| !found.is_empty()) {
-            Some(found) => return Some(found),
-            None if description.given_ips.is_empty() => return None,
-            None => &description.given_ips,
-        },
-        false => &description.ips,
-    };
     let address = |kind: &str, address: String| v1::NodeAddress { type_: kind.to_owned(), address };
-    let mut addresses: Vec<_> = ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+    let ips = description.ips.iter().filter(|_| !waits);
+    let mut addresses: Vec<_> = ips.map(|ip| address("InternalIP", ip.to_string())).collect();
     addresses.push(address("Hostname", description.hostname.clone()));
     Some(addresses)
 }
@@ -392,13 +387,18 @@ mod tests {
         assert_eq!(addresses.len(), 4);
         assert_eq!(addresses[3]["$patch"], "replace");
 
+        // Before the cloud's controller has spoken its name is told, and an address where one was asked for.
         let external = NodeDescription { external_cloud: true, ..description.clone() };
-        assert!(compute(&input(&external, &[], None, 1)).addresses.is_none());
+        let hostname = compute(&input(&external, &[], None, 1)).addresses.unwrap();
+        assert_eq!((hostname.len(), hostname[0].type_.as_str()), (1, "Hostname"));
+        let of_a_family = NodeDescription { asks_for_ip: true, ..external.clone() };
+        assert_eq!(compute(&input(&of_a_family, &[], None, 1)).addresses, status.addresses);
         let node = v1::Node { status: Some(status.clone()), ..Default::default() };
         assert_eq!(compute(&input(&external, &[], Some(&node), 1)).addresses, status.addresses);
 
         // Before the machine has the ones that were named nothing is said, and nothing that was is taken back.
-        let pending = NodeDescription { ips: Vec::new(), given_ips: description.ips.clone(), ..description };
+        let given_ips = description.ips.clone();
+        let pending = NodeDescription { ips: Vec::new(), given_ips, asks_for_ip: true, ..description };
         assert!(compute(&input(&pending, &[], None, 1)).addresses.is_none());
         assert_eq!(compute(&input(&pending, &[], Some(&node), 1)).addresses, status.addresses);
         let external = NodeDescription { external_cloud: true, ..pending };

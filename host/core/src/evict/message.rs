@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{PodUse, Resource, Starved};
+use super::{Amount, PodUse, Resource, Starved};
 use crate::pod::Pod;
 use crate::quantity;
 
@@ -11,15 +11,18 @@ use crate::quantity;
 /// autoscalers give such a container more memory. None where nothing is known of the pod's use.
 pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> (String, BTreeMap<String, String>) {
     let resource = starved.resource();
-    let written = |amount: i64| match resource {
-        Resource::Memory | Resource::EphemeralStorage => quantity::binary_si(amount),
-        Resource::Inodes | Resource::Pids => quantity::decimal_si(amount),
+    // As it was written; a part of the capacity is in binary units whatever it is of.
+    let threshold = match starved.threshold.amount {
+        Amount::Percent(_) => quantity::binary_si(starved.quantity),
+        written => written.to_string(),
+    };
+    let available = match resource {
+        Resource::Memory | Resource::EphemeralStorage => quantity::binary_si(starved.available),
+        Resource::Inodes | Resource::Pids => quantity::decimal_si(starved.available),
     };
     let mut text = format!(
-        "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
-        resource.name(),
-        written(starved.quantity),
-        written(starved.available)
+        "The node was low on resource: {}. Threshold quantity: {threshold}, available: {available}. ",
+        resource.name()
     );
     let Some(usage) = usage else { return (text, BTreeMap::new()) };
     let lists = |request: Option<&BTreeMap<String, _>>| {
@@ -35,8 +38,11 @@ pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> (String,
     };
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let of_pod = pod.spec().resources.as_ref().and_then(|resources| lists(resources.requests.as_ref()));
+    let mut annotations = BTreeMap::new();
     if let (Resource::Memory, Some((request, _)), Some(used)) = (resource, of_pod, usage.memory) {
         blame(&mut text, "Pod", &pod.id.name, whole(used), &request);
+        annotations.insert("offending_pod".to_owned(), pod.id.name.clone());
+        annotations.insert("offending_pod_usage".to_owned(), quantity::binary_si(whole(used)));
     }
     let mut offending: Vec<(&str, String)> = Vec::new();
     for container in pod.containers() {
@@ -57,10 +63,11 @@ pub fn message(starved: &Starved, pod: &Pod, usage: Option<&PodUse>) -> (String,
         }
     }
     let (names, used): (Vec<&str>, Vec<String>) = offending.into_iter().unzip();
-    let annotations = [
+    let always = [
         ("starved_resource", resource.name().to_owned()),
         ("offending_containers", names.join(",")),
         ("offending_containers_usage", used.join(",")),
     ];
-    (text, annotations.map(|(name, value)| (name.to_owned(), value)).into())
+    annotations.extend(always.map(|(name, value)| (name.to_owned(), value)));
+    (text, annotations)
 }

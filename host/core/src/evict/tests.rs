@@ -197,12 +197,14 @@ fn messages_are_the_kubelets() {
     let mut usage = used(100 << 20).unwrap();
     usage.containers.insert("d".to_owned(), ContainerUse { memory: Some(0), ..ContainerUse::default() });
     let memory = starved(Signal::MemoryAvailable, 100 << 20, (90 << 20) + 1024);
+    let (text, annotations) = message(&memory, &pod, Some(&usage));
     assert_eq!(
-        message(&memory, &pod, Some(&usage)).0,
+        text,
         "The node was low on resource: memory. Threshold quantity: 100Mi, available: 92161Ki. \
          Pod p was using 100Mi, request is 80Mi, has larger consumption of memory. \
          Container c was using 100Mi, request is 64Mi, has larger consumption of memory. "
     );
+    assert_eq!((annotations["offending_pod"].as_str(), annotations["offending_pod_usage"].as_str()), ("p", "100Mi"));
     let disk = Some(DiskUsage { bytes: 1025, inodes: 7 });
     usage.containers.insert("d".to_owned(), ContainerUse { memory: None, rootfs: disk, logs: disk });
     let (text, annotations) = message(&starved(Signal::NodeFsAvailable, 5000, 2048), &pod, Some(&usage));
@@ -221,10 +223,26 @@ fn messages_are_the_kubelets() {
             ("starved_resource", "ephemeral-storage"),
         ]
     );
-    assert_eq!(
-        message(&starved(Signal::PidAvailable, 5000, 20), &pod, None),
-        ("The node was low on resource: pids. Threshold quantity: 5k, available: 20. ".to_owned(), BTreeMap::new())
-    );
+    for (signal, amount, available, text) in [
+        (Signal::PidAvailable, Amount::Decimal(5000), 2000, "pids. Threshold quantity: 5k, available: 2k. "),
+        (
+            Signal::MemoryAvailable,
+            Amount::Decimal(500_000_000),
+            1024,
+            "memory. Threshold quantity: 500M, available: 1Ki. ",
+        ),
+        (Signal::NodeFsInodesFree, Amount::Percent(5.0), 1000, "inodes. Threshold quantity: 320Ki, available: 1k. "),
+    ] {
+        let threshold = Threshold { amount, ..hard(signal, 0) };
+        let (text, expected) = (format!("The node was low on resource: {text}"), amount.of(6_553_600));
+        let starved = Starved { threshold, quantity: expected, available };
+        assert_eq!(message(&starved, &pod, None), (text, BTreeMap::new()));
+    }
+}
+
+#[test]
+fn parts_have_the_precision_of_the_kubelets() {
+    assert_eq!([10.0, 16.0, 100.0].map(|percent| Amount::Percent(percent).of(1000)), [100, 159, 1000]);
 }
 
 #[test]

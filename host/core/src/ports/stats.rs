@@ -26,6 +26,8 @@ pub struct Usage {
     pub memory_limit: Option<u64>,
     /// Swap used, in bytes.
     pub swap: Option<u64>,
+    /// Swap that may be used, in bytes; on cgroup v1 together with memory, as the kernel has it. `None` for no limit.
+    pub swap_limit: Option<u64>,
     /// Processes, in the cgroup and those below it.
     pub processes: Option<u64>,
     /// Tasks: processes' threads, as the process limit counts them.

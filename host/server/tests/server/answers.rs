@@ -37,6 +37,9 @@ async fn pages() {
         ("/metrics", 200, "up 1"),
         ("/metrics/resource", 200, "container_cpu_usage_seconds_total{container=\"c\",namespace=\"n\",pod=\"p\"} 2"),
         ("/metrics/resource", 200, "node_cpu_usage_seconds_total 1.5"),
+        ("/metrics/resource", 200, "container_swap_limit_bytes{container=\"c\",namespace=\"n\",pod=\"p\"} 11"),
+        ("/stats/summary", 200, "\"swapAvailableBytes\":8"),
+        ("/stats/summary", 200, "\"containerFs\":{\"time\":"),
         (
             "/metrics/probes",
             200,

@@ -14,7 +14,7 @@ use longshore_core::ports::cluster::ApiError;
 use longshore_core::ports::pods::PodViews;
 use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 use longshore_core::ports::runtime::{LogChunk, LogOptions, RuntimeError};
-use longshore_core::ports::stats::{NodeUsage, PodQuery, PodUsage, Stats, Usage};
+use longshore_core::ports::stats::{FileSystem, NodeUsage, PodQuery, PodUsage, Stats, Usage};
 use longshore_core::ports::streams::{Attached, AttachedControl, ContainerStreams, StreamedExec, Wants};
 use longshore_core::probe::Sample;
 use longshore_core::view::{PodView, ProbeTally, ProbeView};
@@ -56,9 +56,9 @@ impl Reviews for Judge {
 /// One that failed twice, and took 30 ms when it succeeded.
 fn probe() -> ProbeView {
     let mut tally = ProbeTally::default();
-    tally.add(Some(Sample::Success), Duration::from_millis(30));
-    tally.add(Some(Sample::Failure), Duration::from_secs(1));
-    tally.add(Some(Sample::Failure), Duration::from_secs(1));
+    tally.add(Sample::Success, Duration::from_millis(30));
+    tally.add(Sample::Failure, Duration::from_secs(1));
+    tally.add(Sample::Failure, Duration::from_secs(1));
     ProbeView {
         container: "c".to_owned(),
         kind: "liveness".to_owned(),
@@ -147,11 +147,18 @@ pub(crate) struct Numbers;
 impl Stats for Numbers {
     async fn node(&self) -> NodeUsage {
         let usage = Usage { cpu_nanoseconds: Some(1_500_000_000), memory_working_set: Some(7), ..Usage::default() };
-        NodeUsage { usage, processes: Some((4, 2)), ..NodeUsage::default() }
+        let image_fs = Some(FileSystem { capacity: 6, ..FileSystem::default() });
+        NodeUsage { usage, image_fs, processes: Some((4, 2)), ..NodeUsage::default() }
     }
 
     async fn pod(&self, query: &PodQuery) -> PodUsage {
-        let usage = Usage { cpu_nanoseconds: Some(2_000_000_000), memory_working_set: Some(9), ..Usage::default() };
+        let usage = Usage {
+            cpu_nanoseconds: Some(2_000_000_000),
+            memory_working_set: Some(9),
+            swap: Some(3),
+            swap_limit: Some(11),
+            ..Usage::default()
+        };
         let containers = query.containers.iter().map(|(name, _)| (name.clone(), usage.clone())).collect();
         PodUsage { usage, containers, ..PodUsage::default() }
     }

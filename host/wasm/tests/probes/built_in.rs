@@ -164,7 +164,7 @@ async fn http_timeouts_have_the_kubelets_words() {
     assert!(took >= ENOUGH && took < PATIENCE, "{took:?}");
     let slow = raw(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx".to_vec(), Then::Hold, false).await;
     let (outcome, _) = world.timed("http", &format!(r#"{{"port": {}}}"#, slow.port), ENOUGH).await;
-    let ProbeOutcome::Failure { message } = outcome else { panic!("{outcome:?}") };
+    let ProbeOutcome::Error { message } = outcome else { panic!("{outcome:?}") };
     assert!(message.ends_with("(Client.Timeout or context cancellation while reading body)"), "{message}");
 }
 
@@ -229,16 +229,21 @@ async fn grpc() {
     let text = "error: health rpc probe failed: rpc error: code = NotFound desc = unknown service";
     assert_eq!(ask("other").await, failure(text));
     let http1 = raw(|_| answer(200, "", ""), Then::Close, false).await;
-    let outcome = world.check("grpc", &format!(r#"{{"port": {}}}"#, http1.port)).await;
-    assert!(matches!(outcome, ProbeOutcome::Failure { .. }), "{outcome:?}");
+    let unconnected = |port: u16, within: &str| {
+        let place = format!("127.0.0.1:{port}");
+        failure(&format!("timeout: failed to connect service {place:?} within {within}: context deadline exceeded"))
+    };
+    let seconds = Duration::from_secs(3);
+    let (outcome, _) = world.timed("grpc", &format!(r#"{{"port": {}}}"#, http1.port), seconds).await;
+    assert_eq!(outcome, unconnected(http1.port, "3s"));
+    // It is dialed again.
+    assert!(http1.connections.load(Ordering::SeqCst) > 1);
     let silent = raw(|_| Vec::new(), Then::Hold, false).await;
     let (outcome, _) = world.timed("grpc", &format!(r#"{{"port": {}}}"#, silent.port), ENOUGH).await;
     assert_eq!(outcome, failure("timeout: health rpc did not complete within 1.5s"));
     let port = closed();
-    let ProbeOutcome::Failure { message } = world.check("grpc", &format!(r#"{{"port": {port}}}"#)).await else {
-        panic!("nobody listens")
-    };
-    assert!(message.contains("failed to connect service at"), "{message}");
+    let (outcome, _) = world.timed("grpc", &format!(r#"{{"port": {port}}}"#), ENOUGH).await;
+    assert_eq!(outcome, unconnected(port, "1.5s"));
 }
 
 #[tokio::test]
