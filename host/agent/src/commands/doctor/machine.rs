@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::Report;
 use crate::client::{Client, is_forbidden};
-use crate::config::Config;
+use crate::config::{Config, NetworkPlugin};
 use crate::facts;
 use crate::socket::api::{DRAINED, Info, ProblemList};
 
@@ -101,6 +101,16 @@ fn machine(report: &mut Report, config: &Config) -> anyhow::Result<()> {
             "sysctl -w net.ipv4.ip_forward=1, and keep it in /etc/sysctl.d",
         )?,
         Err(_) => {}
+    }
+    if config.joining.in_cluster() && config.network.plugin == NetworkPlugin::Bridge {
+        match std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables") {
+            Ok(value) if value.trim() != "0" => report.good("bridges", "what goes between pods is filtered")?,
+            _ => report.warn(
+                "bridges",
+                "with kube-proxy a Service does not answer to pods that are on the same node as its own",
+                "modprobe br_netfilter, and sysctl -w net.bridge.bridge-nf-call-iptables=1; the agent does it at its start",
+            )?,
+        }
     }
     Ok(())
 }
