@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use longshore_core::credentials::access::OwnedCredentials;
+use longshore_core::duration;
 use longshore_core::ports::runtime::{ContainerRuntime, Image, PullError, PullProgress};
 use tokio::sync::{Semaphore, watch};
 
@@ -12,7 +13,31 @@ use crate::access::Access;
 use crate::inbox::Failure;
 use crate::node::Options;
 
-type Outcome = Option<Result<Image, Failure>>;
+type Outcome = Option<Result<Pulled, Failure>>;
+
+/// An image that was pulled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pulled {
+    pub(crate) image: Image,
+    /// How long that took, without the wait for its turn.
+    took: Duration,
+}
+
+impl Pulled {
+    /// What is told of it (`pullImage` in `pkg/kubelet/images/image_manager.go`); `with_waiting` is all the time that passed.
+    pub(crate) fn message(&self, reference: &str, with_waiting: Duration) -> String {
+        let truncated = |time: Duration| {
+            duration::format(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+        };
+        format!(
+            "Successfully pulled image {reference:?} in {} ({} including waiting). Image size: {} bytes.",
+            truncated(self.took),
+            // One that joined a pull waited for less than all of it.
+            truncated(with_waiting.max(self.took)),
+            self.image.size
+        )
+    }
+}
 
 /// How far a pull is.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +81,7 @@ impl Puller {
         image: &str,
         credentials: Vec<OwnedCredentials>,
         owner: &str,
-    ) -> Result<Image, Failure> {
+    ) -> Result<Pulled, Failure> {
         // Pods with secrets of their own do not share a pull: one's access is not another's.
         let owner = if credentials.is_empty() { String::new() } else { owner.to_owned() };
         let key = (image.to_owned(), owner);
@@ -100,6 +125,7 @@ impl Puller {
             let turn = turns.acquire_owned().await;
             let wait = rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
             tokio::time::sleep(wait).await;
+            let begun = Instant::now();
             let report = |bytes| progress.lock().unwrap_or_else(PoisonError::into_inner).bytes = bytes;
             let mut attempts: Vec<Option<&OwnedCredentials>> = credentials.iter().map(Some).collect();
             if attempts.is_empty() {
@@ -117,6 +143,7 @@ impl Puller {
                     break;
                 }
             }
+            let took = begun.elapsed();
             drop(turn);
             match &result {
                 Ok(image) => access.brought(&key.0, &image.id, with).await,
@@ -124,7 +151,7 @@ impl Puller {
             }
             pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             // Nobody waits any more when the pods were deleted meanwhile; the image is there all the same.
-            let _ = sender.send(Some(result));
+            let _ = sender.send(Some(result.map(|image| Pulled { image, took })));
         });
     }
 }
@@ -171,6 +198,16 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pull_is_told_in_the_kubelets_words() {
+        let image = Image { id: String::new(), repo_digests: Vec::new(), user: String::new(), size: 7 };
+        let pulled = Pulled { image, took: Duration::from_micros(39_356_999) };
+        let wanted =
+            "Successfully pulled image \"reg.io/a:1\" in 39.356s (1m2.3s including waiting). Image size: 7 bytes.";
+        assert_eq!(pulled.message("reg.io/a:1", Duration::from_micros(62_300_001)), wanted);
+        assert_eq!(wanted.split_whitespace().count(), 13, "as tests of Kubernetes read it");
+    }
 
     #[test]
     fn the_burst_is_free_and_the_rest_is_paced() {
