@@ -55,7 +55,7 @@ pub enum RuntimeError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PullError {
     /// A gateway says that the registry behind it does not answer: status reason `RegistryUnavailable`.
-    #[error("registry is unavailable: {message}")]
+    #[error("RegistryUnavailable: {message}")]
     RegistryUnavailable {
         /// What was said.
         message: String,
