@@ -21,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn check(report: &mut Report, config: &Config, agent: Option<&Info>) -> anyhow::Result<()> {
     docker(report, &config.docker_endpoint).await?;
+    selinux(report, config).await?;
     machine(report, config)?;
     disk(report, config)?;
     if let (Some(agent), Some(port)) = (agent, config.server.healthz_port) {
@@ -81,6 +82,16 @@ pub(super) async fn docker(report: &mut Report, endpoint: &str) -> anyhow::Resul
         }
         Ok(Err(error)) => report.bad("Docker", error.to_string(), "look at its log: journalctl -u docker")?,
         Err(_) => report.bad("Docker", "it does not answer within 10 s", "look at its log: journalctl -u docker")?,
+    }
+    Ok(())
+}
+
+/// Where Docker does not answer, that has a line already.
+async fn selinux(report: &mut Report, config: &Config) -> anyhow::Result<()> {
+    let docker = Docker::connect(&config.docker_endpoint, String::new(), DockerOptions::default())?;
+    if let Ok(Ok(true)) = tokio::time::timeout(LIMIT, docker.has_selinux()).await {
+        let (found, advice) = facts::unlabelled(&config.root_dir);
+        report.warn("SELinux", found, &advice)?;
     }
     Ok(())
 }
