@@ -17,6 +17,10 @@ struct World {
     filtered: PacketFilter,
     /// Why the packet filter cannot be told.
     unfiltered: Option<String>,
+    /// Why what is bridged cannot be filtered.
+    unbridged: Option<String>,
+    /// How often it was to be.
+    bridged: usize,
     /// What is attached, with its addresses; none while an attachment is under way or went wrong.
     attached: BTreeMap<String, Option<Vec<IpAddr>>>,
     serial: u8,
@@ -58,6 +62,16 @@ impl FakeNetwork {
     /// Makes the packet filter fail, or work.
     pub fn set_unfiltered(&self, problem: Option<&str>) {
         self.world().unfiltered = problem.map(str::to_owned);
+    }
+
+    /// Makes it fail to filter what is bridged.
+    pub fn set_unbridged(&self, problem: &str) {
+        self.world().unbridged = Some(problem.to_owned());
+    }
+
+    /// How often what is bridged was to be filtered.
+    pub fn bridged(&self) -> usize {
+        self.world().bridged
     }
 
     /// Makes the plugins say that they are not ready, or that they are.
@@ -108,6 +122,12 @@ impl BridgeNetworks for FakeNetwork {
                 Ok(())
             }
         }
+    }
+
+    async fn filter_bridged(&self) -> Result<(), String> {
+        let mut world = self.world();
+        world.bridged += 1;
+        world.unbridged.clone().map_or(Ok(()), Err)
     }
 }
 

@@ -91,6 +91,7 @@ pub fn info(version: &str, runtimes: &[&str]) -> RuntimeInfo {
         cgroup_driver: CgroupDriver::Cgroupfs,
         cgroup_v2: true,
         apparmor: false,
+        selinux: false,
         runtimes: runtimes.iter().map(|&name| name.to_owned()).collect(),
         recursive_read_only: false,
         min_oom_score_adj: -1000,

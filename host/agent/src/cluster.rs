@@ -402,6 +402,7 @@ mod tests {
                 cgroup_driver: facts.cgroup_driver,
                 cgroup_v2: facts.cgroup_v2,
                 apparmor: false,
+                selinux: false,
                 runtimes: Vec::new(),
                 recursive_read_only: false,
                 min_oom_score_adj: 0,

@@ -180,6 +180,18 @@ fn kept_huge_pages(folder: &Path) -> BTreeMap<&'static str, i64> {
     sizes.collect()
 }
 
+/// What is wrong where the runtime confines with SELinux, and what to do: nothing of ours labels volumes as it wants them.
+pub(crate) fn unlabelled(root: &Path) -> (&'static str, String) {
+    let advice = format!(
+        "set \"selinux-enabled\" to false in /etc/docker/daemon.json, or: chcon -Rt container_file_t {}",
+        root.join("pods").display()
+    );
+    (
+        "Docker confines containers with SELinux, and volumes are not relabelled: containers may be refused theirs",
+        advice,
+    )
+}
+
 /// Facts without asking the container runtime, whose answer may cost it a container: good enough for `longshore plan`,
 /// which makes nothing.
 pub(crate) fn estimate(config: &Config, name: String) -> anyhow::Result<NodeFacts> {
@@ -190,6 +202,7 @@ pub(crate) fn estimate(config: &Config, name: String) -> anyhow::Result<NodeFact
         cgroup_v2: is_cgroup_v2(),
         apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|text| text.starts_with('Y')),
+        selinux: false,
         runtimes: vec!["runc".to_owned()],
         recursive_read_only: true,
         min_oom_score_adj: -1000,

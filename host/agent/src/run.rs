@@ -176,6 +176,10 @@ impl World {
         if let Some(message) = resources::limited_oom_scores(&facts) {
             self.events.record_node(EventType::Warning, "OOMScoreAdjLimited", &message);
         }
+        if info.selinux {
+            let (found, advice) = facts::unlabelled(&self.config.root_dir);
+            self.events.record_node(EventType::Warning, "VolumesNotRelabelled", &format!("{found}; {advice}"));
+        }
         let probes = self.health.turning(probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
         notify::status(&status);

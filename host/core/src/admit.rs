@@ -19,7 +19,7 @@ use crate::{quantity, resources, shutdown};
 
 mod affinity;
 mod pressure;
-pub(crate) mod sysctls;
+pub mod sysctls;
 
 pub(crate) use affinity::selects;
 pub use pressure::under_pressure;

@@ -40,8 +40,6 @@ pub struct SandboxConfig {
     pub user: Option<String>,
     /// Supplemental groups.
     pub groups: Vec<i64>,
-    /// Whether a container of the pod is privileged.
-    pub privileged: bool,
     /// `oom_score_adj` of the pause process.
     pub oom_score_adj: i32,
     /// Runtime of the daemon to use in place of its default one (RuntimeClass handler).

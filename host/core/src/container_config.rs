@@ -15,18 +15,24 @@ use crate::ports::files::{PodFiles, SubPath};
 use crate::ports::runtime::Image;
 use crate::{cgroup, environment, labels, resources, sandbox_config, security, volume};
 
-/// Why a sandbox or container cannot be described: the user's to mend. A container waits with
-/// `CreateContainerConfigError`.
+/// Why a sandbox or container cannot be described: the user's to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ConfigError {
     /// What is wrong, and in which field.
     pub message: String,
+    /// What a container waits with.
+    pub reason: &'static str,
 }
 
 impl ConfigError {
     pub(crate) fn new(message: String) -> Self {
-        ConfigError { message }
+        ConfigError { message, reason: "CreateContainerConfigError" }
+    }
+
+    /// What the kubelet leaves to its runtime to find.
+    pub(crate) fn of_runtime(message: String) -> Self {
+        ConfigError { message, reason: "CreateContainerError" }
     }
 }
 

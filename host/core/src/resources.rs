@@ -119,12 +119,22 @@ pub fn pod_limit(spec: &v1::PodSpec, name: &str) -> Option<i64> {
     Some(own.saturating_add(amount(spec.overhead.as_ref(), name).unwrap_or(0)))
 }
 
+/// CPU shares of a container: of its request, else of its limit, else of the pod's. A request of 0 is one.
+pub(crate) fn cpu_shares(spec: &v1::PodSpec, container: &v1::Container) -> i64 {
+    let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let of_pod = match requests.is_some_and(|requests| requests.contains_key("cpu")) {
+        true => None,
+        false => pod_level_limit(spec, "cpu"),
+    };
+    milli_cpu_to_shares(request(container, "cpu").or(of_pod).unwrap_or(0))
+}
+
 /// CPU and memory of a container here. Limits that it does not set are the pod's (`spec.resources`).
 pub fn of_container(pod: &Pod, container: &v1::Container, node: &NodeFacts) -> Resources {
     let cpu_limit = limit(container, "cpu").or_else(|| pod_level_limit(pod.spec(), "cpu")).unwrap_or(0);
     let cpu_quota = node.cpu_quota_period.map_or(0, |period| milli_cpu_to_quota(cpu_limit, period));
     Resources {
-        cpu_shares: milli_cpu_to_shares(request(container, "cpu").unwrap_or(0)),
+        cpu_shares: cpu_shares(pod.spec(), container),
         cpu_quota,
         cpu_period: node.cpu_quota_period.filter(|_| cpu_quota > 0).unwrap_or(0),
         memory: limit(container, "memory").or_else(|| pod_level_limit(pod.spec(), "memory")).unwrap_or(0),

@@ -34,7 +34,6 @@ pub fn build(pod: &Pod, node: &NodeFacts, attempt: u32) -> Result<SandboxConfig,
         security_options: security::sandbox_options(pod),
         user: security::sandbox_user(pod),
         groups: security::groups(pod),
-        privileged: pod.containers().any(|container| security::is_privileged(container.spec)),
         oom_score_adj: resources::sandbox_oom_score_adj(node),
         runtime: runtime(pod, node)?,
     })

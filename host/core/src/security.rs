@@ -186,14 +186,15 @@ fn seccomp(
         "Localhost" => {
             let name = profile.localhost_profile.as_deref().unwrap_or_default();
             let text = profiles.get(name).ok_or_else(|| {
-                ConfigError::new(format!(
+                ConfigError::of_runtime(format!(
                     "{place}: cannot load seccomp profile {name:?}: there must be a readable file of that name below {}",
                     node.seccomp_root
                 ))
             })?;
             // The runtime takes the profile in one line.
-            let parsed: serde_json::Value = serde_json::from_str(text)
-                .map_err(|error| ConfigError::new(format!("{place}: seccomp profile {name:?} is not JSON: {error}")))?;
+            let parsed: serde_json::Value = serde_json::from_str(text).map_err(|error| {
+                ConfigError::of_runtime(format!("{place}: seccomp profile {name:?} is not JSON: {error}"))
+            })?;
             Ok(Some(format!("seccomp={parsed}")))
         }
         other => Err(ConfigError::new(format!(

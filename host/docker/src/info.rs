@@ -48,17 +48,19 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// Whether that is among the daemon's security options: `name=selinux`, `name=seccomp,profile=default`.
+fn confines(info: &wire::Info, name: &str) -> bool {
+    let options = info.security_options.iter().flatten();
+    options.flat_map(|option| option.split(',')).any(|part| part.strip_prefix("name=") == Some(name))
+}
+
 impl Docker {
     pub(crate) async fn find_out(&self) -> Result<RuntimeInfo, RuntimeError> {
         let info = self.ask_info().await?;
         let session = self.connection().session().await.map_err(|fault| fault.during("ask for the version"))?;
-        let has = |name: &str| {
-            let options = info.security_options.iter().flatten();
-            options.flat_map(|option| option.split(',')).any(|part| part == format!("name={name}"))
-        };
+        let (apparmor, selinux) = (confines(&info, "apparmor"), confines(&info, "selinux"));
         let mut runtimes: Vec<String> = info.runtimes.iter().flatten().map(|(name, _)| name.clone()).collect();
         runtimes.sort();
-        let apparmor = has("apparmor");
         let kernel = info.kernel_version.as_deref().and_then(version);
         let daemon = format!("{} {}", info.id.as_deref().unwrap_or_default(), session.daemon);
         Ok(RuntimeInfo {
@@ -70,6 +72,7 @@ impl Docker {
             },
             cgroup_v2: info.cgroup_version.as_deref() == Some("2"),
             apparmor,
+            selinux,
             runtimes,
             recursive_read_only: session.api >= RECURSIVE && kernel.is_some_and(|version| version >= (5, 12)),
             min_oom_score_adj: self.least_oom_score_adj(daemon).await,
@@ -77,6 +80,11 @@ impl Docker {
             memory: info.mem_total.unwrap_or_default(),
             data_root: info.docker_root_dir.filter(|folder| folder.is_absolute()),
         })
+    }
+
+    /// Whether it confines containers with SELinux. Unlike all that it is, this is asked without a trial.
+    pub async fn has_selinux(&self) -> Result<bool, RuntimeError> {
+        Ok(confines(&self.ask_info().await?, "selinux"))
     }
 
     async fn ask_info(&self) -> Result<wire::Info, RuntimeError> {
@@ -233,6 +241,15 @@ fn write(file: &Path, kept: &Kept) -> std::io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_confines_is_among_the_security_options() {
+        let options = ["name=seccomp,profile=selinux", "name=apparmor"].map(str::to_owned).to_vec();
+        let info = wire::Info { security_options: Some(options), ..Default::default() };
+        assert_eq!(["seccomp", "apparmor", "selinux"].map(|name| confines(&info, name)), [true, true, false]);
+        let info = wire::Info { security_options: Some(vec!["name=selinux".to_owned()]), ..Default::default() };
+        assert!(confines(&info, "selinux") && !confines(&wire::Info::default(), "selinux"));
+    }
 
     #[test]
     fn the_file_outlives_the_process() {

@@ -90,6 +90,13 @@ impl BridgeNetworks for Docker {
         }
         packet_filter::update(self.root_id(), filter).await
     }
+
+    async fn filter_bridged(&self) -> Result<(), String> {
+        if !self.connection().is_local() {
+            return Err("Docker is on another machine".to_owned());
+        }
+        packet_filter::bridged::turn_on().await
+    }
 }
 
 /// `None` for a network without addresses, such as `host` and `none`.

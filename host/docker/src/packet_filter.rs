@@ -1,6 +1,8 @@
 //! Rules of ours in the node's packet filter, by the `iptables` programs that Docker itself uses, or by `nft` where there are
 //! none. It must not decide what they are (`longshore_core::network::rules`), and touches none without our mark.
 
+pub(crate) mod bridged;
+
 use std::io::ErrorKind;
 use std::process::Stdio;
 use std::time::Duration;

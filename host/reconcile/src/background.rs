@@ -219,11 +219,10 @@ pub(crate) fn pull(worker: &mut Worker, name: &str, image: &str, volume: Option<
         );
         let result = shared.puller.pull(&image, keys, &pod.uid).await;
         if let Ok(pulled) = &result {
-            let took = begun.elapsed().as_secs_f64();
-            let message =
-                format!("Successfully pulled image {image:?} in {took:.3}s. Image size: {} bytes.", pulled.size);
+            let message = pulled.message(&image, begun.elapsed());
             shared.ports.events.record(&pod, fetched.about(), EventType::Normal, "Pulled", &message);
         }
+        let result = result.map(|pulled| pulled.image);
         inbox.put(|wakes| wakes.done.push(Done::Pull { fetched, result }));
     });
 }

@@ -10,6 +10,8 @@ use longshore_core::ports::runtime::{Image, RuntimeChange};
 use longshore_core::probe::{ProbeKind, Sample};
 use tokio::sync::Notify;
 
+use crate::pull::NotPulled;
+
 /// What happened since the worker last looked.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
@@ -73,7 +75,7 @@ pub(crate) enum Done {
     /// A postStart hook ended.
     PostStart { id: String, container: String, error: Option<String> },
     /// An image was pulled, or could not be.
-    Pull { fetched: Fetched, result: Result<Image, Failure> },
+    Pull { fetched: Fetched, result: Result<Image, NotPulled> },
     /// What the pod takes on the disk was measured, for so long; and why it is evicted for it, if so.
     Measured { took: Duration, exceeded: Option<String> },
     /// The image of a volume was unpacked, or could not be.

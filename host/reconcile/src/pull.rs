@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use longshore_core::credentials::access::OwnedCredentials;
+use longshore_core::duration;
 use longshore_core::ports::runtime::{ContainerRuntime, Image, PullError, PullProgress};
 use tokio::sync::{Semaphore, watch};
 
@@ -12,7 +13,40 @@ use crate::access::Access;
 use crate::inbox::Failure;
 use crate::node::Options;
 
-type Outcome = Option<Result<Image, Failure>>;
+type Outcome = Option<Result<Pulled, NotPulled>>;
+
+/// An image that was pulled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pulled {
+    pub(crate) image: Image,
+    /// How long that took, without the wait for its turn.
+    took: Duration,
+}
+
+impl Pulled {
+    /// What is told of it (`pullImage` in `pkg/kubelet/images/image_manager.go`); `with_waiting` is all the time that passed.
+    pub(crate) fn message(&self, reference: &str, with_waiting: Duration) -> String {
+        let truncated = |time: Duration| {
+            duration::format(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+        };
+        format!(
+            "Successfully pulled image {reference:?} in {} ({} including waiting). Image size: {} bytes.",
+            truncated(self.took),
+            // One that joined a pull waited for less than all of it.
+            truncated(with_waiting.max(self.took)),
+            self.image.size
+        )
+    }
+}
+
+/// Why an image was not pulled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotPulled {
+    /// What was said, for the event.
+    pub(crate) said: String,
+    /// What the status says.
+    pub(crate) failure: Failure,
+}
 
 /// How far a pull is.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +90,7 @@ impl Puller {
         image: &str,
         credentials: Vec<OwnedCredentials>,
         owner: &str,
-    ) -> Result<Image, Failure> {
+    ) -> Result<Pulled, NotPulled> {
         // Pods with secrets of their own do not share a pull: one's access is not another's.
         let owner = if credentials.is_empty() { String::new() } else { owner.to_owned() };
         let key = (image.to_owned(), owner);
@@ -100,28 +134,37 @@ impl Puller {
             let turn = turns.acquire_owned().await;
             let wait = rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
             tokio::time::sleep(wait).await;
+            let begun = Instant::now();
             let report = |bytes| progress.lock().unwrap_or_else(PoisonError::into_inner).bytes = bytes;
             let mut attempts: Vec<Option<&OwnedCredentials>> = credentials.iter().map(Some).collect();
             if attempts.is_empty() {
                 attempts.push(None);
             }
             access.begins(&key.0).await;
-            let (mut result, mut with, mut by_runtime) = (Err(abandoned()), None, false);
+            let (mut brought, mut errors) = (None, Vec::new());
             for attempt in attempts {
                 let credentials = attempt.map(|of| &of.credentials);
-                let pulled = runtime.pull(&key.0, credentials, &report).await;
-                by_runtime |= matches!(pulled, Err(PullError::Runtime(_)));
-                result = pulled.map_err(|error| failure(&error));
-                if result.is_ok() {
-                    with = attempt;
-                    break;
+                match runtime.pull(&key.0, credentials, &report).await {
+                    Ok(image) => {
+                        brought = Some((image, attempt));
+                        break;
+                    }
+                    Err(error) => errors.push(error),
                 }
             }
+            let took = begun.elapsed();
             drop(turn);
-            match &result {
-                Ok(image) => access.brought(&key.0, &image.id, with).await,
-                Err(_) => access.failed(&key.0, by_runtime).await,
-            }
+            let result = match brought {
+                Some((image, with)) => {
+                    access.brought(&key.0, &image.id, with).await;
+                    Ok(Pulled { image, took })
+                }
+                None => {
+                    let by_runtime = errors.iter().any(|error| matches!(error, PullError::Runtime(_)));
+                    access.failed(&key.0, by_runtime).await;
+                    Err(not_pulled(&key.0, &errors))
+                }
+            };
             pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             // Nobody waits any more when the pods were deleted meanwhile; the image is there all the same.
             let _ = sender.send(Some(result));
@@ -129,16 +172,30 @@ impl Puller {
     }
 }
 
-fn abandoned() -> Failure {
-    Failure { reason: "ErrImagePull", message: "the pull was given up because the agent stops".to_owned() }
+fn abandoned() -> NotPulled {
+    let said = "the pull was given up because the agent stops".to_owned();
+    NotPulled { failure: Failure { reason: "ErrImagePull", message: said.clone() }, said }
 }
 
-fn failure(error: &PullError) -> Failure {
-    let reason = match error {
-        PullError::RegistryUnavailable { .. } => "RegistryUnavailable",
-        PullError::Failed { .. } | PullError::Runtime(_) => "ErrImagePull",
+/// What came of the attempts to pull an image, with the credentials in turn: unequal errors are told together (`NewAggregate` of
+/// `k8s.io/apimachinery/pkg/util/errors`), and a registry is unavailable where nothing else was said (`evalCRIPullErr`).
+fn not_pulled(image: &str, errors: &[PullError]) -> NotPulled {
+    let mut unequal: Vec<&PullError> = Vec::new();
+    for error in errors {
+        if !unequal.contains(&error) {
+            unequal.push(error);
+        }
+    }
+    let texts: Vec<String> = unequal.iter().map(ToString::to_string).collect();
+    let said = if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) };
+    let failure = match unequal[..] {
+        [PullError::RegistryUnavailable { message }] => Failure {
+            reason: "RegistryUnavailable",
+            message: format!("image pull failed for {image} because the registry is unavailable: {message}"),
+        },
+        _ => Failure { reason: "ErrImagePull", message: said.clone() },
     };
-    Failure { reason, message: error.to_string() }
+    NotPulled { said, failure }
 }
 
 /// A token bucket.
@@ -171,6 +228,32 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pull_is_told_in_the_kubelets_words() {
+        let image = Image { id: String::new(), repo_digests: Vec::new(), user: String::new(), size: 7 };
+        let pulled = Pulled { image, took: Duration::from_micros(39_356_999) };
+        let wanted =
+            "Successfully pulled image \"reg.io/a:1\" in 39.356s (1m2.3s including waiting). Image size: 7 bytes.";
+        assert_eq!(pulled.message("reg.io/a:1", Duration::from_micros(62_300_001)), wanted);
+        assert_eq!(wanted.split_whitespace().count(), 13, "as tests of Kubernetes read it");
+    }
+
+    #[test]
+    fn failures_are_told_in_the_kubelets_words() {
+        let unavailable = PullError::RegistryUnavailable { message: "502 Bad Gateway".to_owned() };
+        let failed = PullError::Failed { message: "denied".to_owned() };
+        let of = |errors: &[PullError]| {
+            let NotPulled { said, failure } = not_pulled("a:1", errors);
+            (said, failure.reason, failure.message)
+        };
+        let message = "image pull failed for a:1 because the registry is unavailable: 502 Bad Gateway".to_owned();
+        let said = "RegistryUnavailable: 502 Bad Gateway".to_owned();
+        assert_eq!(of(&[unavailable.clone(), unavailable.clone()]), (said, "RegistryUnavailable", message));
+        assert_eq!(of(&[failed.clone(), failed.clone()]), ("denied".to_owned(), "ErrImagePull", "denied".to_owned()));
+        let both = "[denied, RegistryUnavailable: 502 Bad Gateway]".to_owned();
+        assert_eq!(of(&[failed.clone(), unavailable, failed]), (both.clone(), "ErrImagePull", both));
+    }
 
     #[test]
     fn the_burst_is_free_and_the_rest_is_paced() {

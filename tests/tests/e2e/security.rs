@@ -109,9 +109,7 @@ fn security_seccomp_by_default_when_told() {
         bed.wait_ready(name);
         assert_eq!(proc_status(&bed, name, "Seccomp"), mode, "{name}");
     }
-    bed.wait("d", "refused", |pod| {
-        matches!(waiting(pod, "app"), "CreateContainerConfigError" | "CreateContainerError")
-    });
+    bed.wait("d", "refused", |pod| waiting(pod, "app") == "CreateContainerError");
 }
 
 #[test]

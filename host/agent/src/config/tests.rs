@@ -190,6 +190,14 @@ allowedUnsafeSysctls: net.core.*
 }
 
 #[test]
+fn sysctls_of_the_node_are_no_pods_to_set() {
+    let said = "the sysctls \"vm.\" are not known to be namespaced";
+    assert!(report(&build(&["--allowed-unsafe-sysctls=net.core.*,vm.*"], None).1).contains(said));
+    let file = format!("{HEAD}allowedUnsafeSysctls: [vm/*]\n");
+    assert!(report(&build(&[], Some(&file)).1).contains(said));
+}
+
+#[test]
 fn files_that_are_no_configuration() {
     let cases =
         ["", "- a\n", "maxPods: 1\nmaxPods: 2\n", "a: [1\nb: }\n", "apiVersion: v1\nkind: Pod\n", "\tmaxPods: 1\n"];

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use longshore_core::admit::sysctls;
 use longshore_core::credentials::access;
 use longshore_core::quantity;
 
@@ -89,7 +90,7 @@ pub(super) fn sysctl(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('*').unwrap_or(text);
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
     match !name.is_empty() && name.len() <= 253 && name.chars().all(valid) {
-        true => Ok(text.replace('/', ".")),
+        true => sysctls::allowable(text),
         false => Err(format!("expected a sysctl like \"net.core.somaxconn\" or \"kernel.msg*\", got {text:?}")),
     }
 }

@@ -31,8 +31,8 @@ enum Namespace {
 }
 
 fn namespace_of(name: &str) -> Namespace {
-    let ipc = ["kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"];
-    if ipc.contains(&name) || name.starts_with("kernel.msg") || name.starts_with("fs.mqueue.") {
+    let ipc = ["kernel.msg", "kernel.shm", "fs.mqueue."];
+    if name == "kernel.sem" || ipc.iter().any(|prefix| name.starts_with(prefix)) {
         Namespace::Ipc
     } else if name.starts_with("net.") {
         Namespace::Net
@@ -54,6 +54,17 @@ pub(crate) fn normal(name: &str) -> String {
             other => other,
         })
         .collect()
+}
+
+/// One that pods may set besides the safe ones, or a prefix of some that ends in `*`, with dots. What no namespace of a pod is
+/// known to have would be the node's (`NewAllowlist`).
+pub fn allowable(pattern: &str) -> Result<String, String> {
+    let pattern = normal(pattern);
+    let name = pattern.strip_suffix('*').unwrap_or(&pattern);
+    match namespace_of(name) {
+        Namespace::None => Err(format!("the sysctls {name:?} are not known to be namespaced")),
+        Namespace::Ipc | Namespace::Net => Ok(pattern),
+    }
 }
 
 pub(super) fn check(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
@@ -91,5 +102,18 @@ mod tests {
         assert_eq!(normal("net/ipv4/conf/eth0.1/forwarding"), "net.ipv4.conf.eth0/1.forwarding");
         assert_eq!(normal("net.ipv4.conf.eth0/1.forwarding"), "net.ipv4.conf.eth0/1.forwarding");
         assert_eq!(normal("kernel"), "kernel");
+    }
+
+    #[test]
+    fn what_is_the_nodes_is_no_pods_to_set() {
+        for pattern in ["net.*", "net.core.somaxconn", "kernel.shm*", "kernel.msg*", "kernel.sem", "fs.mqueue.*"] {
+            assert_eq!(allowable(pattern), Ok(pattern.to_owned()));
+        }
+        assert_eq!(allowable("net/ipv4/conf/eth0.1/*"), Ok("net.ipv4.conf.eth0/1.*".to_owned()));
+        for (pattern, name) in
+            [("vm.*", "vm."), ("vm/swappiness", "vm.swappiness"), ("net*", "net"), ("kernel.*", "kernel.")]
+        {
+            assert_eq!(allowable(pattern), Err(format!("the sysctls {name:?} are not known to be namespaced")));
+        }
     }
 }

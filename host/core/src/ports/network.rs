@@ -25,6 +25,10 @@ pub trait BridgeNetworks: Send + Sync {
     /// Brings the rules of the node's packet filter up to date for our own network: no others of ours are there afterwards.
     /// What fails keeps nothing else from being done. The error is for people.
     async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String>;
+
+    /// Has what goes between containers of one network pass the packet filter, too, as Services of their pods need it. The
+    /// error is for people.
+    async fn filter_bridged(&self) -> Result<(), String>;
 }
 
 /// Why a CNI plugin, or what it needs, failed. All are worth another try, after a while.

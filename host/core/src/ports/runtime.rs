@@ -55,7 +55,7 @@ pub enum RuntimeError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PullError {
     /// A gateway says that the registry behind it does not answer: status reason `RegistryUnavailable`.
-    #[error("registry is unavailable: {message}")]
+    #[error("RegistryUnavailable: {message}")]
     RegistryUnavailable {
         /// What was said.
         message: String,
@@ -84,6 +84,8 @@ pub struct RuntimeInfo {
     pub cgroup_v2: bool,
     /// Whether it can confine with AppArmor.
     pub apparmor: bool,
+    /// Whether it confines with SELinux.
+    pub selinux: bool,
     /// Names of its runtimes.
     pub runtimes: Vec<String>,
     /// Whether it can make a bind read-only with all that is mounted below.

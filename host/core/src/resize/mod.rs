@@ -283,7 +283,7 @@ pub fn drifted(pod: &Pod, container: &v1::Container, seen: &Resources) -> bool {
     let wanted = Amounts::of(pod.spec(), container);
     let period = if seen.cpu_period > 0 { seen.cpu_period } else { resources::QUOTA_PERIOD };
     let other = |seen: i64, wanted: i64| seen > 0 && wanted > 0 && seen != wanted;
-    other(seen.cpu_shares, resources::milli_cpu_to_shares(wanted.cpu_request))
+    other(seen.cpu_shares, resources::cpu_shares(pod.spec(), container))
         || other(seen.cpu_quota, resources::milli_cpu_to_quota(wanted.cpu_limit, period))
         || other(seen.memory, wanted.memory_limit)
         || (seen.cpu_quota > 0 && wanted.cpu_limit == 0)

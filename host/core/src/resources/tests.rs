@@ -40,9 +40,17 @@ fn a_containers_resources() {
 
 #[test]
 fn the_pods_limits_stand_in_for_a_containers() {
-    let pod = pod_from("{resources: {limits: {cpu: '2', memory: 1Gi}}, containers: [{name: bare}]}");
-    let resources = of_container(&pod, &pod.spec().containers[0], &node());
-    assert_eq!((resources.cpu_quota, resources.memory), (200_000, 1 << 30));
+    let pod = pod_from("{resources: {limits: {cpu: '2', memory: 1Gi}}, containers: [
+        {name: bare}, {name: none, resources: {requests: {cpu: '0'}}}, {name: own, resources: {requests: {cpu: 500m}}}]}");
+    let of = |name: &str| of_container(&pod, pod.container(name).unwrap().spec, &node());
+    let bare = Resources { cpu_shares: 2048, cpu_quota: 200_000, cpu_period: 100_000, memory: 1 << 30 };
+    assert_eq!(of("bare"), bare);
+    assert_eq!(of("none"), Resources { cpu_shares: 2, ..bare }, "a request of nothing is one");
+    assert_eq!(of("own"), Resources { cpu_shares: 512, ..bare });
+    for container in &pod.spec().containers {
+        let resources = of_container(&pod, container, &node());
+        assert!(!crate::resize::drifted(&pod, container, &resources), "{}", container.name);
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn a_plain_pod() {
     assert_eq!(config.cgroup_parent.as_deref(), Some("/kubepods/besteffort/poduid"));
     assert_eq!(config.host, HostNamespaces::default());
     assert_eq!(config.security_options, ["no-new-privileges"]);
-    assert_eq!((config.user, config.groups, config.privileged), (None, Vec::new(), false));
+    assert_eq!((config.user, config.groups), (None, Vec::new()));
     assert_eq!(config.oom_score_adj, -998);
     assert_eq!(config.labels[labels::ROOT], "root-1");
     assert_eq!(config.labels[labels::ATTEMPT], "2");
@@ -32,7 +32,7 @@ fn namespaces_and_context() {
                                    {name: b, securityContext: {privileged: true}}]}")
     .unwrap();
     assert_eq!(config.host, HostNamespaces { network: true, pid: false, ipc: true });
-    assert!(config.share_process_namespace && config.privileged);
+    assert!(config.share_process_namespace);
     assert_eq!(config.ports, []);
     assert_eq!(config.sysctls, BTreeMap::from([("kernel.shm_rmid_forced".to_owned(), "1".to_owned())]));
     assert_eq!((config.user.as_deref(), config.groups), (Some("5:6"), vec![7]));

@@ -130,7 +130,9 @@ fn profiles_that_cannot_be_used_are_said() {
     let pod_of = pod("", spec);
     let failing = |profiles: &[(&str, &str)]| {
         let profiles = profiles.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        options(&pod_of, app(&pod_of), &node(), &profiles).unwrap_err().to_string()
+        let error = options(&pod_of, app(&pod_of), &node(), &profiles).unwrap_err();
+        assert_eq!(error.reason, "CreateContainerError");
+        error.to_string()
     };
     let place = "securityContext.seccompProfile of container \"app\"";
     assert_eq!(
@@ -142,7 +144,8 @@ fn profiles_that_cannot_be_used_are_said() {
     );
     assert!(failing(&[("p.json", "{")]).contains("is not JSON"));
     let other = pod("", "seccompProfile: {type: Odd}");
-    assert!(options(&other, app(&other), &node(), &BTreeMap::new()).is_err());
+    let error = options(&other, app(&other), &node(), &BTreeMap::new()).unwrap_err();
+    assert_eq!(error.reason, "CreateContainerConfigError");
     let other = pod("", "appArmorProfile: {type: Localhost}");
     assert!(options(&other, app(&other), &node(), &BTreeMap::new()).is_err());
 }

@@ -287,7 +287,6 @@ async fn a_name_that_is_always_taken_is_an_error() {
         security_options: Vec::new(),
         user: None,
         groups: Vec::new(),
-        privileged: false,
         oom_score_adj: 0,
         runtime: None,
     };

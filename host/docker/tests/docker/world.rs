@@ -99,7 +99,6 @@ impl World {
             security_options: vec!["no-new-privileges".to_owned()],
             user: None,
             groups: Vec::new(),
-            privileged: false,
             oom_score_adj: 0,
             runtime: None,
         }

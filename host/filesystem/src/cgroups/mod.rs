@@ -27,6 +27,13 @@ use crate::mounts;
 /// Name of the cgroup of all pods.
 const PODS: &str = "kubepods";
 
+/// The classes with a cgroup of their own in it. They are there before the first pod of theirs is (`qosContainerManagerImpl`):
+/// whoever watches a node looks for them.
+const CLASSES: [&str; 2] = ["burstable", BEST_EFFORT];
+const BEST_EFFORT: &str = "besteffort";
+/// Shares of all BestEffort pods together.
+const BEST_EFFORT_SHARES: i64 = 2;
+
 /// How old what is known of the mounts of cgroups may be.
 const MOUNTED_AGE: Duration = Duration::from_secs(10);
 
@@ -281,7 +288,7 @@ fn unlimited() -> PodsLimits {
 fn class_shares(class: &Path, qos: Qos, v2: bool) -> Option<i64> {
     match qos {
         Qos::Guaranteed => return None,
-        Qos::BestEffort => return Some(2),
+        Qos::BestEffort => return Some(BEST_EFFORT_SHARES),
         Qos::Burstable => {}
     }
     let file = if v2 { "cpu.weight" } else { "cpu.shares" };

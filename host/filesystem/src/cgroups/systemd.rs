@@ -13,7 +13,7 @@ use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::ports::files::FilesError;
 use longshore_core::resources::QUOTA_PERIOD;
 
-use super::{CgroupError, PODS, class_shares, weight};
+use super::{BEST_EFFORT, BEST_EFFORT_SHARES, CLASSES, CgroupError, PODS, class_shares, weight};
 
 /// How long systemd may take for one request.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -45,10 +45,14 @@ pub(super) fn limit_pods(folder: &Path, limits: &PodsLimits, v2: bool) -> Result
         format!("TasksMax={}", or_infinity(limits.pids)),
     ];
     set_property(&slice, properties)?;
-    match limits.are_enforced() {
-        true => systemctl(&["start".to_owned(), slice]),
-        false => Ok(()),
+    if !limits.are_enforced() {
+        return Ok(());
     }
+    let class = |name: &str| format!("{PODS}-{name}.slice");
+    let mut start = vec!["start".to_owned(), slice];
+    start.extend(CLASSES.map(class));
+    systemctl(&start)?;
+    set_shares(&folder.join(class(BEST_EFFORT)), Some(BEST_EFFORT_SHARES), v2)
 }
 
 fn or_infinity(limit: Option<i64>) -> String {

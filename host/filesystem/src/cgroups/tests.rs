@@ -111,6 +111,33 @@ fn a_unified_hierarchy_is_enabled_from_the_top() {
 }
 
 #[test]
+fn both_classes_are_there_before_their_first_pod() {
+    let limits = PodsLimits { cpu_shares: 512, memory: Some(1 << 30), pids: None };
+    for (v2, file, least) in [(true, "cpu.weight", "1"), (false, "cpu.shares", "2")] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let limit = |limits: &PodsLimits| match v2 {
+            true => v2::limit_pods(root, limits).unwrap(),
+            false => {
+                let controllers = vec!["cpu".to_owned()];
+                v1::limit_pods(&[v1::Hierarchy { root: root.to_owned(), controllers }], limits).unwrap();
+            }
+        };
+        std::fs::write(root.join("cgroup.controllers"), "").unwrap();
+        limit(&PodsLimits { memory: None, ..limits });
+        assert!(!root.join(PODS).exists(), "nothing is kept from pods");
+        std::fs::create_dir(root.join(PODS)).unwrap();
+        std::fs::write(root.join(PODS).join("cgroup.controllers"), "").unwrap();
+        limit(&limits);
+        let classes = CLASSES.map(|class| root.join(PODS).join(class));
+        assert!(classes.iter().all(|class| class.is_dir()));
+        std::fs::write(classes[1].join(file), "").unwrap();
+        limit(&limits);
+        assert_eq!(std::fs::read_to_string(classes[1].join(file)).unwrap(), least);
+    }
+}
+
+#[test]
 fn where_there_are_none_pods_go_without() {
     let dir = tempfile::tempdir().unwrap();
     let options =

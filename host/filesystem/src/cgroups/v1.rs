@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
 
-use super::{CgroupError, PODS, class_shares, make, or_max, set, set_huge_pages};
+use super::{
+    BEST_EFFORT, BEST_EFFORT_SHARES, CLASSES, CgroupError, PODS, class_shares, make, or_max, set, set_huge_pages,
+};
 use crate::mounts::Mount;
 
 /// Controllers in whose hierarchies pods get a cgroup; `name=systemd` too, for runc makes containers there.
@@ -107,6 +109,15 @@ pub(super) fn limit_pods(hierarchies: &[Hierarchy], limits: &PodsLimits) -> Resu
             set(&folder.join("cpu.shares"), &limits.cpu_shares.to_string())?;
         }
         limit_all(hierarchy, limits)?;
+        if limits.are_enforced() {
+            for class in CLASSES.map(|class| folder.join(class)) {
+                make(&class)?;
+                if hierarchy.has("cpuset") {
+                    inherit(&folder, &class)?;
+                }
+            }
+            set(&folder.join(BEST_EFFORT).join("cpu.shares"), &BEST_EFFORT_SHARES.to_string())?;
+        }
     }
     Ok(())
 }

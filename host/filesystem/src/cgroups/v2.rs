@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
 
-use super::{CgroupError, PODS, class_shares, make, or_max, set, set_huge_pages, weight};
+use super::{
+    BEST_EFFORT, BEST_EFFORT_SHARES, CLASSES, CgroupError, PODS, class_shares, make, or_max, set, set_huge_pages,
+    weight,
+};
 
 /// The unit in bytes that the kernel keeps limits of memory in.
 const PAGE: i64 = 4096;
@@ -49,11 +52,16 @@ pub(super) fn prepare(root: &Path, cgroup: &PodCgroup, all: &PodsLimits) -> Resu
 
 pub(super) fn limit_pods(root: &Path, limits: &PodsLimits) -> Result<(), CgroupError> {
     is_v2(root)?;
-    if limits.are_enforced() {
-        enable(root)?;
-        make(&root.join(PODS))?;
+    if !limits.are_enforced() {
+        return limit_all(root, limits);
     }
-    limit_all(root, limits)
+    let folder = root.join(PODS);
+    enable(root)?;
+    make(&folder)?;
+    limit_all(root, limits)?;
+    enable(&folder)?;
+    CLASSES.iter().try_for_each(|class| make(&folder.join(class)))?;
+    set(&folder.join(BEST_EFFORT).join("cpu.weight"), &weight(BEST_EFFORT_SHARES).to_string())
 }
 
 fn limit_all(root: &Path, limits: &PodsLimits) -> Result<(), CgroupError> {

@@ -124,10 +124,14 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         termination_file: Some(&termination),
         log_path: &log_path,
     })
-    .map_err(|error| config_error(error.to_string()))?;
+    .map_err(|error| Failure { reason: error.reason, message: error.message })?;
     if let Some(target) = pod.target_of(name) {
-        let seen = worker.observed.container(target).filter(|seen| seen.is_running());
-        let Some(seen) = seen else { return Err(create_error(format!("unable to find target container {target}"))) };
+        let Some(seen) = worker.observed.container(target) else {
+            return Err(config_error(format!("unable to find target container {target}")));
+        };
+        if !seen.is_running() {
+            return Err(create_error(format!("target container {target} does not run")));
+        }
         config.processes_of = Some(seen.id.clone());
     }
     for group in volume::groups(&worker.objects) {

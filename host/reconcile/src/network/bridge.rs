@@ -24,6 +24,8 @@ struct Said {
     missing: bool,
     /// Why the packet filter could not be told.
     filter: Option<String>,
+    /// Why the packet filter does not see what goes between pods of this node.
+    bridged: Option<String>,
     /// Why the runtime did not answer.
     runtime: Option<String>,
 }
@@ -87,6 +89,9 @@ impl Network {
     ) -> Result<State, RuntimeError> {
         if !self.options.in_cluster && self.options.pod_cidrs.is_empty() {
             return Ok(State::Ready(SandboxNetwork::Default));
+        }
+        if self.options.in_cluster {
+            filter_bridged(ports, said).await;
         }
         let networks = ports.bridges.networks().await?;
         let ours: Vec<String> = networks.iter().filter(|one| one.ours).map(|one| one.name.clone()).collect();
@@ -165,6 +170,21 @@ impl Network {
         said.filter = error;
         said.filter.is_none()
     }
+}
+
+/// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node; it is tried again
+/// with the next look.
+async fn filter_bridged(ports: &Ports, said: &mut Said) {
+    let error = ports.bridges.filter_bridged().await.err();
+    if let Some(error) = error.as_ref().filter(|error| said.bridged.as_ref() != Some(*error)) {
+        let message = format!(
+            "what goes between pods of this node cannot be made to pass the packet filter: {error}; with kube-proxy a Service \
+             does not answer to a pod that is on the same node as the Service's; if it stays so: modprobe br_netfilter, and \
+             sysctl -w net.bridge.bridge-nf-call-iptables=1"
+        );
+        ports.events.record_node(EventType::Warning, "BridgeFilterFailed", &message);
+    }
+    said.bridged = error;
 }
 
 /// Names of the networks of ours that sandboxes are on which run, or were made and are about to.

@@ -16,6 +16,7 @@ use super::Worker;
 use crate::apply::not_mounted;
 use crate::inbox::{Done, Wakes};
 use crate::network::{complete, complete_all};
+use crate::pull::NotPulled;
 
 /// What is said of such a pod.
 const UNTOLD: &str = "a container of the pod cannot be looked at; nothing is done with the pod until it can: does `docker inspect` answer?";
@@ -149,8 +150,8 @@ impl Worker {
                         self.record.backoffs.remove(&backoff::image(image));
                         self.images.insert((fetched.container, fetched.image), pulled);
                     }
-                    Err(failure) => {
-                        let message = format!("Failed to pull image {image:?}: {}", failure.message);
+                    Err(NotPulled { said, failure }) => {
+                        let message = format!("Failed to pull image {image:?}: {said}");
                         self.event(about, EventType::Warning, "Failed", &message);
                         let message = format!("Error: {}", failure.reason);
                         self.event(Some(&fetched.container), EventType::Warning, "Failed", &message);

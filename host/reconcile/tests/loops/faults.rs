@@ -64,6 +64,20 @@ async fn a_pod_that_is_up_keeps_volumes_whose_objects_are_gone() {
 }
 
 #[tokio::test]
+async fn a_debug_container_whose_target_was_never_made_says_so() {
+    let bed = Bed::new();
+    let debug = "ephemeralContainers: [{name: debug, image: app, targetContainerName: app}]";
+    bed.source.set(vec![pod("p", &format!("{{containers: [{{name: app, image: missing}}], {debug}}}"))]);
+    bed.until("told", |bed| bed.has_message("p", "Error: unable to find target container app")).await;
+    bed.until("waits", |bed| {
+        let statuses = bed.status("p").and_then(|status| status.ephemeral_container_statuses).unwrap_or_default();
+        let mut states = statuses.into_iter().filter_map(|status| status.state?.waiting?.reason);
+        states.any(|reason| reason == "CreateContainerConfigError")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_image_that_cannot_be_pulled_backs_off_and_others_go_on() {
     let bed = Bed::new();
     bed.source.set(vec![

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::Report;
 use crate::client::{Client, is_forbidden};
-use crate::config::Config;
+use crate::config::{Config, NetworkPlugin};
 use crate::facts;
 use crate::socket::api::{DRAINED, Info, ProblemList};
 
@@ -21,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn check(report: &mut Report, config: &Config, agent: Option<&Info>) -> anyhow::Result<()> {
     docker(report, &config.docker_endpoint).await?;
+    selinux(report, config).await?;
     machine(report, config)?;
     disk(report, config)?;
     if let (Some(agent), Some(port)) = (agent, config.server.healthz_port) {
@@ -85,6 +86,16 @@ pub(super) async fn docker(report: &mut Report, endpoint: &str) -> anyhow::Resul
     Ok(())
 }
 
+/// Where Docker does not answer, that has a line already.
+async fn selinux(report: &mut Report, config: &Config) -> anyhow::Result<()> {
+    let docker = Docker::connect(&config.docker_endpoint, String::new(), DockerOptions::default())?;
+    if let Ok(Ok(true)) = tokio::time::timeout(LIMIT, docker.has_selinux()).await {
+        let (found, advice) = facts::unlabelled(&config.root_dir);
+        report.warn("SELinux", found, &advice)?;
+    }
+    Ok(())
+}
+
 fn machine(report: &mut Report, config: &Config) -> anyhow::Result<()> {
     let findings = facts::check_node(config);
     for problem in findings.problems {
@@ -101,6 +112,16 @@ fn machine(report: &mut Report, config: &Config) -> anyhow::Result<()> {
             "sysctl -w net.ipv4.ip_forward=1, and keep it in /etc/sysctl.d",
         )?,
         Err(_) => {}
+    }
+    if config.joining.in_cluster() && config.network.plugin == NetworkPlugin::Bridge {
+        match std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables") {
+            Ok(value) if value.trim() != "0" => report.good("bridges", "what goes between pods is filtered")?,
+            _ => report.warn(
+                "bridges",
+                "with kube-proxy a Service does not answer to pods that are on the same node as its own",
+                "modprobe br_netfilter, and sysctl -w net.bridge.bridge-nf-call-iptables=1; the agent does it at its start",
+            )?,
+        }
     }
     Ok(())
 }
