@@ -103,7 +103,7 @@ mod tests {
     fn as_if_it_were_read_at_once() {
         let list = json!([{"a": ["]", "\\\"},", {}], "b": {"c": [1, 2]}}, {"ü": "\\"}, 3, "x,y", [null]]);
         for text in [list.to_string(), format!(" {list:#} \n")] {
-            for size in 1..text.len() + 1 {
+            for size in 1..=text.len() {
                 assert_eq!(Value::from(read(text.as_bytes(), size).unwrap()), list, "{size}");
             }
         }
