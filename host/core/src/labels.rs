@@ -50,6 +50,9 @@ pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 /// dockershim's annotations, which are labels in Docker, carry this before their key.
 pub const ANNOTATION_PREFIX: &str = "annotation.";
 
+/// Bytes of labels on one thing that a pod may choose. Docker repeats all labels with each event and in each list.
+const OWN: usize = 8 << 10;
+
 /// Version of the hash rules in use, see [`crate::hash`].
 pub const CURRENT_HASH_VERSION: &str = "1";
 
@@ -91,12 +94,24 @@ fn annotate(labels: &mut BTreeMap<String, String>, key: &str, value: String) {
     labels.insert(format!("{ANNOTATION_PREFIX}{key}"), value);
 }
 
-/// All labels of a pod's sandbox: the pod's own, its annotations, and those that tell who it is.
+/// Those that [`OWN`] has room for. [`parse`] reads none of them, and dockershim goes on without.
+fn bounded(labels: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
+    let mut room = OWN;
+    let fits = |(key, value): &(String, String)| {
+        let left = room.checked_sub(key.len() + value.len());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    labels.into_iter().filter(fits).collect()
+}
+
+/// All labels of a pod's sandbox: the pod's own and its annotations, as far as there is room, and those that tell who it is.
 pub fn for_sandbox(pod: &Pod, root: &str, attempt: u32) -> BTreeMap<String, String> {
-    let mut labels = pod.labels().clone();
+    let mut annotations = BTreeMap::new();
     for (key, value) in pod.annotations() {
-        annotate(&mut labels, key, value.clone());
+        annotate(&mut annotations, key, value.clone());
     }
+    let mut labels = bounded(pod.labels().clone().into_iter().chain(annotations));
     labels.extend(identity(&pod.id, "POD", "podsandbox", root, &pod.sandbox_hash, attempt));
     labels.insert(QOS.to_owned(), cgroup::qos(pod.spec()).as_str().to_owned());
     labels
@@ -146,20 +161,19 @@ pub fn for_container(
     }
     annotate(&mut labels, "io.kubernetes.container.hash", hash.to_owned());
     annotate(&mut labels, "io.kubernetes.container.restartCount", facts.attempt.to_string());
+    let mut own = BTreeMap::new();
     let path = spec.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
-    annotate(&mut labels, "io.kubernetes.container.terminationMessagePath", path.to_owned());
+    annotate(&mut own, "io.kubernetes.container.terminationMessagePath", path.to_owned());
     let policy = spec.termination_message_policy.as_deref().unwrap_or("File");
-    annotate(&mut labels, "io.kubernetes.container.terminationMessagePolicy", policy.to_owned());
+    annotate(&mut own, "io.kubernetes.container.terminationMessagePolicy", policy.to_owned());
     if let Some(hook) = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) {
-        annotate(
-            &mut labels,
-            "io.kubernetes.container.preStopHandler",
-            serde_json::to_string(hook).unwrap_or_default(),
-        );
+        let hook = serde_json::to_string(hook).unwrap_or_default();
+        annotate(&mut own, "io.kubernetes.container.preStopHandler", hook);
     }
     if let Some(ports) = spec.ports.as_ref().filter(|ports| !ports.is_empty()) {
-        annotate(&mut labels, "io.kubernetes.container.ports", serde_json::to_string(ports).unwrap_or_default());
+        annotate(&mut own, "io.kubernetes.container.ports", serde_json::to_string(ports).unwrap_or_default());
     }
+    labels.extend(bounded(own));
     let grace = pod.spec().termination_grace_period_seconds.unwrap_or(30);
     annotate(&mut labels, "io.kubernetes.pod.terminationGracePeriod", grace.to_string());
     labels
@@ -257,5 +271,41 @@ mod tests {
             labels.extend(version.map(|version| (HASH_VERSION.to_owned(), version.to_owned())));
             assert_eq!(parse(&labels, "root"), Some(Parsed { hash: String::new(), ..parsed.clone() }), "{version:?}");
         }
+    }
+
+    /// An event of Docker's with more than 1 MiB is not read, nor a list in which each entry is that long.
+    #[test]
+    fn what_a_pod_makes_large_is_left_out() {
+        let mut pod = pod_from("{containers: [{name: a, image: i, lifecycle: {preStop: {exec: {command: [x]}}}}]}");
+        let large = "x".repeat(OWN);
+        let metadata = &mut std::sync::Arc::make_mut(&mut pod.object).metadata;
+        metadata.labels = Some((0..1000).map(|n| (format!("label{n:03}"), "x".repeat(63))).collect());
+        metadata.annotations =
+            Some(BTreeMap::from([("large".to_owned(), large.clone()), ("note".to_owned(), "x".to_owned())]));
+        let labels = for_sandbox(&pod, "root", 0);
+        let size: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+        assert!(size < 2 * OWN, "{size}");
+        assert!(labels.contains_key("label000") && !labels.contains_key("annotation.large"));
+        assert!(parse(&labels, "root").is_some());
+        std::sync::Arc::make_mut(&mut pod.object).metadata.labels = None;
+        assert_eq!(for_sandbox(&pod, "root", 0)["annotation.note"], "x");
+
+        let facts = ContainerFacts {
+            root: "root",
+            sandbox_id: "s",
+            attempt: 0,
+            log_path: "l",
+            termination_file: None,
+            images: &[],
+            recursive: None,
+        };
+        let hook = "annotation.io.kubernetes.container.preStopHandler";
+        let of = |pod: &Pod| for_container(pod, pod.containers().next().unwrap(), &facts);
+        assert_eq!(of(&pod)[hook], r#"{"exec":{"command":["x"]}}"#);
+        let spec = std::sync::Arc::make_mut(&mut pod.object).spec.as_mut().unwrap();
+        let lifecycle = spec.containers[0].lifecycle.as_mut().unwrap();
+        lifecycle.pre_stop.as_mut().unwrap().exec.as_mut().unwrap().command = Some(vec![large]);
+        let labels = of(&pod);
+        assert!(!labels.contains_key(hook) && parse(&labels, "root").is_some_and(|it| it.grace_seconds == Some(30)));
     }
 }

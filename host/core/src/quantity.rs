@@ -42,7 +42,7 @@ pub fn parse(text: &str, scale: u32) -> Option<i64> {
         "Ti" => (2, 40),
         "Pi" => (2, 50),
         "Ei" => (2, 60),
-        other => (10, other.strip_prefix(['e', 'E'])?.parse().ok().filter(|exponent: &i32| exponent.abs() <= 30)?),
+        other => (10, other.strip_prefix(['e', 'E'])?.parse().ok().filter(|n: &i32| n.unsigned_abs() <= 30)?),
     };
     // Digits beyond the ninth after the point cannot matter but for rounding up.
     let kept = &fraction[..fraction.len().min(9)];
@@ -61,7 +61,7 @@ pub fn parse(text: &str, scale: u32) -> Option<i64> {
     }
     let mut result = numerator / denominator;
     if numerator % denominator != 0 || dropped {
-        result += 1;
+        result = result.checked_add(1)?;
     }
     i64::try_from(if negative { -result } else { result }).ok()
 }
@@ -181,6 +181,9 @@ mod tests {
             ("Gi", 0, None),
             ("1 Gi", 0, None),
             ("9Ei", 0, None),
+            ("1.5e-2147483648", 3, None),
+            // As much as 128 bits hold, and a little more.
+            ("170141183460469231731687303715.8841057271e9", 0, None),
         ];
         for (text, scale, expected) in cases {
             assert_eq!(parse(text, scale), expected, "{text}");
@@ -225,7 +228,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(text in "[-+]?[0-9]{0,30}\\.?[0-9]{0,30}([a-zA-Z]{0,3}|[eE][-+]?[0-9]{0,4})") {
+        fn never_panics(text in "[-+]?[0-9]{0,40}\\.?[0-9]{0,40}([a-zA-Z]{0,3}|[eE][-+]?[0-9]{0,10})") {
             let _ = parse(&text, 3);
         }
 

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OnceCell;
 
+use crate::entries::Entries;
 use crate::fault::Fault;
 use crate::lines::{Duplex, Lines};
 use crate::wire;
@@ -28,8 +29,10 @@ use crate::wire;
 pub(crate) const CALL: Duration = Duration::from_secs(120);
 /// Time limit of questions about the daemon itself.
 pub(crate) const ASK: Duration = Duration::from_secs(10);
-/// An answer that is not a stream may be this long: a list of thousands of containers is a few MiB.
+/// An answer that is not a stream may be this long.
 const ANSWER_LIMIT: usize = 64 << 20;
+/// A list of containers: a few KiB each, but some MiB of one with very long arguments or labels.
+const LIST_LIMIT: usize = 2 << 30;
 /// The oldest API that has what we need: Docker 20.10.
 const OLDEST: (usize, usize) = (1, 41);
 /// The newest API that bollard's types were generated from.
@@ -230,6 +233,20 @@ impl Connection {
         within(limit, whole).await
     }
 
+    /// Asks for a list at a path (with query) below the version, of which no more is kept than what is read of its entries.
+    pub(crate) async fn ask_list<T: DeserializeOwned>(&self, limit: Duration, path: &str) -> Result<Vec<T>, Fault> {
+        let whole = async {
+            match self.read_list(self.get(&self.versioned(path).await?)).await {
+                Err(fault) if speaks_otherwise(&fault) => {
+                    self.forget_session();
+                    self.read_list(self.get(&self.versioned(path).await?)).await
+                }
+                other => other,
+            }
+        };
+        within(limit, whole).await
+    }
+
     /// Opens a stream at a path (with query) below the version; the limit is for the head of the answer.
     pub(crate) async fn open(&self, limit: Duration, path: &str) -> Result<Incoming, Fault> {
         let whole = async {
@@ -300,6 +317,16 @@ impl Connection {
         let body = Limited::new(self.receive(request).await?.into_body(), ANSWER_LIMIT);
         let bytes = body.collect().await.map_err(|error| Fault::broken(&*error, &self.name))?.to_bytes();
         serde_json::from_slice(&bytes).map_err(|error| Fault::Nonsense(error.to_string()))
+    }
+
+    async fn read_list<T: DeserializeOwned>(&self, request: Result<BollardRequest, Fault>) -> Result<Vec<T>, Fault> {
+        let mut body = Limited::new(self.receive(request).await?.into_body(), LIST_LIMIT);
+        let (mut entries, mut found) = (Entries::new(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Fault::broken(&*error, &self.name))?;
+            entries.feed(&frame.into_data().unwrap_or_default(), &mut found)?;
+        }
+        entries.finish().map(|()| found)
     }
 
     async fn exchange(&self, request: BollardRequest) -> Result<Response<Incoming>, Error> {

@@ -29,8 +29,10 @@ const BUFFER: usize = 256;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// How often it is checked that the daemon is alive, and how long it may take to say so.
 const PING: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(10));
-/// An event is a few hundred bytes, and a few KiB with a pod's annotations.
+/// An event is a few hundred bytes, and a few KiB with a pod's annotations. One that is longer is passed over, up to its end.
 const LINE_LIMIT: usize = 1 << 20;
+/// So much of one without end: the stream is opened anew.
+const PASSED_LIMIT: usize = 64 << 20;
 /// What we hear of. Execs, of which probes make many, are left out.
 const HEARD: [&str; 9] = ["start", "restart", "die", "destroy", "pause", "unpause", "rename", "update", "oom"];
 
@@ -112,6 +114,8 @@ impl Watcher {
             self.tell(RuntimeEvent::Resync).await?;
         }
         let mut line = BytesMut::new();
+        // Bytes of an event that is too long, until its end comes.
+        let mut passed = 0;
         let mut next_ping = Instant::now() + PING.0;
         loop {
             // Reading a frame and sleeping are both safe to give up half-way.
@@ -126,21 +130,35 @@ impl Watcher {
                 }
                 () = self.sender.closed() => return Err(Unheard),
             };
-            let data = match frame {
+            let mut data = match frame {
                 None => return Ok("the daemon closed it".to_owned()),
                 Some(Err(error)) => return Ok(error.to_string()),
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
-            line.extend_from_slice(&data);
-            while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                self.hear(&line.split_to(end + 1)).await?;
+            while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+                let last = data.split_to(end + 1);
+                if std::mem::take(&mut passed) == 0 {
+                    line.extend_from_slice(&last);
+                    self.hear(&line.split()).await?;
+                }
             }
+            if passed > 0 {
+                passed += data.len();
+                if passed > PASSED_LIMIT {
+                    return Ok("an event without end".to_owned());
+                }
+                continue;
+            }
+            line.extend_from_slice(&data);
             // Old daemons write no line end after an event.
-            if serde_json::from_slice::<wire::Event>(&line).is_ok() {
+            if line.ends_with(b"}") && serde_json::from_slice::<wire::Event>(&line).is_ok() {
                 self.hear(&line.split()).await?;
             }
             if line.len() > LINE_LIMIT {
-                return Ok("an event without end".to_owned());
+                passed = line.len();
+                line = BytesMut::new();
+                tracing::warn!("an event of Docker's is passed over: it has more than {LINE_LIMIT} bytes");
+                self.tell(RuntimeEvent::Resync).await?;
             }
         }
     }

@@ -19,7 +19,7 @@ impl Docker {
     pub(crate) async fn find_foreign(&self) -> Result<Vec<ForeignContainer>, RuntimeError> {
         let path = format!("/containers/json?all=true&filters={}", filters(&[("label", &[labels::TYPE.to_owned()])]));
         let listed: Vec<wire::Summary> =
-            self.connection().ask(CALL, &path).await.map_err(|fault| fault.during("list containers"))?;
+            self.connection().ask_list(CALL, &path).await.map_err(|fault| fault.during("list containers"))?;
         Ok(listed.into_iter().filter_map(|summary| self.foreigner(summary)).collect())
     }
 

@@ -14,6 +14,7 @@ mod connection;
 mod content;
 mod create;
 mod docker;
+mod entries;
 mod events;
 mod exec;
 mod fault;

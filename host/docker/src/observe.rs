@@ -88,7 +88,7 @@ impl Docker {
         wanted.extend(pod.map(|uid| format!("{}={uid}", labels::POD_UID)));
         let path = format!("/containers/json?all=true&filters={}", filters(&[("label", &wanted)]));
         let listed: Vec<wire::Summary> =
-            self.connection().ask(CALL, &path).await.map_err(|fault| fault.during("list containers"))?;
+            self.connection().ask_list(CALL, &path).await.map_err(|fault| fault.during("list containers"))?;
         if pod.is_none() {
             let ids: HashSet<String> = listed.iter().filter_map(|summary| summary.id.clone()).collect();
             self.known().replace(ids);

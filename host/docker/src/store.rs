@@ -47,7 +47,7 @@ impl Docker {
     async fn used_images(&self) -> Result<HashSet<String>, RuntimeError> {
         let listed: Vec<wire::Summary> = self
             .connection()
-            .ask(CALL, "/containers/json?all=true")
+            .ask_list(CALL, "/containers/json?all=true")
             .await
             .map_err(|fault| fault.during("list containers"))?;
         let mut used: HashSet<String> = HashSet::new();
@@ -95,7 +95,7 @@ impl Docker {
         let mut ours = vec![format!("{}={}", labels::ROOT, self.root_id())];
         ours.extend(uid.map(|uid| format!("{}={uid}", labels::POD_UID)));
         let path = format!("/containers/json?all=true&size=true&filters={}", filters(&[("label", &ours)]));
-        let listed: Result<Vec<wire::Summary>, Fault> = self.connection().ask(MEASURE, &path).await;
+        let listed: Result<Vec<wire::Summary>, Fault> = self.connection().ask_list(MEASURE, &path).await;
         let listed = listed.map_err(|fault| fault.during("measure containers"))?;
         let size = |summary: wire::Summary| {
             // Docker leaves the size out where a container has written nothing.

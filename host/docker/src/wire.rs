@@ -2,9 +2,11 @@
 //! It must not interpret them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// `GET /version`.
 #[derive(Debug, Default, Deserialize)]
@@ -42,11 +44,49 @@ pub(crate) struct Summary {
     pub(crate) id: Option<String>,
     pub(crate) names: Option<Vec<String>>,
     pub(crate) state: Option<String>,
+    #[serde(deserialize_with = "read_labels")]
     pub(crate) labels: Option<BTreeMap<String, String>>,
     pub(crate) image: Option<String>,
     #[serde(rename = "ImageID")]
     pub(crate) image_id: Option<String>,
     pub(crate) size_rw: Option<i64>,
+}
+
+/// Begins of labels that are read of an entry of a list, which has all labels of each container, however large.
+const READ: [&str; 2] = ["dev.longshore.", "io.kubernetes."];
+
+fn read_labels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    Ok(Option::<Labels>::deserialize(from)?.map(|labels| labels.0))
+}
+
+struct Labels(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Labels, D::Error> {
+        from.deserialize_map(LabelsVisitor).map(Labels)
+    }
+}
+
+struct LabelsVisitor;
+
+impl<'de> Visitor<'de> for LabelsVisitor {
+    type Value = BTreeMap<String, String>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("labels")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut from: M) -> Result<Self::Value, M::Error> {
+        let mut labels = BTreeMap::new();
+        while let Some(key) = from.next_key::<String>()? {
+            if READ.iter().any(|begin| key.starts_with(begin)) {
+                labels.insert(key, from.next_value()?);
+            } else {
+                from.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(labels)
+    }
 }
 
 /// `GET /containers/{id}/json`.
@@ -193,4 +233,23 @@ pub(crate) struct Actor {
     #[serde(rename = "ID")]
     pub(crate) id: Option<String>,
     pub(crate) attributes: Option<BTreeMap<String, String>>,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_keeps_the_labels_that_are_read() {
+        let summary =
+            r#"{"Id":"a","Labels":{"x":"y","dev.longshore.root":"r","annotation.z":"z","io.kubernetes.pod.uid":"u"}}"#;
+        let summary: Summary = serde_json::from_str(summary).unwrap();
+        let labels: Vec<(String, String)> = summary.labels.unwrap().into_iter().collect();
+        let read = [("dev.longshore.root", "r"), ("io.kubernetes.pod.uid", "u")];
+        assert_eq!(labels, read.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        for none in ["{}", r#"{"Labels":null}"#] {
+            assert!(serde_json::from_str::<Summary>(none).unwrap().labels.is_none());
+        }
+    }
 }

@@ -41,13 +41,9 @@ pub(crate) async fn answer(api: &Api, namespace: &str, pod: &str, container: &st
         Ok(id) => id,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
-    // Each is a connection to Docker.
-    let Ok(place) = api.log_readers.clone().try_acquire_owned() else {
-        let most = api.config.log_readers;
-        return text(
-            StatusCode::TOO_MANY_REQUESTS,
-            format!("{most} logs are read on this node already, try again later"),
-        );
+    let place = match api.place_to_read() {
+        Ok(place) => place,
+        Err(why) => return text(StatusCode::TOO_MANY_REQUESTS, why),
     };
     let follow = wanted.options.follow;
     let mut chunks = (api.parts.logs)(&id, wanted.options).peekable();

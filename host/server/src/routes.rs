@@ -14,7 +14,7 @@ use longshore_core::pod::Source;
 use longshore_core::status;
 use longshore_core::view::PodView;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access::{Access, Refusal};
 use crate::config::{Parts, ServerConfig};
@@ -43,7 +43,9 @@ pub(crate) struct Api {
     pub(crate) parts: Parts,
     pub(crate) namespaces: Namespaces,
     pub(crate) processes: metrics::Processes,
-    pub(crate) log_readers: Arc<Semaphore>,
+    log_readers: Arc<Semaphore>,
+    /// Places for the commands of `/run`.
+    pub(crate) runs: Arc<Semaphore>,
     pub(crate) forwards: Semaphore,
     pub(crate) health: health::Tallies,
     access: Access,
@@ -54,9 +56,18 @@ impl Api {
     pub(crate) fn new(config: ServerConfig, parts: Parts, access: Access) -> Api {
         let (namespaces, processes, health) = Default::default();
         let log_readers = Arc::new(Semaphore::new(config.log_readers.max(1)));
+        let runs = Arc::new(Semaphore::new(run::AT_A_TIME));
         let forwards = Semaphore::new(config.forwards_in_all.max(1));
         let started = jiff::Timestamp::now();
-        Api { config, parts, namespaces, processes, log_readers, forwards, health, access, started }
+        Api { config, parts, namespaces, processes, log_readers, runs, forwards, health, access, started }
+    }
+
+    /// A place among those who read logs, each of whom has a connection to Docker or a process; or what to say when there
+    /// is none.
+    pub(crate) fn place_to_read(&self) -> Result<OwnedSemaphorePermit, String> {
+        let most = self.config.log_readers;
+        let words = |_| format!("{most} logs are read on this node already, try again later");
+        self.log_readers.clone().try_acquire_owned().map_err(words)
     }
 
     /// The newest pod of that name, or the one with that UID: an old one may still be ending.
@@ -193,9 +204,7 @@ async fn debugging(
         ["logs", ..] if !api.config.system_log_handler => {
             error(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.")
         }
-        ["logs", rest @ ..] if gets => {
-            node_logs::answer(&api.config, rest, query, request.uri(), request.headers()).await
-        }
+        ["logs", rest @ ..] if gets => node_logs::answer(api, rest, query, request.uri(), request.headers()).await,
         ["logs", ..] => not_allowed("GET"),
         ["run", _, _, _] | ["run", _, _, _, _] if !posts => not_allowed("POST"),
         ["run", namespace, pod, container] => run::run(api, (namespace, pod, None), container, query).await,

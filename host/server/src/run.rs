@@ -1,17 +1,27 @@
 //! `/run` and `/checkpoint` (`pkg/kubelet/server/server.go`). It must not stream anything.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
+use futures::stream;
 use http::StatusCode;
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use longshore_core::ports::streams::{Read, StreamedExec, Wants};
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::query::Query;
 use crate::routes::{Api, NoPod, has_container, respond, running, text};
 
 /// Output beyond this is thrown away: a process must not stand still for it.
 const OUTPUT: u64 = 16 << 20;
+/// Commands at a time: the whole output is kept until it is known how the command ended, for the answer begins with that.
+pub(crate) const AT_A_TIME: usize = 8;
+/// Of an answer, as much at a time.
+const PIECE: usize = 64 << 10;
 /// The command is let go after so long.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -30,13 +40,31 @@ pub(crate) async fn run(
     let Some(id) = id else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
     };
+    let Ok(place) = api.runs.clone().try_acquire_owned() else {
+        let why = format!("{AT_A_TIME} commands are run on this node already, try again later");
+        return text(StatusCode::TOO_MANY_REQUESTS, why);
+    };
     let command: Vec<String> = query.get("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();
     match tokio::time::timeout(LIMIT, output(api, id, command)).await {
         // The kubelet says so of whatever comes out.
-        Ok(Ok(out)) => respond(StatusCode::OK, "application/json", Body::from(out)),
-        Ok(Err(message)) => text(StatusCode::INTERNAL_SERVER_ERROR, message),
+        Ok(Ok(out)) => held(StatusCode::OK, "application/json", out, place),
+        Ok(Err(message)) => {
+            held(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", message.into_bytes(), place)
+        }
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the command did not end in time"),
     }
+}
+
+/// An answer that keeps its place until it is read.
+fn held(code: StatusCode, content_type: &'static str, out: Vec<u8>, place: OwnedSemaphorePermit) -> Response {
+    let length = HeaderValue::from(out.len());
+    let pieces = stream::unfold((Bytes::from(out), place), |(mut left, place)| async move {
+        let piece = left.split_to(left.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (left, place)))
+    });
+    let mut response = respond(code, content_type, Body::from_stream(pieces));
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    response
 }
 
 async fn output(api: &Api, container_id: String, command: Vec<String>) -> Result<Vec<u8>, String> {

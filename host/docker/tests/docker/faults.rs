@@ -194,6 +194,26 @@ async fn events_go_on_after_a_break() {
     assert!(seen.iter().filter(|event| **event == RuntimeEvent::Resync).count() >= 2, "{seen:?}");
 }
 
+/// Nothing of the others is lost, and nothing is asked again.
+#[tokio::test]
+async fn an_event_that_is_too_long_is_passed_over() {
+    let event = |note: &str| {
+        format!(
+            r#"{{"Action":"die","Actor":{{"ID":"x","Attributes":{{"dev.longshore.root":"r","annotation.note":"{note}",
+            "io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n","io.kubernetes.pod.uid":"u"}}}}}}"#
+        )
+        .replace('\n', "")
+    };
+    let stream = format!("{0}\n{1}\n{0}\n", event(""), event(&"}".repeat(3 << 20)));
+    let fake = Fake::new(move |_, _| Reply::Stall(chunk(&stream)));
+    let mut events = fake.docker.events();
+    let mut next = async || tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap();
+    assert!(matches!(next().await, RuntimeEvent::Changed { change: RuntimeChange::Died, .. }));
+    assert_eq!(next().await, RuntimeEvent::Resync);
+    assert!(matches!(next().await, RuntimeEvent::Changed { change: RuntimeChange::Died, .. }));
+    assert_eq!(fake.count("/events"), 1);
+}
+
 /// An inspect of a container of ours with the ID `abc`.
 const OURS: &str = r#"{"Id":"abc","Config":{"Labels":{"dev.longshore.root":"r","dev.longshore.attempt":"0",
     "io.kubernetes.docker.type":"container","io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n",

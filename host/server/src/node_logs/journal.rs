@@ -1,28 +1,50 @@
 //! Services' logs: those of the journal by journalctl, whose arguments are built from checked values alone, the others by
 //! their names in the log folder.
 
+use std::future::ready;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 use http::StatusCode;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::process::Command;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::io::ReaderStream;
 
 use super::wanted::Wanted;
 use super::{Found, look};
 use crate::routes::respond;
 
-/// Bytes of an answer.
-const OUTPUT: u64 = 16 << 20;
-/// How long it may take.
+/// Bytes that wait for a slow client.
+const AHEAD: usize = 64 << 10;
+/// Bytes of the names of all units, and of what a command says of its errors.
+const NAMES: u64 = 1 << 20;
+const ERRORS: u64 = 64 << 10;
+/// How long journalctl may take, its client's time to read it included.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Answers with what is found; what goes wrong is said within.
-pub(super) async fn answer(root: PathBuf, wanted: Wanted) -> Response {
+/// Answers with what is found, as it is found, and keeps a place until then; what goes wrong is said within.
+pub(super) fn answer(root: PathBuf, wanted: Wanted, place: OwnedSemaphorePermit) -> Response {
+    let (from, to) = tokio::io::duplex(AHEAD);
+    let writing = async move {
+        // It fails when nobody listens any more.
+        let _ = write(&root, &wanted, to).await;
+        drop(place);
+    };
+    // Both go on as the answer is read, and are over with it.
+    let written = stream::once(writing).filter_map(|()| ready(None::<io::Result<Bytes>>));
+    let body = Body::from_stream(stream::select(ReaderStream::new(from), written));
+    respond(StatusCode::OK, "text/plain;charset=UTF-8", body)
+}
+
+async fn write(root: &Path, wanted: &Wanted, mut to: DuplexStream) -> io::Result<()> {
     let deadline = Instant::now() + LIMIT;
     let units = units(deadline).await;
     let own = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|cgroup| own_unit(&cgroup));
@@ -30,30 +52,23 @@ pub(super) async fn answer(root: PathBuf, wanted: Wanted) -> Response {
     for service in &wanted.services {
         match unit(service, &units, own.as_deref()) {
             Some(unit) => native.push(unit),
-            None => files.push(service),
+            None => files.push(service.as_str()),
         }
     }
-    let mut out = Vec::new();
-    if !native.is_empty() && journal(&wanted, &native, deadline, &mut out).await.is_err() {
-        out.extend_from_slice(b"\nerror: journal output not available\n");
+    if !native.is_empty() && journal(wanted, &native, deadline, &mut to).await.is_err() {
+        to.write_all(b"\nerror: journal output not available\n").await?;
     }
     if !files.is_empty() && wanted.has_options() {
-        let names: Vec<&str> = files.iter().map(|name| name.as_str()).collect();
         let line = format!(
             "\noptions present and query resolved to log files for [{}]\ntry without specifying options\n",
-            names.join(" ")
+            files.join(" ")
         );
-        out.extend_from_slice(line.as_bytes());
-    } else if !files.is_empty() {
-        let names: Vec<String> = files.into_iter().cloned().collect();
-        let read = tokio::task::spawn_blocking(move || {
-            let mut out = Vec::new();
-            names.iter().for_each(|name| copy(&root, name, &mut out));
-            out
-        });
-        out.append(&mut read.await.unwrap_or_default());
+        return to.write_all(line.as_bytes()).await;
     }
-    respond(StatusCode::OK, "text/plain;charset=UTF-8", Body::from(out))
+    for name in files {
+        copy(root, name, &mut to).await?;
+    }
+    Ok(())
 }
 
 /// The unit in whose journal a service's log is: the one of that name, and of the kubelet this agent's own, which took its place.
@@ -75,12 +90,12 @@ fn own_unit(cgroup: &str) -> Option<String> {
 async fn units(deadline: Instant) -> String {
     let mut command = Command::new("journalctl");
     command.args(["--field", "_SYSTEMD_UNIT"]);
-    let mut names = Vec::new();
-    let _ = output(command, deadline, &mut names).await;
+    let mut names: Vec<u8> = Vec::new();
+    let _ = output(command, deadline, &mut names, NAMES).await;
     String::from_utf8_lossy(&names).into_owned()
 }
 
-async fn journal(wanted: &Wanted, units: &[String], deadline: Instant, out: &mut Vec<u8>) -> std::io::Result<()> {
+async fn journal(wanted: &Wanted, units: &[String], deadline: Instant, to: &mut DuplexStream) -> io::Result<()> {
     let mut command = Command::new("journalctl");
     command.args(["--utc", "--no-pager", "--output=short-precise"]);
     for (flag, time) in [("since", wanted.since), ("until", wanted.until)] {
@@ -98,58 +113,46 @@ async fn journal(wanted: &Wanted, units: &[String], deadline: Instant, out: &mut
     if let Some(boot) = wanted.boot {
         command.arg("--boot").arg(boot.to_string());
     }
-    output(command, deadline, out).await
+    output(command, deadline, to, u64::MAX).await
 }
 
-/// What a command prints, errors with it.
-async fn output(mut command: Command, deadline: Instant, out: &mut Vec<u8>) -> std::io::Result<()> {
+/// What a command prints, as far as it comes in time, and then its errors.
+async fn output(
+    mut command: Command,
+    deadline: Instant,
+    to: &mut (impl AsyncWrite + Unpin),
+    most: u64,
+) -> io::Result<()> {
     command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let (from, errors) = (child.stdout.take(), child.stderr.take());
-    let read = async {
-        let first = async {
-            match from {
-                Some(from) => from.take(OUTPUT).read_to_end(&mut stdout).await.map(drop),
-                None => Ok(()),
-            }
-        };
-        let second = async {
-            match errors {
-                Some(errors) => errors.take(OUTPUT).read_to_end(&mut stderr).await.map(drop),
-                None => Ok(()),
-            }
-        };
-        tokio::try_join!(first, second).map(drop)
-    };
+    let (Some(from), Some(errors)) = (child.stdout.take(), child.stderr.take()) else { return Ok(()) };
+    let (mut from, mut errors, mut said) = (from.take(most), errors.take(ERRORS), Vec::new());
+    let read = async { tokio::try_join!(tokio::io::copy(&mut from, to), errors.read_to_end(&mut said)) };
     let ended = timeout_at(deadline, read).await;
-    // What came in time is worth something.
-    out.append(&mut stdout);
-    out.append(&mut stderr);
-    ended.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+    to.write_all(&said).await?;
+    ended.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map(drop)
 }
 
-/// Copies `<name>`, `<name>.log` or `<name>/<name>.log` of the log folder, the first that is a file.
-fn copy(root: &Path, name: &str, out: &mut Vec<u8>) {
-    use std::io::Read;
+/// Copies `<name>`, `<name>.log` or `<name>/<name>.log` of the log folder, the first that is a file, as long as it is now.
+async fn copy(root: &Path, name: &str, to: &mut DuplexStream) -> io::Result<()> {
     for file in [name.to_owned(), format!("{name}.log"), format!("{name}/{name}.log")] {
-        match look(root, Path::new(&file)) {
+        let root = root.to_owned();
+        let found = tokio::task::spawn_blocking(move || look(&root, Path::new(&file))).await;
+        let error = match found.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(Found::File(opened)) => {
-                let left = OUTPUT.saturating_sub(out.len() as u64);
-                if let Err(error) = opened.file.take(left).read_to_end(out) {
-                    out.extend_from_slice(format!("\nerror getting log for {name}: {error}\n").as_bytes());
+                let mut from = tokio::fs::File::from_std(opened.file).take(opened.size);
+                match tokio::io::copy(&mut from, to).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => error,
                 }
-                return;
             }
-            Ok(Found::Folder(_)) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                out.extend_from_slice(format!("\nerror getting log for {name}: {error}\n").as_bytes());
-                return;
-            }
-        }
+            Ok(Found::Folder(_)) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => error,
+        };
+        return to.write_all(format!("\nerror getting log for {name}: {error}\n").as_bytes()).await;
     }
-    out.extend_from_slice(format!("\nlog not found for {name}\n").as_bytes());
+    to.write_all(format!("\nlog not found for {name}\n").as_bytes()).await
 }
 
 #[cfg(test)]

@@ -13,9 +13,8 @@ use file::Opened;
 use http::header::{HeaderValue, LOCATION};
 use http::{HeaderMap, StatusCode, Uri};
 
-use crate::config::ServerConfig;
 use crate::query::Query;
-use crate::routes::{error, missing, respond, text};
+use crate::routes::{Api, error, missing, respond, text};
 
 /// Entries of a folder's page.
 const ENTRIES: usize = 10_000;
@@ -35,14 +34,9 @@ fn moved(to: &str, uri: &Uri) -> Response {
     response
 }
 
-pub(crate) async fn answer(
-    config: &ServerConfig,
-    rest: &[&str],
-    query: &Query,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Response {
+pub(crate) async fn answer(api: &Api, rest: &[&str], query: &Query, uri: &Uri, headers: &HeaderMap) -> Response {
     let Some(last) = rest.last() else { return moved("/logs/", uri) };
+    let config = &api.config;
     let root = config.log_folder.clone();
     let mut path: PathBuf = rest.iter().filter(|part| !part.is_empty()).collect();
     // Those of a query, whose answers are of another kind.
@@ -59,7 +53,12 @@ pub(crate) async fn answer(
                     return error(StatusCode::NOT_ACCEPTABLE, &why);
                 }
                 match wanted.files.first() {
-                    None => return journal::answer(root, wanted).await,
+                    None => {
+                        return match api.place_to_read() {
+                            Ok(place) => journal::answer(root, wanted, place),
+                            Err(why) => text(StatusCode::TOO_MANY_REQUESTS, why),
+                        };
+                    }
                     Some(file) => path = file.trim_start_matches('/').into(),
                 }
                 asked = Some(wanted.files);

@@ -392,11 +392,13 @@ async fn logs_of_services() {
     let world = master(|config| config.system_log_query = true).await;
     std::fs::create_dir(world.folder.path().join("log/deep")).unwrap();
     std::fs::write(world.folder.path().join("log/deep/deep.log"), "a deep line\n").unwrap();
+    let large = std::fs::File::create(world.folder.path().join("log/large.log")).unwrap();
+    large.set_len(17 << 20).unwrap();
     for (path, code, part) in [
         ("/logs/", 200, "<a href=\"one\">one</a>"),
         ("/logs/one", 200, "a line"),
-        ("/logs/?query=one", 200, "\r\n\r\na line\n"),
-        ("/logs/?query=deep", 200, "\r\n\r\na deep line\n"),
+        ("/logs/?query=one", 200, "\r\na line\n"),
+        ("/logs/?query=deep", 200, "\r\na deep line\n"),
         ("/logs/?query=%2Fone", 200, "a line\n"),
         ("/logs/?query=none", 200, "\nlog not found for none\n"),
         ("/logs/?query=one&tailLines=1", 200, "\noptions present and query resolved to log files for [one]\n"),
@@ -409,4 +411,6 @@ async fn logs_of_services() {
         let answer = world.get("t", path).await;
         assert!(answer.code == code && answer.text.contains(part), "{path}: {answer:?}");
     }
+    let answer = world.get("t", "/logs/?query=large").await;
+    assert!(answer.code == 200 && answer.text.len() > 17 << 20, "{}", answer.text.len());
 }

@@ -80,19 +80,53 @@ async fn who_waits_for_an_answer_stays() {
 /// However many a connection may ask for.
 #[tokio::test]
 async fn logs_that_are_read_are_bounded() {
-    let world = World::new(|config| config.log_readers = 2).await;
-    world.allow("master", "t", &["proxy"]);
+    let world = World::new(|config| (config.log_readers, config.system_log_query) = (2, true)).await;
+    world.allow("master", "t", &["proxy", "log"]);
     let (mut client, _connection) = world.http2(&Caller::default(), WINDOW).await;
-    let mut ask = async || client.send_request(get("/containerLogs/n/p/silent?follow=true", Some("t"))).await.unwrap();
-    let _first = ask().await;
-    let second = ask().await;
-    let third = ask().await;
-    assert_eq!((second.status(), third.status()), (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS));
-    let words = third.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(words, "2 logs are read on this node already, try again later");
+    let (container, service) = ("/containerLogs/n/p/silent?follow=true", "/logs/?query=one");
+    let mut ask = async |path: &str| client.send_request(get(path, Some("t"))).await.unwrap();
+    let _first = ask(container).await;
+    let second = ask(container).await;
+    assert_eq!(second.status(), StatusCode::OK);
+    for path in [container, service] {
+        let third = ask(path).await;
+        assert_eq!(third.status(), StatusCode::TOO_MANY_REQUESTS);
+        let words = third.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(words, "2 logs are read on this node already, try again later");
+    }
     drop(second);
     let end = Instant::now() + Duration::from_secs(30);
-    while ask().await.status() != StatusCode::OK {
+    for path in [service, container] {
+        while ask(path).await.status() != StatusCode::OK {
+            assert!(Instant::now() < end, "places are not given back");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// The output of each is kept until it ends.
+#[tokio::test]
+async fn commands_that_are_run_are_bounded() {
+    let world = World::new(|_| {}).await;
+    world.allow("master", "t", &["proxy"]);
+    let (mut client, _connection) = world.http2(&Caller::default(), WINDOW).await;
+    let mut run = |command: &str| {
+        let request = Request::post(format!("https://node/run/n/p/c?cmd={command}"));
+        client.send_request(request.header("authorization", "Bearer t").body(Body::empty()).unwrap())
+    };
+    let (refused, _, others) = futures::future::select_all((0..9).map(|_| Box::pin(run("hang")))).await;
+    let refused = refused.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let words = refused.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(words, "8 commands are run on this node already, try again later");
+    drop(others);
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = run("true").await.unwrap();
+        if answer.status() == StatusCode::OK {
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "saiderr");
+            return;
+        }
         assert!(Instant::now() < end, "places are not given back");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

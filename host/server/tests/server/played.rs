@@ -243,6 +243,7 @@ impl ContainerStreams for Echo {
         match exec.command.join(" ").as_str() {
             "chatter" => Ok(chatter()),
             "true" => Ok(echo(exec.wants, 0)),
+            "hang" => pending().await,
             _ => Ok(echo(exec.wants, 3)),
         }
     }
