@@ -158,7 +158,7 @@ impl Watcher {
                 passed = line.len();
                 line = BytesMut::new();
                 tracing::warn!("an event of Docker's is passed over: it has more than {LINE_LIMIT} bytes");
-                self.tell(RuntimeEvent::Resync).await?;
+                self.lose().await?;
             }
         }
     }
@@ -171,11 +171,17 @@ impl Watcher {
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(%error, "an event of Docker's cannot be read");
-                return self.tell(RuntimeEvent::Resync).await;
+                return self.lose().await;
             }
         };
         let Some(event) = self.translate(event) else { return Ok(()) };
         self.tell(event).await
+    }
+
+    /// For an event of which nothing is known.
+    async fn lose(&self) -> Result<(), Unheard> {
+        self.docker.known().all_stale();
+        self.tell(RuntimeEvent::Resync).await
     }
 
     fn translate(&self, event: wire::Event) -> Option<RuntimeEvent> {
@@ -208,5 +214,29 @@ impl Watcher {
 
     async fn tell(&self, event: RuntimeEvent) -> Result<(), Unheard> {
         self.sender.send(event).await.map_err(|_| Unheard)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use longshore_core::observed::Observation;
+
+    use super::*;
+    use crate::DockerOptions;
+
+    /// It may have been about any of them.
+    #[tokio::test]
+    async fn an_event_that_cannot_be_read_makes_all_looks_stale() {
+        let docker = Docker::connect("unix:///nowhere", "r".to_owned(), DockerOptions::default()).unwrap();
+        let pod = PodId { namespace: "n".to_owned(), name: "p".to_owned(), uid: "u".to_owned() };
+        let (known, look) = (docker.known(), Observation::Unseen { id: "a".to_owned(), pod });
+        known.stream_up();
+        known.keep(known.epoch(), "running".to_owned(), &look);
+        assert_eq!(known.look("a", "running"), Some(look));
+        let (sender, mut heard) = mpsc::channel(1);
+        assert!(Watcher { docker: docker.clone(), sender }.hear(b"rubbish\n").await.is_ok());
+        assert_eq!(heard.recv().await, Some(RuntimeEvent::Resync));
+        assert_eq!(known.look("a", "running"), None);
     }
 }

@@ -150,6 +150,13 @@ impl Known {
         inner.epoch += 1;
     }
 
+    /// Something happened, and nobody knows to which.
+    pub(crate) fn all_stale(&self) {
+        let mut inner = self.inner();
+        inner.looks.clear();
+        inner.epoch += 1;
+    }
+
     pub(crate) fn image(&self, id: &str) -> Option<String> {
         self.inner().images.get(id).cloned()
     }
