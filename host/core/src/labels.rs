@@ -1,7 +1,7 @@
 //! Names and labels of what we make in the runtime: dockershim's, so that existing tools know them, and ours.
 //!
 //! As `pkg/kubelet/dockershim/{naming,helpers}.go` and `pkg/kubelet/kuberuntime/labels.go` of Kubernetes 1.20.
-//! What is ours is told by [`ROOT`] alone, never by a name or by dockershim's labels.
+//! What is ours carries [`ROOT`]; it is never told by a name or by dockershim's labels.
 
 use std::collections::BTreeMap;
 
