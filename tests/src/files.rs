@@ -9,7 +9,9 @@ use futures::StreamExt;
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::credentials::access::PullRecord;
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, Records, SubPath};
+use longshore_core::ports::files::{
+    DiskUsage, FileStore, FilesError, Measured, PodFiles, PodFilesSpec, Records, SubPath,
+};
 use longshore_core::ports::pulls::PullRecords;
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
@@ -29,7 +31,8 @@ pub struct FakeFiles {
     /// The only volumes that each pod was left, where it was told.
     only: Mutex<BTreeMap<String, BTreeSet<String>>>,
     used: Mutex<u64>,
-    of_pods: Mutex<BTreeMap<String, u64>>,
+    /// With whether that is all.
+    of_pods: Mutex<BTreeMap<String, (u64, bool)>>,
     released: Mutex<BTreeSet<String>>,
     unpacked: Mutex<BTreeSet<String>>,
     /// What files of volumes hold, by path, whichever pod's.
@@ -57,7 +60,12 @@ impl FakeFiles {
 
     /// Every folder of that pod holds so many bytes from now on.
     pub fn pod_holds(&self, uid: &str, bytes: u64) {
-        self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), bytes);
+        self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), (bytes, true));
+    }
+
+    /// So many, and more that cannot be counted.
+    pub fn pod_holds_at_least(&self, uid: &str, bytes: u64) {
+        self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), (bytes, false));
     }
 
     fn fail_to_release(&self, which: usize) -> Result<(), FilesError> {
@@ -240,12 +248,13 @@ impl FileStore for FakeFiles {
         Ok("{}".to_owned())
     }
 
-    async fn usage(&self, path: &Path) -> Option<DiskUsage> {
+    async fn usage(&self, path: &Path) -> Option<Measured> {
         let uid = path.strip_prefix("/pods").ok().and_then(|rest| rest.iter().next()?.to_str());
         let of_pods = self.of_pods.lock().unwrap_or_else(PoisonError::into_inner);
         let own = uid.and_then(|uid| of_pods.get(uid).copied());
-        let bytes = own.unwrap_or_else(|| *self.used.lock().unwrap_or_else(PoisonError::into_inner));
-        Some(DiskUsage { bytes, inodes: 1 })
+        let all = || (*self.used.lock().unwrap_or_else(PoisonError::into_inner), true);
+        let (bytes, whole) = own.unwrap_or_else(all);
+        Some(Measured { usage: DiskUsage { bytes, inodes: 1 }, whole })
     }
 }
 

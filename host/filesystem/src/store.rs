@@ -15,7 +15,7 @@ use futures::StreamExt;
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::node::CgroupDriver;
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, Records, SubPath};
+use longshore_core::ports::files::{FileStore, FilesError, Measured, PodFiles, PodFilesSpec, Records, SubPath};
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeKind;
@@ -483,10 +483,13 @@ impl FileStore for Files {
         self.job("seccomp".to_owned(), &place, LIMIT, move |inner| seccomp::read(&inner.layout.root, &name)).await
     }
 
-    async fn usage(&self, path: &Path) -> Option<DiskUsage> {
+    async fn usage(&self, path: &Path) -> Option<Measured> {
         let path = path.to_owned();
         let measured = tokio::task::spawn_blocking(move || usage::measure(&path, Instant::now() + USAGE_LIMIT));
-        tokio::time::timeout(USAGE_LIMIT * 2, measured).await.ok()?.ok()?
+        let Ok(Ok(measured)) = tokio::time::timeout(USAGE_LIMIT * 2, measured).await else {
+            return Some(Measured::default());
+        };
+        measured
     }
 }
 

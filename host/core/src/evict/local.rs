@@ -32,8 +32,8 @@ pub fn watched(pod: &Pod, node: &NodeFacts) -> Watched {
 }
 
 /// The message of a pod that takes more than it may; `None` of one that keeps to its limits. `dedicated` is whether writable
-/// layers are on a disk of their own: then a container is held to its limit by its logs alone. What was not measured
-/// counts as nothing.
+/// layers are on a disk of their own: then a container is held to its limit by its logs alone. What was not counted is
+/// nothing: what was may be too much already.
 pub fn exceeded(pod: &Pod, usage: &PodUse, dedicated: bool) -> Option<String> {
     for (name, limit, text) in volume::size_limits(pod) {
         if usage.volumes.get(&name).is_some_and(|used| used.bytes > limit) {

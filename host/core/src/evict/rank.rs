@@ -32,6 +32,8 @@ pub struct PodUse {
     pub containers: BTreeMap<String, ContainerUse>,
     /// Its volumes on the node's disk, by name.
     pub volumes: BTreeMap<String, DiskUsage>,
+    /// Whether its files could not all be counted: it takes more on the disk than this says.
+    pub partial: bool,
 }
 
 /// A pod that may be evicted.
@@ -53,7 +55,10 @@ type Key = (i32, bool, bool, i32, Reverse<i128>, PodId);
 
 fn key(candidate: &Candidate<'_>, signal: Signal, dedicated: bool) -> Key {
     let Candidate { pod, usage } = candidate;
-    let known = usage.is_some();
+    let of_disk = matches!(signal.resource(), Resource::EphemeralStorage | Resource::Inodes);
+    let of_files = of_disk && (!dedicated || !signal.is_of_images());
+    // Nobody escapes by files that take too long to count.
+    let known = usage.as_ref().is_some_and(|usage| !(of_files && usage.partial));
     let empty = PodUse::default();
     let usage = usage.as_ref().unwrap_or(&empty);
     let (used, asked) = match signal.resource() {
