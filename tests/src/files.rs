@@ -143,7 +143,8 @@ impl FileStore for FakeFiles {
         }
         let folder = PathBuf::from(format!("/pods/{}/volume", spec.pod.uid));
         let volumes = spec.volumes.iter().map(|volume| (volume.name.clone(), folder.clone()));
-        Ok(PodFiles { volumes: volumes.collect(), resolv_conf: "/resolv.conf".into(), hosts: "/hosts".into() })
+        let [resolv_conf, hosts, messages] = ["/resolv.conf", "/hosts", "/messages"].map(PathBuf::from);
+        Ok(PodFiles { volumes: volumes.collect(), resolv_conf, hosts, messages })
     }
 
     async fn write_hosts(&self, _: &PodId, _: &str) -> Result<(), FilesError> {

@@ -57,7 +57,8 @@ async fn of_cgroup(shared: &Shared, member: &Member) -> Option<PodUse> {
     Some(PodUse { memory, processes: seen.usage.processes, containers: containers.collect(), ..PodUse::default() })
 }
 
-/// Adds what the pod takes on the disk: its volumes, its logs, and its writable layers as `layers` has them by container ID.
+/// Adds what the pod takes on the disk: its volumes and other files, its logs, and its writable layers as `layers` has them by
+/// container ID.
 pub(crate) async fn add_disk(
     files: &dyn FileStore,
     member: &Member,
@@ -68,6 +69,12 @@ pub(crate) async fn add_disk(
         let Some(path) = member.volumes.get(&name) else { continue };
         if let Some(found) = files.usage(path).await {
             usage.volumes.insert(name, found.usage);
+            usage.partial |= !found.whole;
+        }
+    }
+    for path in &member.files {
+        if let Some(found) = files.usage(path).await {
+            usage.files = usage.files.plus(found.usage);
             usage.partial |= !found.whole;
         }
     }

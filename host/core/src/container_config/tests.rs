@@ -45,6 +45,7 @@ fn files(pod: &Pod) -> PodFiles {
         volumes: names.map(|name| (name.clone(), PathBuf::from(format!("/volumes/{name}")))).collect(),
         resolv_conf: PathBuf::from("/pods/uid/resolv.conf"),
         hosts: PathBuf::from("/pods/uid/etc-hosts"),
+        messages: PathBuf::from("/pods/uid/containers"),
     }
 }
 

@@ -32,6 +32,8 @@ pub struct PodUse {
     pub containers: BTreeMap<String, ContainerUse>,
     /// Its volumes on the node's disk, by name.
     pub volumes: BTreeMap<String, DiskUsage>,
+    /// Files of its own that its containers write in.
+    pub files: DiskUsage,
     /// Whether its files could not all be counted: it takes more on the disk than this says.
     pub partial: bool,
 }
@@ -92,5 +94,6 @@ fn disk(usage: &PodUse, signal: Signal, dedicated: bool) -> DiskUsage {
         [container.rootfs.filter(|_| layers), container.logs.filter(|_| rest)].into_iter().flatten()
     });
     let volumes = usage.volumes.values().copied().filter(|_| rest);
-    of_containers.chain(volumes).fold(DiskUsage::default(), DiskUsage::plus)
+    let files = rest.then_some(usage.files);
+    of_containers.chain(volumes).chain(files).fold(DiskUsage::default(), DiskUsage::plus)
 }

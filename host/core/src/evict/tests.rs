@@ -357,7 +357,8 @@ proptest! {
         let container = ContainerUse { memory: Some(memory), rootfs: disk, logs: disk };
         let volumes = BTreeMap::from([("v".to_owned(), DiskUsage { bytes, inodes: bytes })]);
         let containers = BTreeMap::from([("c".to_owned(), container)]);
-        let usage = PodUse { memory: Some(memory), processes: Some(bytes), containers, volumes, partial: false };
+        let (processes, files) = (Some(bytes), DiskUsage { bytes, inodes: bytes });
+        let usage = PodUse { memory: Some(memory), processes, containers, volumes, files, partial: false };
         for signal in Signal::ALL {
             let starved = Starved { threshold: hard(signal, i64::MAX), quantity: i64::MAX, available: i64::MIN };
             let (text, _) = message(&starved, &pod, Some(&usage));

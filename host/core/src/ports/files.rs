@@ -62,6 +62,8 @@ pub struct PodFiles {
     pub resolv_conf: PathBuf,
     /// Its hosts file (see [`FileStore::write_hosts`]).
     pub hosts: PathBuf,
+    /// Folder of its containers' termination messages, which is there with the first.
+    pub messages: PathBuf,
 }
 
 /// A part of a volume that is mounted in its place.
