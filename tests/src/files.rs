@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -16,6 +16,7 @@ use longshore_core::ports::pulls::PullRecords;
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeSpec;
+use tokio::sync::Barrier;
 
 /// The disk.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ pub struct FakeFiles {
     used: Mutex<u64>,
     /// With whether that is all.
     of_pods: Mutex<BTreeMap<String, (u64, bool)>>,
+    /// Where volumes wait to be measured until so many are.
+    measuring: Mutex<Option<Arc<Barrier>>>,
     released: Mutex<BTreeSet<String>>,
     unpacked: Mutex<BTreeSet<String>>,
     /// What files of volumes hold, by path, whichever pod's.
@@ -61,6 +64,11 @@ impl FakeFiles {
     /// Every folder of that pod holds so many bytes from now on.
     pub fn pod_holds(&self, uid: &str, bytes: u64) {
         self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), (bytes, true));
+    }
+
+    /// Volumes of pods are measured so many at a time from now on, or not at all.
+    pub fn measures_together(&self, volumes: usize) {
+        *self.measuring.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Barrier::new(volumes)));
     }
 
     /// So many, and more that cannot be counted.
@@ -251,6 +259,10 @@ impl FileStore for FakeFiles {
 
     async fn usage(&self, path: &Path) -> Option<Measured> {
         let uid = path.strip_prefix("/pods").ok().and_then(|rest| rest.iter().next()?.to_str());
+        let measuring = self.measuring.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(measuring) = measuring.filter(|_| uid.is_some()) {
+            measuring.wait().await;
+        }
         let of_pods = self.of_pods.lock().unwrap_or_else(PoisonError::into_inner);
         let own = uid.and_then(|uid| of_pods.get(uid).copied());
         let all = || (*self.used.lock().unwrap_or_else(PoisonError::into_inner), true);

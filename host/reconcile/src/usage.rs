@@ -15,6 +15,8 @@ use crate::roster::Member;
 
 /// How long numbers may take to be read.
 const STATS: Duration = Duration::from_secs(10);
+/// How long it may be counted what a pod has on the disk, while others wait for that.
+const DISK: Duration = Duration::from_secs(20);
 /// Older files of a container's log that are looked for beside the newest.
 const OLDER_LOGS: usize = 100;
 
@@ -31,7 +33,9 @@ pub(crate) async fn of_node(shared: &Shared) -> NodeUsage {
 pub(crate) async fn of_pod(shared: &Shared, member: &Member, layers: Option<&Layers>) -> Option<PodUse> {
     let mut used = of_cgroup(shared, member).await?;
     if let Some(layers) = layers {
-        add_disk(shared.ports.files.as_ref(), member, layers.as_ref(), &mut used).await;
+        let counting = add_disk(shared.ports.files.as_ref(), member, layers.as_ref(), &mut used);
+        let is_late = tokio::time::timeout(DISK, counting).await.is_err();
+        used.partial |= is_late;
     }
     Some(used)
 }
@@ -58,7 +62,7 @@ async fn of_cgroup(shared: &Shared, member: &Member) -> Option<PodUse> {
 }
 
 /// Adds what the pod takes on the disk: its volumes and other files, its logs, and its writable layers as `layers` has them by
-/// container ID.
+/// container ID. What was added stays when this is given up.
 pub(crate) async fn add_disk(
     files: &dyn FileStore,
     member: &Member,
