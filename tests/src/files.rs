@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::credentials::access::PullRecord;
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, Records, SubPath};
+use longshore_core::ports::files::{
+    DiskUsage, FileStore, FilesError, Measured, PodFiles, PodFilesSpec, Records, SubPath,
+};
 use longshore_core::ports::pulls::PullRecords;
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeSpec;
+use tokio::sync::Barrier;
 
 /// The disk.
 #[derive(Debug, Default)]
@@ -29,7 +32,10 @@ pub struct FakeFiles {
     /// The only volumes that each pod was left, where it was told.
     only: Mutex<BTreeMap<String, BTreeSet<String>>>,
     used: Mutex<u64>,
-    of_pods: Mutex<BTreeMap<String, u64>>,
+    /// With whether that is all.
+    of_pods: Mutex<BTreeMap<String, (u64, bool)>>,
+    /// Where volumes wait to be measured until so many are.
+    measuring: Mutex<Option<Arc<Barrier>>>,
     released: Mutex<BTreeSet<String>>,
     unpacked: Mutex<BTreeSet<String>>,
     /// What files of volumes hold, by path, whichever pod's.
@@ -57,7 +63,17 @@ impl FakeFiles {
 
     /// Every folder of that pod holds so many bytes from now on.
     pub fn pod_holds(&self, uid: &str, bytes: u64) {
-        self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), bytes);
+        self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), (bytes, true));
+    }
+
+    /// Volumes of pods are measured so many at a time from now on, or not at all.
+    pub fn measures_together(&self, volumes: usize) {
+        *self.measuring.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Barrier::new(volumes)));
+    }
+
+    /// So many, and more that cannot be counted.
+    pub fn pod_holds_at_least(&self, uid: &str, bytes: u64) {
+        self.of_pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), (bytes, false));
     }
 
     fn fail_to_release(&self, which: usize) -> Result<(), FilesError> {
@@ -135,7 +151,8 @@ impl FileStore for FakeFiles {
         }
         let folder = PathBuf::from(format!("/pods/{}/volume", spec.pod.uid));
         let volumes = spec.volumes.iter().map(|volume| (volume.name.clone(), folder.clone()));
-        Ok(PodFiles { volumes: volumes.collect(), resolv_conf: "/resolv.conf".into(), hosts: "/hosts".into() })
+        let [resolv_conf, hosts, messages] = ["/resolv.conf", "/hosts", "/messages"].map(PathBuf::from);
+        Ok(PodFiles { volumes: volumes.collect(), resolv_conf, hosts, messages })
     }
 
     async fn write_hosts(&self, _: &PodId, _: &str) -> Result<(), FilesError> {
@@ -240,12 +257,17 @@ impl FileStore for FakeFiles {
         Ok("{}".to_owned())
     }
 
-    async fn usage(&self, path: &Path) -> Option<DiskUsage> {
+    async fn usage(&self, path: &Path) -> Option<Measured> {
         let uid = path.strip_prefix("/pods").ok().and_then(|rest| rest.iter().next()?.to_str());
+        let measuring = self.measuring.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(measuring) = measuring.filter(|_| uid.is_some()) {
+            measuring.wait().await;
+        }
         let of_pods = self.of_pods.lock().unwrap_or_else(PoisonError::into_inner);
         let own = uid.and_then(|uid| of_pods.get(uid).copied());
-        let bytes = own.unwrap_or_else(|| *self.used.lock().unwrap_or_else(PoisonError::into_inner));
-        Some(DiskUsage { bytes, inodes: 1 })
+        let all = || (*self.used.lock().unwrap_or_else(PoisonError::into_inner), true);
+        let (bytes, whole) = own.unwrap_or_else(all);
+        Some(Measured { usage: DiskUsage { bytes, inodes: 1 }, whole })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Names and labels of what we make in the runtime: dockershim's, so that existing tools know them, and ours.
 //!
 //! As `pkg/kubelet/dockershim/{naming,helpers}.go` and `pkg/kubelet/kuberuntime/labels.go` of Kubernetes 1.20.
-//! What is ours is told by [`ROOT`] alone, never by a name or by dockershim's labels.
+//! What is ours carries [`ROOT`]; it is never told by a name or by dockershim's labels.
 
 use std::collections::BTreeMap;
 
@@ -22,15 +22,15 @@ pub const ATTEMPT: &str = "dev.longshore.attempt";
 pub const KIND: &str = "dev.longshore.kind";
 /// The image as the pod named it.
 pub const IMAGE: &str = "dev.longshore.image";
-/// Path on the node of the file behind the container's termination message.
+/// Path on the node of the file behind the container's termination message; empty where there is none.
 pub const TERMINATION_FILE: &str = "dev.longshore.termination-file";
 
-/// IDs of the images that it mounts as volumes, in the order of the volumes' names, separated by commas; absent where there
-/// are none.
+/// IDs of the images that it mounts as volumes, in the order of the volumes' names, separated by commas; empty where there
+/// are none, so that the image's own label is not taken for ours.
 pub const IMAGES: &str = "dev.longshore.images";
 
-/// Indices of its `volumeMounts` that are read-only with all that is mounted below, separated by commas; absent where no mount
-/// asks for that, and on those of before it was kept.
+/// Indices of its `volumeMounts` that are read-only with all that is mounted below, separated by commas; absent on those of
+/// before it was kept.
 pub const RECURSIVE: &str = "dev.longshore.recursive-read-only";
 
 /// `podsandbox` or `container`.
@@ -149,16 +149,10 @@ pub fn for_container(
     labels.insert(IMAGE.to_owned(), spec.image.clone().unwrap_or_default());
     labels.insert(SANDBOX_ID.to_owned(), facts.sandbox_id.to_owned());
     labels.insert(LOG_PATH.to_owned(), facts.log_path.to_owned());
-    if let Some(file) = facts.termination_file {
-        labels.insert(TERMINATION_FILE.to_owned(), file.to_owned());
-    }
-    if !facts.images.is_empty() {
-        labels.insert(IMAGES.to_owned(), facts.images.join(","));
-    }
-    if let Some(recursive) = facts.recursive {
-        let indices: Vec<String> = recursive.iter().map(usize::to_string).collect();
-        labels.insert(RECURSIVE.to_owned(), indices.join(","));
-    }
+    labels.insert(TERMINATION_FILE.to_owned(), facts.termination_file.unwrap_or_default().to_owned());
+    labels.insert(IMAGES.to_owned(), facts.images.join(","));
+    let recursive: Vec<String> = facts.recursive.unwrap_or_default().iter().map(usize::to_string).collect();
+    labels.insert(RECURSIVE.to_owned(), recursive.join(","));
     annotate(&mut labels, "io.kubernetes.container.hash", hash.to_owned());
     annotate(&mut labels, "io.kubernetes.container.restartCount", facts.attempt.to_string());
     let mut own = BTreeMap::new();
@@ -196,6 +190,7 @@ pub fn parse(labels: &BTreeMap<String, String>, root: &str) -> Option<Parsed> {
         return None;
     }
     let text = |key: &str| labels.get(key).cloned();
+    let some = |text: &&str| !text.is_empty();
     let annotation = |key: &str| labels.get(&format!("{ANNOTATION_PREFIX}{key}")).cloned();
     Some(Parsed {
         pod: PodId { namespace: text(POD_NAMESPACE)?, name: text(POD_NAME)?, uid: text(POD_UID)? },
@@ -215,9 +210,9 @@ pub fn parse(labels: &BTreeMap<String, String>, root: &str) -> Option<Parsed> {
         qos: text(QOS).as_deref().and_then(Qos::of),
         sandbox_id: text(SANDBOX_ID).unwrap_or_default(),
         image: text(IMAGE).unwrap_or_default(),
-        images: text(IMAGES).iter().flat_map(|images| images.split(',')).map(str::to_owned).collect(),
+        images: text(IMAGES).iter().flat_map(|images| images.split(',')).filter(some).map(str::to_owned).collect(),
         recursive: text(RECURSIVE).map(|list| list.split(',').filter_map(|index| index.parse().ok()).collect()),
-        termination_file: text(TERMINATION_FILE),
+        termination_file: text(TERMINATION_FILE).filter(|file| !file.is_empty()),
         grace_seconds: annotation("io.kubernetes.pod.terminationGracePeriod").and_then(|grace| grace.parse().ok()),
     })
 }
@@ -258,6 +253,34 @@ pub struct Parsed {
 mod tests {
     use super::*;
     use crate::testing::pod_from;
+
+    /// Docker adds the labels of its image to those that a container is made with.
+    #[test]
+    fn an_image_says_nothing_of_its_container() {
+        let pod = pod_from("{containers: [{name: a, image: i}]}");
+        let container = pod.containers().next().unwrap();
+        let facts = ContainerFacts {
+            root: "root",
+            sandbox_id: "sb",
+            attempt: 0,
+            log_path: "/l",
+            termination_file: None,
+            images: &[],
+            recursive: None,
+        };
+        let own = for_container(&pod, container, &facts);
+        let of_image = [(IMAGES, "sha256:x"), (RECURSIVE, "0"), (TERMINATION_FILE, "/etc/shadow")];
+        let mut labels: BTreeMap<String, String> =
+            of_image.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        labels.extend(own.clone());
+        let parsed = parse(&labels, "root").unwrap();
+        assert_eq!((parsed.images, parsed.recursive, parsed.termination_file), (Vec::new(), Some(Vec::new()), None));
+        // One of before they were always written.
+        let before: BTreeMap<String, String> =
+            own.into_iter().filter(|(key, _)| !of_image.iter().any(|(of, _)| of == key)).collect();
+        let parsed = parse(&before, "root").unwrap();
+        assert_eq!((parsed.images, parsed.recursive, parsed.termination_file), (Vec::new(), None, None));
+    }
 
     #[test]
     fn a_hash_of_other_rules_is_none() {

@@ -1,5 +1,5 @@
 //! Making, starting, stopping and removing, with the names that are taken and the slots that bound it. It must not
-//! touch what does not carry our root's label.
+//! touch what our agent did not make.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -124,7 +124,7 @@ impl Docker {
             Err(fault) if fault.is_absent() => return Ok(false),
             Err(fault) => return Err(fault.during("inspect container")),
         };
-        let is_ours = observe::root_of(&holder) == Some(self.root_id());
+        let is_ours = observe::is_ours(&holder, self.root_id());
         let runs = holder.state.and_then(|state| state.running).unwrap_or_default();
         let Some(id) = holder.id.filter(|_| is_ours && !runs) else { return Ok(false) };
         tracing::info!(container = name, id, "removing a dead container that has the name");

@@ -61,7 +61,7 @@ impl Docker {
         }
         let inspect: wire::Inspect =
             self.connection().ask(CALL, &format!("/containers/{id}/json")).await.map_err(sort)?;
-        if observe::root_of(&inspect) != Some(self.root_id()) {
+        if !observe::is_ours(&inspect, self.root_id()) {
             return Err(absent());
         }
         let tty = inspect.config.and_then(|config| config.tty).unwrap_or_default();

@@ -47,8 +47,7 @@ impl Docker {
             // Not to be taken for "not ours": who looks would think that it is gone.
             return Err(Fault::Nonsense("an inspect without an ID".to_owned()).during("inspect container"));
         }
-        let is_ours = root_of(&inspect) == Some(self.root_id());
-        if !is_ours {
+        if !is_ours(&inspect, self.root_id()) {
             return Ok(None);
         }
         let image_id = match inspect.image.as_deref() {
@@ -146,14 +145,27 @@ impl Docker {
     }
 }
 
-/// The root label of what was inspected.
-pub(crate) fn root_of(inspect: &wire::Inspect) -> Option<&str> {
-    inspect.config.as_ref()?.labels.as_ref()?.get(labels::ROOT).map(String::as_str)
+/// Whether the agent of `root` made what was inspected. Its label alone does not say so: what is run from an image that
+/// somebody committed of one of ours has it too. But it is not made as ours are: a container joins its sandbox's network, and
+/// a sandbox has an IPC namespace that others may join, or the node's.
+pub(crate) fn is_ours(inspect: &wire::Inspect, root: &str) -> bool {
+    if label(inspect, labels::ROOT) != Some(root) {
+        return false;
+    }
+    let Some(host) = &inspect.host_config else { return false };
+    if is_sandbox(inspect) {
+        return matches!(host.ipc_mode.as_deref(), Some("shareable" | "host"));
+    }
+    let joined = host.network_mode.as_deref().and_then(|mode| mode.strip_prefix("container:"));
+    joined.is_some() && joined == label(inspect, labels::SANDBOX_ID)
 }
 
 fn is_sandbox(inspect: &wire::Inspect) -> bool {
-    let labels = inspect.config.as_ref().and_then(|config| config.labels.as_ref());
-    labels.and_then(|labels| labels.get(labels::TYPE)).is_some_and(|kind| kind == "podsandbox")
+    label(inspect, labels::TYPE) == Some("podsandbox")
+}
+
+fn label<'a>(inspect: &'a wire::Inspect, key: &str) -> Option<&'a str> {
+    inspect.config.as_ref()?.labels.as_ref()?.get(key).map(String::as_str)
 }
 
 /// What an inspect says of a thing of ours; `None` when it is not ours or has no ID.

@@ -52,8 +52,8 @@ impl Docker {
             .map_err(|fault| fault.during("list containers"))?;
         let mut used: HashSet<String> = HashSet::new();
         for summary in listed {
-            let mounted = summary.labels.unwrap_or_default().remove(labels::IMAGES).unwrap_or_default();
-            used.extend(mounted.split(',').filter(|id| !id.is_empty()).map(str::to_owned));
+            let labels = summary.labels.as_ref().and_then(|labels| labels::parse(labels, self.root_id()));
+            used.extend(labels.into_iter().flat_map(|labels| labels.images));
             used.extend([summary.image_id, summary.image].into_iter().flatten());
         }
         Ok(used)

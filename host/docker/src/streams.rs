@@ -65,7 +65,7 @@ impl Docker {
         let sort = |fault: Fault| if fault.is_absent() { absent() } else { fault.during(operation) };
         let inspect: wire::Inspect =
             self.connection().ask(CALL, &format!("/containers/{id}/json")).await.map_err(sort)?;
-        if observe::root_of(&inspect) != Some(self.root_id()) {
+        if !observe::is_ours(&inspect, self.root_id()) {
             return Err(absent());
         }
         Ok(inspect)

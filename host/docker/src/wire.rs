@@ -109,6 +109,7 @@ pub(crate) struct Inspect {
 #[serde(default, rename_all = "PascalCase")]
 pub(crate) struct HostConfig {
     pub(crate) network_mode: Option<String>,
+    pub(crate) ipc_mode: Option<String>,
     pub(crate) cpu_shares: Option<i64>,
     pub(crate) cpu_quota: Option<i64>,
     pub(crate) cpu_period: Option<i64>,

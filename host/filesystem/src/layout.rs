@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::FilesError;
+use longshore_core::ports::files::{FilesError, PodFiles};
 
 /// Longest file name that Linux file systems take, in bytes.
 const NAME_MAX: usize = 255;
@@ -51,6 +51,16 @@ impl Layout {
     pub(crate) fn container_log(&self, pod: &PodId, container: &str, id: &str) -> PathBuf {
         let name = format!("{}_{}_{container}-{id}", pod.name, pod.namespace);
         self.container_logs.join(plain(&format!("{}.log", cut(&name, NAME_MAX - ".log".len()))))
+    }
+}
+
+/// What is where in a pod's folder, but for its volumes.
+pub(crate) fn files_of(pod: &Path) -> PodFiles {
+    PodFiles {
+        resolv_conf: pod.join("resolv.conf"),
+        hosts: pod.join("etc-hosts"),
+        messages: pod.join("containers"),
+        ..PodFiles::default()
     }
 }
 

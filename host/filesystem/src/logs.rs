@@ -11,7 +11,7 @@ use longshore_core::pod::PodId;
 use longshore_core::ports::files::FilesError;
 use rustix::fs::OFlags;
 
-use crate::layout::{At, Layout, part, refuse};
+use crate::layout::{At, Layout, files_of, part, refuse};
 use crate::write;
 
 /// Termination files of so many attempts of a container are kept.
@@ -112,7 +112,7 @@ fn children(folder: &Path) -> Vec<PathBuf> {
 /// An empty file for a container's termination message, which any user in the container may write:
 /// `<pod>/containers/<container>/<attempt>`.
 pub(crate) fn termination_file(pod: &Path, container: &str, attempt: u32) -> Result<PathBuf, FilesError> {
-    let mut folder = pod.join("containers");
+    let mut folder = files_of(pod).messages;
     write::folder(&folder, 0o750)?;
     let name = part(&folder, "container name", container)?;
     folder.push(name);

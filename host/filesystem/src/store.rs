@@ -15,7 +15,7 @@ use futures::StreamExt;
 use longshore_core::cgroup::{PodCgroup, PodsLimits};
 use longshore_core::node::CgroupDriver;
 use longshore_core::pod::PodId;
-use longshore_core::ports::files::{DiskUsage, FileStore, FilesError, PodFiles, PodFilesSpec, Records, SubPath};
+use longshore_core::ports::files::{FileStore, FilesError, Measured, PodFiles, PodFilesSpec, Records, SubPath};
 use longshore_core::ports::runtime::ImageFiles;
 use longshore_core::record::StoredPod;
 use longshore_core::volume::VolumeKind;
@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::cgroups::{CgroupOptions, Cgroups};
 use crate::images::Images;
-use crate::layout::{At, Layout, refuse};
+use crate::layout::{At, Layout, files_of, refuse};
 use crate::unpack::{Piece, Pieces};
 use crate::{images, logs, mounts, payload, records, remove, seccomp, sub_path, unpack, usage, volumes, write};
 
@@ -199,8 +199,7 @@ impl Inner {
 
     fn prepare(&self, spec: &PodFilesSpec) -> Result<(PodFiles, Vec<PathBuf>), FilesError> {
         let pod = self.make(&spec.pod.uid)?;
-        let mut files =
-            PodFiles { resolv_conf: pod.join("resolv.conf"), hosts: pod.join("etc-hosts"), ..PodFiles::default() };
+        let mut files = files_of(&pod);
         let mut former = Vec::new();
         for volume in &spec.volumes {
             let folder = volumes::set_up(&pod, volume, spec.fs_group)?;
@@ -288,7 +287,7 @@ impl FileStore for Files {
     async fn write_hosts(&self, pod: &PodId, content: &str) -> Result<(), FilesError> {
         let uid = pod.uid.clone();
         let content = content.to_owned();
-        let place = self.inner.layout.pod(&uid)?.join("etc-hosts");
+        let place = files_of(&self.inner.layout.pod(&uid)?).hosts;
         let file = place.clone();
         self.job(uid.clone(), &place, LIMIT, move |inner| {
             inner.present(&uid)?;
@@ -483,10 +482,13 @@ impl FileStore for Files {
         self.job("seccomp".to_owned(), &place, LIMIT, move |inner| seccomp::read(&inner.layout.root, &name)).await
     }
 
-    async fn usage(&self, path: &Path) -> Option<DiskUsage> {
+    async fn usage(&self, path: &Path) -> Option<Measured> {
         let path = path.to_owned();
         let measured = tokio::task::spawn_blocking(move || usage::measure(&path, Instant::now() + USAGE_LIMIT));
-        tokio::time::timeout(USAGE_LIMIT * 2, measured).await.ok()?.ok()?
+        let Ok(Ok(measured)) = tokio::time::timeout(USAGE_LIMIT * 2, measured).await else {
+            return Some(Measured::default());
+        };
+        measured
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the order of write, flush and rename. It must not know what the files mean.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -94,9 +94,9 @@ pub(crate) fn replace_as(path: &Path, content: &[u8], mode: u32, durability: Dur
 /// Gives a file that content without replacing it, for containers have it mounted; nothing is done where it has it
 /// already. One write makes the new text whole for readers, then the rest of a longer old text goes.
 pub(crate) fn rewrite(path: &Path, content: &[u8], mode: u32) -> Result<(), FilesError> {
-    match std::fs::read(path) {
-        Ok(found) if found == content => return Ok(()),
-        Ok(_) => {}
+    match has(path, content) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).at(path),
     }
@@ -113,6 +113,18 @@ pub(crate) fn rewrite(path: &Path, content: &[u8], mode: u32) -> Result<(), File
         file.set_len(content.len() as u64)
     })()
     .at(path)
+}
+
+/// Whether a file has that content. No more is read than that: containers make theirs as large as they like.
+fn has(path: &Path, content: &[u8]) -> std::io::Result<bool> {
+    let length = content.len() as u64;
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
+    if file.metadata()?.len() != length {
+        return Ok(false);
+    }
+    let mut found = Vec::new();
+    file.take(length).read_to_end(&mut found)?;
+    Ok(found == content)
 }
 
 #[cfg(test)]
@@ -141,6 +153,19 @@ mod tests {
         rewrite(&path, b"short", 0o644).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), before);
         assert_eq!(std::fs::read(&path).unwrap(), b"short");
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        rewrite(&path, b"short", 0o644).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), modified, "nothing was written");
+    }
+
+    /// As large as a container makes its `/etc/hosts`: more than there is memory for.
+    #[test]
+    fn a_rewritten_file_is_read_no_further_than_its_new_content_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("etc-hosts");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        rewrite(&path, b"hosts", 0o644).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"hosts");
     }
 
     #[test]

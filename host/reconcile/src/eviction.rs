@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::stream::{self, StreamExt};
 use longshore_core::cluster::node_status::Pressure;
 use longshore_core::event::EventType;
 use longshore_core::evict::{self, Candidate, Observations, PodUse, Policy, Resource, Starved, Watch};
@@ -20,6 +21,8 @@ use crate::node::Shared;
 use crate::roster::Member;
 use crate::usage;
 
+/// Pods that are measured at a time: one that takes long holds up no others.
+const MEASURED: usize = 16;
 /// How often it is looked (`evictionMonitoringPeriod`).
 const PERIOD: Duration = Duration::from_secs(10);
 /// How often while memory may run short soon.
@@ -222,11 +225,12 @@ impl Manager<'_> {
             },
             false => None,
         };
-        let mut usages = Vec::new();
-        for member in members {
-            usages.push(usage::of_pod(self.shared, member, layers.as_ref()).await);
-        }
-        usages
+        let (shared, layers) = (self.shared, layers.as_ref());
+        stream::iter(members.to_vec())
+            .map(move |member| async move { usage::of_pod(shared, &member, layers).await })
+            .buffered(MEASURED)
+            .collect()
+            .await
     }
 
     /// Waits until an evicted pod has given back what it had.

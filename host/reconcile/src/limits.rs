@@ -48,9 +48,9 @@ impl Worker {
         let member = Member::new(&self.pod, &self.observed, &self.record, self.files.as_ref());
         let (shared, inbox) = (self.shared.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let measured = tokio::time::timeout(LIMIT, async {
-                let ports = &shared.ports;
-                let (mut layers, mut dedicated) = (None, false);
+            let (mut used, mut dedicated) = (PodUse::default(), false);
+            let measuring = async {
+                let (ports, mut layers) = (&shared.ports, None);
                 if watched.storage {
                     match ports.runtime.writable_layers(Some(&member.pod.id.uid)).await {
                         Ok(found) => layers = Some(found),
@@ -58,11 +58,12 @@ impl Worker {
                     }
                     dedicated = evict::has_own_image_disk(&usage::of_node(&shared).await);
                 }
-                let mut used = PodUse::default();
                 usage::add_disk(ports.files.as_ref(), &member, layers.as_ref(), &mut used).await;
-                evict::exceeded(&member.pod, &used, dedicated)
-            });
-            let exceeded = measured.await.unwrap_or_default();
+            };
+            if tokio::time::timeout(LIMIT, measuring).await.is_err() {
+                tracing::debug!(pod = %member.pod.id, "not all that it has on the disk was counted in time");
+            }
+            let exceeded = evict::exceeded(&member.pod, &used, dedicated);
             inbox.put(|wakes| wakes.done.push(Done::Measured { took: now.elapsed(), exceeded }));
         });
     }

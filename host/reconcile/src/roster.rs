@@ -26,6 +26,9 @@ pub(crate) struct Member {
     pub(crate) containers: Vec<MemberContainer>,
     /// Where its volumes are, by name; empty before they are set up.
     pub(crate) volumes: BTreeMap<String, PathBuf>,
+    /// What else of its own its containers may write to: what they have as `/etc/hosts`, `/etc/resolv.conf` and for
+    /// termination messages.
+    pub(crate) files: Vec<PathBuf>,
     /// Whether it has ended, or is about to.
     pub(crate) ended: bool,
     /// Whether nothing of an ended one takes memory any more, nor disk that it is to give back.
@@ -63,6 +66,9 @@ impl Member {
             pod: pod.clone(),
             sandbox_process: observed.sandboxes.iter().find(|seen| seen.is_running()).and_then(|sandbox| sandbox.pid),
             volumes: files.map(|files| files.volumes.clone()).unwrap_or_default(),
+            files: files
+                .map(|files| vec![files.hosts.clone(), files.resolv_conf.clone(), files.messages.clone()])
+                .unwrap_or_default(),
             over: ended && !observed.is_running() && record.released && kept == 0,
             containers,
             ended,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longshore_core::evict::{ContainerUse, PodUse};
-use longshore_core::ports::files::{DiskUsage, FileStore};
+use longshore_core::ports::files::{DiskUsage, FileStore, Measured};
 use longshore_core::ports::stats::{NodeUsage, PodQuery};
 use longshore_core::{cgroup, volume};
 
@@ -15,6 +15,8 @@ use crate::roster::Member;
 
 /// How long numbers may take to be read.
 const STATS: Duration = Duration::from_secs(10);
+/// How long it may be counted what a pod has on the disk, while others wait for that.
+const DISK: Duration = Duration::from_secs(20);
 /// Older files of a container's log that are looked for beside the newest.
 const OLDER_LOGS: usize = 100;
 
@@ -31,7 +33,9 @@ pub(crate) async fn of_node(shared: &Shared) -> NodeUsage {
 pub(crate) async fn of_pod(shared: &Shared, member: &Member, layers: Option<&Layers>) -> Option<PodUse> {
     let mut used = of_cgroup(shared, member).await?;
     if let Some(layers) = layers {
-        add_disk(shared.ports.files.as_ref(), member, layers.as_ref(), &mut used).await;
+        let counting = add_disk(shared.ports.files.as_ref(), member, layers.as_ref(), &mut used);
+        let is_late = tokio::time::timeout(DISK, counting).await.is_err();
+        used.partial |= is_late;
     }
     Some(used)
 }
@@ -54,10 +58,11 @@ async fn of_cgroup(shared: &Shared, member: &Member) -> Option<PodUse> {
         .containers
         .into_iter()
         .map(|(name, usage)| (name, ContainerUse { memory: usage.memory_working_set, ..ContainerUse::default() }));
-    Some(PodUse { memory, processes: seen.usage.processes, containers: containers.collect(), volumes: BTreeMap::new() })
+    Some(PodUse { memory, processes: seen.usage.processes, containers: containers.collect(), ..PodUse::default() })
 }
 
-/// Adds what the pod takes on the disk: its volumes, its logs, and its writable layers as `layers` has them by container ID.
+/// Adds what the pod takes on the disk: its volumes and other files, its logs, and its writable layers as `layers` has them by
+/// container ID. What was added stays when this is given up.
 pub(crate) async fn add_disk(
     files: &dyn FileStore,
     member: &Member,
@@ -66,16 +71,25 @@ pub(crate) async fn add_disk(
 ) {
     for name in volume::on_disk(&member.pod) {
         let Some(path) = member.volumes.get(&name) else { continue };
-        if let Some(used) = files.usage(path).await {
-            usage.volumes.insert(name, used);
+        if let Some(found) = files.usage(path).await {
+            usage.volumes.insert(name, found.usage);
+            usage.partial |= !found.whole;
+        }
+    }
+    for path in &member.files {
+        if let Some(found) = files.usage(path).await {
+            usage.files = usage.files.plus(found.usage);
+            usage.partial |= !found.whole;
         }
     }
     for container in &member.containers {
         let layer = layers.map(|layers| layers.get(&container.id).copied().unwrap_or(0));
-        let logs = match &container.log {
-            Some(log) => of_log(files, log).await,
-            None => DiskUsage::default(),
-        };
+        let mut logs = DiskUsage::default();
+        if let Some(log) = &container.log {
+            let found = of_log(files, log).await;
+            logs = found.usage;
+            usage.partial |= !found.whole;
+        }
         let known = usage.containers.entry(container.name.clone()).or_default();
         // Docker counts bytes alone.
         let rootfs = layer.map(|bytes| DiskUsage { bytes, inodes: 0 });
@@ -85,8 +99,8 @@ pub(crate) async fn add_disk(
 }
 
 /// A log and its older files: `….log`, `….log.1`, `….log.2.gz`, up to the first that is not there.
-async fn of_log(files: &dyn FileStore, log: &Path) -> DiskUsage {
-    let mut sum = files.usage(log).await.unwrap_or_default();
+async fn of_log(files: &dyn FileStore, log: &Path) -> Measured {
+    let mut sum = files.usage(log).await.unwrap_or(Measured { whole: true, ..Measured::default() });
     for n in 1..OLDER_LOGS {
         let mut found = None;
         for end in ["", ".gz"] {
@@ -96,6 +110,9 @@ async fn of_log(files: &dyn FileStore, log: &Path) -> DiskUsage {
         }
         let Some(found) = found else { break };
         sum = sum.plus(found);
+        if !sum.whole {
+            break;
+        }
     }
     sum
 }

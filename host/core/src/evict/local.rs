@@ -32,8 +32,8 @@ pub fn watched(pod: &Pod, node: &NodeFacts) -> Watched {
 }
 
 /// The message of a pod that takes more than it may; `None` of one that keeps to its limits. `dedicated` is whether writable
-/// layers are on a disk of their own: then a container is held to its limit by its logs alone. What was not measured
-/// counts as nothing.
+/// layers are on a disk of their own: then a container is held to its limit by its logs alone. What was not counted is
+/// nothing: what was may be too much already.
 pub fn exceeded(pod: &Pod, usage: &PodUse, dedicated: bool) -> Option<String> {
     for (name, limit, text) in volume::size_limits(pod) {
         if usage.volumes.get(&name).is_some_and(|used| used.bytes > limit) {
@@ -42,7 +42,7 @@ pub fn exceeded(pod: &Pod, usage: &PodUse, dedicated: bool) -> Option<String> {
     }
     let (limit, text) = pod_limit(pod.spec())?;
     let of_containers = usage.containers.values().flat_map(|used| [used.rootfs, used.logs]).flatten();
-    let all = of_containers.chain(usage.volumes.values().copied());
+    let all = of_containers.chain(usage.volumes.values().copied()).chain([usage.files]);
     if all.fold(0u64, |sum, used| sum.saturating_add(used.bytes)) > limit {
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {text}. "));
     }
@@ -161,6 +161,8 @@ mod tests {
         assert_eq!(all((9 * MIB, 0), (0, 0), MIB + 1).as_deref(), Some(volume));
         let whole = "Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. ";
         assert_eq!(all((2 * MIB, 0), (2 * MIB, MIB / 2), MIB).as_deref(), Some(whole), "volumes count");
+        let written = PodUse { files: bytes(1), ..used(&[("a", 2 * MIB, 0), ("b", 2 * MIB, 0)], MIB) };
+        assert_eq!(exceeded(&pod, &written, false).as_deref(), Some(whole), "and the pod's own files");
         let one = "Container a exceeded its local ephemeral storage limit \"2Mi\". ";
         assert_eq!(all((MIB, MIB + 1), (0, 0), 0).as_deref(), Some(one));
     }

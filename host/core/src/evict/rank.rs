@@ -32,6 +32,10 @@ pub struct PodUse {
     pub containers: BTreeMap<String, ContainerUse>,
     /// Its volumes on the node's disk, by name.
     pub volumes: BTreeMap<String, DiskUsage>,
+    /// Files of its own that its containers write in.
+    pub files: DiskUsage,
+    /// Whether its files could not all be counted: it takes more on the disk than this says.
+    pub partial: bool,
 }
 
 /// A pod that may be evicted.
@@ -53,7 +57,10 @@ type Key = (i32, bool, bool, i32, Reverse<i128>, PodId);
 
 fn key(candidate: &Candidate<'_>, signal: Signal, dedicated: bool) -> Key {
     let Candidate { pod, usage } = candidate;
-    let known = usage.is_some();
+    let of_disk = matches!(signal.resource(), Resource::EphemeralStorage | Resource::Inodes);
+    let of_files = of_disk && (!dedicated || !signal.is_of_images());
+    // Nobody escapes by files that take too long to count.
+    let known = usage.as_ref().is_some_and(|usage| !(of_files && usage.partial));
     let empty = PodUse::default();
     let usage = usage.as_ref().unwrap_or(&empty);
     let (used, asked) = match signal.resource() {
@@ -87,5 +94,6 @@ fn disk(usage: &PodUse, signal: Signal, dedicated: bool) -> DiskUsage {
         [container.rootfs.filter(|_| layers), container.logs.filter(|_| rest)].into_iter().flatten()
     });
     let volumes = usage.volumes.values().copied().filter(|_| rest);
-    of_containers.chain(volumes).fold(DiskUsage::default(), DiskUsage::plus)
+    let files = rest.then_some(usage.files);
+    of_containers.chain(volumes).chain(files).fold(DiskUsage::default(), DiskUsage::plus)
 }

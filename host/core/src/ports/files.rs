@@ -62,6 +62,8 @@ pub struct PodFiles {
     pub resolv_conf: PathBuf,
     /// Its hosts file (see [`FileStore::write_hosts`]).
     pub hosts: PathBuf,
+    /// Folder of its containers' termination messages, which is there with the first.
+    pub messages: PathBuf,
 }
 
 /// A part of a volume that is mounted in its place.
@@ -93,6 +95,23 @@ impl DiskUsage {
     #[must_use]
     pub fn plus(self, more: DiskUsage) -> DiskUsage {
         DiskUsage { bytes: self.bytes.saturating_add(more.bytes), inodes: self.inodes.saturating_add(more.inodes) }
+    }
+}
+
+/// What something takes on a disk, as far as that was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// What was counted.
+    pub usage: DiskUsage,
+    /// Whether that is all; else it takes that at least.
+    pub whole: bool,
+}
+
+impl Measured {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, more: Measured) -> Measured {
+        Measured { usage: self.usage.plus(more.usage), whole: self.whole && more.whole }
     }
 }
 
@@ -186,6 +205,7 @@ pub trait FileStore: Send + Sync {
     /// A seccomp profile for `Localhost`: the text of `<root>/seccomp/<name>`, refused when it leads out of there.
     async fn seccomp_profile(&self, name: &str) -> Result<String, FilesError>;
 
-    /// What a folder's files take, or one file, hard links counted once; `None` when it is not there or takes too long to say.
-    async fn usage(&self, path: &Path) -> Option<DiskUsage>;
+    /// What a folder's files take, or one file, hard links counted once, as far as it can be said in time; `None` when it is
+    /// not there.
+    async fn usage(&self, path: &Path) -> Option<Measured>;
 }

@@ -91,7 +91,8 @@ async fn one_container_that_cannot_be_inspected_hides_no_other() {
     };
     let entry = |id: &str, uid: &str| format!(r#"{{"Id":"{id}","State":"running","Labels":{}}}"#, labels(uid));
     let list = format!("[{},{}]", entry("a1", "ua"), entry("b2", "ub"));
-    let well = format!(r#"{{"Id":"b2","Config":{{"Labels":{}}}}}"#, labels("ub"));
+    let well =
+        format!(r#"{{"Id":"b2","Config":{{"Labels":{}}},"HostConfig":{{"IpcMode":"shareable"}}}}"#, labels("ub"));
     let fake = Fake::new(move |request, _| {
         if request.contains("/containers/json") {
             ok(&list)
@@ -154,16 +155,13 @@ async fn versions_are_negotiated_anew() {
 
 #[tokio::test]
 async fn a_stop_whose_connection_breaks_ends_in_a_kill() {
-    let inspect = r#"{"Id":"abc","Config":{"Labels":{"dev.longshore.root":"r","dev.longshore.attempt":"0",
-        "io.kubernetes.docker.type":"podsandbox","io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n",
-        "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"POD"}}}"#;
     let fake = Fake::new(move |request, _| {
         if request.contains("/stop") {
             Reply::Raw(Vec::new())
         } else if request.contains("/kill") {
             Reply::Json(204, String::new())
         } else {
-            ok(inspect)
+            ok(OUR_SANDBOX)
         }
     });
     fake.docker.stop("abc", Duration::from_secs(2)).await.unwrap();
@@ -217,7 +215,27 @@ async fn an_event_that_is_too_long_is_passed_over() {
 /// An inspect of a container of ours with the ID `abc`.
 const OURS: &str = r#"{"Id":"abc","Config":{"Labels":{"dev.longshore.root":"r","dev.longshore.attempt":"0",
     "io.kubernetes.docker.type":"container","io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n",
-    "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"c"}}}"#;
+    "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"c","io.kubernetes.sandbox.id":"sb"}},
+    "HostConfig":{"NetworkMode":"container:sb"}}"#;
+
+/// And one of a sandbox.
+const OUR_SANDBOX: &str = r#"{"Id":"abc","Config":{"Labels":{"dev.longshore.root":"r","dev.longshore.attempt":"0",
+    "io.kubernetes.docker.type":"podsandbox","io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n",
+    "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"POD"}},"HostConfig":{"IpcMode":"shareable"}}"#;
+
+/// Whatever is run from an image that was committed of one of ours has its labels.
+#[tokio::test]
+async fn labels_alone_make_nothing_ours() {
+    for ours in [OURS, OUR_SANDBOX] {
+        let fake = Fake::new(move |_, _| ok(ours));
+        assert!(fake.docker.inspect("abc").await.unwrap().is_some());
+        let copy = ours.replace("container:sb", "bridge").replace("shareable", "private");
+        let fake = Fake::new(move |_, _| ok(&copy));
+        assert_eq!(fake.docker.inspect("abc").await.unwrap(), None);
+        fake.docker.stop("abc", Duration::ZERO).await.unwrap();
+        assert_eq!(fake.count("/kill"), 0);
+    }
+}
 
 fn probe() -> ExecRequest {
     ExecRequest {

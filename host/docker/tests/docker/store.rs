@@ -62,7 +62,8 @@ async fn a_container_by_name_uses_its_image_too() {
             ok(r#"[{"Id":"sha256:aa","RepoTags":["a:1"],"RepoDigests":["a@sha256:bb"],"Size":7},
                 {"Id":"sha256:cc","RepoTags":null,"RepoDigests":["<none>@<none>"],"Size":-1},{"RepoTags":["x:1"]}]"#)
         } else if request.contains("/containers/json") {
-            ok(r#"[{"Id":"1","Image":"a:1","ImageID":"sha256:ee"}]"#)
+            // No agent made it: the label is its image's.
+            ok(r#"[{"Id":"1","Image":"a:1","ImageID":"sha256:ee","Labels":{"dev.longshore.images":"sha256:cc"}}]"#)
         } else {
             Reply::Json(404, r#"{"message":"No such image"}"#.to_owned())
         }

@@ -94,13 +94,15 @@ async fn logs() {
 #[tokio::test]
 async fn those_who_follow_hear_a_container_out() {
     let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
     for driver in ["json-file", "local"] {
         let script = "until test -e /tmp/go; do sleep 0.05; done; echo a; echo b >&2; printf end";
         let body = ContainerCreateBody {
             image: Some(IMAGE.to_owned()),
             cmd: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
-            labels: Some(world.labels("container", driver, 0).into_iter().collect()),
+            labels: Some(world.container(&sandbox, driver, &[]).labels.into_iter().collect()),
             host_config: Some(HostConfig {
+                network_mode: Some(format!("container:{sandbox}")),
                 log_config: Some(HostConfigLogConfig { typ: Some(driver.to_owned()), config: None }),
                 ..Default::default()
             }),
@@ -120,14 +122,16 @@ async fn those_who_follow_hear_a_container_out() {
 #[tokio::test]
 async fn logs_of_the_driver_local() {
     let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
     let script = "i=0; pad=$(printf '%080d' 0); while [ $i -lt 600 ]; do echo \"$i $pad\"; i=$((i+1)); \
                   [ $((i % 20)) -gt 0 ] || sleep 0.05; done; echo err >&2";
     let bounds = [("max-size", "16k"), ("max-file", "3")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     let body = ContainerCreateBody {
         image: Some(IMAGE.to_owned()),
         cmd: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
-        labels: Some(world.labels("container", "local", 0).into_iter().collect()),
+        labels: Some(world.container(&sandbox, "local", &[]).labels.into_iter().collect()),
         host_config: Some(HostConfig {
+            network_mode: Some(format!("container:{sandbox}")),
             log_config: Some(HostConfigLogConfig { typ: Some("local".to_owned()), config: Some(bounds.into()) }),
             ..Default::default()
         }),

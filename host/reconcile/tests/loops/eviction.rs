@@ -221,6 +221,42 @@ async fn a_full_disk_costs_unused_images_first_and_then_the_pod_that_fills_it() 
 }
 
 #[tokio::test]
+async fn a_full_disk_costs_the_pod_whose_files_cannot_be_counted_before_the_largest() {
+    let bed = bed();
+    let pods = [asking("large", 0), asking("deep", 0)];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    bed.files.pod_holds("large", 20);
+    bed.files.pod_holds_at_least("deep", 10);
+    let files = bed.files.clone();
+    bed.stats.machine(move |node| {
+        node.node_fs.as_mut().unwrap().available = if files.was_released("deep") { 500 } else { 0 };
+    });
+    bed.until("failed", |bed| bed.phase("deep") == "Failed").await;
+    bed.until("over", |bed| bed.health.pressure() == Pressure::default()).await;
+    assert!(bed.is_ready("large"));
+}
+
+#[tokio::test]
+async fn one_pod_that_takes_long_to_measure_holds_up_no_other() {
+    let bed = bed();
+    let pods = [asking("small", 0), asking("large", 0)];
+    bed.source.set(pods.to_vec());
+    bed.until_ready(&pods).await;
+    bed.files.pod_holds("small", 10);
+    bed.files.pod_holds("large", 20);
+    // The one is not measured before the other.
+    bed.files.measures_together(2);
+    let files = bed.files.clone();
+    bed.stats.machine(move |node| {
+        node.node_fs.as_mut().unwrap().available = if files.was_released("large") { 500 } else { 0 };
+    });
+    bed.until("failed", |bed| bed.phase("large") == "Failed").await;
+    bed.until("over", |bed| bed.health.pressure() == Pressure::default()).await;
+    assert!(bed.is_ready("small"));
+}
+
+#[tokio::test]
 async fn when_removing_images_is_enough_no_pod_ends() {
     let bed = bed();
     bed.runtime.has_image("unused");

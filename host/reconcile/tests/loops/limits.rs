@@ -102,6 +102,20 @@ async fn a_pod_that_takes_more_than_its_containers_may_together_ends() {
 }
 
 #[tokio::test]
+async fn what_its_containers_write_to_the_pods_own_files_counts() {
+    let status = evicted(|bed| {
+        for name in ["p", "q"] {
+            bed.files.pod_holds(name, 0);
+        }
+        // Its hosts, its resolv.conf and its termination messages.
+        bed.files.holds(2 << 20);
+    })
+    .await;
+    let message = "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. ";
+    assert_eq!(status.message.as_deref(), Some(message));
+}
+
+#[tokio::test]
 async fn a_pod_without_limits_is_never_measured() {
     let bed = Bed::new();
     let pods = [pod(
