@@ -227,8 +227,8 @@ impl Planner<'_> {
         let name = container.spec.name.as_str();
         match standing(situation, sandbox, container) {
             Standing::Running(seen) => {
-                // The next one is started after the hook of this one (`startContainer` waits for it).
-                *held |= situation.busy.post_start.contains(&seen.id);
+                // The next one is started after the hook of this one (`startContainer` waits for it), however that ended.
+                *held |= situation.busy.post_start.contains(&seen.id) && !situation.unhealthy.contains_key(&seen.id);
                 if !self.stop_if_unhealthy(container, seen) {
                     self.stop_to_resize(container, seen);
                 }

@@ -38,6 +38,8 @@ impl Worker {
         let known: BTreeSet<&str> = self.observed.containers.iter().map(|seen| seen.id.as_str()).collect();
         self.messages.retain(|id, _| known.contains(id.as_str()));
         self.unhealthy.retain(|id, _| known.contains(id.as_str()));
+        let goes_on = |id: &String| self.observed.containers.iter().any(|seen| seen.id == *id && seen.exit().is_none());
+        self.busy.post_start.retain(goes_on);
         let is_sandbox = |about: &str| self.observed.sandboxes.iter().any(|seen| seen.id == about);
         self.undone.retain(|about, _| about == DISK || known.contains(about.as_str()) || is_sandbox(about));
         let before: BTreeMap<String, Option<String>> =
