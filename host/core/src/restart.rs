@@ -48,6 +48,8 @@ pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit_code: i32) -> 
     match container.kind {
         ContainerKind::Sidecar => return true,
         ContainerKind::Ephemeral => return false,
+        // One that did its work is not run again, whatever the policies and rules.
+        ContainerKind::Init if exit_code == 0 => return false,
         ContainerKind::Init | ContainerKind::App => {}
     }
     if let Some(rule) = matching_rule(container.spec, exit_code) {
@@ -57,8 +59,7 @@ pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit_code: i32) -> 
     match policy {
         "Never" => false,
         "OnFailure" => exit_code != 0,
-        // An init container that did its work is not run again, whatever the pod's policy.
-        _ => container.kind != ContainerKind::Init || exit_code != 0,
+        _ => true,
     }
 }
 
@@ -136,6 +137,13 @@ mod tests {
         assert!(!should_restart(&pod, init, 0) && should_restart(&pod, init, 1));
         let sidecar = pod.container("s").expect("it is there");
         assert!(should_restart(&pod, sidecar, 0));
+        let ruled = pod_from(
+            "{containers: [{name: c, image: i}], initContainers: [{name: i, image: i, restartPolicy: Never, \
+             restartPolicyRules: [{action: Restart, exitCodes: {operator: NotIn, values: [42]}}]}]}",
+        );
+        let init = ruled.container("i").expect("it is there");
+        let again = |code| should_restart(&ruled, init, code);
+        assert!(!again(0) && again(1) && !again(42), "its rules are asked of failures alone");
     }
 
     #[test]
