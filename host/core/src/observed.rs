@@ -183,6 +183,11 @@ impl Exit {
         self.reason == "ContainerStatusUnknown"
     }
 
+    /// Whether an init container that ended like this did not do its work (`isInitContainerFailed`).
+    pub fn is_failure(&self) -> bool {
+        self.code != 0 || self.is_out_of_memory()
+    }
+
     /// Whether the kernel killed in it for want of memory.
     pub fn is_out_of_memory(&self) -> bool {
         self.reason == Exit::OUT_OF_MEMORY

@@ -179,7 +179,8 @@ pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
     record
 }
 
-fn exit_of(ended: &v1::ContainerStateTerminated) -> Exit {
+/// How a container ended, as its status has it.
+pub(crate) fn exit_of(ended: &v1::ContainerStateTerminated) -> Exit {
     Exit {
         code: ended.exit_code,
         reason: ended.reason.clone().unwrap_or_default(),

@@ -13,8 +13,6 @@ use crate::{restart, volume};
 
 /// Why something that was made is not used.
 const MADE_FOR_OTHER: &str = "it was made for another sandbox or configuration";
-/// Exit code of a container that was killed: 128 + SIGKILL.
-const KILLED: i32 = 137;
 
 /// What the containers need.
 #[derive(Debug, Default)]
@@ -207,9 +205,9 @@ impl Planner<'_> {
                 self.restart_after(container, &Ended::anew(exit));
                 Progress::Holds
             }
-            Standing::Ended(ended) if ended.exit.code != 0 && !ended.again => Progress::Failed,
+            Standing::Ended(ended) if ended.exit.is_failure() && !ended.again => Progress::Failed,
             // One that did its work does it again at once in another sandbox; what failed, or should not have ended, has its back-off.
-            Standing::Ended(ended) if !ended.in_this_sandbox && !sidecar && ended.exit.code == 0 => {
+            Standing::Ended(ended) if !ended.in_this_sandbox && !sidecar && !ended.exit.is_failure() => {
                 let attempt = next_attempt(situation, name);
                 self.start(container, attempt, false, "it has not run in this sandbox");
                 Progress::Holds
@@ -323,7 +321,7 @@ impl Planner<'_> {
             Cause::Probe(kind) => format!("Container {} failed {} probe", seen.name, kind.title().to_lowercase()),
         };
         // It failed, whatever its exit code will be.
-        if restart::should_restart(situation.pod, container, KILLED) {
+        if restart::should_restart(situation.pod, container, &Exit::unknown(situation.now)) {
             why.push_str(", will be restarted");
             self.plan.restarting.insert(seen.name.clone());
         }

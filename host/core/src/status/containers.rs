@@ -166,7 +166,7 @@ fn states(
             (Some(id), exit) => {
                 let unknown = Exit::unknown(input.now);
                 let exit = exit.as_ref().unwrap_or(&unknown);
-                let again = restart::runs_again(input.pod, container, Some(known), exit.code);
+                let again = restart::runs_again(input.pod, container, Some(known), exit);
                 if exit.is_unknown() && again && !input.plan.finished {
                     // It ran and cannot be found: shown as what it was before, until another one runs.
                     (waiting_for(input, wait), Some(terminated(exit, id)))

@@ -170,7 +170,7 @@ fn vanish(known: &mut ContainerRecord, name: &str, pod: &Pod, observed: &Observe
         return;
     }
     let exit = Exit { started_at: known.started_at, ..Exit::unknown(now) };
-    let again = pod.container(name).is_some_and(|of| restart::runs_again(pod, of, Some(known), exit.code));
+    let again = pod.container(name).is_some_and(|of| restart::runs_again(pod, of, Some(known), &exit));
     if goes_on && again {
         known.restarts = known.restarts.saturating_add(1);
     }

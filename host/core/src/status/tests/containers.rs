@@ -32,6 +32,19 @@ fn that_there_was_no_memory_may_be_told_after_the_end() {
     assert_eq!((ended.reason.as_deref(), ended.message.as_deref()), (Some("OOMKilled"), Some("last words")));
 }
 
+#[test]
+fn an_init_container_that_lost_a_process_for_want_of_memory_did_not_do_its_work() {
+    for (policy, made) in [("Always", vec!["create container init, attempt 1"]), ("Never", vec![])] {
+        let killed = Exit { reason: Exit::OUT_OF_MEMORY.to_owned(), ..exit(0, 50, 60) };
+        let mut pod = init(policy).with("init", 0, ContainerState::Exited(killed));
+        let plan = pod.plan();
+        let actions: Vec<String> = plan.actions().map(|planned| planned.action.to_string()).collect();
+        let creations: Vec<&str> = actions.iter().map(String::as_str).filter(|it| it.starts_with("create")).collect();
+        assert_eq!(creations, made, "{policy}");
+        assert_eq!(pod.status().phase.as_deref(), Some(if made.is_empty() { "Failed" } else { "Pending" }));
+    }
+}
+
 const SIZED: &str = "{containers: [{name: a, image: i, resources: {limits: {cpu: 200m, memory: 64Mi}, requests: {cpu: '0.1', memory: 32Mi}}}]}";
 
 fn resources(pod: &mut Case) -> Value {
