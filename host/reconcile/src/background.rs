@@ -47,8 +47,16 @@ impl HookRun {
         HookRun { ports: worker.shared.ports.clone(), hook, target }
     }
 
+    /// Whose hook it is, as messages say it.
+    fn whose(&self) -> String {
+        let ProbeTarget { pod, namespace, pod_uid, container, .. } = &self.target;
+        let pod = format!("{pod}_{namespace}({pod_uid})");
+        format!("for Container {container:?} in Pod {pod:?}")
+    }
+
     /// Runs the hook within a time limit.
     async fn run(self, limit: Duration) -> Result<(), String> {
+        let whose = self.whose();
         match &self.hook {
             Hook::None => Ok(()),
             Hook::Invalid { message } => Err(message.clone()),
@@ -67,14 +75,14 @@ impl HookRun {
                         let text = String::from_utf8_lossy(&output.output).into_owned();
                         match output.exit_code {
                             Some(code) => Err(format!(
-                                "Exec lifecycle hook ([{shown}]) failed - error: command exited with {code}, message: {text:?}"
+                                "Exec lifecycle hook ([{shown}]) {whose} failed - error: command '{shown}' exited with {code}, message: {text:?}"
                             )),
                             None => Err(format!(
-                                "Exec lifecycle hook ([{shown}]) failed - error: it did not end in time, message: {text:?}"
+                                "Exec lifecycle hook ([{shown}]) {whose} failed - error: it did not end in time, message: {text:?}"
                             )),
                         }
                     }
-                    Err(error) => Err(format!("Exec lifecycle hook ([{shown}]) failed - error: {error}")),
+                    Err(error) => Err(format!("Exec lifecycle hook ([{shown}]) {whose} failed - error: {error}")),
                 }
             }
             Hook::Http { path, .. } => {
@@ -88,7 +96,7 @@ impl HookRun {
                         Err(again) => message = format!("{message}; without TLS: {again}"),
                     }
                 }
-                Err(format!("HTTP lifecycle hook ({path}) failed - error: {message}"))
+                Err(format!("HTTP lifecycle hook ({path}) {whose} failed - error: {message}"))
             }
         }
     }

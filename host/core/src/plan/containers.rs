@@ -8,6 +8,7 @@ use crate::action::{Action, Planned, Track};
 use crate::backoff::{self, Backoff, Policy};
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::{ContainerKind, ContainerOf};
+use crate::record::FailedStart;
 use crate::resize::Gap;
 use crate::{restart, volume};
 
@@ -264,6 +265,11 @@ impl Planner<'_> {
         let at = restart::restart_at(&known, exit, crash_loop, now);
         // The delay is one definition's ([`restart::is_another`]).
         if at > now && !ended.changed {
+            if let Some((failed, shown)) = failed_start(situation, name) {
+                self.plan.wait(name, &failed.reason, failed.message.clone(), Some(at));
+                self.plan.wake_at(shown);
+                return;
+            }
             let delay = crash_loop.delay(restart::counted_restarts(&known, exit));
             let message = format!(
                 "back-off {} restarting failed container={name} pod={}_{}({})",
@@ -308,7 +314,10 @@ impl Planner<'_> {
             self.plan.wait(name, &backoff.reason, backoff.message.clone(), Some(until));
             return;
         }
-        self.plan.wait(name, waiting_reason(situation), String::new(), None);
+        let failed = failed_start(situation, name);
+        let (reason, message) = failed
+            .map_or((waiting_reason(situation), ""), |(failed, _)| (failed.reason.as_str(), failed.message.as_str()));
+        self.plan.wait(name, reason, message.to_owned(), None);
         self.needs.starts.push(Start { container: name.to_owned(), attempt, made, why: why.to_owned() });
     }
 
@@ -417,6 +426,16 @@ fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
 /// Go's notation of a duration in seconds: `10s`, `1m20s`, `5m0s`.
 pub(super) fn short_duration(seconds: i64) -> String {
     if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+/// Why the newest container of a name could not be started, and how long that is shown: until it is started again or, where that
+/// must wait, for a while, before its back-off is (the kubelet has the one until it tries the other).
+fn failed_start<'a>(situation: &Situation<'a>, name: &str) -> Option<(&'a FailedStart, Timestamp)> {
+    let Situation { record, now, crash_loop, .. } = *situation;
+    let known = record.containers.get(name)?;
+    let (failed, exit) = (known.failed_start()?, known.exit.as_ref()?);
+    let until = exit.finished_at.min(now).checked_add(crash_loop.initial / 2).unwrap_or(Timestamp::MAX);
+    (now < until).then_some((failed, until))
 }
 
 /// First what went wrong, then, for the rest of the delay, that it is waited (`pkg/kubelet/images/image_manager.go`):

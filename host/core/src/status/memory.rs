@@ -94,6 +94,7 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.restarting = false;
         known.actuated = None;
         known.user = None;
+        known.failed_start = known.failed_start.take().filter(|failed| failed.id == seen.id);
     }
     // A record of before image IDs were kept has none.
     if known.image_id.is_empty() {

@@ -137,6 +137,7 @@ impl Worker {
                     // Not into the event, as there: it may hold secrets.
                     tracing::warn!(pod = %self.pod.id, container, "the postStart hook failed: {message}");
                     self.event(Some(&container), EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
+                    self.not_started(&container, &id, "PostStartHookError", &message);
                     let unhealthy = Unhealthy { cause: Cause::PostStart, grace_seconds: None };
                     self.unhealthy.insert(id, unhealthy);
                 } else {

@@ -1,6 +1,7 @@
 //! Hooks of containers: what is shown and done when they fail.
 
 use k8s_openapi::api::core::v1;
+use longshore_core::backoff::Policy;
 use longshore_tests::pod;
 
 use crate::bed::Bed;
@@ -28,4 +29,21 @@ async fn one_whose_post_start_hook_failed_is_never_shown_to_run() {
     .await;
     let app = shown(&bed, "app").unwrap();
     assert!(!is_running(&app) && !app.ready && app.started == Some(false), "{app:?}");
+}
+
+#[tokio::test]
+async fn a_post_start_hook_that_failed_is_why_its_container_waits() {
+    let bed = Bed::with(|options| options.crash_loop = Policy::CRASH_LOOP);
+    bed.runtime.commands_exit("app", 3);
+    let hook = "lifecycle: {postStart: {exec: {command: [hello]}}}";
+    bed.source.set(vec![pod("p", &format!("{{containers: [{{name: app, image: app, {hook}}}]}}"))]);
+    bed.until("it waits to be started the third time", |bed| {
+        bed.restarts("p", "app") == 1 && bed.waiting_reason("p", "app") == "PostStartHookError"
+    })
+    .await;
+    let app = shown(&bed, "app").unwrap();
+    let message = "Exec lifecycle hook ([hello]) for Container \"app\" in Pod \"p_default(p)\" failed - \
+                   error: command 'hello' exited with 3, message: \"\"";
+    assert_eq!(app.state.unwrap().waiting.unwrap().message.as_deref(), Some(message));
+    assert!(app.last_state.unwrap().terminated.is_some());
 }

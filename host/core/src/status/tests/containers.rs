@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::container::Resources;
+use crate::record::FailedStart;
 use crate::resize::{Pending, Progress};
 
 #[test]
@@ -43,6 +44,28 @@ fn an_init_container_that_lost_a_process_for_want_of_memory_did_not_do_its_work(
         assert_eq!(creations, made, "{policy}");
         assert_eq!(pod.status().phase.as_deref(), Some(if made.is_empty() { "Failed" } else { "Pending" }));
     }
+}
+
+#[test]
+fn a_start_that_failed_is_shown_before_its_back_off() {
+    let failed =
+        || Some(FailedStart { id: "a-0".to_owned(), reason: "RunContainerError".to_owned(), message: "no".to_owned() });
+    let state = |policy: &str, second: i64, restarts: u32| {
+        let mut pod = one(policy).with("a", 0, ended(127));
+        pod.now = at(second);
+        (pod.known("a").delayed_restarts, pod.known("a").failed_start) = (restarts, failed());
+        states(&pod.status(), "a")
+    };
+    let shown = ("waiting RunContainerError".to_owned(), "ended 127 Error".to_owned());
+    assert_eq!(state("Always", 61, 0), shown, "as it is started again at once");
+    assert_eq!(state("Always", 61, 1), shown);
+    assert_eq!(state("Always", 65, 1).0, "waiting CrashLoopBackOff");
+    assert_eq!(state("Always", 70, 1).0, "ended 127 Error");
+    assert_eq!(state("Never", 61, 0).0, "ended 127 Error");
+    let mut pod = one("Always").with("a", 0, ended(127));
+    pod.known("a").failed_start = failed();
+    let pod = pod.with("a", 1, running(62));
+    assert_eq!(pod.record.containers["a"].failed_start, None, "of another one than the newest");
 }
 
 const SIZED: &str = "{containers: [{name: a, image: i, resources: {limits: {cpu: 200m, memory: 64Mi}, requests: {cpu: '0.1', memory: 32Mi}}}]}";
