@@ -144,8 +144,8 @@ impl HookRun {
 }
 
 /// Runs a container's preStop hook, waits until those of `after` have ended, and stops it, in the background and within
-/// one grace period; takes the place of a stop with more grace. As `killContainer` of
-/// pkg/kubelet/kuberuntime/kuberuntime_container.go, but that no grace at all is a kill at once.
+/// one grace period, without the hook where that is none; takes the place of a stop with more grace. As `killContainer` of
+/// pkg/kubelet/kuberuntime/kuberuntime_container.go.
 pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64, after: &[String], why: &str) {
     let is_new = !worker.busy.stopping.contains_key(id);
     if let Some(slower) = worker.stops.remove(id) {
@@ -180,8 +180,7 @@ pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64
         }
         // Seconds that have begun are given, not taken, as there.
         let left = grace.saturating_sub(Duration::from_secs(begun.elapsed().as_secs()));
-        let left = if grace.is_zero() { grace } else { left.max(MINIMUM_GRACE) };
-        let error = ports.runtime.stop(&id, left).await.err().map(|error| error.to_string());
+        let error = ports.runtime.stop(&id, left.max(MINIMUM_GRACE)).await.err().map(|error| error.to_string());
         drop(hook);
         if error.is_some() {
             // Not at once again: the worker plans the same stop as soon as this one is told to have ended.

@@ -47,3 +47,15 @@ async fn a_post_start_hook_that_failed_is_why_its_container_waits() {
     assert_eq!(app.state.unwrap().waiting.unwrap().message.as_deref(), Some(message));
     assert!(app.last_state.unwrap().terminated.is_some());
 }
+
+#[tokio::test]
+async fn a_container_that_is_stopped_alone_is_asked_to_end_however_little_time_it_has() {
+    let bed = Bed::new();
+    bed.runtime.commands_exit("app", 3);
+    let hooks = "lifecycle: {postStart: {exec: {command: [hello]}}, preStop: {exec: {command: [bye]}}}";
+    let spec = format!("{{terminationGracePeriodSeconds: 0, containers: [{{name: app, image: app, {hooks}}}]}}");
+    bed.source.set(vec![pod("p", &spec)]);
+    bed.until("its hook failed and it is stopped", |bed| !bed.runtime.stops().is_empty()).await;
+    assert_eq!(bed.runtime.stops()[0], ("p".to_owned(), 2));
+    assert_eq!(bed.runtime.story()[..2], ["exec app", "stop app"], "no time for the other hook");
+}
