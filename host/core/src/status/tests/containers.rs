@@ -68,6 +68,20 @@ fn a_start_that_failed_is_shown_before_its_back_off() {
     assert_eq!(pod.record.containers["a"].failed_start, None, "of another one than the newest");
 }
 
+#[test]
+fn the_first_init_container_counts_as_begun_at_the_pods_end() {
+    let spec = "{containers: [{name: a, image: i}], initContainers: [{name: one, image: i}, {name: two, image: i}]}";
+    let mut pod = case(spec);
+    let reason = Some("DeadlineExceeded".to_owned());
+    pod.record.terminal = Some(Terminal { phase: "Failed".to_owned(), reason, message: None });
+    let status = pod.status();
+    assert_eq!(states(&status, "one").0, "ended 137 ContainerStatusUnknown");
+    assert_eq!(
+        ["two", "a"].map(|name| states(&status, name).0),
+        ["waiting PodInitializing", "waiting PodInitializing"]
+    );
+}
+
 const SIZED: &str = "{containers: [{name: a, image: i, resources: {limits: {cpu: 200m, memory: 64Mi}, requests: {cpu: '0.1', memory: 32Mi}}}]}";
 
 fn resources(pod: &mut Case) -> Value {
