@@ -109,6 +109,21 @@ fn what_was_given_and_what_the_runtime_has() {
 }
 
 #[test]
+fn a_pod_as_a_whole_has_what_its_containers_name_until_it_runs() {
+    let disk = "{limits: {cpu: 200m, ephemeral-storage: 2Mi, x.io/y: 3}, requests: {cpu: 100m, ephemeral-storage: 1Mi, x.io/y: 3}}";
+    let spec = format!("{{containers: [{{name: a, image: i, resources: {disk}}}, {{name: b, image: i}}]}}");
+    let given = json!({"cpu": "100m", "ephemeral-storage": "1Mi", "x.io/y": "3"});
+    let limits = json!({"cpu": "200m", "ephemeral-storage": "2Mi", "x.io/y": "3"});
+    let of_pod = |pod: &mut Case| {
+        let status = pod.status();
+        json!([status.allocated_resources, status.resources])
+    };
+    assert_eq!(of_pod(&mut case(&spec)), json!([given, {"requests": given, "limits": limits}]));
+    let mut up = case(&spec).with("a", 0, running(50)).with("b", 0, running(50));
+    assert_eq!(of_pod(&mut up), json!([given, {"requests": {"cpu": "100m"}}]), "of a cgroup without limits");
+}
+
+#[test]
 fn the_least_amounts_are_shown_as_given() {
     let tiny = SIZED.replace("200m", "5m").replace("0.1", "1m");
     let mut pod = case(&tiny).with("a", 0, running(50));
