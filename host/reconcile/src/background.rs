@@ -146,13 +146,20 @@ impl HookRun {
 /// Runs a container's preStop hook, waits until those of `after` have ended, and stops it, in the background and within
 /// one grace period, without the hook where that is none; takes the place of a stop with more grace. As `killContainer` of
 /// pkg/kubelet/kuberuntime/kuberuntime_container.go.
-pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64, after: &[String], why: &str) {
+pub(crate) fn stop(
+    worker: &mut Worker,
+    id: &str,
+    name: &str,
+    grace_seconds: i64,
+    after: &[String],
+    told: Option<&str>,
+) {
     let is_new = !worker.busy.stopping.contains_key(id);
     if let Some(slower) = worker.stops.remove(id) {
         slower.abort();
     }
     if is_new {
-        let message = if why.starts_with("Container ") { why.to_owned() } else { format!("Stopping container {name}") };
+        let message = told.map_or_else(|| format!("Stopping container {name}"), str::to_owned);
         worker.event(Some(name), EventType::Normal, "Killing", &message);
     }
     worker.stopping(id, grace_seconds);

@@ -325,15 +325,15 @@ impl Planner<'_> {
         let situation = self.situation;
         let Some(unhealthy) = situation.unhealthy.get(&seen.id) else { return false };
         let grace = unhealthy.grace_seconds.unwrap_or_else(|| situation.pod.grace_seconds());
-        let mut why = match unhealthy.cause {
-            Cause::PostStart => format!("Container {} failed its postStart hook", seen.name),
-            Cause::Probe(kind) => format!("Container {} failed {} probe", seen.name, kind.title().to_lowercase()),
-        };
         // It failed, whatever its exit code will be.
-        if restart::should_restart(situation.pod, container, &Exit::unknown(situation.now)) {
-            why.push_str(", will be restarted");
+        let again = restart::should_restart(situation.pod, container, &Exit::unknown(situation.now));
+        if again {
             self.plan.restarting.insert(seen.name.clone());
         }
+        let why = match unhealthy.cause {
+            Cause::PostStart => "FailedPostStartHook".to_owned(),
+            Cause::Probe(kind) => said(seen, &format!("failed {} probe", kind.title().to_lowercase()), again),
+        };
         self.stop(seen, grace, why);
         true
     }
@@ -352,7 +352,7 @@ impl Planner<'_> {
 
     fn stop_or_remove_stale(&mut self, seen: &Container) {
         if seen.is_running() {
-            let why = format!("Container {} definition changed, will be restarted", seen.name);
+            let why = said(seen, "definition changed", true);
             self.plan.restarting.insert(seen.name.clone());
             self.stop(seen, self.situation.pod.grace_seconds(), why);
         } else {
@@ -361,10 +361,21 @@ impl Planner<'_> {
         }
     }
 
+    /// Stops one container alone, whose event says why.
     fn stop(&mut self, seen: &Container, grace: i64, why: String) {
-        if let Some(action) = super::ending::stop_action(self.situation, seen, grace, Vec::new(), self.plan) {
+        let told = Some(why.clone());
+        if let Some(action) = super::ending::stop_action(self.situation, seen, grace, Vec::new(), told, self.plan) {
             self.needs.stops.push(planned(action, why));
         }
+    }
+}
+
+/// Why a container is stopped alone; of an app container also whether it starts again, as with the kubelet.
+fn said(seen: &Container, what: &str, again: bool) -> String {
+    let again = if again { ", will be restarted" } else { "" };
+    match seen.kind {
+        ContainerKind::Init | ContainerKind::Sidecar => format!("Init container {} {what}", seen.name),
+        ContainerKind::App | ContainerKind::Ephemeral => format!("Container {} {what}{again}", seen.name),
     }
 }
 

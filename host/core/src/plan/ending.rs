@@ -8,12 +8,13 @@ use crate::observed::Container;
 use crate::pod::{ContainerKind, MOST_GRACE_SECONDS, Pod};
 
 /// The action that stops a container, or `None` when it is being stopped soon enough already. `after`: IDs of those
-/// that end first.
+/// that end first. `told`: what its event says of it alone.
 pub(super) fn stop_action(
     situation: &Situation<'_>,
     seen: &Container,
     grace: i64,
     after: Vec<String>,
+    told: Option<String>,
     plan: &mut Plan,
 ) -> Option<Action> {
     let (now, grace) = (situation.now, grace.clamp(0, MOST_GRACE_SECONDS));
@@ -27,7 +28,8 @@ pub(super) fn stop_action(
             return None;
         }
     }
-    Some(Action::StopContainer { id: seen.id.clone(), container: seen.name.clone(), grace_seconds: grace, after })
+    let (id, container) = (seen.id.clone(), seen.name.clone());
+    Some(Action::StopContainer { id, container, grace_seconds: grace, after, told })
 }
 
 /// Seconds that are left of the pod's grace period; no more than an eviction leaves. Told by when its end began, so that
@@ -75,7 +77,7 @@ fn stops(situation: &Situation<'_>, why: &str, plan: &mut Plan) -> Option<Stage>
     if !running.is_empty() {
         let mut stop = |seen: &Container| {
             let after = before(pod, &running, seen);
-            stop_action(situation, seen, grace, after, plan).map(|action| vec![planned(action, why)])
+            stop_action(situation, seen, grace, after, None, plan).map(|action| vec![planned(action, why)])
         };
         return Some(running.iter().filter_map(|seen| stop(seen)).collect());
     }

@@ -239,6 +239,23 @@ fn a_sidecar_that_is_restarted_for_itself_waits_for_nobody() {
     assert_eq!(stops(&model), [("s1", 20, vec![])]);
 }
 
+#[test]
+fn what_is_stopped_alone_is_told_in_the_kubelets_words() {
+    let told = |name: &str, cause: Cause| {
+        let mut model = settled(SIDECARS);
+        let id = model.known.container(name).unwrap().id.clone();
+        model.unhealthy.insert(id, Unhealthy { cause, grace_seconds: None });
+        match &model.plan().actions().next().unwrap().action {
+            Action::StopContainer { told, .. } => told.clone().unwrap(),
+            other => panic!("{other}"),
+        }
+    };
+    let (liveness, startup) = (Cause::Probe(ProbeKind::Liveness), Cause::Probe(ProbeKind::Startup));
+    assert_eq!(told("s1", startup), "Init container s1 failed startup probe");
+    assert_eq!(told("a", liveness), "Container a failed liveness probe, will be restarted");
+    assert_eq!(told("a", Cause::PostStart), "FailedPostStartHook");
+}
+
 /// The stops of the plan by name: seconds, and the names of those that end before.
 fn stops(model: &Model) -> Vec<(&str, i64, Vec<&str>)> {
     let name = |id: &String| model.known.containers.iter().find(|seen| seen.id == *id).unwrap().name.as_str();
