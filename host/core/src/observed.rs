@@ -167,12 +167,14 @@ impl Exit {
     /// The reason of a container in which the kernel killed for want of memory.
     pub const OUT_OF_MEMORY: &str = "OOMKilled";
 
-    /// How a container ended that ran and cannot be found any more (`pkg/kubelet/kubelet_pods.go`).
+    /// How a container ended that ran and cannot be found any more (`convertToAPIContainerStatuses`, whose words these are,
+    /// whether the pod was deleted or not).
     pub fn unknown(now: Timestamp) -> Exit {
         Exit {
             code: 137,
             reason: "ContainerStatusUnknown".to_owned(),
-            message: "The container could not be located.  The container used to be Running".to_owned(),
+            message: "The container could not be located when the pod was deleted.  The container used to be Running"
+                .to_owned(),
             started_at: None,
             finished_at: now,
         }
