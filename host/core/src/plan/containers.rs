@@ -246,7 +246,7 @@ impl Planner<'_> {
             Standing::Ended(_) => {}
             Standing::Made(_) | Standing::New | Standing::Anew(_) if *held => {
                 let message = "waits for the postStart hook of the one before".to_owned();
-                self.plan.wait(name, "ContainerCreating", message, None);
+                self.plan.wait(name, waiting_reason(situation), message, None);
             }
             Standing::Made(seen) => {
                 self.start(container, seen.attempt, true, "it was made and not started");
