@@ -147,9 +147,8 @@ fn initialized(
     if phase == "Succeeded" {
         return Condition { reason: Some("PodCompleted"), ..condition("Initialized", true) };
     }
-    // When all containers begin anew, a pod that was initialized stays so.
-    let stays = restart::could_restart_all(input.pod.spec())
-        && input.record.conditions.get("Initialized").is_some_and(|known| known.status == "True");
+    // A pod that was initialized stays so, also in another sandbox, or when all containers begin anew.
+    let stays = input.record.conditions.get("Initialized").is_some_and(|known| known.status == "True");
     if stays || apps.iter().any(super::containers::has_begun) {
         return condition("Initialized", true);
     }

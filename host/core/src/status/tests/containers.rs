@@ -69,6 +69,15 @@ fn a_start_that_failed_is_shown_before_its_back_off() {
 }
 
 #[test]
+fn a_pod_that_was_initialized_stays_so_in_another_sandbox() {
+    let mut pod = init("Always").with("init", 0, ended(0));
+    assert_eq!(told(&pod.status(), "Initialized"), "True");
+    pod.observed.sandboxes = vec![sandbox(1, SandboxState::Running)];
+    let mut pod = pod.with("init", 1, running(90));
+    assert_eq!(told(&pod.status(), "Initialized"), "True");
+}
+
+#[test]
 fn the_first_init_container_counts_as_begun_at_the_pods_end() {
     let spec = "{containers: [{name: a, image: i}], initContainers: [{name: one, image: i}, {name: two, image: i}]}";
     let mut pod = case(spec);
