@@ -43,8 +43,7 @@ pub(super) fn has_begun(status: &v1::ContainerStatus) -> bool {
 }
 
 /// At a pod's end every container that was begun has ended, also the lost ones; the first init container counts as begun
-/// (`initializedContainers`). In a pod that was initialized the app
-/// containers were to run, so those that did not failed.
+/// (`initializedContainers`). In a pod that was initialized the app containers were to run, so those that did not failed.
 fn close(input: &StatusInput<'_>, inits: &mut [v1::ContainerStatus], apps: &mut [v1::ContainerStatus]) {
     let initialized = inits.is_empty()
         || apps.iter().any(has_begun)
