@@ -51,6 +51,8 @@ pub enum Action {
         grace_seconds: i64,
         /// IDs of the containers that end first; their time is the same, and when it is over nothing is waited for.
         after: Vec<String>,
+        /// What its event says, where that is more than that it is stopped.
+        told: Option<String>,
     },
     /// Take a sandbox off the pods' network and stop it.
     StopSandbox {
@@ -133,7 +135,7 @@ impl fmt::Display for Action {
                 write!(f, "create container {container}, attempt {attempt}")
             }
             Action::StartContainer { container } => write!(f, "start container {container}"),
-            Action::StopContainer { id, container, grace_seconds, after } => {
+            Action::StopContainer { id, container, grace_seconds, after, .. } => {
                 let turn = if after.is_empty() { "" } else { ", in its turn" };
                 write!(f, "stop container {container} {} within {grace_seconds} s{turn}", short(id))
             }

@@ -167,12 +167,14 @@ impl Exit {
     /// The reason of a container in which the kernel killed for want of memory.
     pub const OUT_OF_MEMORY: &str = "OOMKilled";
 
-    /// How a container ended that ran and cannot be found any more (`pkg/kubelet/kubelet_pods.go`).
+    /// How a container ended that ran and cannot be found any more (`convertToAPIContainerStatuses`, whose words these are,
+    /// whether the pod was deleted or not).
     pub fn unknown(now: Timestamp) -> Exit {
         Exit {
             code: 137,
             reason: "ContainerStatusUnknown".to_owned(),
-            message: "The container could not be located.  The container used to be Running".to_owned(),
+            message: "The container could not be located when the pod was deleted.  The container used to be Running"
+                .to_owned(),
             started_at: None,
             finished_at: now,
         }
@@ -181,6 +183,11 @@ impl Exit {
     /// Whether it is not known how it ended.
     pub fn is_unknown(&self) -> bool {
         self.reason == "ContainerStatusUnknown"
+    }
+
+    /// Whether an init container that ended like this did not do its work (`isInitContainerFailed`).
+    pub fn is_failure(&self) -> bool {
+        self.code != 0 || self.is_out_of_memory()
     }
 
     /// Whether the kernel killed in it for want of memory.

@@ -88,7 +88,7 @@ pub struct ContainerOf<'a> {
 pub struct Deletion {
     /// When it was asked for.
     pub requested_at: Timestamp,
-    /// Grace period in seconds; it may only shrink. 0 kills at once and runs no preStop hook.
+    /// Grace period in seconds; it may only shrink. With 0 it has one, as with the kubelet.
     pub grace_seconds: i64,
 }
 

@@ -179,7 +179,8 @@ pub fn seeded(status: Option<&v1::PodStatus>) -> PodRecord {
     record
 }
 
-fn exit_of(ended: &v1::ContainerStateTerminated) -> Exit {
+/// How a container ended, as its status has it.
+pub(crate) fn exit_of(ended: &v1::ContainerStateTerminated) -> Exit {
     Exit {
         code: ended.exit_code,
         reason: ended.reason.clone().unwrap_or_default(),
@@ -247,9 +248,17 @@ pub struct ContainerRecord {
     /// Who the newest container's first process ran as when it was first seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
+    /// Why a container of the name could not be started; see [`ContainerRecord::failed_start`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_start: Option<FailedStart>,
 }
 
 impl ContainerRecord {
+    /// Why the newest container counts as one that could not be started, if it does.
+    pub fn failed_start(&self) -> Option<&FailedStart> {
+        self.failed_start.as_ref().filter(|failed| self.id.as_deref() == Some(failed.id.as_str()))
+    }
+
     /// Whether `seen` is a leftover from before the container that is remembered, which itself is gone.
     pub fn outlives(&self, seen: &Container) -> bool {
         let other = self.id.as_deref().is_some_and(|id| id != seen.id);
@@ -268,6 +277,17 @@ impl ContainerRecord {
         let anew = || self.last_exit.as_ref().filter(|_| self.restarting).map(|ended| ended.exit.clone());
         self.exit_or_unknown(now).or_else(anew)
     }
+}
+
+/// A container that was not started to the end: the runtime refused, or its postStart hook failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStart {
+    /// Its ID in the runtime.
+    pub id: String,
+    /// The reason that it is shown with: `RunContainerError` or `PostStartHookError`.
+    pub reason: String,
+    /// What went wrong.
+    pub message: String,
 }
 
 /// A container that ended, as `lastState` shows it.

@@ -129,6 +129,14 @@ pub(crate) fn cpu_shares(spec: &v1::PodSpec, container: &v1::Container) -> i64 {
     milli_cpu_to_shares(request(container, "cpu").or(of_pod).unwrap_or(0))
 }
 
+/// What a pod's limits are together, overhead included: `spec.resources`, else those of the containers that have one
+/// (`PodLimits`); 0 where none has.
+pub fn sum_of_limits(spec: &v1::PodSpec, name: &str) -> i64 {
+    let own =
+        pod_level_limit(spec, name).unwrap_or_else(|| aggregate(spec, |container| limit(container, name).unwrap_or(0)));
+    if own == 0 { 0 } else { own.saturating_add(amount(spec.overhead.as_ref(), name).unwrap_or(0)) }
+}
+
 /// CPU and memory of a container here. Limits that it does not set are the pod's (`spec.resources`).
 pub fn of_container(pod: &Pod, container: &v1::Container, node: &NodeFacts) -> Resources {
     let cpu_limit = limit(container, "cpu").or_else(|| pod_level_limit(pod.spec(), "cpu")).unwrap_or(0);

@@ -44,28 +44,29 @@ pub fn could_restart_all(spec: &v1::PodSpec) -> bool {
 }
 
 /// Whether a container that ended like this is to run again.
-pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit_code: i32) -> bool {
+pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit: &Exit) -> bool {
     match container.kind {
         ContainerKind::Sidecar => return true,
         ContainerKind::Ephemeral => return false,
+        // One that did its work is not run again, whatever the policies and rules.
+        ContainerKind::Init if !exit.is_failure() => return false,
         ContainerKind::Init | ContainerKind::App => {}
     }
-    if let Some(rule) = matching_rule(container.spec, exit_code) {
+    if let Some(rule) = matching_rule(container.spec, exit.code) {
         return rule.action == "Restart" || rule.action == RESTART_ALL;
     }
     let policy = container.spec.restart_policy.as_deref().unwrap_or_else(|| pod.restart_policy());
     match policy {
         "Never" => false,
-        "OnFailure" => exit_code != 0,
-        // An init container that did its work is not run again, whatever the pod's policy.
-        _ => container.kind != ContainerKind::Init || exit_code != 0,
+        "OnFailure" => exit.code != 0,
+        _ => true,
     }
 }
 
 /// Whether the newest container, which ended like this, is followed by another one: because it was stopped for that,
 /// or because its policy says so.
-pub fn runs_again(pod: &Pod, container: ContainerOf<'_>, known: Option<&ContainerRecord>, exit_code: i32) -> bool {
-    known.is_some_and(|known| known.restarting) || should_restart(pod, container, exit_code)
+pub fn runs_again(pod: &Pod, container: ContainerOf<'_>, known: Option<&ContainerRecord>, exit: &Exit) -> bool {
+    known.is_some_and(|known| known.restarting) || should_restart(pod, container, exit)
 }
 
 /// How many restarts count for the delay, when a container is restarted that ended like this.
@@ -108,7 +109,7 @@ mod tests {
         let pod = pod_from(&format!(
             "{{restartPolicy: {policy}, containers: [{{name: c, image: i, {container}}}], initContainers: [{{name: i, image: i}}, {{name: s, image: i, restartPolicy: Always}}]}}"
         ));
-        should_restart(&pod, pod.container("c").expect("it is there"), code)
+        should_restart(&pod, pod.container("c").expect("it is there"), &exit(code, 0, 1))
     }
 
     #[test]
@@ -133,9 +134,18 @@ mod tests {
             "{restartPolicy: Always, containers: [{name: c, image: i}], initContainers: [{name: i, image: i}, {name: s, image: i, restartPolicy: Always}]}",
         );
         let init = pod.container("i").expect("it is there");
-        assert!(!should_restart(&pod, init, 0) && should_restart(&pod, init, 1));
+        assert!(!should_restart(&pod, init, &exit(0, 0, 1)) && should_restart(&pod, init, &exit(1, 0, 1)));
+        let killed = Exit { reason: Exit::OUT_OF_MEMORY.to_owned(), ..exit(0, 0, 1) };
+        assert!(should_restart(&pod, init, &killed), "one of its processes was killed");
         let sidecar = pod.container("s").expect("it is there");
-        assert!(should_restart(&pod, sidecar, 0));
+        assert!(should_restart(&pod, sidecar, &exit(0, 0, 1)));
+        let ruled = pod_from(
+            "{containers: [{name: c, image: i}], initContainers: [{name: i, image: i, restartPolicy: Never, \
+             restartPolicyRules: [{action: Restart, exitCodes: {operator: NotIn, values: [42]}}]}]}",
+        );
+        let init = ruled.container("i").expect("it is there");
+        let again = |code| should_restart(&ruled, init, &exit(code, 0, 1));
+        assert!(!again(0) && again(1) && !again(42), "its rules are asked of failures alone");
     }
 
     #[test]

@@ -8,18 +8,26 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1;
 
 /// Variables of the services that [`crate::ports::objects::ObjectStore::services`] gives for the pod's namespace:
-/// without `links` (`enableServiceLinks: false`) only those of `kubernetes` in `default`.
+/// without `links` (`enableServiceLinks: false`) only those of `kubernetes` in `default`, whose place one of that name in the
+/// namespace takes otherwise, if it has an address.
 pub fn variables(services: &[Arc<v1::Service>], links: bool) -> BTreeMap<String, String> {
-    let mut variables = BTreeMap::new();
+    let mut seen: BTreeMap<&str, (&str, &[v1::ServicePort])> = BTreeMap::new();
     for service in services {
         let metadata = &service.metadata;
         let name = metadata.name.as_deref().unwrap_or_default();
         let master = name == "kubernetes" && metadata.namespace.as_deref() == Some("default");
         let Some(spec) = service.spec.as_ref().filter(|_| links || master) else { continue };
-        match spec.cluster_ip.as_deref() {
-            None | Some("" | "None") => {}
-            Some(ip) => add(&mut variables, name, ip, spec.ports.as_deref().unwrap_or_default()),
+        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !matches!(*ip, "" | "None")) else { continue };
+        let told = (ip, spec.ports.as_deref().unwrap_or_default());
+        if master {
+            seen.entry(name).or_insert(told);
+        } else {
+            seen.insert(name, told);
         }
+    }
+    let mut variables = BTreeMap::new();
+    for (name, (ip, ports)) in seen {
+        add(&mut variables, name, ip, ports);
     }
     variables
 }
@@ -99,5 +107,19 @@ mod tests {
         MY_DB_SERVICE_PORT_WEB_1=80
         ");
         assert!(variables(&services, false).keys().all(|name| name.starts_with("KUBERNETES_")));
+    }
+
+    #[test]
+    fn a_namespaces_own_kubernetes_takes_the_place_of_the_other_where_it_can() {
+        let master = service("default", "kubernetes", "{clusterIP: 10.0.0.1, ports: [{port: 443, name: https}]}");
+        let host = |own: &str, links: bool| {
+            let services = [service("n", "kubernetes", own), master.clone()];
+            let all = variables(&services, links);
+            (all["KUBERNETES_SERVICE_HOST"].clone(), all.contains_key("KUBERNETES_SERVICE_PORT_HTTPS"))
+        };
+        let own = "{clusterIP: 10.0.0.2, ports: [{port: 80}]}";
+        assert_eq!(host(own, true), ("10.0.0.2".to_owned(), false), "as a whole");
+        assert_eq!(host(own, false), ("10.0.0.1".to_owned(), true));
+        assert_eq!(host("{clusterIP: None, ports: [{port: 80}]}", true), ("10.0.0.1".to_owned(), true));
     }
 }

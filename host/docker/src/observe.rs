@@ -243,7 +243,8 @@ fn container_state(state: &wire::State, created_at: Timestamp) -> ContainerState
         code,
         reason: reason.to_owned(),
         message: crate::fault::shorten(&message),
-        started_at,
+        // One that never ran, as the kubelet's shims for Docker have it: it has no time but that.
+        started_at: started_at.or_else(|| finished_at.is_none().then_some(created_at)),
         finished_at: finished_at.unwrap_or(created_at),
     })
 }

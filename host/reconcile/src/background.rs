@@ -47,8 +47,16 @@ impl HookRun {
         HookRun { ports: worker.shared.ports.clone(), hook, target }
     }
 
+    /// Whose hook it is, as messages say it.
+    fn whose(&self) -> String {
+        let ProbeTarget { pod, namespace, pod_uid, container, .. } = &self.target;
+        let pod = format!("{pod}_{namespace}({pod_uid})");
+        format!("for Container {container:?} in Pod {pod:?}")
+    }
+
     /// Runs the hook within a time limit.
     async fn run(self, limit: Duration) -> Result<(), String> {
+        let whose = self.whose();
         match &self.hook {
             Hook::None => Ok(()),
             Hook::Invalid { message } => Err(message.clone()),
@@ -67,14 +75,14 @@ impl HookRun {
                         let text = String::from_utf8_lossy(&output.output).into_owned();
                         match output.exit_code {
                             Some(code) => Err(format!(
-                                "Exec lifecycle hook ([{shown}]) failed - error: command exited with {code}, message: {text:?}"
+                                "Exec lifecycle hook ([{shown}]) {whose} failed - error: command '{shown}' exited with {code}, message: {text:?}"
                             )),
                             None => Err(format!(
-                                "Exec lifecycle hook ([{shown}]) failed - error: it did not end in time, message: {text:?}"
+                                "Exec lifecycle hook ([{shown}]) {whose} failed - error: it did not end in time, message: {text:?}"
                             )),
                         }
                     }
-                    Err(error) => Err(format!("Exec lifecycle hook ([{shown}]) failed - error: {error}")),
+                    Err(error) => Err(format!("Exec lifecycle hook ([{shown}]) {whose} failed - error: {error}")),
                 }
             }
             Hook::Http { path, .. } => {
@@ -88,7 +96,7 @@ impl HookRun {
                         Err(again) => message = format!("{message}; without TLS: {again}"),
                     }
                 }
-                Err(format!("HTTP lifecycle hook ({path}) failed - error: {message}"))
+                Err(format!("HTTP lifecycle hook ({path}) {whose} failed - error: {message}"))
             }
         }
     }
@@ -136,15 +144,22 @@ impl HookRun {
 }
 
 /// Runs a container's preStop hook, waits until those of `after` have ended, and stops it, in the background and within
-/// one grace period; takes the place of a stop with more grace. As `killContainer` of
-/// pkg/kubelet/kuberuntime/kuberuntime_container.go, but that no grace at all is a kill at once.
-pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64, after: &[String], why: &str) {
+/// one grace period, without the hook where that is none; takes the place of a stop with more grace. As `killContainer` of
+/// pkg/kubelet/kuberuntime/kuberuntime_container.go.
+pub(crate) fn stop(
+    worker: &mut Worker,
+    id: &str,
+    name: &str,
+    grace_seconds: i64,
+    after: &[String],
+    told: Option<&str>,
+) {
     let is_new = !worker.busy.stopping.contains_key(id);
     if let Some(slower) = worker.stops.remove(id) {
         slower.abort();
     }
     if is_new {
-        let message = if why.starts_with("Container ") { why.to_owned() } else { format!("Stopping container {name}") };
+        let message = told.map_or_else(|| format!("Stopping container {name}"), str::to_owned);
         worker.event(Some(name), EventType::Normal, "Killing", &message);
     }
     worker.stopping(id, grace_seconds);
@@ -172,8 +187,7 @@ pub(crate) fn stop(worker: &mut Worker, id: &str, name: &str, grace_seconds: i64
         }
         // Seconds that have begun are given, not taken, as there.
         let left = grace.saturating_sub(Duration::from_secs(begun.elapsed().as_secs()));
-        let left = if grace.is_zero() { grace } else { left.max(MINIMUM_GRACE) };
-        let error = ports.runtime.stop(&id, left).await.err().map(|error| error.to_string());
+        let error = ports.runtime.stop(&id, left.max(MINIMUM_GRACE)).await.err().map(|error| error.to_string());
         drop(hook);
         if error.is_some() {
             // Not at once again: the worker plans the same stop as soon as this one is told to have ended.

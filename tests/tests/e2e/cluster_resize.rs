@@ -176,7 +176,7 @@ fn cluster_resize_deferred_until_another_pod_goes() {
     assert!(told["message"].as_str().unwrap().starts_with("Node didn't have enough resource: cpu"), "{told}");
     assert_eq!(told["observedGeneration"], observed(&node, &pending["metadata"]["generation"]));
     assert_eq!(status(&pending, "app")["allocatedResources"]["cpu"], "200m");
-    node.wait_api_event("a", "ResizeDeferred", "Pod resize Deferred");
+    node.wait_api_event("a", "ResizeDeferred", "Pod resize OutOfcpu");
     // The agent's end and new start neither gives nor forgets it.
     node.kill();
     node.begin();

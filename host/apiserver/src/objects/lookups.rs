@@ -86,9 +86,8 @@ impl Lookups {
             .look(|listed| {
                 let own = listed.iter().filter(|((of, _), _)| of == namespace).map(|(_, service)| Arc::clone(service));
                 let mut services: Vec<Arc<v1::Service>> = own.collect();
-                let named = |namespace: &str| (namespace.to_owned(), "kubernetes".to_owned());
-                if !listed.contains_key(&named(namespace)) {
-                    services.extend(listed.get(&named("default")).cloned());
+                if namespace != "default" {
+                    services.extend(listed.get(&("default".to_owned(), "kubernetes".to_owned())).cloned());
                 }
                 services
             })

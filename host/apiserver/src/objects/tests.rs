@@ -183,12 +183,21 @@ async fn services_are_the_namespaces_own_and_kubernetes() {
     let store = ApiObjects::start(fake.client.clone(), None);
     let service =
         |namespace: &str, name: &str| format!(r#"{{"metadata":{{"name":"{name}","namespace":"{namespace}"}}}}"#);
-    let all = [service("default", "kubernetes"), service("default", "x"), service("n", "db")].join(",");
+    let all = [("default", "kubernetes"), ("default", "x"), ("n", "db"), ("n", "kubernetes")];
+    let all = all.map(|(namespace, name)| service(namespace, name)).join(",");
     fake.whole("limit=500", 200, &list(&all));
     let _open = fake.open("watch=true", 200);
-    let names: Vec<String> =
-        store.services("n").await.unwrap().iter().map(|service| service.metadata.name.clone().unwrap()).collect();
-    assert_eq!(names, ["db", "kubernetes"]);
+    for (namespace, told) in [
+        ("n", ["n/db", "n/kubernetes", "default/kubernetes"].as_slice()),
+        ("default", ["default/kubernetes", "default/x"].as_slice()),
+    ] {
+        let services = store.services(namespace).await.unwrap();
+        let names = services.iter().map(|service| {
+            let metadata = &service.metadata;
+            format!("{}/{}", metadata.namespace.as_deref().unwrap(), metadata.name.as_deref().unwrap())
+        });
+        assert_eq!(names.collect::<Vec<_>>(), told);
+    }
 }
 
 #[tokio::test]

@@ -8,13 +8,12 @@ use crate::action::{Action, Planned, Track};
 use crate::backoff::{self, Backoff, Policy};
 use crate::observed::{Container, ContainerState, Exit};
 use crate::pod::{ContainerKind, ContainerOf};
+use crate::record::FailedStart;
 use crate::resize::Gap;
 use crate::{restart, volume};
 
 /// Why something that was made is not used.
 const MADE_FOR_OTHER: &str = "it was made for another sandbox or configuration";
-/// Exit code of a container that was killed: 128 + SIGKILL.
-const KILLED: i32 = 137;
 
 /// What the containers need.
 #[derive(Debug, Default)]
@@ -207,9 +206,9 @@ impl Planner<'_> {
                 self.restart_after(container, &Ended::anew(exit));
                 Progress::Holds
             }
-            Standing::Ended(ended) if ended.exit.code != 0 && !ended.again => Progress::Failed,
+            Standing::Ended(ended) if ended.exit.is_failure() && !ended.again => Progress::Failed,
             // One that did its work does it again at once in another sandbox; what failed, or should not have ended, has its back-off.
-            Standing::Ended(ended) if !ended.in_this_sandbox && !sidecar && ended.exit.code == 0 => {
+            Standing::Ended(ended) if !ended.in_this_sandbox && !sidecar && !ended.exit.is_failure() => {
                 let attempt = next_attempt(situation, name);
                 self.start(container, attempt, false, "it has not run in this sandbox");
                 Progress::Holds
@@ -227,8 +226,8 @@ impl Planner<'_> {
         let name = container.spec.name.as_str();
         match standing(situation, sandbox, container) {
             Standing::Running(seen) => {
-                // The next one is started after the hook of this one (`startContainer` waits for it).
-                *held |= situation.busy.post_start.contains(&seen.id);
+                // The next one is started after the hook of this one (`startContainer` waits for it), however that ended.
+                *held |= situation.busy.post_start.contains(&seen.id) && !situation.unhealthy.contains_key(&seen.id);
                 if !self.stop_if_unhealthy(container, seen) {
                     self.stop_to_resize(container, seen);
                 }
@@ -247,7 +246,7 @@ impl Planner<'_> {
             Standing::Ended(_) => {}
             Standing::Made(_) | Standing::New | Standing::Anew(_) if *held => {
                 let message = "waits for the postStart hook of the one before".to_owned();
-                self.plan.wait(name, "ContainerCreating", message, None);
+                self.plan.wait(name, waiting_reason(situation), message, None);
             }
             Standing::Made(seen) => {
                 self.start(container, seen.attempt, true, "it was made and not started");
@@ -266,6 +265,11 @@ impl Planner<'_> {
         let at = restart::restart_at(&known, exit, crash_loop, now);
         // The delay is one definition's ([`restart::is_another`]).
         if at > now && !ended.changed {
+            if let Some((failed, shown)) = failed_start(situation, name) {
+                self.plan.wait(name, &failed.reason, failed.message.clone(), Some(at));
+                self.plan.wake_at(shown);
+                return;
+            }
             let delay = crash_loop.delay(restart::counted_restarts(&known, exit));
             let message = format!(
                 "back-off {} restarting failed container={name} pod={}_{}({})",
@@ -310,7 +314,10 @@ impl Planner<'_> {
             self.plan.wait(name, &backoff.reason, backoff.message.clone(), Some(until));
             return;
         }
-        self.plan.wait(name, waiting_reason(situation), String::new(), None);
+        let failed = failed_start(situation, name);
+        let (reason, message) = failed
+            .map_or((waiting_reason(situation), ""), |(failed, _)| (failed.reason.as_str(), failed.message.as_str()));
+        self.plan.wait(name, reason, message.to_owned(), None);
         self.needs.starts.push(Start { container: name.to_owned(), attempt, made, why: why.to_owned() });
     }
 
@@ -318,15 +325,15 @@ impl Planner<'_> {
         let situation = self.situation;
         let Some(unhealthy) = situation.unhealthy.get(&seen.id) else { return false };
         let grace = unhealthy.grace_seconds.unwrap_or_else(|| situation.pod.grace_seconds());
-        let mut why = match unhealthy.cause {
-            Cause::PostStart => format!("Container {} failed its postStart hook", seen.name),
-            Cause::Probe(kind) => format!("Container {} failed {} probe", seen.name, kind.title().to_lowercase()),
-        };
         // It failed, whatever its exit code will be.
-        if restart::should_restart(situation.pod, container, KILLED) {
-            why.push_str(", will be restarted");
+        let again = restart::should_restart(situation.pod, container, &Exit::unknown(situation.now));
+        if again {
             self.plan.restarting.insert(seen.name.clone());
         }
+        let why = match unhealthy.cause {
+            Cause::PostStart => "FailedPostStartHook".to_owned(),
+            Cause::Probe(kind) => said(seen, &format!("failed {} probe", kind.title().to_lowercase()), again),
+        };
         self.stop(seen, grace, why);
         true
     }
@@ -345,7 +352,7 @@ impl Planner<'_> {
 
     fn stop_or_remove_stale(&mut self, seen: &Container) {
         if seen.is_running() {
-            let why = format!("Container {} definition changed, will be restarted", seen.name);
+            let why = said(seen, "definition changed", true);
             self.plan.restarting.insert(seen.name.clone());
             self.stop(seen, self.situation.pod.grace_seconds(), why);
         } else {
@@ -354,10 +361,21 @@ impl Planner<'_> {
         }
     }
 
+    /// Stops one container alone, whose event says why.
     fn stop(&mut self, seen: &Container, grace: i64, why: String) {
-        if let Some(action) = super::ending::stop_action(self.situation, seen, grace, Vec::new(), self.plan) {
+        let told = Some(why.clone());
+        if let Some(action) = super::ending::stop_action(self.situation, seen, grace, Vec::new(), told, self.plan) {
             self.needs.stops.push(planned(action, why));
         }
+    }
+}
+
+/// Why a container is stopped alone; of an app container also whether it starts again, as with the kubelet.
+fn said(seen: &Container, what: &str, again: bool) -> String {
+    let again = if again { ", will be restarted" } else { "" };
+    match seen.kind {
+        ContainerKind::Init | ContainerKind::Sidecar => format!("Init container {} {what}", seen.name),
+        ContainerKind::App | ContainerKind::Ephemeral => format!("Container {} {what}{again}", seen.name),
     }
 }
 
@@ -419,6 +437,16 @@ fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
 /// Go's notation of a duration in seconds: `10s`, `1m20s`, `5m0s`.
 pub(super) fn short_duration(seconds: i64) -> String {
     if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+/// Why the newest container of a name could not be started, and how long that is shown: until it is started again or, where that
+/// must wait, for a while, before its back-off is (the kubelet has the one until it tries the other).
+fn failed_start<'a>(situation: &Situation<'a>, name: &str) -> Option<(&'a FailedStart, Timestamp)> {
+    let Situation { record, now, crash_loop, .. } = *situation;
+    let known = record.containers.get(name)?;
+    let (failed, exit) = (known.failed_start()?, known.exit.as_ref()?);
+    let until = exit.finished_at.min(now).checked_add(crash_loop.initial / 2).unwrap_or(Timestamp::MAX);
+    (now < until).then_some((failed, until))
 }
 
 /// First what went wrong, then, for the rest of the delay, that it is waited (`pkg/kubelet/images/image_manager.go`):

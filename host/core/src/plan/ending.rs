@@ -8,12 +8,13 @@ use crate::observed::Container;
 use crate::pod::{ContainerKind, MOST_GRACE_SECONDS, Pod};
 
 /// The action that stops a container, or `None` when it is being stopped soon enough already. `after`: IDs of those
-/// that end first.
+/// that end first. `told`: what its event says of it alone.
 pub(super) fn stop_action(
     situation: &Situation<'_>,
     seen: &Container,
     grace: i64,
     after: Vec<String>,
+    told: Option<String>,
     plan: &mut Plan,
 ) -> Option<Action> {
     let (now, grace) = (situation.now, grace.clamp(0, MOST_GRACE_SECONDS));
@@ -27,7 +28,8 @@ pub(super) fn stop_action(
             return None;
         }
     }
-    Some(Action::StopContainer { id: seen.id.clone(), container: seen.name.clone(), grace_seconds: grace, after })
+    let (id, container) = (seen.id.clone(), seen.name.clone());
+    Some(Action::StopContainer { id, container, grace_seconds: grace, after, told })
 }
 
 /// Seconds that are left of the pod's grace period; no more than an eviction leaves. Told by when its end began, so that
@@ -41,12 +43,13 @@ fn remaining_grace(situation: &Situation<'_>) -> i64 {
     record.evicted.map_or(own, |evicted| own.min(left_of(evicted.grace_seconds, record.ended_at, now)))
 }
 
-/// Seconds that are left of a grace period. One that there is does not become none: what runs is asked before it is killed.
+/// Seconds that are left of a grace period, one at the least: what runs is asked before it is killed
+/// (`calculateEffectiveGracePeriod`).
 pub(crate) fn left_of(grace: i64, since: Option<Timestamp>, now: Timestamp) -> i64 {
     // The clock may have stepped back: never wait longer than the grace period itself.
     let passed = since.map_or(0, |since| now.duration_since(since).as_secs().max(0));
-    let grace = grace.max(0);
-    if grace == 0 { 0 } else { (grace - passed).clamp(1, grace) }
+    let grace = grace.max(1);
+    (grace - passed).clamp(1, grace)
 }
 
 /// IDs of what ends before a container of a pod that ends: for a sidecar the app containers and the sidecars after it;
@@ -73,8 +76,8 @@ fn stops(situation: &Situation<'_>, why: &str, plan: &mut Plan) -> Option<Stage>
     let running: Vec<&Container> = observed.containers.iter().filter(|seen| seen.is_running()).collect();
     if !running.is_empty() {
         let mut stop = |seen: &Container| {
-            let after = if grace > 0 { before(pod, &running, seen) } else { Vec::new() };
-            stop_action(situation, seen, grace, after, plan).map(|action| vec![planned(action, why)])
+            let after = before(pod, &running, seen);
+            stop_action(situation, seen, grace, after, None, plan).map(|action| vec![planned(action, why)])
         };
         return Some(running.iter().filter_map(|seen| stop(seen)).collect());
     }

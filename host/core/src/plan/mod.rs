@@ -78,7 +78,7 @@ pub struct Unhealthy {
 pub struct Busy {
     /// Containers being stopped, by ID, with the time when they are killed.
     pub stopping: BTreeMap<String, Timestamp>,
-    /// Containers whose postStart hook runs, by ID.
+    /// Containers whose postStart hook runs, or failed, by ID, until they have ended.
     pub post_start: BTreeSet<String>,
     /// Containers for which an image is being fetched, by name, and the image: their own, or a volume's.
     pub pulling: BTreeMap<String, String>,

@@ -35,7 +35,11 @@ pub(super) fn clear(situation: &Situation<'_>) -> Option<Plan> {
     if left.iter().any(|seen| seen.is_running()) {
         let running = left.into_iter().filter(|seen| seen.is_running());
         let stops: Vec<_> = running
-            .filter_map(|seen| Some(vec![planned(stop_action(situation, seen, 0, Vec::new(), &mut plan)?, why(seen))]))
+            .filter_map(|seen| {
+                let told = Some("killing".to_owned());
+                let action = stop_action(situation, seen, 0, Vec::new(), told, &mut plan)?;
+                Some(vec![planned(action, why(seen))])
+            })
             .collect();
         plan.stage(stops);
         return Some(plan);

@@ -55,7 +55,7 @@ pub(super) fn standing<'a>(
     let Some(seen) = record.newest(observed, name) else {
         return match known.and_then(|known| known.exit_or_unknown(now)) {
             Some(exit) => Standing::Ended(Ended {
-                again: restart::runs_again(pod, container, known, exit.code),
+                again: restart::runs_again(pod, container, known, &exit),
                 exit,
                 in_this_sandbox: sandbox.is_some() && known.and_then(|known| known.sandbox.as_deref()) == sandbox,
                 changed: false,
@@ -71,7 +71,7 @@ pub(super) fn standing<'a>(
             let known = known.filter(|known| known.id.as_deref() == Some(seen.id.as_str()));
             // The record has the same exit, without what a clock that stepped back left in the future.
             let exit = known.and_then(|known| known.exit.as_ref()).unwrap_or(exit).clone();
-            let again = restart::runs_again(pod, container, known, exit.code);
+            let again = restart::runs_again(pod, container, known, &exit);
             Standing::Ended(Ended { exit, in_this_sandbox, again, changed })
         }
         ContainerState::Running { .. } if fits => Standing::Running(seen),

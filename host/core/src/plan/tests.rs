@@ -197,7 +197,7 @@ fn all_that_ends_has_one_grace_period() {
     assert!(stops(&model).is_empty(), "no new time for the sidecars");
     model.busy.stopping.clear();
     model.record.evicted = Some(Evicted { grace_seconds: 0, disruption: true });
-    assert_eq!(stops(&model), [("s1", 0, vec![]), ("s2", 0, vec![])], "nobody waits when they are killed at once");
+    assert_eq!(stops(&model), [("s1", 1, vec!["s2"]), ("s2", 1, vec![])], "nobody is killed unasked");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn an_end_that_began_under_another_agent_has_no_more_time_than_is_left() {
         model.record.ended_at = since;
         assert_eq!(grace(&model), 20);
     }
-    for (grace_seconds, passed, left) in [(30, 5, 15), (10, 5, 5), (10, 500, 1), (0, 5, 0)] {
+    for (grace_seconds, passed, left) in [(30, 5, 15), (10, 5, 5), (10, 500, 1), (0, 5, 1)] {
         evict(&mut model, grace_seconds);
         model.record.ended_at = began(passed, &model);
         assert_eq!(grace(&model), left, "{passed} s of {grace_seconds} have passed");
@@ -237,6 +237,23 @@ fn a_sidecar_that_is_restarted_for_itself_waits_for_nobody() {
     let id = model.known.container("s1").unwrap().id.clone();
     model.unhealthy.insert(id, Unhealthy { cause: Cause::Probe(ProbeKind::Liveness), grace_seconds: None });
     assert_eq!(stops(&model), [("s1", 20, vec![])]);
+}
+
+#[test]
+fn what_is_stopped_alone_is_told_in_the_kubelets_words() {
+    let told = |name: &str, cause: Cause| {
+        let mut model = settled(SIDECARS);
+        let id = model.known.container(name).unwrap().id.clone();
+        model.unhealthy.insert(id, Unhealthy { cause, grace_seconds: None });
+        match &model.plan().actions().next().unwrap().action {
+            Action::StopContainer { told, .. } => told.clone().unwrap(),
+            other => panic!("{other}"),
+        }
+    };
+    let (liveness, startup) = (Cause::Probe(ProbeKind::Liveness), Cause::Probe(ProbeKind::Startup));
+    assert_eq!(told("s1", startup), "Init container s1 failed startup probe");
+    assert_eq!(told("a", liveness), "Container a failed liveness probe, will be restarted");
+    assert_eq!(told("a", Cause::PostStart), "FailedPostStartHook");
 }
 
 /// The stops of the plan by name: seconds, and the names of those that end before.

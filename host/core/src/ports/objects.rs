@@ -150,8 +150,8 @@ pub trait ObjectStore: Send + Sync {
     /// The pod is gone from this node: what was issued to it, or kept for it alone, is forgotten.
     fn forget(&self, _pod: &Pod) {}
 
-    /// Services that a pod of the namespace sees in its environment: those of the namespace, and `kubernetes` of
-    /// `default` as the last one when the namespace has none of that name. `None` while they are not known yet.
+    /// Services that a pod of the namespace may see in its environment: those of the namespace, and `kubernetes` of
+    /// `default`. `None` while they are not known yet.
     async fn services(&self, _namespace: &str) -> Option<Vec<Arc<v1::Service>>> {
         Some(Vec::new())
     }

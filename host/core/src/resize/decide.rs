@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 
-use crate::admit;
+use crate::admit::{self, Rejection};
 use crate::cgroup::{self, Qos};
 use crate::node::NodeFacts;
 use crate::pod::Pod;
@@ -30,8 +30,8 @@ pub struct Wish {
 pub enum Verdict {
     /// It is given.
     Granted,
-    /// It may be given later.
-    Deferred(String),
+    /// It may be given later: what keeps it from being given now.
+    Deferred(Rejection),
     /// It can never be given here.
     Infeasible(String),
 }
@@ -107,6 +107,6 @@ fn verdict(wish: &Wish, others: &[&Pod], facts: &NodeFacts, node: Option<&v1::No
     }
     match admit::admit(wanted, others, facts, node) {
         Ok(()) => Verdict::Granted,
-        Err(rejection) => Verdict::Deferred(rejection.message),
+        Err(rejection) => Verdict::Deferred(rejection),
     }
 }

@@ -18,7 +18,7 @@ pub fn failed(object: &v1::Pod, generation: i64, error: &str) -> String {
     message("Pod resize error", object, generation, error)
 }
 
-/// Message of `ResizeDeferred` and `ResizeInfeasible`.
+/// Message of `ResizeDeferred`, whose reason is that of the check, and of `ResizeInfeasible`.
 pub fn pending(object: &v1::Pod, generation: i64, reason: &str, error: &str) -> String {
     message(&format!("Pod resize {reason}"), object, generation, error)
 }

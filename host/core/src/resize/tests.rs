@@ -36,7 +36,8 @@ fn it_is_given_deferred_or_infeasible() {
     let pods = [given.clone(), other];
     assert_eq!(one(&want(1500, 64), &pods), Verdict::Granted);
     let message = "Node didn't have enough resource: cpu, requested: 2000, used: 2500, capacity: 4000";
-    assert_eq!(one(&want(2000, 64), &pods), Verdict::Deferred(message.to_owned()));
+    let rejection = crate::admit::Rejection { reason: "OutOfcpu".into(), message: message.to_owned() };
+    assert_eq!(one(&want(2000, 64), &pods), Verdict::Deferred(rejection));
     let message = "Node didn't have enough capacity: cpu, requested: 4001, capacity: 4000";
     assert_eq!(one(&want(4001, 64), &pods), Verdict::Infeasible(message.to_owned()));
     let message = "Node didn't have enough capacity: memory, requested: 10737418240, capacity: 8589934592";

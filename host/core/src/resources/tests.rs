@@ -71,7 +71,7 @@ fn totals_of_a_pod() {
     assert_eq!(pod_limit(mixed.spec(), "memory"), None);
     assert_eq!(pod_request(mixed.spec(), "memory"), 0);
     let half = pod_from("containers: [{name: a, resources: {limits: {memory: 1Gi}}}, {name: b}]");
-    assert_eq!(pod_limit(half.spec(), "memory"), None);
+    assert_eq!((pod_limit(half.spec(), "memory"), sum_of_limits(half.spec(), "memory")), (None, 1 << 30));
     let level = pod_from(
         "{resources: {requests: {cpu: 300m}, limits: {cpu: '1'}},
          containers: [{name: a, resources: {requests: {cpu: 100m}}}, {name: b}]}",

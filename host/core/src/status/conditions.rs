@@ -42,7 +42,7 @@ pub(super) fn conditions(
         condition("PodScheduled", true),
     ];
     let restarting = restarting_all(input, phase);
-    let disruption = disruption(input);
+    let disruption = disruption(input, phase);
     let foreign = foreign.into_iter().filter(|other| disruption.is_none() || other.type_ != DISRUPTION);
     let foreign: Vec<v1::PodCondition> = foreign.collect();
     let own = ours.into_iter().chain(restarting).chain(disruption).map(|ours| {
@@ -106,9 +106,10 @@ fn foreign(input: &StatusInput<'_>) -> Vec<v1::PodCondition> {
 }
 
 /// Says of a pod that the node itself ended that it was not the pod's fault, for controllers that count failures
-/// (`TerminationByKubelet` in pkg/kubelet/eviction and pkg/kubelet/preemption).
-fn disruption(input: &StatusInput<'_>) -> Option<Condition> {
-    let terminal = input.record.terminal.as_ref()?;
+/// (`TerminationByKubelet` in pkg/kubelet/eviction and pkg/kubelet/preemption); told with its end, once nothing runs any more
+/// (`mergePodStatus`).
+fn disruption(input: &StatusInput<'_>, phase: &str) -> Option<Condition> {
+    let terminal = input.record.terminal.as_ref().filter(|_| matches!(phase, "Succeeded" | "Failed"))?;
     let by_reason = || matches!(terminal.reason.as_deref(), Some("Evicted" | "Preempting" | "Terminated"));
     let by_the_node = input.record.evicted.map_or_else(by_reason, |evicted| evicted.disruption);
     let preempted = terminal.reason.as_deref() == Some(preempt::REASON);
@@ -146,9 +147,8 @@ fn initialized(
     if phase == "Succeeded" {
         return Condition { reason: Some("PodCompleted"), ..condition("Initialized", true) };
     }
-    // When all containers begin anew, a pod that was initialized stays so.
-    let stays = restart::could_restart_all(input.pod.spec())
-        && input.record.conditions.get("Initialized").is_some_and(|known| known.status == "True");
+    // A pod that was initialized stays so, also in another sandbox, or when all containers begin anew.
+    let stays = input.record.conditions.get("Initialized").is_some_and(|known| known.status == "True");
     if stays || apps.iter().any(super::containers::has_begun) {
         return condition("Initialized", true);
     }

@@ -42,13 +42,13 @@ pub(super) fn has_begun(status: &v1::ContainerStatus) -> bool {
     !waits || status.last_state.is_some()
 }
 
-/// At a pod's end every container that was begun has ended, also the lost ones. In a pod that was initialized the app
-/// containers were to run, so those that did not failed.
+/// At a pod's end every container that was begun has ended, also the lost ones; the first init container counts as begun
+/// (`initializedContainers`). In a pod that was initialized the app containers were to run, so those that did not failed.
 fn close(input: &StatusInput<'_>, inits: &mut [v1::ContainerStatus], apps: &mut [v1::ContainerStatus]) {
     let initialized = inits.is_empty()
         || apps.iter().any(has_begun)
         || inits.last().is_some_and(|last| last.ready || last.started == Some(true));
-    let begun = inits.iter().rposition(has_begun).map_or(0, |last| last + 1);
+    let begun = inits.iter().rposition(has_begun).map_or(1, |last| last + 1);
     let lost = |status: &mut v1::ContainerStatus| {
         if status.state.as_ref().is_some_and(|state| state.terminated.is_some()) {
             return;
@@ -166,7 +166,7 @@ fn states(
             (Some(id), exit) => {
                 let unknown = Exit::unknown(input.now);
                 let exit = exit.as_ref().unwrap_or(&unknown);
-                let again = restart::runs_again(input.pod, container, Some(known), exit.code);
+                let again = restart::runs_again(input.pod, container, Some(known), exit);
                 if exit.is_unknown() && again && !input.plan.finished {
                     // It ran and cannot be found: shown as what it was before, until another one runs.
                     (waiting_for(input, wait), Some(terminated(exit, id)))

@@ -94,6 +94,7 @@ fn take_in(known: &mut ContainerRecord, seen: &Container, observed: &ObservedPod
         known.restarting = false;
         known.actuated = None;
         known.user = None;
+        known.failed_start = known.failed_start.take().filter(|failed| failed.id == seen.id);
     }
     // A record of before image IDs were kept has none.
     if known.image_id.is_empty() {
@@ -170,7 +171,7 @@ fn vanish(known: &mut ContainerRecord, name: &str, pod: &Pod, observed: &Observe
         return;
     }
     let exit = Exit { started_at: known.started_at, ..Exit::unknown(now) };
-    let again = pod.container(name).is_some_and(|of| restart::runs_again(pod, of, Some(known), exit.code));
+    let again = pod.container(name).is_some_and(|of| restart::runs_again(pod, of, Some(known), &exit));
     if goes_on && again {
         known.restarts = known.restarts.saturating_add(1);
     }
@@ -210,16 +211,20 @@ mod tests {
     fn one_that_cannot_be_started_has_its_back_off_however_long_the_one_before_ran() {
         let pod = pod_from("{containers: [{name: a, image: i}]}");
         let of = pod.container("a").expect("its container");
-        let mut record = PodRecord::default();
-        let refused = Exit { started_at: None, ..exit(128, 3601, 3601) };
-        let ended = ContainerState::Exited;
-        for (attempt, state) in [(0, running(0)), (0, ended(exit(1, 0, 3600))), (1, ended(refused.clone()))] {
-            let observed = ObservedPod { containers: vec![container(of, attempt, state)], ..ObservedPod::default() };
-            remember(&mut record, &pod, &observed, &BTreeMap::new(), at(10_000));
+        // With no time of its own in records of before it was given that of its making.
+        for started_at in [None, Some(at(3601))] {
+            let mut record = PodRecord::default();
+            let refused = Exit { started_at, ..exit(128, 3601, 3601) };
+            let ended = ContainerState::Exited;
+            for (attempt, state) in [(0, running(0)), (0, ended(exit(1, 0, 3600))), (1, ended(refused.clone()))] {
+                let observed =
+                    ObservedPod { containers: vec![container(of, attempt, state)], ..ObservedPod::default() };
+                remember(&mut record, &pod, &observed, &BTreeMap::new(), at(10_000));
+            }
+            let known = record.containers.get_mut("a").expect("it is known");
+            known.delayed_restarts = 1;
+            assert_eq!(restart::restart_at(known, &refused, Policy::CRASH_LOOP, at(3601)), at(3611));
         }
-        let known = record.containers.get_mut("a").expect("it is known");
-        known.delayed_restarts = 1;
-        assert_eq!(restart::restart_at(known, &refused, Policy::CRASH_LOOP, at(3601)), at(3611));
     }
 
     #[test]

@@ -76,7 +76,6 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
             return status;
         }
     }
-    resources::fill_pod(input, &mut status);
     let (inits, mut apps) = containers::all(input);
     if ended.is_none() {
         let phase = match phase::phase(input, &inits, &apps) {
@@ -86,6 +85,7 @@ pub fn compute(input: &StatusInput<'_>) -> v1::PodStatus {
         };
         status.phase = Some(phase.to_owned());
     }
+    resources::fill_pod(input, &mut status);
     let ips: Vec<String> = told_ips(input).iter().map(ToString::to_string).collect();
     status.pod_ip = ips.first().cloned();
     status.pod_ips = (!ips.is_empty()).then(|| ips.into_iter().map(|ip| v1::PodIP { ip }).collect());

@@ -3,7 +3,9 @@
 use k8s_openapi::api::core::v1;
 
 use super::StatusInput;
+use crate::observed::Exit;
 use crate::pod::{ContainerKind, ContainerOf};
+use crate::record::exit_of;
 use crate::restart;
 
 /// What one container contributes.
@@ -21,19 +23,19 @@ enum Part {
 }
 
 fn part(input: &StatusInput<'_>, container: ContainerOf<'_>, status: &v1::ContainerStatus) -> Part {
-    let code = |state: Option<&v1::ContainerState>| Some(state?.terminated.as_ref()?.exit_code);
+    let exit = |state: Option<&v1::ContainerState>| Some(exit_of(state?.terminated.as_ref()?));
     let known = input.record.containers.get(&status.name);
-    let stopped = |code: i32, ended_now: bool| Part::Stopped {
-        code,
+    let stopped = |exit: Exit, ended_now: bool| Part::Stopped {
+        code: exit.code,
         ended_now,
-        again: restart::runs_again(input.pod, container, known, code),
+        again: restart::runs_again(input.pod, container, known, &exit),
     };
     match status.state.as_ref() {
         Some(state) if state.running.is_some() => Part::Running,
         Some(state) if state.waiting.is_some() => {
-            code(status.last_state.as_ref()).map_or(Part::Waiting, |code| stopped(code, false))
+            exit(status.last_state.as_ref()).map_or(Part::Waiting, |exit| stopped(exit, false))
         }
-        state => code(state).map_or(Part::Unknown, |code| stopped(code, true)),
+        state => exit(state).map_or(Part::Unknown, |exit| stopped(exit, true)),
     }
 }
 

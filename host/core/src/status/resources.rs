@@ -3,7 +3,7 @@
 //! As `convertContainerStatusResources` of `pkg/kubelet/kubelet_pods.go` and `toKubeContainerResources` of
 //! `pkg/kubelet/kuberuntime/kuberuntime_container_linux.go`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -44,22 +44,55 @@ pub(super) fn fill(
     status.resources = Some(given);
 }
 
-/// Says what the pod as a whole was given and what it has (`convertToAPIPodLevelResourcesStatus`): what its spec does not say is
-/// what its containers have together.
+/// Says what the pod as a whole, whose phase is told already, was given and what it has
+/// (`convertToAPIPodLevelResourcesStatus`). While it runs that is what its cgroup has, of CPU and memory; before and after it,
+/// what its containers have together of whatever they name (`getEffectiveAllocatedResources`).
 pub(super) fn fill_pod(input: &StatusInput<'_>, status: &mut v1::PodStatus) {
     let spec = input.pod.spec();
-    let list = |amount: &dyn Fn(&str) -> Option<i64>| {
-        let cpu = amount("cpu").filter(|cpu| *cpu > 0).map(|cpu| ("cpu".to_owned(), quantity::of_milli(cpu)));
-        let memory = amount("memory").filter(|memory| *memory > 0);
-        let memory = memory.map(|memory| ("memory".to_owned(), quantity::of_bytes(memory)));
-        Some(cpu.into_iter().chain(memory).collect::<List>()).filter(|list| !list.is_empty())
+    let names = names(spec);
+    status.allocated_resources = list(names.iter().copied(), |name| Some(resources::pod_request(spec, name)));
+    let (requests, limits) = if status.phase.as_deref() == Some("Running") {
+        let has = v1::PodSpec { resources: resize::pod_level(input.pod, input.record).cloned(), ..spec.clone() };
+        let shown: BTreeSet<&str> = named(has.resources.as_ref()).chain(["cpu", "memory"]).collect();
+        let requests = list(shown.iter().copied(), |name| Some(resources::pod_request(&has, name)));
+        (requests, list(shown.iter().copied(), |name| resources::pod_limit(&has, name)))
+    } else {
+        let limits = list(names.iter().copied(), |name| Some(resources::sum_of_limits(spec, name)));
+        (status.allocated_resources.clone(), limits)
     };
-    status.allocated_resources = list(&|name| Some(resources::pod_request(spec, name)));
-    let has = v1::PodSpec { resources: resize::pod_level(input.pod, input.record).cloned(), ..spec.clone() };
-    let requests = list(&|name| Some(resources::pod_request(&has, name)));
-    let limits = list(&|name| resources::pod_limit(&has, name));
     status.resources =
         (requests.is_some() || limits.is_some()).then_some(v1::ResourceRequirements { requests, limits, claims: None });
+}
+
+/// Those amounts that there are; `None` where there is none.
+fn list<'a>(names: impl Iterator<Item = &'a str>, amount: impl Fn(&str) -> Option<i64>) -> Option<List> {
+    let amounts = names.filter_map(|name| Some((name, amount(name).filter(|amount| *amount > 0)?)));
+    let list: List = amounts.map(|(name, amount)| (name.to_owned(), written(name, amount))).collect();
+    (!list.is_empty()).then_some(list)
+}
+
+/// An amount of that resource, in the API server's notation.
+fn written(name: &str, amount: i64) -> Quantity {
+    match name {
+        "cpu" => quantity::of_milli(amount),
+        "memory" | resources::EPHEMERAL_STORAGE => quantity::of_bytes(amount),
+        _ if name.starts_with("hugepages-") => quantity::of_bytes(amount),
+        _ => Quantity(quantity::decimal_si(amount)),
+    }
+}
+
+/// The resources that a pod, its containers or its overhead name.
+fn names(spec: &v1::PodSpec) -> BTreeSet<&str> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let given = containers.map(|container| container.resources.as_ref()).chain([spec.resources.as_ref()]);
+    let overhead = spec.overhead.iter().flat_map(BTreeMap::keys).map(String::as_str);
+    given.flat_map(named).chain(overhead).collect()
+}
+
+/// The resources that requests or limits name.
+fn named(of: Option<&v1::ResourceRequirements>) -> impl Iterator<Item = &str> {
+    let lists = of.into_iter().flat_map(|of| [&of.requests, &of.limits]);
+    lists.flatten().flat_map(BTreeMap::keys).map(String::as_str)
 }
 
 /// Puts what the runtime has in place of what was given.

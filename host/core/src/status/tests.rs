@@ -272,6 +272,8 @@ fn a_vanished_container_was_lost_and_is_counted_once() {
         ("waiting ContainerCreating".to_owned(), "ended 137 ContainerStatusUnknown".to_owned())
     );
     assert_eq!((status.phase.as_deref(), of(&status, "a").restart_count), (Some("Running"), 1));
+    let message = of(&status, "a").last_state.clone().unwrap().terminated.unwrap().message.unwrap();
+    assert!(message.ends_with("located when the pod was deleted.  The container used to be Running"), "{message}");
     pod.look();
     assert_eq!(of(&pod.status(), "a").restart_count, 1);
     assert_eq!(of(&pod.with("a", 1, running(99)).status(), "a").restart_count, 1);

@@ -20,6 +20,8 @@ use crate::worker::Worker;
 
 /// Bytes of a file that variables come from.
 const ENV_FILE: usize = 1 << 20;
+/// What a container that the runtime does not start is shown with (`ErrRunContainer`).
+const RUN_ERROR: &str = "RunContainerError";
 
 pub(super) async fn create_container(worker: &mut Worker, name: &str, attempt: u32) -> Step {
     let before = worker.record.newest(&worker.observed, name).zip(worker.pod.container(name));
@@ -182,8 +184,9 @@ pub(super) async fn start_container(worker: &mut Worker, name: &str) -> Step {
         worker.event(Some(name), EventType::Warning, "Failed", &format!("Error: {error}"));
         // A start that left an exit behind is restarted like any other end; one that left nothing is tried again.
         let ended = worker.observed.container(name).is_some_and(|seen| seen.exit().is_some());
-        if !ended {
-            worker.failed(&backoff::create(name), "RunContainerError", &error.to_string());
+        match ended {
+            true => worker.not_started(name, &id, RUN_ERROR, &error.to_string()),
+            false => worker.failed(&backoff::create(name), RUN_ERROR, &error.to_string()),
         }
         return Step::Waits;
     }

@@ -107,8 +107,8 @@ async fn act(worker: &mut Worker, planned: &Planned) -> Step {
             container::create_container(worker, container, *attempt).await
         }
         Action::StartContainer { container } => container::start_container(worker, container).await,
-        Action::StopContainer { id, container, grace_seconds, after } => {
-            background::stop(worker, id, container, *grace_seconds, after, &planned.why);
+        Action::StopContainer { id, container, grace_seconds, after, told } => {
+            background::stop(worker, id, container, *grace_seconds, after, told.as_deref());
             Step::Waits
         }
         Action::StopSandbox { id } => {

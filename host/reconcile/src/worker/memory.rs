@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use longshore_core::event::EventType;
 use longshore_core::observed::ContainerState;
-use longshore_core::record::{Evicted, StoredPod, Terminal};
+use longshore_core::record::{Evicted, FailedStart, StoredPod, Terminal};
 use longshore_core::{evict, probe, status};
 
 use super::Worker;
@@ -38,6 +38,8 @@ impl Worker {
         let known: BTreeSet<&str> = self.observed.containers.iter().map(|seen| seen.id.as_str()).collect();
         self.messages.retain(|id, _| known.contains(id.as_str()));
         self.unhealthy.retain(|id, _| known.contains(id.as_str()));
+        let goes_on = |id: &String| self.observed.containers.iter().any(|seen| seen.id == *id && seen.exit().is_none());
+        self.busy.post_start.retain(goes_on);
         let is_sandbox = |about: &str| self.observed.sandboxes.iter().any(|seen| seen.id == about);
         self.undone.retain(|about, _| about == DISK || known.contains(about.as_str()) || is_sandbox(about));
         let before: BTreeMap<String, Option<String>> =
@@ -51,6 +53,12 @@ impl Worker {
                 (known.started, known.ready) = probe::initial(&self.probes, name);
             }
         }
+    }
+
+    /// Remembers why a container could not be started.
+    pub(crate) fn not_started(&mut self, container: &str, id: &str, reason: &str, message: &str) {
+        let failed = FailedStart { id: id.to_owned(), reason: reason.to_owned(), message: message.to_owned() };
+        self.record.containers.entry(container.to_owned()).or_default().failed_start = Some(failed);
     }
 
     /// Ends the pod for others, with no more grace than that. One that has ended already stays what it is.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use longshore_core::admit::Rejection;
 use longshore_core::backoff;
 use longshore_core::event::EventType;
 use longshore_core::plan::Plan;
@@ -52,8 +53,12 @@ impl Worker {
         let mut verdicts = resize::decide(&wishes, active, &self.facts, node.as_deref());
         match verdicts.remove(&self.pod.id.uid) {
             Some(Verdict::Granted) => self.grant(active),
-            Some(Verdict::Deferred(message)) => self.not_granted("Deferred", "ResizeDeferred", message),
-            Some(Verdict::Infeasible(message)) => self.not_granted("Infeasible", "ResizeInfeasible", message),
+            Some(Verdict::Deferred(Rejection { reason, message })) => {
+                self.not_granted("Deferred", "ResizeDeferred", &reason, message);
+            }
+            Some(Verdict::Infeasible(message)) => {
+                self.not_granted("Infeasible", "ResizeInfeasible", "Infeasible", message);
+            }
             None => {}
         }
     }
@@ -73,14 +78,15 @@ impl Worker {
         self.shared.wishes.wake(&self.shared.roster);
     }
 
-    fn not_granted(&mut self, reason: &str, event: &str, message: String) {
+    /// `why` is the reason as the event has it.
+    fn not_granted(&mut self, reason: &str, event: &str, why: &str, message: String) {
         let generation = self.generation();
         let before = self.record.resize.pending.as_ref();
         let same_reason = before.filter(|before| before.reason == reason);
         let told = same_reason.is_some_and(|before| before.generation == generation);
         let since = same_reason.map_or_else(Timestamp::now, |before| before.since);
         if !told {
-            let text = resize::pending(&self.wanted, generation, reason, &message);
+            let text = resize::pending(&self.wanted, generation, why, &message);
             self.event(None, EventType::Warning, event, &text);
         }
         self.record.resize.pending = Some(Pending { reason: reason.to_owned(), message, generation, since });

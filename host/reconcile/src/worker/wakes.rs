@@ -133,13 +133,16 @@ impl Worker {
                 self.look_at(&id).await;
             }
             Done::PostStart { id, container, error } => {
-                self.busy.post_start.remove(&id);
                 if let Some(message) = error {
+                    // It stays among those whose hook runs until it has ended: so long it is neither shown to run nor probed.
                     // Not into the event, as there: it may hold secrets.
                     tracing::warn!(pod = %self.pod.id, container, "the postStart hook failed: {message}");
                     self.event(Some(&container), EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
+                    self.not_started(&container, &id, "PostStartHookError", &message);
                     let unhealthy = Unhealthy { cause: Cause::PostStart, grace_seconds: None };
                     self.unhealthy.insert(id, unhealthy);
+                } else {
+                    self.busy.post_start.remove(&id);
                 }
             }
             Done::Pull { fetched, result } => {

@@ -224,13 +224,18 @@ async fn all_containers_of_a_pod_share_one_grace_period() {
 }
 
 #[tokio::test]
-async fn a_container_gets_two_seconds_however_little_is_left() {
-    let bed = Bed::new();
-    bed.source.set(vec![pod("p", "{terminationGracePeriodSeconds: 1, containers: [{name: app, image: app}]}")]);
-    bed.until("ready", |bed| bed.is_ready("p")).await;
-    bed.source.set(Vec::new());
-    bed.until("gone", |bed| bed.runtime.things().is_empty()).await;
-    assert_eq!(bed.runtime.stops(), [("p".to_owned(), 2)]);
+async fn a_pod_is_asked_to_end_however_little_time_it_has() {
+    for grace in [0, 1] {
+        let bed = Bed::new();
+        let hook = "lifecycle: {preStop: {exec: {command: [bye]}}}";
+        let app = format!("{{name: app, image: app, {hook}}}");
+        bed.source.set(vec![pod("p", &format!("{{terminationGracePeriodSeconds: {grace}, containers: [{app}]}}"))]);
+        bed.until("ready", |bed| bed.is_ready("p")).await;
+        bed.source.set(Vec::new());
+        bed.until("gone", |bed| bed.runtime.things().is_empty()).await;
+        assert_eq!(bed.runtime.stops(), [("p".to_owned(), 2)]);
+        assert_eq!(bed.runtime.story(), ["exec app", "stop app"]);
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod cluster;
 mod collection;
 mod eviction;
 mod faults;
+mod hooks;
 mod images;
 mod life;
 mod limits;

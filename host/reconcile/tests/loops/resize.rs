@@ -100,7 +100,8 @@ async fn a_deferred_one_is_given_when_another_pod_ends() {
     let pending = bed.resize_condition("a", "PodResizePending").unwrap();
     let message = "Node didn't have enough resource: cpu, requested: 2000, used: 2500, capacity: 4000";
     assert_eq!(pending.message.as_deref(), Some(message));
-    assert!(bed.has_event("a", "ResizeDeferred"));
+    let told = bed.events.events(Some("a")).into_iter().find(|event| event.reason == "ResizeDeferred").unwrap();
+    assert!(told.message.starts_with("Pod resize OutOfcpu: {"), "{}", told.message);
     assert_eq!((bed.app("a"), bed.allocated_cpu("a").as_deref()), (before.clone(), Some("1")));
     // Neither its own restart nor the agent's gives it what there is no room for.
     let bed = bed.restart().await;

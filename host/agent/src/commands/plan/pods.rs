@@ -196,7 +196,7 @@ fn busy_text(observed: &ObservedPod, busy: &Busy) -> String {
             text.push_str(&format!("  container {name} is being stopped, and killed at {until:.0}\n"));
         }
     }
-    for id in &busy.post_start {
+    for id in busy.post_start.iter().filter(|id| !busy.stopping.contains_key(*id)) {
         if let Some(name) = name(id) {
             text.push_str(&format!("  container {name}: its postStart hook runs\n"));
         }

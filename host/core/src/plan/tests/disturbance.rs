@@ -272,6 +272,21 @@ fn apps_wait_for_a_sidecar_to_be_started() {
 }
 
 #[test]
+fn an_app_waits_for_the_hook_of_the_one_before_and_says_so_as_its_pod_does() {
+    for (inits, reason) in [("", "ContainerCreating"), ("initContainers: [{name: one, image: i}], ", "PodInitializing")]
+    {
+        let mut model = settled(&format!("{{{inits}containers: [{{name: a, image: i}}, {{name: b, image: i}}]}}"));
+        model.world.containers.retain(|seen| seen.name != "b");
+        model.look();
+        model.record.containers.remove("b");
+        let id = model.known.container("a").unwrap().id.clone();
+        model.busy.post_start.insert(id);
+        let plan = model.plan();
+        assert!(plan.is_empty() && plan.waits["b"].reason == reason, "{plan:?}");
+    }
+}
+
+#[test]
 fn what_the_spec_does_not_name_any_more_is_stopped() {
     let mut model = two("Always");
     model.pod = pod_from("{containers: [{name: a, image: i}]}");

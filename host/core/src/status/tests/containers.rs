@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::container::Resources;
+use crate::record::FailedStart;
 use crate::resize::{Pending, Progress};
 
 #[test]
@@ -32,6 +33,64 @@ fn that_there_was_no_memory_may_be_told_after_the_end() {
     assert_eq!((ended.reason.as_deref(), ended.message.as_deref()), (Some("OOMKilled"), Some("last words")));
 }
 
+#[test]
+fn an_init_container_that_lost_a_process_for_want_of_memory_did_not_do_its_work() {
+    for (policy, made) in [("Always", vec!["create container init, attempt 1"]), ("Never", vec![])] {
+        let killed = Exit { reason: Exit::OUT_OF_MEMORY.to_owned(), ..exit(0, 50, 60) };
+        let mut pod = init(policy).with("init", 0, ContainerState::Exited(killed));
+        let plan = pod.plan();
+        let actions: Vec<String> = plan.actions().map(|planned| planned.action.to_string()).collect();
+        let creations: Vec<&str> = actions.iter().map(String::as_str).filter(|it| it.starts_with("create")).collect();
+        assert_eq!(creations, made, "{policy}");
+        assert_eq!(pod.status().phase.as_deref(), Some(if made.is_empty() { "Failed" } else { "Pending" }));
+    }
+}
+
+#[test]
+fn a_start_that_failed_is_shown_before_its_back_off() {
+    let failed =
+        || Some(FailedStart { id: "a-0".to_owned(), reason: "RunContainerError".to_owned(), message: "no".to_owned() });
+    let state = |policy: &str, second: i64, restarts: u32| {
+        let mut pod = one(policy).with("a", 0, ended(127));
+        pod.now = at(second);
+        (pod.known("a").delayed_restarts, pod.known("a").failed_start) = (restarts, failed());
+        states(&pod.status(), "a")
+    };
+    let shown = ("waiting RunContainerError".to_owned(), "ended 127 Error".to_owned());
+    assert_eq!(state("Always", 61, 0), shown, "as it is started again at once");
+    assert_eq!(state("Always", 61, 1), shown);
+    assert_eq!(state("Always", 65, 1).0, "waiting CrashLoopBackOff");
+    assert_eq!(state("Always", 70, 1).0, "ended 127 Error");
+    assert_eq!(state("Never", 61, 0).0, "ended 127 Error");
+    let mut pod = one("Always").with("a", 0, ended(127));
+    pod.known("a").failed_start = failed();
+    let pod = pod.with("a", 1, running(62));
+    assert_eq!(pod.record.containers["a"].failed_start, None, "of another one than the newest");
+}
+
+#[test]
+fn a_pod_that_was_initialized_stays_so_in_another_sandbox() {
+    let mut pod = init("Always").with("init", 0, ended(0));
+    assert_eq!(told(&pod.status(), "Initialized"), "True");
+    pod.observed.sandboxes = vec![sandbox(1, SandboxState::Running)];
+    let mut pod = pod.with("init", 1, running(90));
+    assert_eq!(told(&pod.status(), "Initialized"), "True");
+}
+
+#[test]
+fn the_first_init_container_counts_as_begun_at_the_pods_end() {
+    let spec = "{containers: [{name: a, image: i}], initContainers: [{name: one, image: i}, {name: two, image: i}]}";
+    let mut pod = case(spec);
+    let reason = Some("DeadlineExceeded".to_owned());
+    pod.record.terminal = Some(Terminal { phase: "Failed".to_owned(), reason, message: None });
+    let status = pod.status();
+    assert_eq!(states(&status, "one").0, "ended 137 ContainerStatusUnknown");
+    assert_eq!(
+        ["two", "a"].map(|name| states(&status, name).0),
+        ["waiting PodInitializing", "waiting PodInitializing"]
+    );
+}
+
 const SIZED: &str = "{containers: [{name: a, image: i, resources: {limits: {cpu: 200m, memory: 64Mi}, requests: {cpu: '0.1', memory: 32Mi}}}]}";
 
 fn resources(pod: &mut Case) -> Value {
@@ -56,6 +115,21 @@ fn what_was_given_and_what_the_runtime_has() {
     assert_eq!(resources(&mut pod), json!([given, all]), "one that does not run has what it was given");
     let mut none = case("{containers: [{name: a, image: i}]}").with("a", 0, running(50));
     assert_eq!(resources(&mut none), json!([null, {}]), "an API server takes none for a node that cannot resize");
+}
+
+#[test]
+fn a_pod_as_a_whole_has_what_its_containers_name_until_it_runs() {
+    let disk = "{limits: {cpu: 200m, ephemeral-storage: 2Mi, x.io/y: 3}, requests: {cpu: 100m, ephemeral-storage: 1Mi, x.io/y: 3}}";
+    let spec = format!("{{containers: [{{name: a, image: i, resources: {disk}}}, {{name: b, image: i}}]}}");
+    let given = json!({"cpu": "100m", "ephemeral-storage": "1Mi", "x.io/y": "3"});
+    let limits = json!({"cpu": "200m", "ephemeral-storage": "2Mi", "x.io/y": "3"});
+    let of_pod = |pod: &mut Case| {
+        let status = pod.status();
+        json!([status.allocated_resources, status.resources])
+    };
+    assert_eq!(of_pod(&mut case(&spec)), json!([given, {"requests": given, "limits": limits}]));
+    let mut up = case(&spec).with("a", 0, running(50)).with("b", 0, running(50));
+    assert_eq!(of_pod(&mut up), json!([given, {"requests": {"cpu": "100m"}}]), "of a cgroup without limits");
 }
 
 #[test]
