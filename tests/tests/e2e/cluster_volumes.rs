@@ -123,7 +123,7 @@ fn cluster_volumes_claim_is_waited_for_until_it_is_bound() {
     world.node.bind(&of_claim("none", "none", json!({})));
     let ephemeral = json!({"ephemeral": {"volumeClaimTemplate": {"spec": claim_spec()}}});
     world.node.bind(&with_volume("own", ephemeral, json!({})));
-    world.node.wait_api_event("late", "FailedMount", "not bound");
+    world.node.wait_api_event("late", "FailedMount", "failed to process volumes=[v]: error processing PVC");
     world.node.wait_api_event("none", "FailedMount", "not found");
     world.volume("late", json!({"hostPath": {"path": host}}));
     world.volume("own-v", json!({"hostPath": {"path": host}}));

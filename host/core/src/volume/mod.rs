@@ -28,6 +28,7 @@ pub use self::references::{
 };
 pub use self::resolve::{
     VolumeProblem, groups, is_read_only, is_untyped_host_path, not_set_up, on_disk, resolve, resolve_each, size_limits,
+    spec_name,
 };
 
 /// A volume that a pod needs on the node.

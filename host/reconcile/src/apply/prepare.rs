@@ -30,7 +30,11 @@ struct Unprepared {
 
 impl Unprepared {
     fn volume(volume: &str, message: &str) -> Self {
-        Unprepared { reason: "FailedMount", message: volume::not_set_up(volume, message) }
+        Self::mount(volume::not_set_up(volume, message))
+    }
+
+    fn mount(message: String) -> Self {
+        Unprepared { reason: "FailedMount", message }
     }
 
     fn cgroup(error: &FilesError) -> Self {
@@ -67,8 +71,8 @@ impl Worker {
             behind = true;
         }
         let (volumes, problems) = volume::resolve_each(&self.as_told(), &self.facts, &self.objects, &self.pod_ips());
-        for VolumeProblem { volume, message } in problems {
-            self.tell_if(kept.contains_key(&volume), Unprepared::volume(&volume, &message))?;
+        for VolumeProblem { volume, told, .. } in problems {
+            self.tell_if(kept.contains_key(&volume), Unprepared::mount(told))?;
             behind = true;
         }
         let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &self.facts);
@@ -89,7 +93,9 @@ impl Worker {
             match shared.ports.files.prepare(&spec).await {
                 Err(FilesError::Volume { volume, message }) => {
                     let is_kept = kept.contains_key(&volume) && spec.volumes.iter().any(|spec| spec.name == volume);
-                    self.tell_if(is_kept, Unprepared::volume(&volume, &message))?;
+                    let name = volume::spec_name(&self.pod, &self.objects, &volume);
+                    let unprepared = Unprepared::volume(name, &message);
+                    self.tell_if(is_kept, unprepared)?;
                     spec.volumes.retain(|spec| spec.name != volume);
                     behind = true;
                 }
