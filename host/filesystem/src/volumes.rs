@@ -28,14 +28,19 @@ fn made(pod: &Path, volume: &VolumeSpec, group: Option<FsGroup>) -> Result<PathB
             host_path::check(path, *kind)?;
             Ok(path.clone())
         }
-        VolumeKind::Local { path, read_only } => {
+        VolumeKind::Local { path, read_only, options } => {
             host_path::check(path, HostPathKind::Directory)?;
             if let Some(group) = group.filter(|_| !read_only) {
                 // The path is the administrator's and may be a link; below it none is followed.
                 let folder = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
                 hand_once(pod, LOCAL, &volume.name, &folder, group).map_err(told)?;
             }
-            Ok(path.clone())
+            if options.is_empty() {
+                return Ok(path.clone());
+            }
+            let folder = folder_of(pod, LOCAL, &volume.name).map_err(told)?;
+            write::folder(&folder, 0o750).and_then(|()| mounts::bind(path, &folder, options)).map_err(told)?;
+            Ok(folder)
         }
         VolumeKind::EmptyDir { memory, size_limit } => {
             let medium = if *memory { Medium::Memory(*size_limit) } else { Medium::Disk };

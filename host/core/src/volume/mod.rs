@@ -70,6 +70,8 @@ pub enum VolumeKind {
         path: PathBuf,
         /// Whether its claim is only read: its owner stays then.
         read_only: bool,
+        /// Options of its mount; without any it is used where it is.
+        options: Vec<String>,
     },
     /// `nfs`.
     Nfs {

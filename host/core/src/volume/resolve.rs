@@ -18,6 +18,8 @@ use crate::{huge_pages, quantity, resources};
 
 /// Annotation of a PersistentVolume with the group that may use it.
 const GROUP: &str = "pv.beta.kubernetes.io/gid";
+/// The former place of a PersistentVolume's `mountOptions`, which still wins.
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 
 /// Why a volume cannot be had; the event is `FailedMount`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -167,7 +169,7 @@ fn kind(
         return host_path(source);
     }
     if let Some(source) = &volume.nfs {
-        return Ok(nfs(source, None));
+        return Ok(nfs(source, Vec::new()));
     }
     if let Some(source) = &volume.config_map {
         let wanted = Wanted {
@@ -267,14 +269,21 @@ fn claimed(
     if terms.is_some_and(|terms| !crate::admit::selects(terms, node)) {
         return Err((Failed::Mount("MountVolume.NodeAffinity check"), "no matching NodeSelectorTerms".to_owned()));
     }
+    let options = mount_options(bound);
     if let Some(source) = &spec.host_path {
+        if !options.is_empty() {
+            let message = "mount options are not supported for this volume type".to_owned();
+            return Err((Failed::Mount("MountVolume.MountOptionSupport check"), message));
+        }
         return host_path(source).map_err(|message| (Failed::Mount(SET_UP), message));
     }
     if let Some(source) = &spec.nfs {
-        return Ok(nfs(source, spec.mount_options.as_deref()));
+        return Ok(nfs(source, options));
     }
     match &spec.local {
-        Some(local) => Ok(VolumeKind::Local { path: PathBuf::from(&local.path), read_only: is_read_only(volume) }),
+        Some(local) => {
+            Ok(VolumeKind::Local { path: PathBuf::from(&local.path), read_only: is_read_only(volume), options })
+        }
         None => {
             let message = "it needs a driver that this node does not have; local, hostPath and nfs volumes work here";
             Err((Failed::Mount(SET_UP), message.to_owned()))
@@ -318,6 +327,15 @@ fn bound_volume<'a>(
     Ok(volume)
 }
 
+/// Options to mount a PersistentVolume with (`MountOptionFromSpec` of `pkg/volume/util`).
+fn mount_options(volume: &v1::PersistentVolume) -> Vec<String> {
+    let annotated = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MOUNT_OPTIONS));
+    match annotated {
+        Some(options) => options.split(',').map(str::to_owned).collect(),
+        None => volume.spec.as_ref().and_then(|spec| spec.mount_options.clone()).unwrap_or_default(),
+    }
+}
+
 /// Whether a claim was made for the pod's ephemeral volume.
 fn is_of_pod(claim: &v1::PersistentVolumeClaim, pod: &Pod) -> bool {
     let mut owners = claim.metadata.owner_references.iter().flatten();
@@ -325,9 +343,9 @@ fn is_of_pod(claim: &v1::PersistentVolumeClaim, pod: &Pod) -> bool {
 }
 
 /// `pkg/volume/nfs`: read-only first, then what the PersistentVolume says.
-fn nfs(source: &v1::NFSVolumeSource, options: Option<&[String]>) -> VolumeKind {
+fn nfs(source: &v1::NFSVolumeSource, options: Vec<String>) -> VolumeKind {
     let read_only = source.read_only.filter(|read_only| *read_only).map(|_| "ro".to_owned());
-    let options = read_only.into_iter().chain(options.unwrap_or_default().iter().cloned()).collect();
+    let options = read_only.into_iter().chain(options).collect();
     VolumeKind::Nfs { server: source.server.clone(), path: source.path.clone(), options }
 }
 

@@ -349,6 +349,10 @@ fn problems_of_claims_are_told_as_the_kubelet_tells_them() {
     assert!(
         told(Ok(Some("{hostPath: {path: x}}"))).starts_with("MountVolume.SetUp failed for volume \"pv\" : hostPath")
     );
+    assert_eq!(
+        told(Ok(Some("{hostPath: {path: /x}, mountOptions: [noexec]}"))),
+        "MountVolume.MountOptionSupport check failed for volume \"pv\" : mount options are not supported for this volume type"
+    );
     assert_eq!(spec_name(&pod, &objects(Ok(Some("{local: {path: /disk}}"))), "v"), "pv");
     assert_eq!(
         (spec_name(&pod, &objects(Ok(None)), "v"), spec_name(&pod, &Objects::default(), "other")),
@@ -389,8 +393,12 @@ fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
         groups(&Objects { claims: BTreeMap::from([("c".to_owned(), Ok(claim))]), ..Objects::default() })
     };
     assert_eq!((grouped("5000"), grouped("-1"), grouped("x")), (vec![5000], vec![], vec![]));
-    let local = VolumeKind::Local { path: "/disk".into(), read_only: false };
-    assert_eq!(with(Some("{local: {path: /disk}}")), Ok(local));
+    let local = |options: &[&str]| {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        VolumeKind::Local { path: "/disk".into(), read_only: false, options }
+    };
+    assert_eq!(with(Some("{local: {path: /disk}}")), Ok(local(&[])));
+    assert_eq!(with(Some("{local: {path: /disk}, mountOptions: [noexec, ro]}")), Ok(local(&["noexec", "ro"])));
     let options = vec!["ro".to_owned(), "nfsvers=4".to_owned()];
     let nfs = VolumeKind::Nfs { server: "s".to_owned(), path: "/p".to_owned(), options };
     assert_eq!(with(Some("{nfs: {server: s, path: /p, readOnly: true}, mountOptions: [nfsvers=4]}")), Ok(nfs));
