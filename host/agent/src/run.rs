@@ -428,7 +428,7 @@ fn node_credentials(config: &Config, accounts: Arc<dyn ObjectStore>) -> NodeCred
         async move {
             let Ok(name) = parse_image(&pull.image) else { return Vec::new() };
             let of_docker = tokio::task::spawn_blocking(move || {
-                longshore_docker::config_credentials(&longshore_docker::config_folders(Some(&root)), &name)
+                longshore_docker::config_credentials(&longshore_docker::config_files(Some(&root)), &name)
             });
             let of_docker = of_docker.await.unwrap_or_default();
             let mut found: Vec<_> = of_docker.into_iter().map(OwnedCredentials::of_node).collect();
