@@ -112,22 +112,21 @@ const ZERO_COUNTS: &[&str] = &[
 
 /// The kind in a document, if it has one: tells a KubeletConfiguration from what was named by mistake.
 pub(crate) fn kind_of(text: &str) -> Option<String> {
-    let Value::Map(entries) = tree::parse(text).ok()?.value else { return None };
+    let Value::Map(entries) = tree::parse(text).ok()?.node.value else { return None };
     let kind = entries.into_iter().find(|entry| entry.key == "kind")?;
     if let Value::String(kind) = kind.node.value { Some(kind) } else { None }
 }
 
-/// Whether a text says that it is a configuration, and no manifest; of a broken one, or one of several documents, a line that
-/// says it is enough.
+/// Whether a text says that it is a configuration, and no manifest; of a broken one a line that says it is enough.
 pub(crate) fn is_configuration(text: &str) -> bool {
     let is_kind = |kind: &str| matches!(kind, "KubeletConfiguration" | "CredentialProviderConfig");
-    let Ok(node) = tree::parse(text) else {
+    let Ok(parsed) = tree::parse(text) else {
         let quotes = ['"', '\'', ',', ' ', '\t'];
         let fields = text.lines().filter_map(|line| line.split(" #").next()?.split_once(':'));
         let mut fields = fields.map(|(key, value)| (key.trim_matches(quotes), value.trim_matches(quotes)));
         return fields.any(|(key, value)| key == "kind" && is_kind(value));
     };
-    let Value::Map(entries) = node.value else { return false };
+    let Value::Map(entries) = parsed.node.value else { return false };
     entries.iter().any(|entry| match &entry.node.value {
         Value::String(text) if entry.key == "kind" => is_kind(text),
         Value::String(text) if entry.key == "apiVersion" => text.starts_with("kubelet.config.k8s.io/"),
@@ -141,14 +140,15 @@ pub(crate) fn read(file: &str, text: &str, findings: &mut Findings) -> Draft {
         findings.problem(file, format!("larger than {} bytes; this is not a KubeletConfiguration", tree::SIZE_LIMIT));
         return Draft::default();
     }
-    let node = match tree::parse(text) {
-        Ok(node) => node,
+    let tree::Parsed { node, remarks } = match tree::parse(text) {
+        Ok(parsed) => parsed,
         Err(error) => {
             let place = error.line.map_or(file.to_owned(), |line| format!("{file}:{line}"));
             findings.problem(&place, error.message);
             return Draft::default();
         }
     };
+    findings.warnings.extend(remarks.into_iter().map(|(line, remark)| format!("{file}:{line}: {remark}")));
     let Value::Map(entries) = &node.value else {
         findings.problem(file, format!("expected a KubeletConfiguration, got {}", node.describe()));
         return Draft::default();
@@ -214,7 +214,7 @@ impl Reader<'_> {
             "kubeReserved" => draft.kube_reserved = self.table(key, node, values::reserve),
             "maxParallelImagePulls" => draft.max_parallel_pulls = self.whole(key, node, values::max_parallel_pulls),
             "maxPods" => draft.max_pods = self.whole(key, node, values::max_pods),
-            "podLogsDir" => draft.pod_logs_dir = self.absolute_path(key, node),
+            "podLogsDir" => draft.pod_logs_dir = self.path(key, node),
             "preloadedImagesVerificationAllowlist" => {
                 draft.verification_allowlist = self.texts(key, node, values::image_pattern);
             }

@@ -172,7 +172,6 @@ serializeImagePulls: true
 maxParallelImagePulls: 3
 registerNode: true
 failSwapOn: 'yes'
-podLogsDir: logs
 systemReserved: {cpu: fast, gpu: 1}
 allowedUnsafeSysctls: net.core.*
 ";
@@ -200,6 +199,16 @@ fn files_that_are_no_configuration() {
     assert!(report(&build(&[], Some(&large)).1).contains("larger than"));
     let deep = format!("{HEAD}a: {}", "[".repeat(100_000));
     assert_eq!(build(&[], Some(&deep)).1.problems.len(), 1);
+}
+
+#[test]
+fn what_the_kubelet_lets_pass_is_only_warned_of() {
+    let (config, findings) = build(&[], Some(&format!("{HEAD}maxPods: 1\npodLogsDir: logs\nmaxPods: 2\n---\na: b\n")));
+    assert!(findings.problems.is_empty() && findings.warnings.len() == 2, "{}", report(&findings));
+    assert_eq!((config.max_pods, config.pod_logs_dir), (2, PathBuf::from("logs")));
+    let path = ConfigPath::File(PathBuf::from("/etc/k/kubelet.yaml"), format!("{HEAD}podLogsDir: logs\n"));
+    let (config, _) = Config::build(&DaemonFlags::default(), path, &Surroundings::default());
+    assert_eq!(config.pod_logs_dir, PathBuf::from("/etc/k/logs"));
 }
 
 #[test]
