@@ -367,7 +367,7 @@ async fn a_wrong_host_path_is_an_error_of_the_volume() {
     let wrong = volume("data", VolumeKind::HostPath { path, kind: HostPathKind::Directory });
     let error = fixture.files.prepare(&spec("u1", vec![wrong], None)).await.unwrap_err();
     assert!(
-        matches!(&error, FilesError::Volume { volume, message } if volume == "data" && message.ends_with("doesn't exist"))
+        matches!(&error, FilesError::Volume { volume, message } if volume == "data" && message.ends_with("does not exist"))
     );
 }
 
