@@ -63,7 +63,7 @@ fn config_maps() {
     assert_eq!(payload("configMap: {name: no}"), Err("configmap \"no\" not found".to_owned()));
     assert_eq!(payload("configMap: {name: no, optional: true}").unwrap().0, Vec::<String>::new());
     let item = "configMap: {name: config, items: [{key: no, path: x}]";
-    assert_eq!(payload(&format!("{item}}}")), Err("references non-existent config key: no".to_owned()));
+    assert_eq!(payload(&format!("{item}}}")), Err("configmap references non-existent config key: no".to_owned()));
     assert_eq!(payload(&format!("{item}, optional: true}}")).unwrap().0, Vec::<String>::new());
 }
 
