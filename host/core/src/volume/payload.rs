@@ -144,8 +144,13 @@ pub(super) fn issued(
             let bundle = source.cluster_trust_bundle.as_ref();
             let optional = bundle.is_some_and(|bundle| bundle.optional == Some(true));
             let Some(text) = found.as_deref().or(optional.then_some("")) else {
-                let named = bundle.and_then(|bundle| bundle.name.as_deref().or(bundle.signer_name.as_deref()));
-                return Some(Err(format!("clustertrustbundle {:?} not found", named.unwrap_or_default())));
+                // As `pkg/kubelet/clustertrustbundle`.
+                return Some(Err(match bundle.and_then(|bundle| bundle.name.as_deref()) {
+                    Some(name) => format!(
+                        "while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io {name:?} not found"
+                    ),
+                    None => "combination of signerName and labelSelector matched zero ClusterTrustBundles".to_owned(),
+                }));
             };
             files.insert(bundle.map(|bundle| bundle.path.clone()).unwrap_or_default(), file(text));
         }

@@ -311,7 +311,11 @@ fn bundles_and_certificates_go_where_their_sources_say() {
         pod_using(&format!("{{containers: [{{name: a}}], volumes: [{{name: v, projected: {{sources: [{source}]}}}}]}}"))
     };
     let bundle = of("{clusterTrustBundle: {name: ca, path: ca.pem}}");
-    assert_eq!(issued(&bundle, Ok(Issued::TrustBundles(None))), Err("clustertrustbundle \"ca\" not found".to_owned()));
+    let missing = "while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io \"ca\" not found";
+    assert_eq!(issued(&bundle, Ok(Issued::TrustBundles(None))), Err(missing.to_owned()));
+    let signed = of("{clusterTrustBundle: {signerName: example.com/ca, labelSelector: {}, path: ca.pem}}");
+    let missing = "combination of signerName and labelSelector matched zero ClusterTrustBundles";
+    assert_eq!(issued(&signed, Ok(Issued::TrustBundles(None))), Err(missing.to_owned()));
     let optional = of("{clusterTrustBundle: {name: ca, path: ca.pem, optional: true}}");
     assert_eq!(issued(&optional, Ok(Issued::TrustBundles(None))), Ok(vec![("ca.pem".to_owned(), 0o644, None)]));
     let certificate = crate::ports::objects::PodCertificate { key: "k".to_owned(), chain: "c".to_owned() };
