@@ -104,6 +104,7 @@ const ZERO_COUNTS: &[&str] = &[
     "healthzPort",
     "imageGCHighThresholdPercent",
     "imageGCLowThresholdPercent",
+    "maxParallelImagePulls",
     "nodeStatusMaxImages",
     "registerWithTaints",
     "registryPullQPS",
