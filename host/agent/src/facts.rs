@@ -18,7 +18,7 @@ use crate::config::{Config, Findings, Problem};
 use crate::network;
 
 /// The resolver configuration of a node, where nothing else is said.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved keeps the servers behind its stub: the stub's address means nothing inside a pod.
 const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
 

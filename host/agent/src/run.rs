@@ -14,6 +14,7 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use longshore_core::cluster::node_status::Pressure;
 use longshore_core::credentials::{access::OwnedCredentials, parse_image};
+use longshore_core::dns;
 use longshore_core::event::EventType;
 use longshore_core::node::NodeFacts;
 use longshore_core::pod::Source;
@@ -168,6 +169,10 @@ impl World {
         let facts = facts::gather(&self.config, &info, &self.id)?;
         if let Some(message) = resources::limited_oom_scores(&facts) {
             self.events.record_node(EventType::Warning, "OOMScoreAdjLimited", &message);
+        }
+        let names = self.config.resolv_conf.as_deref().unwrap_or(Path::new(facts::RESOLV_CONF));
+        if let Some(message) = dns::exceeds_limits(&facts, &names.to_string_lossy()) {
+            self.events.record_node(EventType::Warning, "CheckLimitsForResolvConf", &message);
         }
         let probes = self.health.turning(probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
