@@ -47,6 +47,18 @@ pub fn spec_name<'a>(pod: &Pod, objects: &'a Objects, volume: &'a str) -> &'a st
     bound.and_then(|bound| bound.metadata.name.as_deref()).unwrap_or(volume)
 }
 
+/// Volumes of the pod that are for one pod alone, with their claims: the only access mode of the PersistentVolume says so
+/// (`GenerateMountVolumeFunc` of `pkg/volume/util/operationexecutor`).
+pub fn for_one_pod(pod: &Pod, objects: &Objects) -> Vec<(String, String)> {
+    let is_for_one = |claim: &str| {
+        let bound = objects.claims.get(claim)?.as_ref().ok()?.volume.as_ref()?;
+        let modes = bound.spec.as_ref()?.access_modes.as_ref()?;
+        Some(matches!(modes.as_slice(), [mode] if mode == "ReadWriteOncePod"))
+    };
+    let claims = used(pod).filter_map(|volume| Some((volume.name.clone(), claim_of(pod, volume)?)));
+    claims.filter(|(_, claim)| is_for_one(claim) == Some(true)).collect()
+}
+
 /// What the kubelet does with a volume when it finds that it cannot be had.
 #[derive(Clone, Copy)]
 enum Failed {
