@@ -225,6 +225,20 @@ async fn a_local_volume_with_mount_options_is_mounted_with_them_in_the_pods_fold
 }
 
 #[tokio::test]
+async fn a_block_device_behind_a_local_volume_is_refused() {
+    let fixture = Fixture::new();
+    let path = fixture.dir.path().join("device");
+    let (kind, number) = (rustix::fs::FileType::BlockDevice, rustix::fs::makedev(7, 250));
+    // Not every sandbox lets root make one.
+    if rustix::fs::mknodat(rustix::fs::CWD, &path, kind, rustix::fs::Mode::RUSR, number).is_err() {
+        return;
+    }
+    let device = volume("data", VolumeKind::Local { path, read_only: false, options: vec![] });
+    let error = fixture.files.prepare(&spec("u1", vec![device], None)).await.unwrap_err().to_string();
+    assert!(error.contains("a block device behind a `local` volume is not supported"), "{error}");
+}
+
+#[tokio::test]
 async fn payloads_are_updated_and_former_content_goes() {
     let fixture = Fixture::new();
     let files = fixture.files.prepare(&spec("u1", vec![payload("secret", "one", true)], None)).await.unwrap();
