@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::Once;
 
 use anyhow::{Context, bail};
+use longshore_core::dns;
 use longshore_core::evict::Signal;
 use longshore_core::huge_pages;
 use longshore_core::node::{CgroupDriver, NodeFacts, Surroundings};
 use longshore_core::ports::runtime::RuntimeInfo;
-use longshore_core::resources::QUOTA_PERIOD;
+use longshore_core::resources::{self, QUOTA_PERIOD};
 
 use crate::config::{Config, Findings, Problem};
 use crate::{network, pod_network};
@@ -21,6 +22,21 @@ use crate::{network, pod_network};
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved keeps the servers behind its stub: the stub's address means nothing inside a pod.
 const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
+
+/// What pods will miss on this machine, for its events: reasons and messages.
+pub(crate) fn shortcomings(config: &Config, facts: &NodeFacts, info: &RuntimeInfo) -> Vec<(&'static str, String)> {
+    let relabelling = info.selinux.then(|| {
+        let (found, advice) = unlabelled(&config.root_dir);
+        format!("{found}; {advice}")
+    });
+    let names = config.resolv_conf.as_deref().unwrap_or(Path::new(RESOLV_CONF));
+    let told = [
+        ("OOMScoreAdjLimited", resources::limited_oom_scores(facts)),
+        ("VolumesNotRelabelled", relabelling),
+        ("CheckLimitsForResolvConf", dns::exceeds_limits(facts, &names.to_string_lossy())),
+    ];
+    told.into_iter().filter_map(|(reason, message)| Some((reason, message?))).collect()
+}
 
 /// Name of the node: `--hostname-override`, else the host name in lower case.
 pub(crate) fn node_name(config: &Config) -> anyhow::Result<String> {

@@ -24,7 +24,6 @@ use longshore_core::ports::exec::ContainerExec;
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError, RuntimeInfo};
 use longshore_core::ports::sources::PodSource;
-use longshore_core::resources;
 use longshore_docker::{Docker, DockerOptions, ExecProviders, LogBounds};
 use longshore_filesystem::{
     ArchiveOptions, CgroupOptions, Files, MANIFESTS_IDENTITY, ManifestFolder, Memory, StateArchive, StateKey,
@@ -173,12 +172,8 @@ impl World {
             info = self.health.turning(self.first_answer()) => info,
         };
         let facts = self.facts(&info).await?;
-        if let Some(message) = resources::limited_oom_scores(&facts) {
-            self.events.record_node(EventType::Warning, "OOMScoreAdjLimited", &message);
-        }
-        if info.selinux {
-            let (found, advice) = facts::unlabelled(&self.config.root_dir);
-            self.events.record_node(EventType::Warning, "VolumesNotRelabelled", &format!("{found}; {advice}"));
+        for (reason, message) in facts::shortcomings(&self.config, &facts, &info) {
+            self.events.record_node(EventType::Warning, reason, &message);
         }
         let probes = self.health.turning(probes).await??;
         let status = format!("running pods of {} on Docker {}", self.config.manifests.display(), info.version);
@@ -450,7 +445,7 @@ fn node_credentials(config: &Config, accounts: Arc<dyn ObjectStore>) -> NodeCred
         async move {
             let Ok(name) = parse_image(&pull.image) else { return Vec::new() };
             let of_docker = tokio::task::spawn_blocking(move || {
-                longshore_docker::config_credentials(&longshore_docker::config_folders(Some(&root)), &name)
+                longshore_docker::config_credentials(&longshore_docker::config_files(Some(&root)), &name)
             });
             let of_docker = of_docker.await.unwrap_or_default();
             let mut found: Vec<_> = of_docker.into_iter().map(OwnedCredentials::of_node).collect();

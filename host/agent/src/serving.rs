@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use longshore_core::cgroup;
-use longshore_core::node::NodeFacts;
+use longshore_core::node::{CgroupDriver, NodeFacts};
 use longshore_core::ports::probes::KUBERNETES_VERSION;
 use longshore_core::ports::runtime::ContainerRuntime;
 use longshore_core::ports::stats::Stats;
@@ -75,7 +75,15 @@ pub(crate) async fn bind(
         stats,
         reviews: joining.map(Joining::reviews),
         cgroup: Arc::new(cgroup),
-        configz: Arc::new(move || shown.configz()),
+        configz: Arc::new(move || {
+            let mut told = shown.configz();
+            // Docker's, which the configuration does not have.
+            told["cgroupDriver"] = match driver {
+                CgroupDriver::Systemd => "systemd".into(),
+                CgroupDriver::Cgroupfs => "cgroupfs".into(),
+            };
+            told
+        }),
         flags: Arc::new(move || flags.flagz()),
         metrics: Arc::new(move || metrics::page(&node, &version(&pods.views, given.as_deref()), &pods)),
         verbosity: Arc::new(logging::set_verbosity),

@@ -94,6 +94,26 @@ pub fn left_out(pod: &Pod, node: &NodeFacts) -> Vec<String> {
     told
 }
 
+/// What of the search line of the node's own `file` is more than pods can have (event `CheckLimitsForResolvConf` of the node).
+/// Three domains are kept for the cluster's.
+pub fn exceeds_limits(node: &NodeFacts, file: &str) -> Option<String> {
+    let searches = parse(node.resolv_conf.as_deref().unwrap_or_default()).searches;
+    let most = if node.cluster_domain.is_empty() { MAX_SEARCHES } else { MAX_SEARCHES - 3 };
+    if searches.len() > most {
+        return Some(format!("Resolv.conf file '{file}' contains search line consisting of more than {most} domains!"));
+    }
+    if searches.iter().any(|domain| domain.len() > MAX_DOMAIN) {
+        return Some(format!(
+            "Resolv.conf file {file:?} contains a search path which length is more than allowed {MAX_DOMAIN} chars!"
+        ));
+    }
+    (searches.join(" ").len() > MAX_SEARCH_CHARS).then(|| {
+        format!(
+            "Resolv.conf file '{file}' contains search line which length is more than allowed {MAX_SEARCH_CHARS} chars!"
+        )
+    })
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Policy {
     Cluster,

@@ -201,27 +201,40 @@ impl From<Location> for At {
     }
 }
 
-impl From<Spanned<Value>> for Node {
-    fn from(spanned: Spanned<Value>) -> Self {
-        Node { at: spanned.referenced.into(), value: spanned.value }
+/// A document in whose maps a key may come more than once: all of its entries are there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Repeating(pub Node);
+
+impl<'de> Deserialize<'de> for Repeating {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::<Read<true>>::deserialize(deserializer).map(|read| Repeating(read.into()))
     }
 }
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Spanned::<Value>::deserialize(deserializer).map(Node::from)
+        Spanned::<Read<false>>::deserialize(deserializer).map(Node::from)
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
+/// A value on its way into a document whose keys may `REPEAT`.
+struct Read<const REPEAT: bool>(Value);
+
+impl<const REPEAT: bool> From<Spanned<Read<REPEAT>>> for Node {
+    fn from(spanned: Spanned<Read<REPEAT>>) -> Self {
+        Node { at: spanned.referenced.into(), value: spanned.value.0 }
+    }
+}
+
+impl<'de, const REPEAT: bool> Deserialize<'de> for Read<REPEAT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
+        deserializer.deserialize_any(ValueVisitor::<REPEAT>).map(Read)
     }
 }
 
-struct ValueVisitor;
+struct ValueVisitor<const REPEAT: bool>;
 
-impl<'de> Visitor<'de> for ValueVisitor {
+impl<'de, const REPEAT: bool> Visitor<'de> for ValueVisitor<REPEAT> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -237,7 +250,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        Value::deserialize(deserializer)
+        deserializer.deserialize_any(self)
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
@@ -274,8 +287,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
+        while let Some(item) = seq.next_element::<Spanned<Read<REPEAT>>>()? {
+            items.push(item.into());
         }
         Ok(Value::Seq(items))
     }
@@ -294,10 +307,10 @@ impl<'de> Visitor<'de> for ValueVisitor {
                     return Err(de::Error::custom("expected a string as key of a map"));
                 }
             };
-            if !seen.insert(key.clone()) {
+            if !REPEAT && !seen.insert(key.clone()) {
                 return Err(de::Error::custom(format!("duplicate key {}", quoted(&key))));
             }
-            entries.push(Entry { key, at, node: map.next_value()? });
+            entries.push(Entry { key, at, node: map.next_value::<Spanned<Read<REPEAT>>>()?.into() });
         }
         Ok(Value::Map(entries))
     }

@@ -20,6 +20,8 @@ const HELPER: Duration = Duration::from_secs(10);
 const HELPER_ANSWER: u64 = 1 << 20;
 /// The server's name that Docker Hub's credentials are kept under.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+/// What Docker had before `config.json`: its `auths` alone.
+const DOCKERCFG: &str = ".dockercfg";
 
 /// `config.json`, as far as it is about credentials.
 #[derive(Debug, Default, Deserialize)]
@@ -30,11 +32,20 @@ struct Config {
     cred_helpers: HashMap<String, String>,
 }
 
-/// The folders in which a `config.json` is looked for: that of the agent, as the kubelet has it, and `$DOCKER_CONFIG` or
-/// `~/.docker`, also where a service has no `$HOME`.
-pub fn config_folders(own: Option<&Path>) -> Vec<PathBuf> {
-    let of_docker = docker_folder(std::env::var_os("DOCKER_CONFIG"), home());
-    own.map(Path::to_owned).into_iter().chain(of_docker).collect()
+/// The files in which the node's credentials are looked for, in this order: `config.json` in the agent's folder, as the
+/// kubelet has it, where the agent was started, in `$DOCKER_CONFIG` or `~/.docker`, also where a service has no `$HOME`, and
+/// in `/.docker`; then the older `.dockercfg` (`DefaultDockerConfigJSONPaths` and `DefaultDockercfgPaths` in
+/// pkg/credentialprovider/config.go).
+pub fn config_files(own: Option<&Path>) -> Vec<PathBuf> {
+    let home = home();
+    files_of(own, docker_folder(std::env::var_os("DOCKER_CONFIG"), home.clone()), home)
+}
+
+fn files_of(own: Option<&Path>, of_docker: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
+    let first = || own.map(Path::to_owned).into_iter().chain([PathBuf::from(".")]);
+    let new = first().chain(of_docker).chain([PathBuf::from("/.docker")]).map(|folder| folder.join("config.json"));
+    let old = first().chain(home).chain([PathBuf::from("/")]).map(|folder| folder.join(DOCKERCFG));
+    new.chain(old).collect()
 }
 
 fn docker_folder(named: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
@@ -59,12 +70,11 @@ fn home_of(users: &str, uid: u32) -> Option<PathBuf> {
 }
 
 /// The credentials that Docker's configuration on this node has for an image, in the order in which they are to be tried: a
-/// helper's, then those of `auths`, whose keys may have paths and globs as in a pull secret. The first folder with a
-/// `config.json` that can be read is the one that counts (`ReadDockerConfigJSONFile` in
-/// pkg/credentialprovider/config.go). A file that cannot be read, and a helper that fails, is missing or takes more than
-/// ten seconds, is logged. Blocks.
-pub fn config_credentials(folders: &[PathBuf], image: &ImageName) -> Vec<RegistryCredentials> {
-    let Some(config) = folders.iter().find_map(|folder| read(&folder.join("config.json"))) else { return Vec::new() };
+/// helper's, then those of `auths`, whose keys may have paths and globs as in a pull secret. The first file that can be read
+/// is the one that counts (`ReadDockerConfigFile` in pkg/credentialprovider/config.go). A file that cannot be read, and a
+/// helper that fails, is missing or takes more than ten seconds, is logged. Blocks.
+pub fn config_credentials(files: &[PathBuf], image: &ImageName) -> Vec<RegistryCredentials> {
+    let Some(config) = files.iter().find_map(|file| read(file)) else { return Vec::new() };
     let registry = image.registry.as_str();
     let is_hub = registry == "docker.io";
     let key = if is_hub { "index.docker.io" } else { registry };
@@ -90,9 +100,11 @@ fn read(file: &Path) -> Option<Config> {
             return None;
         }
     };
-    serde_json::from_slice(&text)
-        .inspect_err(|error| tracing::warn!(file = %file.display(), %error, "cannot read Docker's credentials"))
-        .ok()
+    let config = match file.ends_with(DOCKERCFG) {
+        true => serde_json::from_slice(&text).map(|auths| Config { auths, ..Config::default() }),
+        false => serde_json::from_slice(&text),
+    };
+    config.inspect_err(|error| tracing::warn!(file = %file.display(), %error, "cannot read Docker's credentials")).ok()
 }
 
 /// A helper's answer.
@@ -184,7 +196,10 @@ mod tests {
     }
 
     fn ask(folder: &Path, image: &str) -> Vec<RegistryCredentials> {
-        config_credentials(&[folder.join("absent"), folder.to_owned()], &parse_image(image).unwrap())
+        config_credentials(
+            &["absent/config.json", "config.json"].map(|file| folder.join(file)),
+            &parse_image(image).unwrap(),
+        )
     }
 
     #[test]
@@ -227,16 +242,23 @@ mod tests {
     #[test]
     fn the_first_file_that_can_be_read_counts() {
         let folder = tempfile::tempdir().unwrap();
-        let folders: Vec<PathBuf> = ["broken", "first", "second"].map(|name| folder.path().join(name)).to_vec();
-        for (folder, text) in
-            folders.iter().zip(["{", r#"{"auths":{}}"#, r#"{"auths":{"foo.io":{"auth":"Zm9vOng="}}}"#])
-        {
-            std::fs::create_dir(folder).unwrap();
-            std::fs::write(folder.join("config.json"), text).unwrap();
+        let files = ["broken.json", "first.json", "config.json", ".dockercfg"].map(|name| folder.path().join(name));
+        let auths = r#"{"foo.io":{"auth":"Zm9vOng="}}"#;
+        for (file, text) in files.iter().zip(["{", r#"{"auths":{}}"#, &format!(r#"{{"auths":{auths}}}"#), auths]) {
+            std::fs::write(file, text).unwrap();
         }
         let image = parse_image("foo.io/a").unwrap();
-        assert_eq!(config_credentials(&folders, &image), []);
-        assert_eq!(config_credentials(&folders[2..], &image).len(), 1);
+        assert_eq!(config_credentials(&files, &image), []);
+        assert_eq!(config_credentials(&files[2..], &image).len(), 1);
+        assert_eq!(config_credentials(&files[3..], &image).len(), 1);
+    }
+
+    #[test]
+    fn files_are_looked_for_where_the_kubelet_does() {
+        let files = files_of(Some(Path::new("/own")), Some("/home/me/.docker".into()), Some("/home/me".into()));
+        let new = ["/own", ".", "/home/me/.docker", "/.docker"].map(|folder| format!("{folder}/config.json"));
+        let old = ["/own/.dockercfg", "./.dockercfg", "/home/me/.dockercfg", "/.dockercfg"].map(str::to_owned);
+        assert_eq!(files, new.into_iter().chain(old).map(PathBuf::from).collect::<Vec<_>>());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use longshore_core::credentials::{ImageName, parse_image};
 use longshore_core::ports::runtime::{Image, PullError, PullProgress, RegistryCredentials, RuntimeError};
 use tokio::time::Instant;
 
-use crate::config::{config_credentials, config_folders};
+use crate::config::{config_credentials, config_files};
 use crate::connection::{CALL, encode, speaks_otherwise};
 use crate::docker::Docker;
 use crate::fault::Fault;
@@ -125,8 +125,8 @@ impl Docker {
             return Ok(());
         }
         let image = parse_image(name).map_err(failed)?;
-        let folders = config_folders(self.options().config_dir.as_deref());
-        let found = tokio::task::spawn_blocking(move || config_credentials(&folders, &image)).await.unwrap_or_default();
+        let files = config_files(self.options().config_dir.as_deref());
+        let found = tokio::task::spawn_blocking(move || config_credentials(&files, &image)).await.unwrap_or_default();
         let mut tries: Vec<Option<RegistryCredentials>> = found.into_iter().map(Some).collect();
         if tries.is_empty() {
             tries.push(None);

@@ -37,6 +37,6 @@ mod streams;
 mod user;
 mod wire;
 
-pub use config::{config_credentials, config_folders};
+pub use config::{config_credentials, config_files};
 pub use docker::{Docker, DockerOptions, LogBounds};
 pub use providers::ExecProviders;

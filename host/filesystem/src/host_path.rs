@@ -49,16 +49,13 @@ fn absent(path: &Path) -> bool {
 
 fn expect(path: &Path, wanted: &str, description: &str) -> Result<(), String> {
     let shown = path.display();
-    let found = match std::fs::metadata(path) {
-        Ok(found) => found.file_type(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(format!("hostPath {shown} doesn't exist"));
-        }
-        Err(error) => {
-            let failed = format!("hostPath type check failed, {shown} is not a {description}");
-            return Err(format!("{failed}, unable to determine its type: {error}"));
-        }
-    };
+    let found = std::fs::metadata(path).map(|found| found.file_type()).map_err(|error| {
+        let why = match error.kind() {
+            std::io::ErrorKind::NotFound => format!("path {:?} does not exist", path.to_string_lossy()),
+            _ => error.to_string(),
+        };
+        format!("hostPath type check failed, {shown} is not a {description}, unable to determine its type: {why}")
+    })?;
     let kind = if found.is_dir() {
         "Directory"
     } else if found.is_file() {
@@ -91,7 +88,18 @@ mod tests {
         let message = |name: &str, kind| check(&at(name), kind).unwrap_err().replace(dir.path().to_str().unwrap(), "");
         std::fs::write(at("file"), "").unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
-        assert_eq!(message("none", HostPathKind::Directory), "hostPath /none doesn't exist");
+        for (kind, wanted) in [
+            (HostPathKind::Directory, "directory"),
+            (HostPathKind::File, "file"),
+            (HostPathKind::Socket, "socket file"),
+            (HostPathKind::CharDevice, "character device"),
+            (HostPathKind::BlockDevice, "block device"),
+        ] {
+            let wanted = format!(
+                "hostPath type check failed, /none is not a {wanted}, unable to determine its type: path \"/none\" does not exist"
+            );
+            assert_eq!(message("none", kind), wanted);
+        }
         assert_eq!(
             message("file", HostPathKind::DirectoryOrCreate),
             "hostPath type check failed: /file is not a directory, it's a File"

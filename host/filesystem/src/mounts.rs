@@ -1,4 +1,4 @@
-//! Mounts: which there are below a folder, tmpfs for memory volumes, and taking them away again.
+//! Mounts: which there are below a folder, those of volumes, and taking them away again.
 //!
 //! Owns reading `/proc/self/mountinfo` and every call of mount(2) and umount(2) but the sub-paths' bind mounts. It must
 //! not decide what a mount is for.
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use longshore_core::ports::files::FilesError;
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -128,6 +128,56 @@ pub(crate) fn huge_pages(path: &Path, page: u64, group: Option<u32>) -> Result<(
         let advice = "does the kernel know pages of that size, and has longshore CAP_SYS_ADMIN?";
         refuse(path, format!("cannot mount huge pages of {page} bytes here: {errno}; {advice}"))
     })
+}
+
+/// A folder of the node at a folder of the pod, with options of its own. One that is there already only has its options set
+/// again: they may not have been when the agent was killed.
+pub(crate) fn bind(source: &Path, path: &Path, options: &[String]) -> Result<(), FilesError> {
+    let refused = |errno: Errno| {
+        let options = options.join(",");
+        refuse(path, format!("cannot mount {} here with the options {options}: {errno}", source.display()))
+    };
+    let flags = MountFlags::BIND | with_options(inherited(source).map_err(refused)?, options);
+    if !is_mount(path)? {
+        rustix::mount::mount_bind(source, path).map_err(refused)?;
+    }
+    rustix::mount::mount_remount(path, flags, c"").map_err(refused)
+}
+
+/// What a bind mount has of the mount that its folder is on.
+fn inherited(source: &Path) -> Result<MountFlags, Errno> {
+    let found = rustix::fs::statvfs(source)?.f_flag;
+    let same = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+    ];
+    Ok(same.into_iter().filter(|(flag, _)| found.contains(*flag)).map(|(_, flag)| flag).collect())
+}
+
+/// The flags with the options of mount(8) that a bind mount can have; the kernel heeds no others there.
+fn with_options(mut flags: MountFlags, options: &[String]) -> MountFlags {
+    for option in options {
+        let (flag, on) = match option.as_str() {
+            "ro" => (MountFlags::RDONLY, true),
+            "rw" => (MountFlags::RDONLY, false),
+            "nosuid" => (MountFlags::NOSUID, true),
+            "suid" => (MountFlags::NOSUID, false),
+            "nodev" => (MountFlags::NODEV, true),
+            "dev" => (MountFlags::NODEV, false),
+            "noexec" => (MountFlags::NOEXEC, true),
+            "exec" => (MountFlags::NOEXEC, false),
+            "noatime" => (MountFlags::NOATIME, true),
+            "nodiratime" => (MountFlags::NODIRATIME, true),
+            "relatime" => (MountFlags::RELATIME, true),
+            "strictatime" => (MountFlags::STRICTATIME, true),
+            "nosymfollow" => (MountFlags::NOSYMFOLLOW, true),
+            _ => continue,
+        };
+        flags.set(flag, on);
+    }
+    flags
 }
 
 /// Unmounts all that is mounted at or below a folder, newest and deepest first. What stays busy is detached: the

@@ -24,7 +24,8 @@ pub(crate) fn mask(folder: bool, read_only: bool) -> u32 {
     if folder { access | SETGID | 0o110 } else { access }
 }
 
-/// Gives a volume and all that is in it to the group.
+/// Gives a volume and all that is in it to the group. What cannot be handed over (a file that is immutable, a file system
+/// without owners) stays as it is, and the log says so once, as the kubelet has it (`changeFilePermission`).
 pub(crate) fn apply(root: &Path, group: FsGroup, read_only: bool) -> Result<(), FilesError> {
     let open = rustix::fs::openat(CWD, root, PATH, Mode::empty()).at(root)?;
     let stat = rustix::fs::fstat(&open).at(root)?;
@@ -33,8 +34,19 @@ pub(crate) fn apply(root: &Path, group: FsGroup, read_only: bool) -> Result<(), 
     }
     let mount = mount_id(open.as_fd()).at(root)?;
     // The root comes last: once it fits, OnRootMismatch trusts all that is below it.
-    below(open.as_fd(), root, group.gid, read_only, mount, 0)?;
-    hand_over(&open, &stat, group.gid, read_only).at(root)
+    let mut hands = Hands { gid: group.gid, read_only, mount, told: false };
+    hands.below(open.as_fd(), root, 0)?;
+    hands.over(&open, &stat, root);
+    Ok(())
+}
+
+/// Those that hand a volume over.
+struct Hands {
+    gid: u32,
+    read_only: bool,
+    mount: u64,
+    /// Whether the log says that something could not be handed over.
+    told: bool,
 }
 
 /// Whether a volume's root has the group, its access and setgid (`requiresPermissionChange`).
@@ -45,54 +57,59 @@ fn fits(stat: &Stat, gid: u32, read_only: bool) -> bool {
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-fn below(
-    folder: BorrowedFd<'_>,
-    place: &Path,
-    gid: u32,
-    read_only: bool,
-    mount: u64,
-    depth: usize,
-) -> Result<(), FilesError> {
-    let readable = rustix::fs::openat(folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    for entry in Dir::new(readable.at(place)?).at(place)? {
-        let entry = entry.at(place)?;
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
-        let path = place.join(&*name.to_string_lossy());
-        let open = match rustix::fs::openat(folder, name, PATH, Mode::empty()) {
-            Ok(open) => open,
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(errno).at(&path),
-        };
-        let stat = rustix::fs::fstat(&open).at(&path)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            if mount_id(open.as_fd()).at(&path)? != mount {
+impl Hands {
+    fn below(&mut self, folder: BorrowedFd<'_>, place: &Path, depth: usize) -> Result<(), FilesError> {
+        const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+        let readable = rustix::fs::openat(folder, ".", READ, Mode::empty());
+        for entry in Dir::new(readable.at(place)?).at(place)? {
+            let entry = entry.at(place)?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
                 continue;
             }
-            if depth >= DEPTH {
-                return Err(refuse(&path, "folders are nested too deeply to hand them to the fsGroup"));
+            let path = place.join(&*name.to_string_lossy());
+            let open = match rustix::fs::openat(folder, name, PATH, Mode::empty()) {
+                Ok(open) => open,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno).at(&path),
+            };
+            let stat = rustix::fs::fstat(&open).at(&path)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                if mount_id(open.as_fd()).at(&path)? != self.mount {
+                    continue;
+                }
+                if depth >= DEPTH {
+                    return Err(refuse(&path, "folders are nested too deeply to hand them to the fsGroup"));
+                }
+                self.below(open.as_fd(), &path, depth + 1)?;
             }
-            below(open.as_fd(), &path, gid, read_only, mount, depth + 1)?;
+            self.over(&open, &stat, &path);
         }
-        hand_over(&open, &stat, gid, read_only).at(&path)?;
+        Ok(())
     }
-    Ok(())
+
+    fn over(&mut self, open: &OwnedFd, stat: &Stat, path: &Path) {
+        let Err(errno) = hand_over(open, stat, self.gid, self.read_only) else { return };
+        if !std::mem::replace(&mut self.told, true) {
+            let (path, group) = (path.display(), self.gid);
+            tracing::warn!(%path, group, %errno, "a file of a volume cannot be given to the pod's fsGroup; others may follow");
+        }
+    }
 }
 
 fn hand_over(open: &OwnedFd, stat: &Stat, gid: u32, read_only: bool) -> Result<(), Errno> {
     let kind = FileType::from_raw_mode(stat.st_mode);
-    if stat.st_gid != gid {
-        rustix::fs::chownat(open, "", None, Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
-    }
+    let given = match stat.st_gid == gid {
+        true => Ok(()),
+        false => rustix::fs::chownat(open, "", None, Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH),
+    };
     let mode = (stat.st_mode & 0o7777) | mask(kind == FileType::Directory, read_only);
     if kind == FileType::Symlink {
-        return Ok(());
+        return given;
     }
     // chown takes setuid and setgid away, so the mode is set even where it looks right. fchmod refuses O_PATH, and
     // a path could have become a link by now: /proc names this very file.
-    rustix::fs::chmod(format!("/proc/self/fd/{}", open.as_raw_fd()), Mode::from_raw_mode(mode))
+    given.and(rustix::fs::chmod(format!("/proc/self/fd/{}", open.as_raw_fd()), Mode::from_raw_mode(mode)))
 }
 
 #[cfg(test)]
@@ -123,6 +140,22 @@ mod tests {
         assert_eq!(seen(&root.join("d/f")), (4321, 0o4771));
         assert_eq!(seen(&root.join("link")).0, 4321);
         assert_eq!(seen(&outside), (0, 0o600));
+    }
+
+    #[test]
+    fn what_cannot_be_handed_over_stays_and_the_rest_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let [fixed, plain] = ["fixed", "plain"].map(|name| dir.path().join(name));
+        let file = std::fs::File::create(&fixed).unwrap();
+        std::fs::write(&plain, "").unwrap();
+        // Not every file system has immutable files.
+        if rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::IMMUTABLE).is_err() {
+            return;
+        }
+        let applied = apply(dir.path(), FsGroup { gid: 4321, on_root_mismatch: false }, false);
+        rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::empty()).unwrap();
+        assert_eq!(applied, Ok(()));
+        assert_eq!((seen(&fixed).0, seen(&plain).0, seen(dir.path()).0), (0, 4321, 4321));
     }
 
     #[test]

@@ -176,8 +176,8 @@ async fn a_local_volume_is_handed_to_the_fs_group_once_unless_it_is_only_read() 
     let link = fixture.dir.path().join("link");
     std::os::unix::fs::symlink(&disk, &link).unwrap();
     let all = vec![
-        volume("data", VolumeKind::Local { path: link.clone(), read_only: false }),
-        volume("read", VolumeKind::Local { path: read.clone(), read_only: true }),
+        volume("data", VolumeKind::Local { path: link.clone(), read_only: false, options: vec![] }),
+        volume("read", VolumeKind::Local { path: read.clone(), read_only: true, options: vec![] }),
     ];
     let files = fixture.files.prepare(&spec("u1", all.clone(), Some(4321))).await.unwrap();
     assert_eq!((&files.volumes["data"], &files.volumes["read"]), (&link, &read));
@@ -189,8 +189,53 @@ async fn a_local_volume_is_handed_to_the_fs_group_once_unless_it_is_only_read() 
     assert_eq!(mode(&disk), (4321, 0o700));
     fixture.files.prepare(&spec("u2", all, Some(77))).await.unwrap();
     assert_eq!(mode(&disk), (77, 0o2770));
-    let none = volume("none", VolumeKind::Local { path: fixture.dir.path().join("none"), read_only: false });
+    let path = fixture.dir.path().join("none");
+    let none = volume("none", VolumeKind::Local { path, read_only: false, options: vec![] });
     assert!(fixture.files.prepare(&spec("u3", vec![none], Some(77))).await.is_err());
+}
+
+#[tokio::test]
+async fn a_local_volume_with_mount_options_is_mounted_with_them_in_the_pods_folder() {
+    let fixture = Fixture::new();
+    let disk = fixture.dir.path().join("disk1");
+    std::fs::create_dir(&disk).unwrap();
+    std::fs::write(disk.join("file"), "kept").unwrap();
+    let with = |options: &[&str]| {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        spec(
+            "u1",
+            vec![volume("data", VolumeKind::Local { path: disk.clone(), read_only: false, options })],
+            Some(4321),
+        )
+    };
+    let files = fixture.files.prepare(&with(&["ro", "x-unheard-of"])).await.unwrap();
+    let place = &files.volumes["data"];
+    assert_eq!(*place, fixture.pod_folder("u1").join("volumes/kubernetes.io~local-volume/data"));
+    assert_eq!((std::fs::read_to_string(place.join("file")).unwrap().as_str(), mode(&disk).0), ("kept", 4321));
+    let refused = |at: &Path| std::fs::write(at.join("new"), "").unwrap_err().kind();
+    assert_eq!(refused(place), std::io::ErrorKind::ReadOnlyFilesystem);
+    // An agent that was killed between the mount and its options.
+    mounts::unmount(place).unwrap();
+    rustix::mount::mount_bind(&disk, place).unwrap();
+    fixture.files.prepare(&with(&["ro"])).await.unwrap();
+    assert_eq!(refused(place), std::io::ErrorKind::ReadOnlyFilesystem);
+    std::fs::write(disk.join("new"), "").unwrap();
+    fixture.files.release(&pod("u1")).await.unwrap();
+    assert!(!mounts::is_mount(place).unwrap() && disk.join("file").exists());
+}
+
+#[tokio::test]
+async fn a_block_device_behind_a_local_volume_is_refused() {
+    let fixture = Fixture::new();
+    let path = fixture.dir.path().join("device");
+    let (kind, number) = (rustix::fs::FileType::BlockDevice, rustix::fs::makedev(7, 250));
+    // Not every sandbox lets root make one.
+    if rustix::fs::mknodat(rustix::fs::CWD, &path, kind, rustix::fs::Mode::RUSR, number).is_err() {
+        return;
+    }
+    let device = volume("data", VolumeKind::Local { path, read_only: false, options: vec![] });
+    let error = fixture.files.prepare(&spec("u1", vec![device], None)).await.unwrap_err().to_string();
+    assert!(error.contains("a block device behind a `local` volume is not supported"), "{error}");
 }
 
 #[tokio::test]
@@ -336,7 +381,7 @@ async fn a_wrong_host_path_is_an_error_of_the_volume() {
     let wrong = volume("data", VolumeKind::HostPath { path, kind: HostPathKind::Directory });
     let error = fixture.files.prepare(&spec("u1", vec![wrong], None)).await.unwrap_err();
     assert!(
-        matches!(&error, FilesError::Volume { volume, message } if volume == "data" && message.ends_with("doesn't exist"))
+        matches!(&error, FilesError::Volume { volume, message } if volume == "data" && message.ends_with("does not exist"))
     );
 }
 

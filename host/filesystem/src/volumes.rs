@@ -4,6 +4,7 @@
 //! complete. As `pkg/volume/{emptydir,hostpath,local,nfs,configmap,secret,downwardapi,projected}`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use longshore_core::ports::files::FilesError;
@@ -28,14 +29,26 @@ fn made(pod: &Path, volume: &VolumeSpec, group: Option<FsGroup>) -> Result<PathB
             host_path::check(path, *kind)?;
             Ok(path.clone())
         }
-        VolumeKind::Local { path, read_only } => {
+        VolumeKind::Local { path, read_only, options } => {
+            if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
+                let device = path.display();
+                return Err(format!(
+                    "a block device behind a `local` volume is not supported on this node: make a file system on {device}, mount it, \
+                     and let the volume's path be the folder that it is mounted on"
+                ));
+            }
             host_path::check(path, HostPathKind::Directory)?;
             if let Some(group) = group.filter(|_| !read_only) {
                 // The path is the administrator's and may be a link; below it none is followed.
                 let folder = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
                 hand_once(pod, LOCAL, &volume.name, &folder, group).map_err(told)?;
             }
-            Ok(path.clone())
+            if options.is_empty() {
+                return Ok(path.clone());
+            }
+            let folder = folder_of(pod, LOCAL, &volume.name).map_err(told)?;
+            write::folder(&folder, 0o750).and_then(|()| mounts::bind(path, &folder, options)).map_err(told)?;
+            Ok(folder)
         }
         VolumeKind::EmptyDir { memory, size_limit } => {
             let medium = if *memory { Medium::Memory(*size_limit) } else { Medium::Disk };

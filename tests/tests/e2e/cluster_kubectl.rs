@@ -273,6 +273,8 @@ fn cluster_kubectl_is_told_what_the_node_uses() {
     assert_eq!(raw("/healthz"), "ok");
     let configz: Value = serde_json::from_str(&raw("/configz")).unwrap();
     assert_eq!(configz["kubeletconfig"]["port"], node.port);
+    let driver = configz["kubeletconfig"]["cgroupDriver"].as_str();
+    assert!(matches!(driver, Some("systemd" | "cgroupfs")), "{driver:?}");
     let running: Value = serde_json::from_str(&raw("/runningpods/")).unwrap();
     assert!(running["items"].to_string().contains("\"a\""), "{running}");
 }

@@ -91,7 +91,7 @@ fn cluster_volumes_local_one_is_the_fs_groups_and_outlives_its_claims_deletion()
     let disk = world.folder("disk");
     let here = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [world.node.name]});
     let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}});
-    world.volume("data", json!({"local": {"path": disk}, "nodeAffinity": affinity}));
+    world.volume("data", json!({"local": {"path": disk}, "nodeAffinity": affinity, "mountOptions": ["noexec"]}));
     world.claim("data");
     let node = &world.node;
     let user = json!({"securityContext": {"runAsUser": 1000, "fsGroup": 4321}});
@@ -100,6 +100,8 @@ fn cluster_volumes_local_one_is_the_fs_groups_and_outlives_its_claims_deletion()
     node.cluster.create(&node.all("pods"), &a);
     let a = node.wait_api_ready("a");
     assert_eq!(node.sh("a", "echo kept > /v/file && cat /v/file").1, "kept\n");
+    let options = node.sh("a", "grep ' /v ' /proc/mounts").1;
+    assert!(options.contains("noexec"), "the volume's own option: {options}");
     let file = fs::metadata(format!("{disk}/file")).unwrap();
     assert_eq!((file.uid(), file.gid()), (1000, 4321));
     // Its claim stays as long as the pod, which goes on as if nothing had been said; another one gets nothing of it.
@@ -123,7 +125,7 @@ fn cluster_volumes_claim_is_waited_for_until_it_is_bound() {
     world.node.bind(&of_claim("none", "none", json!({})));
     let ephemeral = json!({"ephemeral": {"volumeClaimTemplate": {"spec": claim_spec()}}});
     world.node.bind(&with_volume("own", ephemeral, json!({})));
-    world.node.wait_api_event("late", "FailedMount", "not bound");
+    world.node.wait_api_event("late", "FailedMount", "failed to process volumes=[v]: error processing PVC");
     world.node.wait_api_event("none", "FailedMount", "not found");
     world.volume("late", json!({"hostPath": {"path": host}}));
     world.volume("own-v", json!({"hostPath": {"path": host}}));

@@ -1,5 +1,5 @@
-//! Feature gates: which there are. But for one ([`verifies`]) none changes anything here: what longshore has is on, what it has
-//! not is off.
+//! Feature gates: which there are. But for one ([`verifies`]) and those that settings need ([`refuse`]) none changes anything
+//! here: what longshore has is on, what it has not is off.
 
 use std::collections::BTreeMap;
 
@@ -186,6 +186,19 @@ pub(super) fn gate(name: &str, value: &str) -> Result<(String, bool), String> {
 /// Whether pods may have to show credentials for images that are there: on, as with the kubelet since 1.35.
 pub(super) fn verifies(gates: &BTreeMap<String, bool>) -> bool {
     gates.get("KubeletEnsureSecretPulledImages").copied().unwrap_or(true)
+}
+
+/// Settings, each with the gate that it needs and whether it is made: where the gate is turned off the kubelet refuses it
+/// (`ValidateKubeletConfiguration`).
+pub(super) fn refuse(gates: &BTreeMap<String, bool>, settings: &[(&str, &str, bool)], findings: &mut Findings) {
+    for (setting, gate, _) in settings.iter().filter(|(_, gate, is_made)| *is_made && is_off(gates, gate)) {
+        findings.problem(setting, format!("needs the feature gate {gate}, which is off"));
+    }
+}
+
+/// Whether a gate is turned off.
+pub(super) fn is_off(gates: &BTreeMap<String, bool>, gate: &str) -> bool {
+    gates.get(gate) == Some(&false)
 }
 
 /// Warns of gates that no kubelet has, and of those that ask for what longshore does not do.

@@ -104,6 +104,7 @@ const ZERO_COUNTS: &[&str] = &[
     "healthzPort",
     "imageGCHighThresholdPercent",
     "imageGCLowThresholdPercent",
+    "maxParallelImagePulls",
     "nodeStatusMaxImages",
     "registerWithTaints",
     "registryPullQPS",
@@ -112,7 +113,7 @@ const ZERO_COUNTS: &[&str] = &[
 
 /// The kind in a document, if it has one: tells a KubeletConfiguration from what was named by mistake.
 pub(crate) fn kind_of(text: &str) -> Option<String> {
-    field(&tree::parse(text).ok()?, "kind").map(str::to_owned)
+    field(&tree::parse(text).ok()?.node, "kind").map(str::to_owned)
 }
 
 /// The text of a document's field.
@@ -122,18 +123,17 @@ fn field<'a>(document: &'a Node, key: &str) -> Option<&'a str> {
     if let Value::String(text) = &entry.node.value { Some(text) } else { None }
 }
 
-/// Whether a text says that it is a configuration, and no manifest; of a broken one, or one of several documents, a line that
-/// says it is enough.
+/// Whether a text says that it is a configuration, and no manifest; of a broken one a line that says it is enough.
 pub(crate) fn is_configuration(text: &str) -> bool {
     let is_kind = |kind: &str| matches!(kind, "KubeletConfiguration" | "CredentialProviderConfig");
-    let Ok(node) = tree::parse(text) else {
+    let Ok(parsed) = tree::parse(text) else {
         let quotes = ['"', '\'', ',', ' ', '\t'];
         let fields = text.lines().filter_map(|line| line.split(" #").next()?.split_once(':'));
         let mut fields = fields.map(|(key, value)| (key.trim_matches(quotes), value.trim_matches(quotes)));
         return fields.any(|(key, value)| key == "kind" && is_kind(value));
     };
-    field(&node, "kind").is_some_and(is_kind)
-        || field(&node, "apiVersion").is_some_and(|version| version.starts_with("kubelet.config.k8s.io/"))
+    field(&parsed.node, "kind").is_some_and(is_kind)
+        || field(&parsed.node, "apiVersion").is_some_and(|version| version.starts_with("kubelet.config.k8s.io/"))
 }
 
 /// Reads a KubeletConfiguration; `file` names it in messages.
@@ -142,14 +142,15 @@ pub(crate) fn read(file: &str, text: &str, findings: &mut Findings) -> Draft {
         findings.problem(file, format!("larger than {} bytes; this is not a KubeletConfiguration", tree::SIZE_LIMIT));
         return Draft::default();
     }
-    let node = match tree::parse(text) {
-        Ok(node) => node,
+    let tree::Parsed { node, remarks } = match tree::parse(text) {
+        Ok(parsed) => parsed,
         Err(error) => {
             let place = error.line.map_or(file.to_owned(), |line| format!("{file}:{line}"));
             findings.problem(&place, error.message);
             return Draft::default();
         }
     };
+    findings.warnings.extend(remarks.into_iter().map(|(line, remark)| format!("{file}:{line}: {remark}")));
     let Value::Map(entries) = &node.value else {
         findings.problem(file, format!("expected a KubeletConfiguration, got {}", node.describe()));
         return Draft::default();
@@ -215,7 +216,7 @@ impl Reader<'_> {
             "kubeReserved" => draft.kube_reserved = self.table(key, node, values::reserve),
             "maxParallelImagePulls" => draft.max_parallel_pulls = self.whole(key, node, values::max_parallel_pulls),
             "maxPods" => draft.max_pods = self.whole(key, node, values::max_pods),
-            "podLogsDir" => draft.pod_logs_dir = self.absolute_path(key, node),
+            "podLogsDir" => draft.pod_logs_dir = self.path(key, node),
             "preloadedImagesVerificationAllowlist" => {
                 draft.verification_allowlist = self.texts(key, node, values::image_pattern);
             }

@@ -94,6 +94,7 @@ fn read_file(file: &Path, text: &str, findings: &mut Findings) -> Draft {
     let paths = [
         &mut draft.manifests,
         &mut draft.resolv_conf,
+        &mut draft.pod_logs_dir,
         &mut server.client_ca_file,
         &mut server.tls_cert_file,
         &mut server.tls_key_file,

@@ -258,6 +258,25 @@ impl Config {
                 .problem("--node-ip", format!("no other machine of the cluster can reach {ip}: name another address"));
         }
         let server = draft.server.finish(in_cluster || whole == Whole::FileAlone, findings);
+        let mut resources = draft.resources.finish(findings);
+        let grace = [resources.shutdown_grace_period, resources.shutdown_grace_period_critical];
+        let by_period = grace.iter().any(|period| !period.is_zero());
+        let by_priority = !by_period && !resources.shutdown.is_empty();
+        let gated = [
+            (
+                "crashLoopBackOff.maxContainerRestartPeriod",
+                "KubeletCrashLoopBackOffMax",
+                draft.max_restart_delay.is_some(),
+            ),
+            ("shutdownGracePeriod", GRACEFUL_SHUTDOWN, by_period),
+            ("shutdownGracePeriodByPodPriority", "GracefulNodeShutdownBasedOnPodPriority", by_priority),
+            ("imageMaximumGCAge", "ImageMaximumGCAge", resources.image_maximum_age.is_some()),
+            ("enableSystemLogQuery", "NodeLogQuery", server.system_log_query),
+        ];
+        gates::refuse(&feature_gates, &gated, findings);
+        if gates::is_off(&feature_gates, GRACEFUL_SHUTDOWN) {
+            resources.shutdown.clear();
+        }
         Config {
             manifests_optional: draft.manifests.is_none(),
             manifests: draft.manifests.unwrap_or_else(|| PathBuf::from(DEFAULT_MANIFESTS)),
@@ -292,7 +311,7 @@ impl Config {
             server,
             manifest_url: draft.manifest_url.finish(findings),
             network: draft.network.finish(in_cluster, findings),
-            resources: draft.resources.finish(findings),
+            resources,
             eviction: draft.eviction.finish(findings),
             credential_providers: Vec::new(),
             feature_gates,
@@ -300,6 +319,9 @@ impl Config {
         }
     }
 }
+
+/// The gate without which nothing is done when the machine goes down.
+const GRACEFUL_SHUTDOWN: &str = "GracefulNodeShutdown";
 
 /// When a pod must have credentials for an image that is there, as `ValidateKubeletConfiguration` takes it.
 fn verification(

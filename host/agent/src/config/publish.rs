@@ -113,7 +113,8 @@ impl Config {
                 "verbosity": self.verbosity,
             },
         });
-        let groups = [self.cluster_fields(), self.server_fields(), self.limit_fields(), self.eviction_fields()];
+        let groups =
+            [self.cluster_fields(), self.server_fields(), self.limit_fields(), self.eviction_fields(), fixed_fields()];
         if let Value::Object(all) = &mut all {
             all.extend(groups.into_iter().flat_map(|group| match group {
                 Value::Object(fields) => fields,
@@ -275,6 +276,19 @@ impl Config {
         }
         flags.into_iter().collect()
     }
+}
+
+/// What is so here whatever the configuration says.
+fn fixed_fields() -> Value {
+    json!({
+        "syncFrequency": time(Duration::from_secs(60)),
+        "contentType": "application/json",
+        "cgroupsPerQOS": true,
+        "cpuManagerPolicy": "none",
+        "memoryManagerPolicy": "None",
+        "topologyManagerPolicy": "none",
+        "topologyManagerScope": "container",
+    })
 }
 
 /// A text in which no URL has a user and a password.

@@ -186,12 +186,4 @@ impl Reader<'_> {
     pub(super) fn path(&mut self, field: &str, node: &Node) -> Option<PathBuf> {
         self.text(field, node, |text| Ok(PathBuf::from(text)))
     }
-
-    /// An absolute path.
-    pub(super) fn absolute_path(&mut self, field: &str, node: &Node) -> Option<PathBuf> {
-        self.text(field, node, |text| match text.starts_with('/') {
-            true => Ok(PathBuf::from(text)),
-            false => Err(format!("expected an absolute path, got {text:?}")),
-        })
-    }
 }

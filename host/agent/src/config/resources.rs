@@ -193,6 +193,10 @@ impl ResourceLayer {
         if has("none") && levels.len() > 1 {
             findings.problem("enforceNodeAllocatable", "\"none\" stands alone: leave out the others");
         }
+        let twice = levels.iter().enumerate().find(|(n, level)| levels[..*n].contains(level));
+        if let Some((_, level)) = twice {
+            findings.problem("enforceNodeAllocatable", format!("{level:?} stands there more than once"));
+        }
         let others: Vec<&str> =
             levels.iter().map(String::as_str).filter(|level| !matches!(*level, "pods" | "none")).collect();
         if !others.is_empty() {

@@ -313,6 +313,9 @@ impl ServerLayer {
                 None
             }
         };
+        if self.system_log_query == Some(true) && self.system_log_handler == Some(false) {
+            findings.problem("enableSystemLogQuery", "needs enableSystemLogHandler: true");
+        }
         // Alone nobody asks for it, and there is nobody to tell who may: only who names the port gets the server.
         let wanted = in_cluster || self.port.is_some() || self.enabled == Some(true);
         let enabled = wanted && self.enabled != Some(false);

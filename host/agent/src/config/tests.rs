@@ -153,7 +153,8 @@ streamingConnectionIdleTimeout: 7s
 "
     );
     let (config, findings) = build(&[], Some(&file));
-    assert!(findings.problems.is_empty(), "{}", report(&findings));
+    let [problem] = findings.problems.as_slice() else { panic!("{}", report(&findings)) };
+    assert_eq!(problem.to_string(), "enableSystemLogQuery: needs enableSystemLogHandler: true");
     insta::assert_debug_snapshot!(config.server);
 }
 
@@ -172,7 +173,6 @@ serializeImagePulls: true
 maxParallelImagePulls: 3
 registerNode: true
 failSwapOn: 'yes'
-podLogsDir: logs
 systemReserved: {cpu: fast, gpu: 1}
 allowedUnsafeSysctls: net.core.*
 ";
@@ -208,6 +208,48 @@ fn files_that_are_no_configuration() {
     assert!(report(&build(&[], Some(&large)).1).contains("larger than"));
     let deep = format!("{HEAD}a: {}", "[".repeat(100_000));
     assert_eq!(build(&[], Some(&deep)).1.problems.len(), 1);
+}
+
+#[test]
+fn what_the_kubelet_lets_pass_is_only_warned_of() {
+    let (config, findings) = build(&[], Some(&format!("{HEAD}maxPods: 1\npodLogsDir: logs\nmaxPods: 2\n---\na: b\n")));
+    assert!(findings.problems.is_empty() && findings.warnings.len() == 2, "{}", report(&findings));
+    assert_eq!((config.max_pods, config.pod_logs_dir), (2, PathBuf::from("logs")));
+    let path = ConfigPath::File(PathBuf::from("/etc/k/kubelet.yaml"), format!("{HEAD}podLogsDir: logs\n"));
+    let (config, _) = Config::build(&DaemonFlags::default(), path, &Surroundings::default());
+    assert_eq!(config.pod_logs_dir, PathBuf::from("/etc/k/logs"));
+}
+
+#[test]
+fn what_the_kubelet_refuses_is_a_problem() {
+    let says = |fields: &str| report(&build(&[], Some(&format!("{HEAD}{fields}\n"))).1);
+    assert_eq!(
+        says("maxParallelImagePulls: 0"),
+        "error: kubelet.yaml:3: maxParallelImagePulls: expected a number from 1 to 1000, got 0"
+    );
+    let twice = "error: enforceNodeAllocatable: \"pods\" stands there more than once";
+    assert_eq!(says("enforceNodeAllocatable: [pods, pods]"), twice);
+    for (setting, name, gate) in [
+        (
+            "crashLoopBackOff: {maxContainerRestartPeriod: 30s}",
+            ".maxContainerRestartPeriod",
+            "KubeletCrashLoopBackOffMax",
+        ),
+        ("shutdownGracePeriod: 30s", "", "GracefulNodeShutdown"),
+        ("shutdownGracePeriodByPodPriority: [{priority: 1}]", "", "GracefulNodeShutdownBasedOnPodPriority"),
+        ("imageMaximumGCAge: 1h", "", "ImageMaximumGCAge"),
+        ("enableSystemLogQuery: true", "", "NodeLogQuery"),
+    ] {
+        let field = setting.split(':').next().unwrap();
+        let wanted = format!("error: {field}{name}: needs the feature gate {gate}, which is off");
+        let said = says(&format!("{setting}\nfeatureGates: {{{gate}: false}}"));
+        assert!(said.lines().any(|line| line == wanted), "{said}");
+        assert!(!says(setting).contains("error"), "{setting}");
+    }
+    let file = format!(
+        "{HEAD}shutdownGracePeriodByPodPriority: [{{priority: 1}}]\nfeatureGates: {{GracefulNodeShutdown: false}}\n"
+    );
+    assert!(build(&[], Some(&file)).0.resources.shutdown.is_empty());
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //!
 //! Knows nothing of any field; [`super::kubelet`] does.
 
-use longshore_core::document::{Node, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+use longshore_core::document::{Node, Repeating, Value};
+use serde::Deserialize as _;
 use serde_saphyr::{DuplicateKeyPolicy, Options};
 
 /// The largest configuration file that is read, in bytes.
@@ -29,21 +32,79 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// Reads one YAML (or JSON) document.
-pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
+/// The document of a file.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    /// What it holds; no key of a map comes twice.
+    pub(crate) node: Node,
+    /// What the kubelet makes of it without refusing it, with the line.
+    pub(crate) remarks: Vec<(u64, String)>,
+}
+
+/// Reads the first YAML (or JSON) document of a text. As for the kubelet's v1beta1 (`pkg/kubelet/kubeletconfig/util/codec`) the
+/// last of several equal keys counts, and what follows the document is not looked at.
+pub(crate) fn parse(text: &str) -> Result<Parsed, SyntaxError> {
     let mut options = Options::default();
     options.legacy_octal_numbers = true;
     options.with_snippet = false;
-    options.duplicate_keys = DuplicateKeyPolicy::Error;
-    serde_saphyr::from_str_with_options::<Node>(text, options).map_err(|error| {
-        let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
-        let message = error.to_string();
-        // The place is told apart from the message, in one way for all problems.
-        let advice = [" at line ", ", set DuplicateKey", "; use from_str"];
-        let message = advice.into_iter().fold(message.as_str(), |text, word| text.split(word).next().unwrap_or(text));
-        let message = message.lines().next().unwrap_or_default();
-        SyntaxError { line, message: message.trim_end_matches([':', ',']).to_owned() }
-    })
+    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
+    let mut first = None;
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
+        first = Some(Repeating::deserialize(deserializer)?);
+        Ok(())
+    });
+    let mut remarks = Vec::new();
+    match (first, read) {
+        (Some(Repeating(mut node)), read) => {
+            keep_last(&mut node, &mut remarks);
+            if let Err(error) = read {
+                let line = error.location().map_or(0, |location| location.line());
+                remarks.push((line, "only the first document of the file is read, not what follows it".to_owned()));
+            }
+            Ok(Parsed { node, remarks })
+        }
+        (None, Err(error)) => Err(told(&error)),
+        (None, Ok(())) => Err(SyntaxError { line: None, message: "holds no document".to_owned() }),
+    }
+}
+
+/// Leaves the last of a map's entries of the same key, at every level.
+fn keep_last(node: &mut Node, remarks: &mut Vec<(u64, String)>) {
+    match &mut node.value {
+        Value::Map(entries) => {
+            let mut last: BTreeMap<String, usize> = BTreeMap::new();
+            for (index, entry) in entries.iter().enumerate() {
+                last.insert(entry.key.clone(), index);
+            }
+            let all = std::mem::take(entries).into_iter().enumerate();
+            let mut repeated = BTreeSet::new();
+            for (index, entry) in all {
+                if last.get(&entry.key) != Some(&index) {
+                    repeated.insert(entry.key);
+                    continue;
+                }
+                if repeated.contains(&entry.key) {
+                    remarks.push((
+                        entry.at.line,
+                        format!("{} stands there more than once; the last one counts", entry.key),
+                    ));
+                }
+                entries.push(entry);
+            }
+            entries.iter_mut().for_each(|entry| keep_last(&mut entry.node, remarks));
+        }
+        Value::Seq(items) => items.iter_mut().for_each(|item| keep_last(item, remarks)),
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::String(_) => {}
+    }
+}
+
+fn told(error: &serde_saphyr::Error) -> SyntaxError {
+    let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
+    let message = error.to_string();
+    // The place is told apart from the message, in one way for all problems.
+    let message = message.split(" at line ").next().unwrap_or_default();
+    let message = message.lines().next().unwrap_or_default();
+    SyntaxError { line, message: message.trim_end_matches([':', ',']).to_owned() }
 }
 
 #[cfg(test)]
@@ -53,7 +114,7 @@ mod tests {
 
     #[test]
     fn values_know_their_lines() {
-        let node = parse("a: 1\nb:\n  c: [x, null]\n  d: 1.5\n").unwrap();
+        let node = parse("a: 1\nb:\n  c: [x, null]\n  d: 1.5\n").unwrap().node;
         let Value::Map(entries) = node.value else { panic!("a mapping") };
         assert_eq!((entries[0].key.as_str(), entries[0].at.line, &entries[0].node.value), ("a", 1, &Value::Int(1)));
         let Value::Map(inner) = &entries[1].node.value else { panic!("a mapping") };
@@ -64,17 +125,31 @@ mod tests {
     }
 
     #[test]
-    fn duplicate_keys_and_bad_syntax_name_their_line() {
-        assert_eq!(parse("a: 1\na: 2\n").unwrap_err().line, Some(2));
+    fn bad_syntax_names_its_line() {
         assert!(parse("a: [1\nb: 2\n").unwrap_err().line.is_some());
-        let several = parse("a: 1\n---\nb: 2\n").unwrap_err();
-        assert_eq!(several.message, "multiple YAML documents detected");
+    }
+
+    #[test]
+    fn the_last_of_equal_keys_and_the_first_document_count() {
+        let read = parse("a: 1\nb: {c: 1, c: 2}\na: {d: 1}\na: 3\n").unwrap();
+        let mut kept = String::new();
+        read.node.canonical_json(&mut kept);
+        assert_eq!(kept, r#"{"a":3,"b":{"c":2}}"#);
+        let said = "stands there more than once; the last one counts";
+        assert_eq!(read.remarks, [(4, format!("a {said}")), (2, format!("c {said}"))]);
+        for more in ["---\nb: 2\n", "---\nb: [\n", "---\n"] {
+            let read = parse(&format!("---\na: 1\n{more}")).unwrap();
+            let Value::Map(entries) = read.node.value else { panic!("a mapping") };
+            assert_eq!((entries.len(), entries[0].key.as_str()), (1, "a"), "{more:?}");
+            assert!(read.remarks.iter().all(|(_, remark)| remark.starts_with("only the first document")), "{more:?}");
+        }
+        assert_eq!(parse("a: 1\n---\nb: 2\n").unwrap().remarks.len(), 1);
     }
 
     #[test]
     fn what_tools_write_for_unset_fields_says_nothing() {
-        let node = parse("{a: 0s, b: {c: 0, d: ''}, e: []}").unwrap();
+        let node = parse("{a: 0s, b: {c: 0, d: ''}, e: []}").unwrap().node;
         assert!(is_unset(&node.value));
-        assert!(!is_unset(&parse("a: false").unwrap().value));
+        assert!(!is_unset(&parse("a: false").unwrap().node.value));
     }
 }

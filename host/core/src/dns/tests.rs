@@ -54,6 +54,21 @@ fn what_is_left_out_is_told_in_the_kubelets_words() {
 }
 
 #[test]
+fn a_search_line_of_the_node_that_is_too_long_is_told() {
+    let told = |domain: &str, searches: &str| {
+        let resolv_conf = Some(format!("nameserver 10.0.0.1\nsearch {searches}\n"));
+        exceeds_limits(&NodeFacts { cluster_domain: domain.to_owned(), resolv_conf, ..node() }, "/etc/resolv.conf")
+    };
+    let ends = |told: Option<String>, end: &str| told.unwrap_or_default().ends_with(end);
+    assert_eq!(told("cluster.local", &"a ".repeat(29)), None);
+    assert!(ends(told("cluster.local", &"a ".repeat(30)), "more than 29 domains!"));
+    assert_eq!(told("", &"a ".repeat(32)), None);
+    assert!(ends(told("", &"a ".repeat(33)), "more than 32 domains!"));
+    assert!(ends(told("", &"a".repeat(254)), "more than allowed 253 chars!"));
+    assert!(ends(told("", &format!("{} ", "a".repeat(250)).repeat(9)), "more than allowed 2048 chars!"));
+}
+
+#[test]
 fn dns_config_is_merged() {
     let spec = "dnsConfig: {nameservers: [1.1.1.1, 10.96.0.10], searches: [mine, example.com],
                 options: [{name: ndots, value: '2'}, {name: edns0}]}";

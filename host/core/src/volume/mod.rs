@@ -27,7 +27,8 @@ pub use self::references::{
     references, service_account, used,
 };
 pub use self::resolve::{
-    VolumeProblem, groups, is_read_only, is_untyped_host_path, not_set_up, on_disk, resolve, resolve_each, size_limits,
+    VolumeProblem, for_one_pod, groups, is_read_only, is_untyped_host_path, not_set_up, on_disk, resolve, resolve_each,
+    size_limits, spec_name,
 };
 
 /// A volume that a pod needs on the node.
@@ -69,6 +70,8 @@ pub enum VolumeKind {
         path: PathBuf,
         /// Whether its claim is only read: its owner stays then.
         read_only: bool,
+        /// Options of its mount; without any it is used where it is.
+        options: Vec<String>,
     },
     /// `nfs`.
     Nfs {

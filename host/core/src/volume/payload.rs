@@ -43,12 +43,12 @@ pub(super) fn config_map(wanted: &Wanted<'_>, objects: &Objects) -> Result<Files
     let text = found.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
     let binary = found.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     // `data` wins where a key stands in both, as in the kubelet's look-up.
-    select(&binary.chain(text).collect(), wanted, "config")
+    select(&binary.chain(text).collect(), wanted, "configmap references non-existent config key")
 }
 
 pub(super) fn secret(wanted: &Wanted<'_>, objects: &Objects) -> Result<Files, String> {
     match objects.secrets.get(wanted.name) {
-        Some(found) => select(&secret_data(found), wanted, "secret"),
+        Some(found) => select(&secret_data(found), wanted, "references non-existent secret key"),
         None => missing("secret", wanted),
     }
 }
@@ -57,7 +57,8 @@ fn missing(kind: &str, wanted: &Wanted<'_>) -> Result<Files, String> {
     if wanted.optional == Some(true) { Ok(Files::new()) } else { Err(format!("{kind} {:?} not found", wanted.name)) }
 }
 
-fn select(data: &BTreeMap<&str, &[u8]>, wanted: &Wanted<'_>, kind: &str) -> Result<Files, String> {
+/// The keys that are wanted, or all; `lacking` is what the kubelet says of one that there is not.
+fn select(data: &BTreeMap<&str, &[u8]>, wanted: &Wanted<'_>, lacking: &str) -> Result<Files, String> {
     let Some(items) = wanted.items.filter(|items| !items.is_empty()) else {
         let file = |content: &[u8]| PayloadFile { data: content.to_vec(), mode: wanted.default_mode, user: None };
         return Ok(data.iter().map(|(key, content)| ((*key).to_owned(), file(content))).collect());
@@ -68,7 +69,7 @@ fn select(data: &BTreeMap<&str, &[u8]>, wanted: &Wanted<'_>, kind: &str) -> Resu
             if wanted.optional == Some(true) {
                 continue;
             }
-            return Err(format!("references non-existent {kind} key: {}", item.key));
+            return Err(format!("{lacking}: {}", item.key));
         };
         let mode = if item.mode.is_some() { mode(item.mode) } else { wanted.default_mode };
         files.insert(item.path.clone(), PayloadFile { data: content.to_vec(), mode, user: None });
@@ -143,8 +144,13 @@ pub(super) fn issued(
             let bundle = source.cluster_trust_bundle.as_ref();
             let optional = bundle.is_some_and(|bundle| bundle.optional == Some(true));
             let Some(text) = found.as_deref().or(optional.then_some("")) else {
-                let named = bundle.and_then(|bundle| bundle.name.as_deref().or(bundle.signer_name.as_deref()));
-                return Some(Err(format!("clustertrustbundle {:?} not found", named.unwrap_or_default())));
+                // As `pkg/kubelet/clustertrustbundle`.
+                return Some(Err(match bundle.and_then(|bundle| bundle.name.as_deref()) {
+                    Some(name) => format!(
+                        "while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io {name:?} not found"
+                    ),
+                    None => "combination of signerName and labelSelector matched zero ClusterTrustBundles".to_owned(),
+                }));
             };
             files.insert(bundle.map(|bundle| bundle.path.clone()).unwrap_or_default(), file(text));
         }

@@ -18,6 +18,8 @@ use crate::{huge_pages, quantity, resources};
 
 /// Annotation of a PersistentVolume with the group that may use it.
 const GROUP: &str = "pv.beta.kubernetes.io/gid";
+/// The former place of a PersistentVolume's `mountOptions`, which still wins.
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 
 /// Why a volume cannot be had; the event is `FailedMount`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,11 +29,58 @@ pub struct VolumeProblem {
     pub volume: String,
     /// What is wrong.
     pub message: String,
+    /// The kubelet's words for it, for events and waiting reasons.
+    pub told: String,
 }
 
-/// The kubelet's words for a volume that cannot be had, for events and waiting reasons.
+/// The kubelet's words for a volume that cannot be had, for events and waiting reasons. `volume` is what the kubelet calls
+/// it: [`spec_name`].
 pub fn not_set_up(volume: &str, message: &str) -> String {
-    format!("MountVolume.SetUp failed for volume {volume:?} : {message}")
+    format!("{SET_UP} failed for volume {volume:?} : {message}")
+}
+
+/// What the kubelet calls a pod's volume: the PersistentVolume behind a claim has its own name (`Spec.Name` of `pkg/volume`).
+pub fn spec_name<'a>(pod: &Pod, objects: &'a Objects, volume: &'a str) -> &'a str {
+    let mut volumes = pod.spec().volumes.iter().flatten();
+    let claim = volumes.find(|one| one.name == volume).and_then(|one| claim_of(pod, one));
+    let bound = claim.and_then(|claim| objects.claims.get(&claim)?.as_ref().ok()?.volume.as_ref());
+    bound.and_then(|bound| bound.metadata.name.as_deref()).unwrap_or(volume)
+}
+
+/// Volumes of the pod that are for one pod alone, with their claims: the only access mode of the PersistentVolume says so
+/// (`GenerateMountVolumeFunc` of `pkg/volume/util/operationexecutor`).
+pub fn for_one_pod(pod: &Pod, objects: &Objects) -> Vec<(String, String)> {
+    let is_for_one = |claim: &str| {
+        let bound = objects.claims.get(claim)?.as_ref().ok()?.volume.as_ref()?;
+        let modes = bound.spec.as_ref()?.access_modes.as_ref()?;
+        Some(matches!(modes.as_slice(), [mode] if mode == "ReadWriteOncePod"))
+    };
+    let claims = used(pod).filter_map(|volume| Some((volume.name.clone(), claim_of(pod, volume)?)));
+    claims.filter(|(_, claim)| is_for_one(claim) == Some(true)).collect()
+}
+
+/// What the kubelet does with a volume when it finds that it cannot be had.
+#[derive(Clone, Copy)]
+enum Failed {
+    /// Looking up what is behind a claim (`pkg/kubelet/volumemanager/populator`).
+    Claim,
+    /// A step of mounting it, by its name in `pkg/volume/util/operationexecutor`.
+    Mount(&'static str),
+}
+
+const SET_UP: &str = "MountVolume.SetUp";
+
+fn problem(pod: &Pod, objects: &Objects, volume: &str, failed: Failed, message: String) -> VolumeProblem {
+    let told = match failed {
+        // `WaitForAttachAndMount` of `pkg/kubelet/volumemanager`.
+        Failed::Claim => format!(
+            "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process volumes=[{volume}]: {message}"
+        ),
+        Failed::Mount(step) => {
+            format!("{step} failed for volume {:?} : {message}", spec_name(pod, objects, volume))
+        }
+    };
+    VolumeProblem { volume: volume.to_owned(), message, told }
 }
 
 /// Everything that the volumes hold which a pod's containers use, in order of the spec, but for image volumes ([`super::mounted_images`]), and what
@@ -44,9 +93,13 @@ pub fn resolve_each(
 ) -> (Vec<VolumeSpec>, Vec<VolumeProblem>) {
     let (mut specs, mut problems) = (Vec::new(), Vec::new());
     for volume in used(pod).filter(|volume| volume.image.is_none()) {
-        match kind(pod, node, objects, pod_ips, volume) {
+        let found = match claim_of(pod, volume) {
+            Some(claim) => claimed(pod, node, objects, volume, &claim),
+            None => kind(pod, node, objects, pod_ips, volume).map_err(|message| (Failed::Mount(SET_UP), message)),
+        };
+        match found {
             Ok(kind) => specs.push(with_mount_points(pod, volume, kind)),
-            Err(message) => problems.push(VolumeProblem { volume: volume.name.clone(), message }),
+            Err((failed, message)) => problems.push(problem(pod, objects, &volume.name, failed, message)),
         }
     }
     (specs, problems)
@@ -128,7 +181,7 @@ fn kind(
         return host_path(source);
     }
     if let Some(source) = &volume.nfs {
-        return Ok(nfs(source, None));
+        return Ok(nfs(source, Vec::new()));
     }
     if let Some(source) = &volume.config_map {
         let wanted = Wanted {
@@ -155,9 +208,6 @@ fn kind(
     }
     if let Some(source) = &volume.projected {
         return projected(pod, node, objects, pod_ips, &volume.name, source);
-    }
-    if let Some(claim) = claim_of(pod, volume) {
-        return claimed(pod, node, objects, volume, &claim);
     }
     Err(format!("volume kind {} is not supported", unsupported_kind(volume)))
 }
@@ -217,14 +267,49 @@ pub fn groups(objects: &Objects) -> Vec<i64> {
     annotated.filter_map(|group| group.parse().ok().filter(|group| *group >= 0)).collect()
 }
 
-/// The volume behind a claim: one that is a folder of this node (`pkg/volume/{local,hostpath}`).
+/// The volume behind a claim: one that is a folder of this node (`pkg/volume/{local,hostpath}`), or on a server.
 fn claimed(
     pod: &Pod,
     node: &NodeFacts,
     objects: &Objects,
     volume: &v1::Volume,
     name: &str,
-) -> Result<VolumeKind, String> {
+) -> Result<VolumeKind, (Failed, String)> {
+    let bound = bound_volume(pod, objects, volume, name).map_err(|message| (Failed::Claim, message))?;
+    let spec = bound.spec.clone().unwrap_or_default();
+    let terms = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
+    if terms.is_some_and(|terms| !crate::admit::selects(terms, node)) {
+        return Err((Failed::Mount("MountVolume.NodeAffinity check"), "no matching NodeSelectorTerms".to_owned()));
+    }
+    let options = mount_options(bound);
+    if let Some(source) = &spec.host_path {
+        if !options.is_empty() {
+            let message = "mount options are not supported for this volume type".to_owned();
+            return Err((Failed::Mount("MountVolume.MountOptionSupport check"), message));
+        }
+        return host_path(source).map_err(|message| (Failed::Mount(SET_UP), message));
+    }
+    if let Some(source) = &spec.nfs {
+        return Ok(nfs(source, options));
+    }
+    match &spec.local {
+        Some(local) => {
+            Ok(VolumeKind::Local { path: PathBuf::from(&local.path), read_only: is_read_only(volume), options })
+        }
+        None => {
+            let message = "it needs a driver that this node does not have; local, hostPath and nfs volumes work here";
+            Err((Failed::Mount(SET_UP), message.to_owned()))
+        }
+    }
+}
+
+/// The PersistentVolume that a claim is bound to.
+fn bound_volume<'a>(
+    pod: &Pod,
+    objects: &'a Objects,
+    volume: &v1::Volume,
+    name: &str,
+) -> Result<&'a v1::PersistentVolume, String> {
     let place = format!("error processing PVC {}/{name}", pod.id.namespace);
     let bound = match objects.claims.get(name) {
         None => return Err(format!("{place}: there is no API server to ask for it")),
@@ -240,33 +325,26 @@ fn claimed(
     if bound.claim.metadata.deletion_timestamp.is_some() {
         return Err(format!("{place}: PVC is being deleted"));
     }
-    let read_only = is_read_only(volume);
     let Some(volume) = &bound.volume else { return Err(format!("{place}: PVC is not bound")) };
     let pv = volume.metadata.name.as_deref().unwrap_or_default();
-    let spec = volume.spec.clone().unwrap_or_default();
+    let spec = volume.spec.as_ref();
     // A volume may have been bound to another claim since (`getPVSpec` of `pkg/kubelet/volumemanager/populator`).
-    let bound_to = spec.claim_ref.as_ref().and_then(|claim| claim.uid.as_ref());
+    let bound_to = spec.and_then(|spec| spec.claim_ref.as_ref()?.uid.as_ref());
     if bound_to != bound.claim.metadata.uid.as_ref() {
         return Err(format!("{place}: PV {pv} is not bound to the claim, but to another one or to none"));
     }
-    if spec.volume_mode.as_deref() == Some("Block") {
+    if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
         return Err(format!("{place}: volume {pv} has volumeMode Block, and raw block volumes are not supported here"));
     }
-    let terms = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
-    if terms.is_some_and(|terms| !crate::admit::selects(terms, node)) {
-        return Err(format!("no matching NodeSelectorTerms for volume {pv}"));
-    }
-    if let Some(source) = &spec.host_path {
-        return host_path(source);
-    }
-    if let Some(source) = &spec.nfs {
-        return Ok(nfs(source, spec.mount_options.as_deref()));
-    }
-    match &spec.local {
-        Some(local) => Ok(VolumeKind::Local { path: PathBuf::from(&local.path), read_only }),
-        None => Err(format!(
-            "{place}: volume {pv} needs a driver that this node does not have; local, hostPath and nfs volumes work here"
-        )),
+    Ok(volume)
+}
+
+/// Options to mount a PersistentVolume with (`MountOptionFromSpec` of `pkg/volume/util`).
+fn mount_options(volume: &v1::PersistentVolume) -> Vec<String> {
+    let annotated = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MOUNT_OPTIONS));
+    match annotated {
+        Some(options) => options.split(',').map(str::to_owned).collect(),
+        None => volume.spec.as_ref().and_then(|spec| spec.mount_options.clone()).unwrap_or_default(),
     }
 }
 
@@ -277,9 +355,9 @@ fn is_of_pod(claim: &v1::PersistentVolumeClaim, pod: &Pod) -> bool {
 }
 
 /// `pkg/volume/nfs`: read-only first, then what the PersistentVolume says.
-fn nfs(source: &v1::NFSVolumeSource, options: Option<&[String]>) -> VolumeKind {
+fn nfs(source: &v1::NFSVolumeSource, options: Vec<String>) -> VolumeKind {
     let read_only = source.read_only.filter(|read_only| *read_only).map(|_| "ro".to_owned());
-    let options = read_only.into_iter().chain(options.unwrap_or_default().iter().cloned()).collect();
+    let options = read_only.into_iter().chain(options).collect();
     VolumeKind::Nfs { server: source.server.clone(), path: source.path.clone(), options }
 }
 

@@ -63,7 +63,7 @@ fn config_maps() {
     assert_eq!(payload("configMap: {name: no}"), Err("configmap \"no\" not found".to_owned()));
     assert_eq!(payload("configMap: {name: no, optional: true}").unwrap().0, Vec::<String>::new());
     let item = "configMap: {name: config, items: [{key: no, path: x}]";
-    assert_eq!(payload(&format!("{item}}}")), Err("references non-existent config key: no".to_owned()));
+    assert_eq!(payload(&format!("{item}}}")), Err("configmap references non-existent config key: no".to_owned()));
     assert_eq!(payload(&format!("{item}, optional: true}}")).unwrap().0, Vec::<String>::new());
 }
 
@@ -311,7 +311,11 @@ fn bundles_and_certificates_go_where_their_sources_say() {
         pod_using(&format!("{{containers: [{{name: a}}], volumes: [{{name: v, projected: {{sources: [{source}]}}}}]}}"))
     };
     let bundle = of("{clusterTrustBundle: {name: ca, path: ca.pem}}");
-    assert_eq!(issued(&bundle, Ok(Issued::TrustBundles(None))), Err("clustertrustbundle \"ca\" not found".to_owned()));
+    let missing = "while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io \"ca\" not found";
+    assert_eq!(issued(&bundle, Ok(Issued::TrustBundles(None))), Err(missing.to_owned()));
+    let signed = of("{clusterTrustBundle: {signerName: example.com/ca, labelSelector: {}, path: ca.pem}}");
+    let missing = "combination of signerName and labelSelector matched zero ClusterTrustBundles";
+    assert_eq!(issued(&signed, Ok(Issued::TrustBundles(None))), Err(missing.to_owned()));
     let optional = of("{clusterTrustBundle: {name: ca, path: ca.pem, optional: true}}");
     assert_eq!(issued(&optional, Ok(Issued::TrustBundles(None))), Ok(vec![("ca.pem".to_owned(), 0o644, None)]));
     let certificate = crate::ports::objects::PodCertificate { key: "k".to_owned(), chain: "c".to_owned() };
@@ -320,14 +324,51 @@ fn bundles_and_certificates_go_where_their_sources_say() {
     assert_eq!(files.into_iter().map(|file| file.0).collect::<Vec<_>>(), ["c.pem", "k.pem"]);
 }
 
+fn persistent_volume(spec: &str) -> v1::PersistentVolume {
+    let mut volume = v1::PersistentVolume { spec: Some(serde_saphyr::from_str(spec).unwrap()), ..Default::default() };
+    volume.metadata.name = Some("pv".to_owned());
+    volume
+}
+
+#[test]
+fn problems_of_claims_are_told_as_the_kubelet_tells_them() {
+    let pod = pod_using("{containers: [{name: a}], volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]}");
+    let objects = |claim: Result<Option<&str>, &str>| {
+        let bound = |volume: Option<&str>| BoundClaim {
+            claim: v1::PersistentVolumeClaim::default(),
+            volume: volume.map(persistent_volume),
+        };
+        let claim = claim.map(bound).map_err(str::to_owned);
+        Objects { claims: BTreeMap::from([("c".to_owned(), claim)]), ..Objects::default() }
+    };
+    let told = |claim| resolve(&pod, &node(), &objects(claim), &[]).unwrap_err().told;
+    let unprocessed = "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], failed to process volumes=[v]";
+    assert_eq!(told(Err("gone")), format!("{unprocessed}: error processing PVC ns/c: gone"));
+    assert_eq!(told(Ok(None)), format!("{unprocessed}: error processing PVC ns/c: PVC is not bound"));
+    let elsewhere = "{local: {path: /disk}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: x, operator: Exists}]}]}}}";
+    assert_eq!(
+        told(Ok(Some(elsewhere))),
+        "MountVolume.NodeAffinity check failed for volume \"pv\" : no matching NodeSelectorTerms"
+    );
+    assert!(
+        told(Ok(Some("{hostPath: {path: x}}"))).starts_with("MountVolume.SetUp failed for volume \"pv\" : hostPath")
+    );
+    assert_eq!(
+        told(Ok(Some("{hostPath: {path: /x}, mountOptions: [noexec]}"))),
+        "MountVolume.MountOptionSupport check failed for volume \"pv\" : mount options are not supported for this volume type"
+    );
+    assert_eq!(spec_name(&pod, &objects(Ok(Some("{local: {path: /disk}}"))), "v"), "pv");
+    assert_eq!(
+        (spec_name(&pod, &objects(Ok(None)), "v"), spec_name(&pod, &Objects::default(), "other")),
+        ("v", "other")
+    );
+}
+
 #[test]
 fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
     let pod = pod_using("{containers: [{name: a}], volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]}");
     let with = |volume: Option<&str>| {
-        let volume = volume.map(|spec| k8s_openapi::api::core::v1::PersistentVolume {
-            spec: Some(serde_saphyr::from_str(spec).unwrap()),
-            ..Default::default()
-        });
+        let volume = volume.map(persistent_volume);
         let claim = crate::ports::objects::BoundClaim { claim: Default::default(), volume };
         let objects = Objects { claims: BTreeMap::from([("c".to_owned(), Ok(claim))]), ..Objects::default() };
         resolve(&pod, &node(), &objects, &[]).map(|mut all| all.remove(0).kind).map_err(|problem| problem.message)
@@ -356,14 +397,18 @@ fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
         groups(&Objects { claims: BTreeMap::from([("c".to_owned(), Ok(claim))]), ..Objects::default() })
     };
     assert_eq!((grouped("5000"), grouped("-1"), grouped("x")), (vec![5000], vec![], vec![]));
-    let local = VolumeKind::Local { path: "/disk".into(), read_only: false };
-    assert_eq!(with(Some("{local: {path: /disk}}")), Ok(local));
+    let local = |options: &[&str]| {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        VolumeKind::Local { path: "/disk".into(), read_only: false, options }
+    };
+    assert_eq!(with(Some("{local: {path: /disk}}")), Ok(local(&[])));
+    assert_eq!(with(Some("{local: {path: /disk}, mountOptions: [noexec, ro]}")), Ok(local(&["noexec", "ro"])));
     let options = vec!["ro".to_owned(), "nfsvers=4".to_owned()];
     let nfs = VolumeKind::Nfs { server: "s".to_owned(), path: "/p".to_owned(), options };
     assert_eq!(with(Some("{nfs: {server: s, path: /p, readOnly: true}, mountOptions: [nfsvers=4]}")), Ok(nfs));
     let taken = with(Some("{local: {path: /disk}, claimRef: {name: c, namespace: ns, uid: another}}")).unwrap_err();
     assert!(taken.ends_with("is not bound to the claim, but to another one or to none"), "{taken}");
     let elsewhere = "{local: {path: /disk}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: x, operator: Exists}]}]}}}";
-    assert!(with(Some(elsewhere)).unwrap_err().starts_with("no matching NodeSelectorTerms"));
+    assert_eq!(with(Some(elsewhere)), Err("no matching NodeSelectorTerms".to_owned()));
     assert!(with(Some("{csi: {driver: d, volumeHandle: h}}")).unwrap_err().contains("needs a driver"));
 }

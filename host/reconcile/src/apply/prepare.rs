@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore_core::event::EventType;
 use longshore_core::observed::Sandbox;
-use longshore_core::pod::Source;
+use longshore_core::pod::{Pod, Source};
 use longshore_core::ports::files::{FilesError, PodFilesSpec};
 use longshore_core::ports::objects::ObjectStore;
 use longshore_core::volume::{self, FsGroup, Issued, IssuedKind, ObjectKind, User, VolumeProblem};
@@ -16,6 +16,7 @@ use longshore_core::{backoff, dns, hash, resize, sandbox_config, services};
 use super::Step;
 use super::sandbox::tell_of_names;
 use crate::objects::{self, Unknown};
+use crate::roster::Member;
 use crate::worker::Worker;
 
 /// How often tokens and certificates in volumes are looked after, besides whenever their store says so (the kubelet
@@ -30,7 +31,11 @@ struct Unprepared {
 
 impl Unprepared {
     fn volume(volume: &str, message: &str) -> Self {
-        Unprepared { reason: "FailedMount", message: volume::not_set_up(volume, message) }
+        Self::mount(volume::not_set_up(volume, message))
+    }
+
+    fn mount(message: String) -> Self {
+        Unprepared { reason: "FailedMount", message }
     }
 
     fn cgroup(error: &FilesError) -> Self {
@@ -67,9 +72,15 @@ impl Worker {
             behind = true;
         }
         let (volumes, problems) = volume::resolve_each(&self.as_told(), &self.facts, &self.objects, &self.pod_ips());
-        for VolumeProblem { volume, message } in problems {
-            self.tell_if(kept.contains_key(&volume), Unprepared::volume(&volume, &message))?;
+        for VolumeProblem { volume, told, .. } in problems {
+            self.tell_if(kept.contains_key(&volume), Unprepared::mount(told))?;
             behind = true;
+        }
+        // What runs keeps what it has, also where the agent does not know yet who else has it.
+        if let Some(volume) = self.taken_volume().filter(|_| !is_up) {
+            let name = volume::spec_name(&self.pod, &self.objects, &volume);
+            let message = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+            return Err(Unprepared::volume(name, message));
         }
         let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &self.facts);
         shared.ports.files.prepare_cgroup(&cgroup).await.map_err(|error| Unprepared::cgroup(&error))?;
@@ -89,7 +100,9 @@ impl Worker {
             match shared.ports.files.prepare(&spec).await {
                 Err(FilesError::Volume { volume, message }) => {
                     let is_kept = kept.contains_key(&volume) && spec.volumes.iter().any(|spec| spec.name == volume);
-                    self.tell_if(is_kept, Unprepared::volume(&volume, &message))?;
+                    let name = volume::spec_name(&self.pod, &self.objects, &volume);
+                    let unprepared = Unprepared::volume(name, &message);
+                    self.tell_if(is_kept, unprepared)?;
                     spec.volumes.retain(|spec| spec.name != volume);
                     behind = true;
                 }
@@ -113,6 +126,22 @@ impl Worker {
             self.files_since = Some(Timestamp::now());
         }
         Ok(())
+    }
+
+    /// A volume that is for one pod alone, and that another one has.
+    fn taken_volume(&self) -> Option<String> {
+        let own = volume::for_one_pod(&self.pod, &self.objects);
+        if own.is_empty() {
+            return None;
+        }
+        let members = self.shared.roster.members();
+        let is_here = |pod: &Pod| pod.id.namespace == self.pod.id.namespace && pod.id.uid != self.pod.id.uid;
+        let others = || members.iter().filter(|other| is_here(&other.pod));
+        let has = |other: &Member, claim: &str| {
+            let mut made = volume::used(&other.pod).filter(|one| other.volumes.contains_key(&one.name));
+            made.any(|one| volume::claim_of(&other.pod, one).as_deref() == Some(claim))
+        };
+        own.into_iter().find(|(_, claim)| others().any(|other| has(other, claim))).map(|(volume, _)| volume)
     }
 
     /// Writes the pod's hosts file.

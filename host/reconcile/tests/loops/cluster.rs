@@ -79,16 +79,33 @@ fn claim(deleted: bool) -> BoundClaim {
     BoundClaim { claim, volume: Some(volume.unwrap()) }
 }
 
+fn with_claim(name: &str) -> Pod {
+    let mounts = "[{name: v, mountPath: /v}]";
+    let volumes = "volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]";
+    of_api(name, &format!("{{containers: [{{name: app, image: app, volumeMounts: {mounts}}}], {volumes}}}"))
+}
+
+#[tokio::test]
+async fn a_volume_for_one_pod_is_not_given_to_a_second() {
+    let objects = Arc::new(FakeObjects::default());
+    let mut claim = claim(false);
+    let spec = claim.volume.as_mut().and_then(|volume| volume.spec.as_mut()).unwrap();
+    spec.access_modes = Some(vec!["ReadWriteOncePod".to_owned()]);
+    objects.set_claim("data", Some(claim));
+    let bed = Bed::in_cluster(api(objects, None, None));
+    bed.source.set(vec![with_claim("first")]);
+    bed.until("it runs", |bed| bed.is_ready("first")).await;
+    bed.source.set(vec![with_claim("first"), with_claim("second")]);
+    let told = "MountVolume.SetUp failed for volume \"pv\" : volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+    bed.until("the second waits", |bed| bed.has_message("second", told)).await;
+    assert!(bed.is_ready("first") && bed.runtime.container("second", "app").is_none());
+}
+
 #[tokio::test]
 async fn a_pod_that_is_up_keeps_the_claim_that_it_began_with() {
     let objects = Arc::new(FakeObjects::default());
     objects.set_claim("data", Some(claim(false)));
     let bed = Bed::in_cluster(api(objects.clone(), None, None));
-    let with_claim = |name: &str| {
-        let mounts = "[{name: v, mountPath: /v}]";
-        let volumes = "volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]";
-        of_api(name, &format!("{{containers: [{{name: app, image: app, volumeMounts: {mounts}}}], {volumes}}}"))
-    };
     bed.source.set(vec![with_claim("old")]);
     bed.until("it runs", |bed| bed.is_ready("old")).await;
     // Deleted, and gone: as nobody would have it who is not forced to.

@@ -168,8 +168,7 @@ async fn unmounted(pod: &Pod, facts: &NodeFacts, folder: &dyn ObjectStore) -> Op
     if !unknown.is_empty() {
         return None;
     }
-    let problem = volume::resolve(pod, facts, &found, &[]).err()?;
-    Some(volume::not_set_up(&problem.volume, &problem.message))
+    volume::resolve(pod, facts, &found, &[]).err().map(|problem| problem.told)
 }
 
 async fn look(
