@@ -61,14 +61,32 @@ async fn of_cgroup(shared: &Shared, member: &Member) -> Option<PodUse> {
     Some(PodUse { memory, processes: seen.usage.processes, containers: containers.collect(), ..PodUse::default() })
 }
 
-/// Adds what the pod takes on the disk: its volumes and other files, its logs, and its writable layers as `layers` has them by
-/// container ID. What was added stays when this is given up.
+/// Adds what the pod takes on the disk: its writable layers as `layers` has them by container ID, its logs, its volumes and
+/// other files. What was added stays when this is given up, and what takes longest is added last.
 pub(crate) async fn add_disk(
     files: &dyn FileStore,
     member: &Member,
     layers: Option<&BTreeMap<String, u64>>,
     usage: &mut PodUse,
 ) {
+    for container in &member.containers {
+        let known = usage.containers.entry(container.name.clone()).or_default();
+        if let Some(layers) = layers {
+            // Docker counts bytes alone.
+            let layer = DiskUsage { bytes: layers.get(&container.id).copied().unwrap_or(0), inodes: 0 };
+            known.rootfs = Some(known.rootfs.unwrap_or_default().plus(layer));
+        }
+    }
+    for container in &member.containers {
+        let mut logs = DiskUsage::default();
+        if let Some(log) = &container.log {
+            let found = of_log(files, log).await;
+            logs = found.usage;
+            usage.partial |= !found.whole;
+        }
+        let known = usage.containers.entry(container.name.clone()).or_default();
+        known.logs = Some(known.logs.unwrap_or_default().plus(logs));
+    }
     for name in volume::on_disk(&member.pod) {
         let Some(path) = member.volumes.get(&name) else { continue };
         if let Some(found) = files.usage(path).await {
@@ -81,20 +99,6 @@ pub(crate) async fn add_disk(
             usage.files = usage.files.plus(found.usage);
             usage.partial |= !found.whole;
         }
-    }
-    for container in &member.containers {
-        let layer = layers.map(|layers| layers.get(&container.id).copied().unwrap_or(0));
-        let mut logs = DiskUsage::default();
-        if let Some(log) = &container.log {
-            let found = of_log(files, log).await;
-            logs = found.usage;
-            usage.partial |= !found.whole;
-        }
-        let known = usage.containers.entry(container.name.clone()).or_default();
-        // Docker counts bytes alone.
-        let rootfs = layer.map(|bytes| DiskUsage { bytes, inodes: 0 });
-        known.rootfs = rootfs.map(|more| known.rootfs.unwrap_or_default().plus(more)).or(known.rootfs);
-        known.logs = Some(known.logs.unwrap_or_default().plus(logs));
     }
 }
 
@@ -115,4 +119,31 @@ async fn of_log(files: &dyn FileStore, log: &Path) -> Measured {
         }
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use longshore_core::observed::ObservedPod;
+    use longshore_core::record::PodRecord;
+    use longshore_tests::files::FakeFiles;
+
+    use super::*;
+    use crate::roster::MemberContainer;
+
+    #[test]
+    fn volumes_that_take_too_long_to_count_hide_no_layers_nor_logs() {
+        let pod = longshore_tests::pod("p", "{containers: [{name: app}], volumes: [{name: v, emptyDir: {}}]}");
+        let mut member = Member::new(&pod, &ObservedPod::default(), &PodRecord::default(), None);
+        member.volumes.insert("v".to_owned(), "/pods/p/volume".into());
+        let (name, id) = ("app".to_owned(), "1".to_owned());
+        member.containers.push(MemberContainer { name, id, running: true, log: None });
+        let (files, layers) = (FakeFiles::default(), BTreeMap::from([("1".to_owned(), 500)]));
+        // More than there are: it never ends.
+        files.measures_together(2);
+        let mut used = PodUse::default();
+        assert!(add_disk(&files, &member, Some(&layers), &mut used).now_or_never().is_none());
+        let (rootfs, logs) = (Some(DiskUsage { bytes: 500, inodes: 0 }), Some(DiskUsage::default()));
+        assert_eq!(used.containers["app"], ContainerUse { memory: None, rootfs, logs });
+    }
 }
