@@ -53,14 +53,15 @@ pub fn rank(candidates: &mut [Candidate<'_>], signal: Signal, dedicated: bool) {
     candidates.sort_by_cached_key(|candidate| key(candidate, signal, dedicated));
 }
 
-type Key = (i32, bool, bool, i32, Reverse<i128>, PodId);
+type Key = (i32, bool, bool, i32, bool, Reverse<i128>, PodId);
 
 fn key(candidate: &Candidate<'_>, signal: Signal, dedicated: bool) -> Key {
     let Candidate { pod, usage } = candidate;
     let of_disk = matches!(signal.resource(), Resource::EphemeralStorage | Resource::Inodes);
     let of_files = of_disk && (!dedicated || !signal.is_of_images());
-    // Nobody escapes by files that take too long to count.
-    let known = usage.as_ref().is_some_and(|usage| !(of_files && usage.partial));
+    let known = usage.is_some();
+    // Nobody escapes by files that take too long to count: it exceeds what it asked for, and is the largest of its priority.
+    let counted = usage.as_ref().is_none_or(|usage| !(of_files && usage.partial));
     let empty = PodUse::default();
     let usage = usage.as_ref().unwrap_or(&empty);
     let (used, asked) = match signal.resource() {
@@ -68,7 +69,7 @@ fn key(candidate: &Candidate<'_>, signal: Signal, dedicated: bool) -> Key {
         // Nobody asks for process IDs: priority alone goes before numbers (`rankPIDPressure`).
         Resource::Pids => {
             let used = Reverse(i128::from(usage.processes.unwrap_or(0)));
-            return (priority::of(pod), known, false, 0, used, pod.id.clone());
+            return (priority::of(pod), known, false, 0, true, used, pod.id.clone());
         }
         Resource::EphemeralStorage => {
             (disk(usage, signal, dedicated).bytes, request(pod, resources::EPHEMERAL_STORAGE))
@@ -76,7 +77,7 @@ fn key(candidate: &Candidate<'_>, signal: Signal, dedicated: bool) -> Key {
         Resource::Inodes => (disk(usage, signal, dedicated).inodes, 0),
     };
     let above = i128::from(used) - i128::from(asked);
-    (0, known, above <= 0, priority::of(pod), Reverse(above), pod.id.clone())
+    (0, known, above <= 0 && counted, priority::of(pod), counted, Reverse(above), pod.id.clone())
 }
 
 /// What a pod requests of something. Overhead alone is no request (`GetResourceRequestQuantity`).

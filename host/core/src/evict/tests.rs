@@ -190,6 +190,26 @@ fn a_disk_of_images_is_filled_by_layers_and_the_nodes_by_logs_and_volumes() {
 }
 
 #[test]
+fn files_that_could_not_all_be_counted_exceed_what_was_asked_for_and_priority_goes_on_counting() {
+    let pod = |name: &str, priority: i32| {
+        let requests = "resources: {requests: {ephemeral-storage: '100'}}";
+        api_pod(name, &format!("{{priority: {priority}, containers: [{{name: c, {requests}}}]}}"))
+    };
+    let (over, uncounted, larger, within) = (pod("a", 0), pod("b", 5), pod("c", 5), pod("d", 0));
+    let holds = |bytes: u64, partial: bool| {
+        let files = DiskUsage { bytes, inodes: 0 };
+        Some(PodUse { files, partial, ..PodUse::default() })
+    };
+    let all = vec![
+        (&within, holds(50, false)),
+        (&larger, holds(900, false)),
+        (&uncounted, holds(1, true)),
+        (&over, holds(101, false)),
+    ];
+    assert_eq!(order(all, Signal::NodeFsAvailable, false).concat(), "abcd");
+}
+
+#[test]
 fn messages_are_the_kubelets() {
     let starved = |signal: Signal, quantity: i64, available: i64| Starved {
         threshold: hard(signal, quantity),
