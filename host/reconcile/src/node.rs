@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) access: Arc<Access>,
     /// Held while an image is unpacked for volumes.
     pub(crate) unpacking: tokio::sync::Mutex<()>,
+    /// Held from the look whether another pod has a volume that is for one pod alone until others see who has it.
+    pub(crate) taking: tokio::sync::Mutex<()>,
     pub(crate) probes: ProbeScheduler,
     pub(crate) roster: Roster,
     pub(crate) network: Network,
@@ -158,6 +160,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         puller,
         access,
         unpacking: tokio::sync::Mutex::default(),
+        taking: tokio::sync::Mutex::default(),
         probes,
         roster: Roster::default(),
         active: Mutex::default(),

@@ -77,7 +77,9 @@ impl Worker {
             behind = true;
         }
         // What runs keeps what it has, also where the agent does not know yet who else has it.
-        if let Some(volume) = self.taken_volume().filter(|_| !is_up) {
+        let for_one = if is_up { Vec::new() } else { volume::for_one_pod(&self.pod, &self.objects) };
+        let turn = if for_one.is_empty() { None } else { Some(shared.taking.lock().await) };
+        if let Some(volume) = self.taken_volume(for_one) {
             let name = volume::spec_name(&self.pod, &self.objects, &volume);
             let message = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
             return Err(Unprepared::volume(name, message));
@@ -125,12 +127,15 @@ impl Worker {
         if self.files.replace(files).is_none() {
             self.files_since = Some(Timestamp::now());
         }
+        if turn.is_some() {
+            shared.roster.tell(Member::new(&self.pod, &self.observed, &self.record, self.files.as_ref()));
+        }
         Ok(())
     }
 
-    /// A volume that is for one pod alone, and that another one has.
-    fn taken_volume(&self) -> Option<String> {
-        let own = volume::for_one_pod(&self.pod, &self.objects);
+    /// The first of these volumes, which are for one pod alone, that another one has. One that runs has all of its volumes, though a
+    /// new agent did not look at them yet.
+    fn taken_volume(&self, own: Vec<(String, String)>) -> Option<String> {
         if own.is_empty() {
             return None;
         }
@@ -138,7 +143,8 @@ impl Worker {
         let is_here = |pod: &Pod| pod.id.namespace == self.pod.id.namespace && pod.id.uid != self.pod.id.uid;
         let others = || members.iter().filter(|other| is_here(&other.pod));
         let has = |other: &Member, claim: &str| {
-            let mut made = volume::used(&other.pod).filter(|one| other.volumes.contains_key(&one.name));
+            let runs = other.sandbox_process.is_some();
+            let mut made = volume::used(&other.pod).filter(|one| runs || other.volumes.contains_key(&one.name));
             made.any(|one| volume::claim_of(&other.pod, one).as_deref() == Some(claim))
         };
         own.into_iter().find(|(_, claim)| others().any(|other| has(other, claim))).map(|(volume, _)| volume)

@@ -102,6 +102,28 @@ async fn a_volume_for_one_pod_is_not_given_to_a_second() {
 }
 
 #[tokio::test]
+async fn a_volume_for_one_pod_is_not_given_to_a_second_by_an_agent_that_cannot_prepare_the_first() {
+    let objects = Arc::new(FakeObjects::default());
+    let mut claim = claim(false);
+    let spec = claim.volume.as_mut().and_then(|volume| volume.spec.as_mut()).unwrap();
+    spec.access_modes = Some(vec!["ReadWriteOncePod".to_owned()]);
+    objects.set_claim("data", Some(claim));
+    objects.put("settings");
+    let mounts = "[{name: v, mountPath: /v}, {name: c, mountPath: /c}]";
+    let volumes = "[{name: v, persistentVolumeClaim: {claimName: data}}, {name: c, configMap: {name: settings}}]";
+    let app = format!("{{name: app, image: app, volumeMounts: {mounts}}}");
+    let first = of_api("first", &format!("{{containers: [{app}], volumes: {volumes}}}"));
+    let bed = Bed::in_cluster(api(objects.clone(), None, None));
+    bed.source.set(vec![first.clone()]);
+    bed.until("it runs", |bed| bed.is_ready("first")).await;
+    let bed = bed.restart_with(async || objects.remove("settings")).await;
+    bed.source.set(vec![first, with_claim("second")]);
+    let told = "MountVolume.SetUp failed for volume \"pv\" : volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+    bed.until("the second waits", |bed| bed.has_message("second", told)).await;
+    assert!(bed.is_ready("first") && bed.runtime.container("second", "app").is_none());
+}
+
+#[tokio::test]
 async fn a_pod_that_is_up_keeps_the_claim_that_it_began_with() {
     let objects = Arc::new(FakeObjects::default());
     objects.set_claim("data", Some(claim(false)));
