@@ -259,6 +259,11 @@ impl ContainerRecord {
         self.failed_start.as_ref().filter(|failed| self.id.as_deref() == Some(failed.id.as_str()))
     }
 
+    /// The ID of the newest container where it counts as not started since its postStart hook failed.
+    pub fn failed_hook(&self) -> Option<&str> {
+        self.failed_start().filter(|failed| failed.reason == POST_START_ERROR).map(|failed| failed.id.as_str())
+    }
+
     /// Whether `seen` is a leftover from before the container that is remembered, which itself is gone.
     pub fn outlives(&self, seen: &Container) -> bool {
         let other = self.id.as_deref().is_some_and(|id| id != seen.id);
@@ -279,12 +284,15 @@ impl ContainerRecord {
     }
 }
 
+/// What a container is shown with whose postStart hook failed (`ErrPostStartHook`).
+pub const POST_START_ERROR: &str = "PostStartHookError";
+
 /// A container that was not started to the end: the runtime refused, or its postStart hook failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedStart {
     /// Its ID in the runtime.
     pub id: String,
-    /// The reason that it is shown with: `RunContainerError` or `PostStartHookError`.
+    /// The reason that it is shown with: `RunContainerError` or [`POST_START_ERROR`].
     pub reason: String,
     /// What went wrong.
     pub message: String,

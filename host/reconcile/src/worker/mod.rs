@@ -193,6 +193,7 @@ pub(crate) async fn run(start: Start) {
         worker.bring_back();
     }
     worker.ask_again();
+    worker.recall_hooks();
     worker.link_logs();
     let inbox = worker.inbox.clone();
     loop {

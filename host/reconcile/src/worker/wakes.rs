@@ -10,7 +10,7 @@ use longshore_core::plan::{Cause, Unhealthy};
 use longshore_core::pod::{Deletion, Pod, Source};
 use longshore_core::ports::runtime::RuntimeChange;
 use longshore_core::probe::{ProbeKind, Sample};
-use longshore_core::record;
+use longshore_core::record::{self, ContainerRecord};
 
 use super::Worker;
 use crate::apply::not_mounted;
@@ -20,6 +20,8 @@ use crate::pull::NotPulled;
 
 /// What is said of such a pod.
 const UNTOLD: &str = "a container of the pod cannot be looked at; nothing is done with the pod until it can: does `docker inspect` answer?";
+/// What becomes of a container whose postStart hook failed.
+const HOOK_FAILED: Unhealthy = Unhealthy { cause: Cause::PostStart, grace_seconds: None };
 /// A pod of which not all could be seen is looked at again after this.
 pub(super) const UNSEEN: Duration = Duration::from_secs(5);
 
@@ -117,6 +119,14 @@ impl Worker {
         }
     }
 
+    /// Containers whose postStart hook failed under the agent before are stopped by this one, too.
+    pub(super) fn recall_hooks(&mut self) {
+        for id in self.record.containers.values().filter_map(ContainerRecord::failed_hook) {
+            self.busy.post_start.insert(id.to_owned());
+            self.unhealthy.insert(id.to_owned(), HOOK_FAILED);
+        }
+    }
+
     async fn finish(&mut self, done: Done) {
         match done {
             Done::Stop { id, error } => {
@@ -138,9 +148,8 @@ impl Worker {
                     // Not into the event, as there: it may hold secrets.
                     tracing::warn!(pod = %self.pod.id, container, "the postStart hook failed: {message}");
                     self.event(Some(&container), EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
-                    self.not_started(&container, &id, "PostStartHookError", &message);
-                    let unhealthy = Unhealthy { cause: Cause::PostStart, grace_seconds: None };
-                    self.unhealthy.insert(id, unhealthy);
+                    self.not_started(&container, &id, record::POST_START_ERROR, &message);
+                    self.unhealthy.insert(id, HOOK_FAILED);
                 } else {
                     self.busy.post_start.remove(&id);
                 }

@@ -32,6 +32,22 @@ async fn one_whose_post_start_hook_failed_is_never_shown_to_run() {
 }
 
 #[tokio::test]
+async fn one_whose_post_start_hook_failed_is_stopped_by_the_next_agent_too() {
+    let bed = Bed::new();
+    bed.runtime.commands_exit("app", 3);
+    bed.runtime.is_deaf("app");
+    let hook = "lifecycle: {postStart: {exec: {command: [hello]}}}";
+    let pods = [pod("p", &format!("{{containers: [{{name: app, image: app, {hook}}}]}}"))];
+    bed.source.set(pods.to_vec());
+    bed.until("it is being stopped", |bed| bed.runtime.stops().len() == 1).await;
+    let bed = bed.restart().await;
+    bed.source.set(pods.to_vec());
+    bed.until("it is being stopped again", |bed| bed.runtime.stops().len() == 2).await;
+    let app = shown(&bed, "app").unwrap();
+    assert!(!is_running(&app) && !app.ready && app.started == Some(false), "{app:?}");
+}
+
+#[tokio::test]
 async fn a_post_start_hook_that_failed_is_why_its_container_waits() {
     let bed = Bed::with(|options| options.crash_loop = Policy::CRASH_LOOP);
     bed.runtime.commands_exit("app", 3);

@@ -7,7 +7,7 @@ use longshore_core::gate;
 use longshore_core::observed::ObservedPod;
 use longshore_core::plan::{self as core_plan, Busy, Plan, Situation};
 use longshore_core::pod::{Deletion, Pod, PodId, Source};
-use longshore_core::record::PodRecord;
+use longshore_core::record::{ContainerRecord, PodRecord};
 use longshore_core::room::{self, Occupancy, Room};
 use longshore_reconcile::orphan::{from_observed, from_stored};
 
@@ -148,7 +148,7 @@ fn pod_text(world: &World, ids: &[PodId], shares: &mut Shares, pod: &Pod, action
         *actions += 1;
         lines.push_str(&format!("  {}: {}\n", planned.action, planned.why));
     }
-    lines.push_str(&busy_text(observed, busy));
+    lines.push_str(&busy_text(observed, &record, busy));
     lines.push_str(&waits_text(&made));
     if lines.is_empty() { lines } else { title + &lines }
 }
@@ -188,7 +188,7 @@ fn admit(world: &World, shares: &mut Shares, pod: &Pod) -> Result<Option<String>
 }
 
 /// What a running agent does already.
-fn busy_text(observed: &ObservedPod, busy: &Busy) -> String {
+fn busy_text(observed: &ObservedPod, record: &PodRecord, busy: &Busy) -> String {
     let mut text = String::new();
     let name = |id: &str| observed.containers.iter().find(|seen| seen.id == id).map(|seen| seen.name.clone());
     for (id, until) in &busy.stopping {
@@ -197,9 +197,10 @@ fn busy_text(observed: &ObservedPod, busy: &Busy) -> String {
         }
     }
     for id in busy.post_start.iter().filter(|id| !busy.stopping.contains_key(*id)) {
-        if let Some(name) = name(id) {
-            text.push_str(&format!("  container {name}: its postStart hook runs\n"));
-        }
+        let Some(name) = name(id) else { continue };
+        let failed = record.containers.get(&name).and_then(ContainerRecord::failed_hook) == Some(id.as_str());
+        let does = if failed { "failed, it is to be stopped" } else { "runs" };
+        text.push_str(&format!("  container {name}: its postStart hook {does}\n"));
     }
     text
 }

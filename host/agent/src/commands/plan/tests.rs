@@ -8,7 +8,7 @@ use longshore_core::observed::{Container, ContainerState, Sandbox, SandboxState}
 use longshore_core::plan::Busy;
 use longshore_core::pod::ContainerKind;
 use longshore_core::ports::sources::SourceSnapshot;
-use longshore_core::record::{PodRecord, Terminal};
+use longshore_core::record::{ContainerRecord, FailedStart, POST_START_ERROR, PodRecord, Terminal};
 use longshore_core::view::Standing;
 use longshore_filesystem::FolderObjects;
 
@@ -191,10 +191,19 @@ fn what_a_running_agent_knows_is_what_is_waited_for() {
       container main is being stopped, and killed at 2026-01-01T12:00:00Z
     nothing to do; 0 pods up to date
     "#);
+    let busy = Busy { post_start: ["container".to_owned()].into(), ..Busy::default() };
+    world.views.insert("one".to_owned(), view(&pods[0], Standing { blocked: None, busy }));
+    world.desired.pods.insert("one".to_owned(), pods[0].clone());
+    assert!(text(&world).contains("  container main: its postStart hook runs\n"), "{}", text(&world));
+    let (id, message) = ("container".to_owned(), String::new());
+    let failed_start = FailedStart { id: id.clone(), reason: POST_START_ERROR.to_owned(), message };
+    let known = ContainerRecord { id: Some(id), failed_start: Some(failed_start), ..ContainerRecord::default() };
+    record_of(&mut world, &pods[0]).containers.insert("main".to_owned(), known);
+    assert!(text(&world).contains("its postStart hook failed, it is to be stopped\n"), "{}", text(&world));
+    record_of(&mut world, &pods[0]).containers.clear();
     let pulling = [("main".to_owned(), "nginx".to_owned())].into();
     let standing = Standing { blocked: None, busy: Busy { pulling, ..Busy::default() } };
     world.views.insert("one".to_owned(), view(&pods[0], standing));
-    world.desired.pods.insert("one".to_owned(), pods[0].clone());
     world.observed.get_mut("one").unwrap().containers.clear();
     insta::assert_snapshot!(text(&world), @r#"
     pod default/web-node1 (one)
