@@ -27,6 +27,9 @@ const IN_FLIGHT: usize = 8;
 const RESYNC: Duration = Duration::from_secs(30);
 /// How long an answer of our own is believed against a watch that has not caught up.
 const CATCH_UP: Duration = Duration::from_secs(60);
+/// When what was left out is sent again without a reason: of several API servers one may be older while they are upgraded, and a gate
+/// may have been turned on.
+const TRY_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Carries pods' status to the API server for ever; `server` is its version.
 pub(super) async fn run(cluster: &Cluster, mut server: watch::Receiver<Option<(u32, u32)>>) {
@@ -34,6 +37,7 @@ pub(super) async fn run(cluster: &Cluster, mut server: watch::Receiver<Option<(u
         cluster,
         acknowledged: HashMap::new(),
         left_out: HashMap::new(),
+        servers: 0,
         level: HashMap::new(),
         waiting: HashMap::new(),
         rest: Rest::default(),
@@ -86,6 +90,8 @@ enum Answer {
         rest: Option<Value>,
         /// Whether that is only what it left out of what it was sent.
         is_left_out: bool,
+        /// [`Writer::servers`] when it was sent.
+        servers: u64,
     },
     /// It is gone, or it is another one's name now.
     Gone,
@@ -148,8 +154,11 @@ struct Writer<'a> {
     /// What the API server answered last, by UID, until the watch shows it.
     acknowledged: HashMap<String, (Arc<v1::Pod>, Instant)>,
     /// The patch that is still due after a status was taken, by UID, of servers that drop a part of it (fields of a newer
-    /// version, or of a gate that is off): alone it is not sent, for it would be for ever. Of one version of the server.
-    left_out: HashMap<String, Value>,
+    /// version, or of a gate that is off), and since when: alone it is not sent, for it would be for ever. Of one version of the
+    /// server.
+    left_out: HashMap<String, (Value, Instant)>,
+    /// How often the server's version changed.
+    servers: u64,
     /// What was found to need no patch, by UID: not compared again until one of them changes.
     level: HashMap<String, Level>,
     /// When a pod that failed is tried again.
@@ -200,7 +209,7 @@ impl Writer<'_> {
             self.finish(&view);
         }
         self.acknowledged.retain(|_, (_, at)| at.elapsed() < CATCH_UP);
-        self.left_out.retain(|uid, _| self.cluster.pods.pod(uid).is_some());
+        self.left_out.retain(|uid, (_, at)| at.elapsed() < TRY_AGAIN && self.cluster.pods.pod(uid).is_some());
         self.refused.0.retain(|uid, _| self.cluster.pods.pod(uid).is_some());
         self.level.retain(|_, level| level.at.elapsed() < RESYNC);
         next
@@ -208,6 +217,7 @@ impl Writer<'_> {
 
     /// What was left out is sent again: an API server of another version may keep it.
     fn try_all(&mut self) {
+        self.servers += 1;
         self.left_out.clear();
         self.level.clear();
     }
@@ -246,13 +256,13 @@ impl Writer<'_> {
             self.level.insert(pod.uid, Level { known, view: view.clone(), at: Instant::now() });
             return;
         };
-        let (api, view) = (self.cluster.api.clone(), Arc::clone(view));
+        let (api, view, servers) = (self.cluster.api.clone(), Arc::clone(view), self.servers);
         self.in_flight.insert(pod.uid.clone());
         self.tasks.spawn(async move {
             let result = api.patch_pod_status(&pod, &due).await.map(|pod| {
                 let rest = view.object.status.as_ref().and_then(|status| patch(&pod, status));
                 let is_left_out = rest.as_ref().is_some_and(|rest| is_part(rest, &due));
-                Answer::Patched { pod: Box::new(pod), view, rest, is_left_out }
+                Answer::Patched { pod: Box::new(pod), view, rest, is_left_out, servers }
             });
             Done { pod, result }
         });
@@ -262,7 +272,7 @@ impl Writer<'_> {
     fn due(&self, known: &v1::Pod, view: &PodView) -> Option<Value> {
         let due = patch(known, view.object.status.as_ref()?)?;
         let left_out = known.metadata.uid.as_ref().and_then(|uid| self.left_out.get(uid));
-        (left_out != Some(&due)).then_some(due)
+        (left_out.map(|(left_out, _)| left_out) != Some(&due)).then_some(due)
     }
 
     /// The last status of a pod of which nothing is left here, and then its deletion. A pod that nobody wants to be
@@ -308,17 +318,19 @@ impl Writer<'_> {
         };
         self.in_flight.remove(&pod.uid);
         match result {
-            Ok(Answer::Patched { pod: answer, view, rest, is_left_out }) => {
+            Ok(Answer::Patched { pod: answer, view, rest, is_left_out, servers }) => {
                 self.said.worked("pods' status");
                 self.patience.reset();
                 self.refused.0.remove(&pod.uid);
                 let (known, at) = (Arc::new(*answer), Instant::now());
+                // The former server's word says nothing of this one.
+                let is_left_out = is_left_out && servers == self.servers;
                 // Somebody else's word that came meanwhile is not level: the next turn answers it.
                 if rest.is_none() || is_left_out {
                     self.level.insert(pod.uid.clone(), Level { known: known.clone(), view, at });
                 }
                 match rest.filter(|_| is_left_out) {
-                    Some(left_out) => drop(self.left_out.insert(pod.uid.clone(), left_out)),
+                    Some(left_out) => drop(self.left_out.insert(pod.uid.clone(), (left_out, at))),
                     None => drop(self.left_out.remove(&pod.uid)),
                 }
                 self.acknowledged.insert(pod.uid, (known, at));
