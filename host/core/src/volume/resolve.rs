@@ -342,10 +342,13 @@ fn bound_volume<'a>(
 /// Options to mount a PersistentVolume with (`MountOptionFromSpec` of `pkg/volume/util`).
 fn mount_options(volume: &v1::PersistentVolume) -> Vec<String> {
     let annotated = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MOUNT_OPTIONS));
-    match annotated {
+    let mut options: Vec<String> = match annotated {
         Some(options) => options.split(',').map(str::to_owned).collect(),
         None => volume.spec.as_ref().and_then(|spec| spec.mount_options.clone()).unwrap_or_default(),
-    }
+    };
+    // An empty one is none (`JoinMountOptions`).
+    options.retain(|option| !option.is_empty());
+    options
 }
 
 /// Whether a claim was made for the pod's ephemeral volume.

@@ -402,7 +402,7 @@ fn a_claim_is_the_folder_of_the_volume_that_it_is_bound_to() {
         VolumeKind::Local { path: "/disk".into(), read_only: false, options }
     };
     assert_eq!(with(Some("{local: {path: /disk}}")), Ok(local(&[])));
-    assert_eq!(with(Some("{local: {path: /disk}, mountOptions: [noexec, ro]}")), Ok(local(&["noexec", "ro"])));
+    assert_eq!(with(Some("{local: {path: /disk}, mountOptions: [noexec, '', ro]}")), Ok(local(&["noexec", "ro"])));
     let options = vec!["ro".to_owned(), "nfsvers=4".to_owned()];
     let nfs = VolumeKind::Nfs { server: "s".to_owned(), path: "/p".to_owned(), options };
     assert_eq!(with(Some("{nfs: {server: s, path: /p, readOnly: true}, mountOptions: [nfsvers=4]}")), Ok(nfs));
