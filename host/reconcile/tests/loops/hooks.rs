@@ -1,5 +1,7 @@
 //! Hooks of containers: what is shown and done when they fail.
 
+use std::cell::RefCell;
+
 use k8s_openapi::api::core::v1;
 use longshore_core::backoff::Policy;
 use longshore_tests::pod;
@@ -53,11 +55,19 @@ async fn a_post_start_hook_that_failed_is_why_its_container_waits() {
     bed.runtime.commands_exit("app", 3);
     let hook = "lifecycle: {postStart: {exec: {command: [hello]}}}";
     bed.source.set(vec![pod("p", &format!("{{containers: [{{name: app, image: app, {hook}}}]}}"))]);
-    bed.until("it waits to be started the third time", |bed| {
-        bed.restarts("p", "app") == 1 && bed.waiting_reason("p", "app") == "PostStartHookError"
+    // That is shown for a while only, before its back-off is, after each of its starts.
+    let seen = RefCell::new(None);
+    bed.until("it waits to be started once more", |bed| {
+        let app = shown(bed, "app").filter(|app| {
+            let waiting = app.state.as_ref().and_then(|state| state.waiting.as_ref());
+            let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+            app.restart_count >= 1 && reason == Some("PostStartHookError")
+        });
+        *seen.borrow_mut() = app;
+        seen.borrow().is_some()
     })
     .await;
-    let app = shown(&bed, "app").unwrap();
+    let app = seen.take().unwrap();
     let message = "Exec lifecycle hook ([hello]) for Container \"app\" in Pod \"p_default(p)\" failed - \
                    error: command 'hello' exited with 3, message: \"\"";
     assert_eq!(app.state.unwrap().waiting.unwrap().message.as_deref(), Some(message));
