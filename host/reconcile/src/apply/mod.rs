@@ -42,9 +42,10 @@ pub(crate) enum Step {
 }
 
 /// Applies a plan, stage after stage. A failure of the pod as a whole ends it, a failure of one container ends that
-/// container's part of it.
+/// container's part of it, and nothing more is started beside a postStart hook: the next plan goes on.
 pub(crate) async fn apply(worker: &mut Worker, plan: &Plan) -> Outcome {
     let mut waits = false;
+    let mut hooked = false;
     let mut skipped: Vec<String> = Vec::new();
     for stage in &plan.stages {
         let (first, rest) = overlap(stage);
@@ -64,11 +65,12 @@ pub(crate) async fn apply(worker: &mut Worker, plan: &Plan) -> Outcome {
         for track in rest {
             for planned in track {
                 let container = planned.action.container().map(str::to_owned);
-                if container.as_ref().is_some_and(|name| skipped.contains(name)) {
+                let is_skipped = container.as_ref().is_some_and(|name| skipped.contains(name));
+                if is_skipped || (hooked && is_of_start(&planned.action)) {
                     break;
                 }
                 match act(worker, planned).await {
-                    Step::Done => {}
+                    Step::Done => hooked |= container.is_some_and(|name| worker.runs_hook(&name)),
                     Step::Gone => return Outcome::Gone,
                     Step::Waits => {
                         waits = true;
@@ -83,6 +85,11 @@ pub(crate) async fn apply(worker: &mut Worker, plan: &Plan) -> Outcome {
         }
     }
     if waits { Outcome::Waits } else { Outcome::Done }
+}
+
+/// Whether it is for a container to start.
+fn is_of_start(action: &Action) -> bool {
+    matches!(action, Action::EnsureImage { .. } | Action::CreateContainer { .. } | Action::StartContainer { .. })
 }
 
 /// A stage in which a sandbox starts while its first container is made, taken apart.
@@ -218,6 +225,11 @@ fn not_released(worker: &mut Worker, error: &FilesError) -> Step {
 }
 
 impl Worker {
+    /// Whether the postStart hook of the newest container of that name runs, or failed.
+    fn runs_hook(&self, name: &str) -> bool {
+        self.observed.container(name).is_some_and(|seen| self.busy.post_start.contains(&seen.id))
+    }
+
     /// Whether something could not be stopped or removed, and the last try did not fail for the same reason.
     pub(crate) fn is_news(&mut self, about: &str, error: &str) -> bool {
         self.undone.insert(about.to_owned(), error.to_owned()).as_deref() != Some(error)

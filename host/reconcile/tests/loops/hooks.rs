@@ -34,6 +34,21 @@ async fn one_whose_post_start_hook_failed_is_never_shown_to_run() {
 }
 
 #[tokio::test]
+async fn a_container_is_begun_when_the_post_start_hook_of_the_one_before_has_ended() {
+    let bed = Bed::new();
+    let hook = "lifecycle: {postStart: {sleep: {seconds: 30}}}";
+    let spec = format!("{{containers: [{{name: app, image: app, {hook}}}, {{name: other, image: app}}]}}");
+    bed.source.set(vec![pod("p", &spec)]);
+    bed.until("the other one waits for it", |bed| {
+        let waiting = shown(bed, "other").and_then(|status| status.state?.waiting?.message);
+        waiting.is_some_and(|message| message.contains("postStart hook"))
+    })
+    .await;
+    assert!(bed.runtime.container("p", "app").unwrap().is_running());
+    assert!(bed.runtime.container("p", "other").is_none());
+}
+
+#[tokio::test]
 async fn one_whose_post_start_hook_failed_is_stopped_by_the_next_agent_too() {
     let bed = Bed::new();
     bed.runtime.commands_exit("app", 3);
