@@ -55,12 +55,26 @@ pub fn should_restart(pod: &Pod, container: ContainerOf<'_>, exit: &Exit) -> boo
     if let Some(rule) = matching_rule(container.spec, exit.code) {
         return rule.action == "Restart" || rule.action == RESTART_ALL;
     }
-    let policy = container.spec.restart_policy.as_deref().unwrap_or_else(|| pod.restart_policy());
-    match policy {
+    match policy(pod, container) {
         "Never" => false,
         "OnFailure" => exit.code != 0,
         _ => true,
     }
+}
+
+/// Whether a container whose probe fails as it runs is stopped only to be started again. Its rules are about exits: they are not asked
+/// (`computePodActions`).
+pub fn restarts_by_probe(pod: &Pod, container: ContainerOf<'_>) -> bool {
+    match container.kind {
+        ContainerKind::Sidecar => true,
+        ContainerKind::Ephemeral => false,
+        ContainerKind::Init | ContainerKind::App => policy(pod, container) != "Never",
+    }
+}
+
+/// A container's own policy, or its pod's.
+fn policy<'a>(pod: &'a Pod, container: ContainerOf<'a>) -> &'a str {
+    container.spec.restart_policy.as_deref().unwrap_or_else(|| pod.restart_policy())
 }
 
 /// Whether the newest container, which ended like this, is followed by another one: because it was stopped for that,

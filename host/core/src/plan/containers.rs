@@ -325,8 +325,11 @@ impl Planner<'_> {
         let situation = self.situation;
         let Some(unhealthy) = situation.unhealthy.get(&seen.id) else { return false };
         let grace = unhealthy.grace_seconds.unwrap_or_else(|| situation.pod.grace_seconds());
-        // It failed, whatever its exit code will be.
-        let again = restart::should_restart(situation.pod, container, &Exit::unknown(situation.now));
+        let again = match unhealthy.cause {
+            // It failed, whatever its exit code will be.
+            Cause::PostStart => restart::should_restart(situation.pod, container, &Exit::unknown(situation.now)),
+            Cause::Probe(_) => restart::restarts_by_probe(situation.pod, container),
+        };
         if again {
             self.plan.restarting.insert(seen.name.clone());
         }

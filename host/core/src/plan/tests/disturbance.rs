@@ -107,6 +107,21 @@ fn what_a_probe_ends_runs_again_also_when_it_ends_well() {
 }
 
 #[test]
+fn whether_what_a_probe_ends_runs_again_is_not_said_by_rules_of_other_exits() {
+    let rules =
+        "restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [137]}}]";
+    let spec = format!("{{containers: [{{name: a, image: i, {rules}}}, {{name: b, image: i}}]}}");
+    for (stop_exit, again) in [(143, false), (137, true)] {
+        let mut model = settled(&spec);
+        model.stop_exit = stop_exit;
+        model.upset(Upset::Unhealthy(1));
+        assert!(model.plan().actions().next().unwrap().why.ends_with("failed liveness probe"));
+        run(&mut model);
+        assert_eq!(model.world.container("a").unwrap().is_running(), again, "{stop_exit}");
+    }
+}
+
+#[test]
 fn a_probes_own_grace_period_takes_the_place_of_the_pods() {
     for (own, wanted) in [(Some(3), 3), (Some(60), 60), (None, 30)] {
         let mut model = two("Always");
