@@ -64,9 +64,9 @@ impl FakeNetwork {
         self.world().unfiltered = problem.map(str::to_owned);
     }
 
-    /// Makes it fail to filter what is bridged.
-    pub fn set_unbridged(&self, problem: &str) {
-        self.world().unbridged = Some(problem.to_owned());
+    /// Makes it fail to filter what is bridged, or work.
+    pub fn set_unbridged(&self, problem: Option<&str>) {
+        self.world().unbridged = problem.map(str::to_owned);
     }
 
     /// How often what is bridged was to be filtered.

@@ -51,7 +51,8 @@ impl Network {
             if done.as_ref() != Some(&now) || Instant::now() >= again {
                 match self.settle_on(ports, root_id, now.0.as_deref(), waited, &mut said).await {
                     Ok(state) => {
-                        let failed = matches!(state, State::Failed(_)) || said.filter.is_some();
+                        let unfiltered = said.filter.is_some() || said.bridged.is_some();
+                        let failed = matches!(state, State::Failed(_)) || unfiltered;
                         self.settle(ports, state);
                         said.runtime = None;
                         again = Instant::now() + if failed { RUNTIME_LOOKS.1 } else { RUNTIME_LOOKS.0 };
@@ -172,17 +173,23 @@ impl Network {
     }
 }
 
-/// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node; it is tried again
-/// with the next look.
+/// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node, and tried again soon.
 async fn filter_bridged(ports: &Ports, said: &mut Said) {
     let error = ports.bridges.filter_bridged().await.err();
-    if let Some(error) = error.as_ref().filter(|error| said.bridged.as_ref() != Some(*error)) {
-        let message = format!(
-            "what goes between pods of this node cannot be made to pass the packet filter: {error}; with kube-proxy a Service \
-             does not answer to a pod that is on the same node as the Service's; if it stays so: modprobe br_netfilter, and \
-             sysctl -w net.bridge.bridge-nf-call-iptables=1"
-        );
-        ports.events.record_node(EventType::Warning, "BridgeFilterFailed", &message);
+    match &error {
+        Some(error) if said.bridged.as_ref() != Some(error) => {
+            let message = format!(
+                "what goes between pods of this node cannot be made to pass the packet filter: {error}; with kube-proxy a \
+                 Service does not answer to a pod that is on the same node as the Service's; if it stays so: modprobe \
+                 br_netfilter, and sysctl -w net.bridge.bridge-nf-call-iptables=1"
+            );
+            ports.events.record_node(EventType::Warning, "BridgeFilterFailed", &message);
+        }
+        None if said.bridged.is_some() => {
+            let message = "what goes between pods of this node passes the packet filter";
+            ports.events.record_node(EventType::Normal, "BridgeFilterReady", message);
+        }
+        _ => {}
     }
     said.bridged = error;
 }
