@@ -25,6 +25,13 @@ pub struct PodId {
     pub uid: String,
 }
 
+impl PodId {
+    /// As the kubelet's messages have it: `name_namespace(uid)` (`format.Pod` of `pkg/kubelet/util/format`).
+    pub fn in_messages(&self) -> String {
+        format!("{}_{}({})", self.name, self.namespace, self.uid)
+    }
+}
+
 impl fmt::Display for PodId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

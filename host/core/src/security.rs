@@ -72,8 +72,7 @@ pub fn verify_non_root(pod: &Pod, container: &v1::Container, image_user: &str) -
     if effective!(pod, container, run_as_non_root) != Some(&true) {
         return Ok(());
     }
-    let place =
-        format!("(pod: \"{}_{}({})\", container: {})", pod.id.name, pod.id.namespace, pod.id.uid, container.name);
+    let place = format!("(pod: \"{}\", container: {})", pod.id.in_messages(), container.name);
     match effective!(pod, container, run_as_user) {
         Some(0) => return Err(ConfigError::new(format!("container's runAsUser breaks non-root policy {place}"))),
         Some(_) => return Ok(()),

@@ -49,9 +49,12 @@ impl HookRun {
 
     /// Whose hook it is, as messages say it.
     fn whose(&self) -> String {
-        let ProbeTarget { pod, namespace, pod_uid, container, .. } = &self.target;
-        let pod = format!("{pod}_{namespace}({pod_uid})");
-        format!("for Container {container:?} in Pod {pod:?}")
+        format!("for Container {:?} in Pod {:?}", self.target.container, self.pod().in_messages())
+    }
+
+    fn pod(&self) -> PodId {
+        let ProbeTarget { pod, namespace, pod_uid, .. } = self.target.clone();
+        PodId { namespace, name: pod, uid: pod_uid }
     }
 
     /// Runs the hook within a time limit.
@@ -136,10 +139,9 @@ impl HookRun {
             (None, Some(ip)) => SocketAddr::new(ip, *port).to_string(),
             (None, None) => format!(":{port}"),
         };
-        let pod = PodId { namespace: target.namespace.clone(), name: target.pod.clone(), uid: target.pod_uid.clone() };
         let message = format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
         let (kind, reason) = (EventType::Warning, "LifecycleHTTPFallback");
-        self.ports.events.record(&pod, Some(&target.container), kind, reason, &message);
+        self.ports.events.record(&self.pod(), Some(&target.container), kind, reason, &message);
     }
 }
 

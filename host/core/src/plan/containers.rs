@@ -272,11 +272,9 @@ impl Planner<'_> {
             }
             let delay = crash_loop.delay(restart::counted_restarts(&known, exit));
             let message = format!(
-                "back-off {} restarting failed container={name} pod={}_{}({})",
+                "back-off {} restarting failed container={name} pod={}",
                 short_duration(delay.as_secs()),
-                pod.id.name,
-                pod.id.namespace,
-                pod.id.uid
+                pod.id.in_messages()
             );
             self.plan.wait(name, "CrashLoopBackOff", message, Some(at));
             return;

@@ -102,9 +102,8 @@ pub(super) fn tell_of_names(worker: &Worker) {
     let facts = &worker.facts;
     let missing = dns::falls_back_to_default(&worker.pod, facts).filter(|_| worker.shared.ports.api.is_some());
     if let Some(missing) = missing {
-        let PodId { namespace, name, uid } = &worker.pod.id;
         worker.shared.ports.events.record_node(EventType::Warning, "MissingClusterDNS", missing);
-        let message = format!("pod: \"{name}_{namespace}({uid})\". {missing}");
+        let message = format!("pod: \"{}\". {missing}", worker.pod.id.in_messages());
         worker.event(None, EventType::Warning, "MissingClusterDNS", &message);
     }
     for message in dns::left_out(&worker.pod, facts) {

@@ -23,7 +23,7 @@ use longshore_core::event::EventType;
 use longshore_core::node::NodeFacts;
 use longshore_core::observed::ObservedPod;
 use longshore_core::plan::{self, Busy, Plan, Situation, Unhealthy};
-use longshore_core::pod::{CONFIG_SEEN, Pod, PodId, Source};
+use longshore_core::pod::{CONFIG_SEEN, Pod, Source};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::files::PodFiles;
 use longshore_core::ports::runtime::Image;
@@ -322,11 +322,10 @@ impl Worker {
     /// Events for what the pod waits for, each once.
     fn tell_waits(&mut self, plan: &Plan) {
         let mut now: BTreeSet<String> = BTreeSet::new();
-        let PodId { namespace, name, uid } = &self.pod.id;
         for (container, wait) in &plan.waits {
             let (kind, message) = match wait.reason.as_str() {
                 "CrashLoopBackOff" => {
-                    let pod = format!("{name}_{namespace}({uid})");
+                    let pod = self.pod.id.in_messages();
                     (EventType::Warning, format!("Back-off restarting failed container {container} in pod {pod}"))
                 }
                 "ImagePullBackOff" => (EventType::Normal, plan::without_cause(&wait.message).to_owned()),
