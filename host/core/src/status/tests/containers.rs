@@ -42,7 +42,9 @@ fn an_init_container_that_lost_a_process_for_want_of_memory_did_not_do_its_work(
         let actions: Vec<String> = plan.actions().map(|planned| planned.action.to_string()).collect();
         let creations: Vec<&str> = actions.iter().map(String::as_str).filter(|it| it.starts_with("create")).collect();
         assert_eq!(creations, made, "{policy}");
-        assert_eq!(pod.status().phase.as_deref(), Some(if made.is_empty() { "Failed" } else { "Pending" }));
+        let status = pod.status();
+        assert_eq!(status.phase.as_deref(), Some(if made.is_empty() { "Failed" } else { "Pending" }));
+        assert!(told(&status, "Initialized").starts_with("False"), "{policy}");
     }
 }
 
