@@ -29,6 +29,8 @@ const NAMES: u64 = 1 << 20;
 const ERRORS: u64 = 64 << 10;
 /// How long journalctl may take, its client's time to read it included.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long of that for the names: without them there is still time for the logs.
+const NAMES_LIMIT: Duration = Duration::from_secs(10);
 
 /// Answers with what is found, as it is found, and keeps a place until then; what goes wrong is said within.
 pub(super) fn answer(root: PathBuf, wanted: Wanted, place: OwnedSemaphorePermit) -> Response {
@@ -46,7 +48,7 @@ pub(super) fn answer(root: PathBuf, wanted: Wanted, place: OwnedSemaphorePermit)
 
 async fn write(root: &Path, wanted: &Wanted, mut to: DuplexStream) -> io::Result<()> {
     let deadline = Instant::now() + LIMIT;
-    let units = units(deadline).await;
+    let units = units(Instant::now() + NAMES_LIMIT).await;
     let own = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|cgroup| own_unit(&cgroup));
     let (mut native, mut files) = (Vec::new(), Vec::new());
     for service in &wanted.services {
@@ -116,7 +118,7 @@ async fn journal(wanted: &Wanted, units: &[String], deadline: Instant, to: &mut 
     output(command, deadline, to, u64::MAX).await
 }
 
-/// What a command prints, as far as it comes in time, and then its errors.
+/// What a command prints, as far as it comes in time, and then its errors. One that prints more than is wanted is let go.
 async fn output(
     mut command: Command,
     deadline: Instant,
@@ -125,10 +127,19 @@ async fn output(
 ) -> io::Result<()> {
     command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    let (Some(from), Some(errors)) = (child.stdout.take(), child.stderr.take()) else { return Ok(()) };
-    let (mut from, mut errors, mut said) = (from.take(most), errors.take(ERRORS), Vec::new());
-    let read = async { tokio::try_join!(tokio::io::copy(&mut from, to), errors.read_to_end(&mut said)) };
-    let ended = timeout_at(deadline, read).await;
+    let (Some(from), Some(mut errors)) = (child.stdout.take(), child.stderr.take()) else { return Ok(()) };
+    let mut said = Vec::new();
+    let print = async {
+        let mut from = from.take(most);
+        // With its end the pipe is closed, and what is printed still ends the command.
+        tokio::io::copy(&mut from, to).await
+    };
+    let tell = async {
+        (&mut errors).take(ERRORS).read_to_end(&mut said).await?;
+        // It must not stand still for the rest.
+        tokio::io::copy(&mut errors, &mut tokio::io::sink()).await
+    };
+    let ended = timeout_at(deadline, async { tokio::try_join!(print, tell) }).await;
     to.write_all(&said).await?;
     ended.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map(drop)
 }
@@ -156,8 +167,25 @@ async fn copy(root: &Path, name: &str, to: &mut DuplexStream) -> io::Result<()> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// What a script prints, up to so many bytes, and its errors.
+    async fn printed(script: &str, most: u64) -> Vec<u8> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let mut printed: Vec<u8> = Vec::new();
+        output(command, Instant::now() + Duration::from_secs(60), &mut printed, most).await.unwrap();
+        printed
+    }
+
+    #[tokio::test]
+    async fn who_prints_more_than_is_wanted_is_not_waited_for() {
+        assert_eq!(printed("exec yes", 5).await, b"y\ny\ny");
+        let printed = printed("head -c 1000000 /dev/zero >&2; echo end", 5).await;
+        assert_eq!((&printed[..4], printed.len() as u64), (&b"end\n"[..], 4 + ERRORS));
+    }
 
     #[test]
     fn the_kubelet_is_this_agent() {
