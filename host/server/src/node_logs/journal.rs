@@ -15,8 +15,9 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::process::Command;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::ReaderStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::wanted::Wanted;
 use super::{Found, look};
@@ -27,22 +28,31 @@ const AHEAD: usize = 64 << 10;
 /// Bytes of the names of all units, and of what a command says of its errors.
 const NAMES: u64 = 1 << 20;
 const ERRORS: u64 = 64 << 10;
-/// How long journalctl may take, its client's time to read it included.
+/// How long finding all that is asked for may take, its client's time to read it included; and then the last words of it.
 const LIMIT: Duration = Duration::from_secs(30);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long of that for the names: without them there is still time for the logs.
 const NAMES_LIMIT: Duration = Duration::from_secs(10);
 
-/// Answers with what is found, as it is found, and keeps a place until then; what goes wrong is said within.
+/// Answers with what is found, as it is found, and keeps a place until then; what goes wrong is said within. It goes on
+/// whether the answer is read or not, so that its time is over for those who do not read, too, and ends with the answer.
 pub(super) fn answer(root: PathBuf, wanted: Wanted, place: OwnedSemaphorePermit) -> Response {
     let (from, to) = tokio::io::duplex(AHEAD);
-    let writing = async move {
+    let writing = AbortOnDropHandle::new(tokio::spawn(async move {
         // It fails when nobody listens any more.
-        let _ = write(&root, &wanted, to).await;
+        let written = timeout(LIMIT + LAST_WORDS, write(&root, &wanted, to)).await;
         drop(place);
-    };
-    // Both go on as the answer is read, and are over with it.
-    let written = stream::once(writing).filter_map(|()| ready(None::<io::Result<Bytes>>));
-    let body = Body::from_stream(stream::select(ReaderStream::new(from), written));
+        written.is_ok()
+    }));
+    // What was not read in time is missing: nobody is to take the rest for the whole.
+    let ended = stream::once(writing).filter_map(|in_time| {
+        let error: Option<io::Result<Bytes>> = match in_time {
+            Ok(true) => None,
+            _ => Some(Err(io::ErrorKind::TimedOut.into())),
+        };
+        ready(error)
+    });
+    let body = Body::from_stream(stream::select(ReaderStream::new(from), ended));
     respond(StatusCode::OK, "text/plain;charset=UTF-8", body)
 }
 
@@ -68,7 +78,7 @@ async fn write(root: &Path, wanted: &Wanted, mut to: DuplexStream) -> io::Result
         return to.write_all(line.as_bytes()).await;
     }
     for name in files {
-        copy(root, name, &mut to).await?;
+        copy(root, name, deadline, &mut to).await?;
     }
     Ok(())
 }
@@ -140,21 +150,24 @@ async fn output(
         tokio::io::copy(&mut errors, &mut tokio::io::sink()).await
     };
     let ended = timeout_at(deadline, async { tokio::try_join!(print, tell) }).await;
+    // Not to stay for as long as its errors are read.
+    drop(child);
     to.write_all(&said).await?;
     ended.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map(drop)
 }
 
 /// Copies `<name>`, `<name>.log` or `<name>/<name>.log` of the log folder, the first that is a file, as long as it is now.
-async fn copy(root: &Path, name: &str, to: &mut DuplexStream) -> io::Result<()> {
+async fn copy(root: &Path, name: &str, deadline: Instant, to: &mut DuplexStream) -> io::Result<()> {
     for file in [name.to_owned(), format!("{name}.log"), format!("{name}/{name}.log")] {
         let root = root.to_owned();
         let found = tokio::task::spawn_blocking(move || look(&root, Path::new(&file))).await;
         let error = match found.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(Found::File(opened)) => {
                 let mut from = tokio::fs::File::from_std(opened.file).take(opened.size);
-                match tokio::io::copy(&mut from, to).await {
-                    Ok(_) => return Ok(()),
-                    Err(error) => error,
+                match timeout_at(deadline, tokio::io::copy(&mut from, to)).await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err(error)) => error,
+                    Err(_) => io::ErrorKind::TimedOut.into(),
                 }
             }
             Ok(Found::Folder(_)) => continue,
@@ -169,6 +182,10 @@ async fn copy(root: &Path, name: &str, to: &mut DuplexStream) -> io::Result<()> 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     /// What a script prints, up to so many bytes, and its errors.
@@ -185,6 +202,19 @@ mod tests {
         assert_eq!(printed("exec yes", 5).await, b"y\ny\ny");
         let printed = printed("head -c 1000000 /dev/zero >&2; echo end", 5).await;
         assert_eq!((&printed[..4], printed.len() as u64), (&b"end\n"[..], 4 + ERRORS));
+    }
+
+    /// Neither a place nor a command is kept by who does not read.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_ends_in_time_and_is_no_whole_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("long"), vec![b'x'; 4 * AHEAD]).unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let wanted = Wanted { services: vec!["long".to_owned()], ..Wanted::default() };
+        let place = places.clone().try_acquire_owned().unwrap();
+        let answer = answer(folder.path().to_owned(), wanted, place);
+        drop(timeout(Duration::from_secs(3600), places.acquire()).await.unwrap().unwrap());
+        assert!(axum::body::to_bytes(answer.into_body(), usize::MAX).await.is_err());
     }
 
     #[test]
