@@ -78,6 +78,23 @@ impl Network {
         }
     }
 
+    /// Has what goes between pods of this node pass the packet filter, where there are Services; for ever, with each word of the
+    /// Node and every so often. By itself: no pod waits for a kernel's module that does not come.
+    pub(super) async fn keep_bridged_filtered(&self, ports: &Ports) {
+        if !self.options.in_cluster {
+            return;
+        }
+        let (mut said, mut word) = (Said::default(), ports.views.node_word());
+        loop {
+            word.mark_unchanged();
+            filter_bridged(ports, &mut said).await;
+            tokio::select! {
+                () = tokio::time::sleep(RUNTIME_LOOKS.0) => {}
+                Ok(()) = word.changed() => {}
+            }
+        }
+    }
+
     /// Decides, and does what that needs.
     async fn settle_on(
         &self,
@@ -89,9 +106,6 @@ impl Network {
     ) -> Result<State, RuntimeError> {
         if !self.options.in_cluster && self.options.pod_cidrs.is_empty() {
             return Ok(State::Ready(SandboxNetwork::Default));
-        }
-        if self.options.in_cluster {
-            filter_bridged(ports, said).await;
         }
         let networks = ports.bridges.networks().await?;
         let ours: Vec<String> = networks.iter().filter(|one| one.ours).map(|one| one.name.clone()).collect();
