@@ -21,6 +21,8 @@ struct World {
     unbridged: Option<String>,
     /// How often it was to be.
     bridged: usize,
+    /// Whether that never ends.
+    bridging: bool,
     /// What is attached, with its addresses; none while an attachment is under way or went wrong.
     attached: BTreeMap<String, Option<Vec<IpAddr>>>,
     serial: u8,
@@ -62,6 +64,11 @@ impl FakeNetwork {
     /// Makes the packet filter fail, or work.
     pub fn set_unfiltered(&self, problem: Option<&str>) {
         self.world().unfiltered = problem.map(str::to_owned);
+    }
+
+    /// Makes the filtering of what is bridged never end.
+    pub fn never_bridges(&self) {
+        self.world().bridging = true;
     }
 
     /// Makes it fail to filter what is bridged, or work.
@@ -125,9 +132,12 @@ impl BridgeNetworks for FakeNetwork {
     }
 
     async fn filter_bridged(&self) -> Result<(), String> {
-        let mut world = self.world();
-        world.bridged += 1;
-        world.unbridged.clone().map_or(Ok(()), Err)
+        let (never, answer) = {
+            let mut world = self.world();
+            world.bridged += 1;
+            (world.bridging, world.unbridged.clone().map_or(Ok(()), Err))
+        };
+        if never { std::future::pending().await } else { answer }
     }
 }
 

@@ -22,14 +22,17 @@ const HELPER_ANSWER: u64 = 1 << 20;
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 /// What Docker had before `config.json`: its `auths` alone.
 const DOCKERCFG: &str = ".dockercfg";
+/// Where the agent was started, which may be anybody's folder: its `auths` count, as with the kubelet, and no program is run
+/// because of it.
+const STARTED_IN: &str = ".";
 
-/// `config.json`, as far as it is about credentials.
-#[derive(Debug, Default, Deserialize)]
+/// `config.json`, as far as it is about credentials. One that has nothing of it is another program's.
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Config {
-    auths: serde_json::Map<String, serde_json::Value>,
+    auths: Option<serde_json::Map<String, serde_json::Value>>,
     creds_store: Option<String>,
-    cred_helpers: HashMap<String, String>,
+    cred_helpers: Option<HashMap<String, String>>,
 }
 
 /// The files in which the node's credentials are looked for, in this order: `config.json` in the agent's folder, as the
@@ -42,7 +45,7 @@ pub fn config_files(own: Option<&Path>) -> Vec<PathBuf> {
 }
 
 fn files_of(own: Option<&Path>, of_docker: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
-    let first = || own.map(Path::to_owned).into_iter().chain([PathBuf::from(".")]);
+    let first = || own.map(Path::to_owned).into_iter().chain([PathBuf::from(STARTED_IN)]);
     let new = first().chain(of_docker).chain([PathBuf::from("/.docker")]).map(|folder| folder.join("config.json"));
     let old = first().chain(home).chain([PathBuf::from("/")]).map(|folder| folder.join(DOCKERCFG));
     new.chain(old).collect()
@@ -71,15 +74,16 @@ fn home_of(users: &str, uid: u32) -> Option<PathBuf> {
 
 /// The credentials that Docker's configuration on this node has for an image, in the order in which they are to be tried: a
 /// helper's, then those of `auths`, whose keys may have paths and globs as in a pull secret. The first file that can be read
-/// is the one that counts (`ReadDockerConfigFile` in pkg/credentialprovider/config.go). A file that cannot be read, and a
-/// helper that fails, is missing or takes more than ten seconds, is logged. Blocks.
+/// and is about credentials is the one that counts (`ReadDockerConfigFile` in pkg/credentialprovider/config.go). A file that
+/// cannot be read, and a helper that fails, is missing or takes more than ten seconds, is logged. Blocks.
 pub fn config_credentials(files: &[PathBuf], image: &ImageName) -> Vec<RegistryCredentials> {
     let Some(config) = files.iter().find_map(|file| read(file)) else { return Vec::new() };
     let registry = image.registry.as_str();
     let is_hub = registry == "docker.io";
     let key = if is_hub { "index.docker.io" } else { registry };
     let server = if is_hub { DOCKER_HUB } else { registry };
-    let named = config.cred_helpers.iter().find(|(place, _)| registry_key(place) == key).map(|(_, helper)| helper);
+    let mut helpers = config.cred_helpers.iter().flatten();
+    let named = helpers.find(|(place, _)| registry_key(place) == key).map(|(_, helper)| helper);
     let helper = named.or(config.creds_store.as_ref()).filter(|helper| !helper.is_empty());
     let told = helper.and_then(|helper| {
         let asked = ask_helper(helper, server, HELPER);
@@ -88,7 +92,7 @@ pub fn config_credentials(files: &[PathBuf], image: &ImageName) -> Vec<RegistryC
             None
         })
     });
-    told.into_iter().chain(for_auths(image, config.auths)).collect()
+    told.into_iter().chain(for_auths(image, config.auths.unwrap_or_default())).collect()
 }
 
 fn read(file: &Path) -> Option<Config> {
@@ -100,11 +104,24 @@ fn read(file: &Path) -> Option<Config> {
             return None;
         }
     };
-    let config = match file.ends_with(DOCKERCFG) {
-        true => serde_json::from_slice(&text).map(|auths| Config { auths, ..Config::default() }),
-        false => serde_json::from_slice(&text),
+    let failed = |error: &serde_json::Error| {
+        tracing::warn!(file = %file.display(), %error, "cannot read Docker's credentials");
     };
-    config.inspect_err(|error| tracing::warn!(file = %file.display(), %error, "cannot read Docker's credentials")).ok()
+    let config = parse(file, &text).inspect_err(failed).ok()?;
+    let counts = config != Config::default();
+    tracing::debug!(file = %file.display(), counts, "looked for the node's credentials for registries");
+    counts.then_some(config)
+}
+
+fn parse(file: &Path, text: &[u8]) -> Result<Config, serde_json::Error> {
+    if file.ends_with(DOCKERCFG) {
+        return Ok(Config { auths: Some(serde_json::from_slice(text)?), ..Config::default() });
+    }
+    let config: Config = serde_json::from_slice(text)?;
+    match file.parent() == Some(Path::new(STARTED_IN)) {
+        true => Ok(Config { auths: config.auths, ..Config::default() }),
+        false => Ok(config),
+    }
 }
 
 /// A helper's answer.
@@ -251,6 +268,23 @@ mod tests {
         assert_eq!(config_credentials(&files, &image), []);
         assert_eq!(config_credentials(&files[2..], &image).len(), 1);
         assert_eq!(config_credentials(&files[3..], &image).len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_not_about_credentials_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["other.json", "config.json"].map(|name| folder.path().join(name));
+        std::fs::write(&files[0], r#"{"port":8080,"HttpHeaders":{}}"#).unwrap();
+        std::fs::write(&files[1], r#"{"auths":{"foo.io":{"auth":"Zm9vOng="}}}"#).unwrap();
+        assert_eq!(config_credentials(&files, &parse_image("foo.io/a").unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn no_helper_is_run_for_the_folder_that_the_agent_was_started_in() {
+        let text = br#"{"auths":{},"credsStore":"s","credHelpers":{"foo.io":"h"}}"#;
+        let [own, started_in] = ["/own/config.json", "./config.json"].map(|file| parse(Path::new(file), text).unwrap());
+        assert!(own.creds_store.is_some() && own.cred_helpers.is_some());
+        assert_eq!(started_in, Config { auths: own.auths, ..Config::default() });
     }
 
     #[test]

@@ -150,10 +150,6 @@ impl Watcher {
                 continue;
             }
             line.extend_from_slice(&data);
-            // Old daemons write no line end after an event.
-            if line.ends_with(b"}") && serde_json::from_slice::<wire::Event>(&line).is_ok() {
-                self.hear(&line.split()).await?;
-            }
             if line.len() > LINE_LIMIT {
                 passed = line.len();
                 line = BytesMut::new();

@@ -16,7 +16,7 @@ const IMAGES: usize = 1000;
 
 #[derive(Default)]
 struct Inner {
-    /// IDs that carry our root's label.
+    /// IDs that a look has shown to be ours, for which our root's label alone is not enough.
     ours: HashSet<String>,
     /// Looks by ID, with the state's word that the list gave then.
     looks: HashMap<String, (String, Observation)>,
@@ -63,13 +63,13 @@ impl Known {
         inner.epoch += 1;
     }
 
-    /// Takes a complete list of what is ours; all else is forgotten.
-    pub(crate) fn replace(&self, ids: HashSet<String>) {
+    /// Takes a complete list of what may be ours, by its label; all else is forgotten.
+    pub(crate) fn keep_listed(&self, ids: &HashSet<String>) {
         let mut inner = self.inner();
         inner.looks.retain(|id, _| ids.contains(id));
         inner.out_of_memory.retain(|id| ids.contains(id));
         inner.stopped.retain(|id| ids.contains(id));
-        inner.ours = ids;
+        inner.ours.retain(|id| ids.contains(id));
     }
 
     /// A look that still holds.

@@ -92,8 +92,9 @@ impl BridgeNetworks for Docker {
     }
 
     async fn filter_bridged(&self) -> Result<(), String> {
+        // Another machine's kernel is not ours to set, and this one's has no part in it.
         if !self.connection().is_local() {
-            return Err("Docker is on another machine".to_owned());
+            return Ok(());
         }
         packet_filter::bridged::turn_on().await
     }
@@ -144,6 +145,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::DockerOptions;
+
+    #[tokio::test]
+    async fn another_machines_kernel_is_left_alone() {
+        let docker = Docker::connect("tcp://192.0.2.1:2375", "r".to_owned(), DockerOptions::default()).unwrap();
+        assert_eq!(docker.filter_bridged().await, Ok(()));
+    }
 
     #[test]
     fn networks_as_daemons_list_them() {

@@ -90,7 +90,7 @@ impl Docker {
             self.connection().ask_list(CALL, &path).await.map_err(|fault| fault.during("list containers"))?;
         if pod.is_none() {
             let ids: HashSet<String> = listed.iter().filter_map(|summary| summary.id.clone()).collect();
-            self.known().replace(ids);
+            self.known().keep_listed(&ids);
         }
         stream::iter(listed)
             .map(|summary| self.look_at_listed(summary, pod.is_none()))

@@ -43,7 +43,8 @@ impl Docker {
         Ok(listed.into_iter().filter_map(image).collect())
     }
 
-    /// IDs and names that containers were made from, whoever made them, and IDs of images that ours mount.
+    /// IDs and names that containers were made from, whoever made them, and IDs of images that those of this agent or of
+    /// another on the same Docker mount.
     async fn used_images(&self) -> Result<HashSet<String>, RuntimeError> {
         let listed: Vec<wire::Summary> = self
             .connection()
@@ -52,7 +53,8 @@ impl Docker {
             .map_err(|fault| fault.during("list containers"))?;
         let mut used: HashSet<String> = HashSet::new();
         for summary in listed {
-            let labels = summary.labels.as_ref().and_then(|labels| labels::parse(labels, self.root_id()));
+            let parse = |of: &BTreeMap<String, String>| labels::parse(of, of.get(labels::ROOT)?);
+            let labels = summary.labels.as_ref().and_then(parse);
             used.extend(labels.into_iter().flat_map(|labels| labels.images));
             used.extend([summary.image_id, summary.image].into_iter().flatten());
         }

@@ -158,7 +158,9 @@ impl Network {
         let made = async {
             match self.options.plugins {
                 true => self.follow_plugins(ports).await,
-                false => self.follow_bridges(ports, root_id).await,
+                false => {
+                    tokio::join!(self.follow_bridges(ports, root_id), self.keep_bridged_filtered(ports));
+                }
             }
         };
         // Attachments that an agent with plugins left are taken back by one without.

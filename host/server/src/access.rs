@@ -6,7 +6,7 @@ mod attributes;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,6 +17,7 @@ use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 use longshore_streaming::negotiate;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::config::{AnonymousAccess, Authorization, ServerConfig};
 pub(crate) use attributes::{subresources, verb};
@@ -247,10 +248,12 @@ fn in_protocols(headers: &HeaderMap) -> Option<Token> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::future::pending;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
     use futures::FutureExt as _;
     use http::HeaderName;
+    use tokio::time::advance;
 
     use super::*;
     use crate::config::Certificates;
@@ -312,7 +315,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn reviews_that_never_come_are_waited_for_so_long_and_not_remembered() {
-        let (access, begun) = (by(Silent), tokio::time::Instant::now());
+        let (access, begun) = (by(Silent), Instant::now());
         let tokens = strangers();
         let asked = tokens.iter().map(|token| access.admit(None, token, &http::Method::GET, "/pods"));
         let answers = futures::future::join_all(asked).await;
@@ -336,6 +339,46 @@ mod tests {
         let (known, nothing) = (User { name: "known".to_owned(), ..User::default() }, HeaderMap::new());
         let admitted = access.admit(Some(Some(known)), &nothing, &http::Method::GET, "/pods").now_or_never();
         assert!(matches!(admitted, Some(Ok(_))), "{admitted:?}");
+    }
+
+    /// One that knows everybody and lets them do all, or nobody.
+    struct Fickle(Arc<AtomicBool>);
+
+    #[async_trait]
+    impl Reviews for Fickle {
+        async fn authenticate(&self, token: &str) -> Result<Option<User>, ApiError> {
+            Ok(self.0.load(Ordering::SeqCst).then(|| User { name: token.to_owned(), ..User::default() }))
+        }
+
+        async fn authorize(&self, _: &User, _: &NodeAccess) -> Result<Result<(), String>, ApiError> {
+            Ok(if self.0.load(Ordering::SeqCst) { Ok(()) } else { Err("no".to_owned()) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_are_kept_for_as_long_as_they_are_good_and_no_longer() {
+        let knows = Arc::new(AtomicBool::new(true));
+        let access = by(Fickle(knows.clone()));
+        let (token, nothing) = (strangers().remove(0), HeaderMap::new());
+        let known = || Some(Some(User { name: "known".to_owned(), ..User::default() }));
+        let by_token = async || access.admit(None, &token, &http::Method::GET, "/pods").await;
+        let by_certificate = async || access.admit(known(), &nothing, &http::Method::GET, "/pods").await;
+        assert!(by_token().await.is_ok() && by_certificate().await.is_ok());
+        knows.store(false, Ordering::SeqCst);
+        let short = Duration::from_secs(1);
+        advance(access.token_cache - short).await;
+        assert!(by_token().await.is_ok() && by_certificate().await.is_ok());
+        advance(short).await;
+        assert_eq!(by_token().await, Err(Refusal::Unauthorized));
+        advance(access.authorized_cache - access.token_cache - short).await;
+        assert!(by_certificate().await.is_ok());
+        advance(short).await;
+        assert!(matches!(by_certificate().await, Err(Refusal::Forbidden(_))));
+        knows.store(true, Ordering::SeqCst);
+        advance(access.unauthorized_cache - short).await;
+        assert!(matches!(by_certificate().await, Err(Refusal::Forbidden(_))));
+        advance(short).await;
+        assert!(by_token().await.is_ok() && by_certificate().await.is_ok());
     }
 
     #[test]

@@ -1,17 +1,15 @@
 //! `/run` and `/checkpoint` (`pkg/kubelet/server/server.go`). It must not stream anything.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
-use futures::stream;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use longshore_core::ports::streams::{Read, StreamedExec, Wants};
-
+use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::io::ReaderStream;
 
 use crate::query::Query;
 use crate::routes::{Api, NoPod, has_container, respond, running, text};
@@ -22,7 +20,7 @@ const OUTPUT: u64 = 16 << 20;
 pub(crate) const AT_A_TIME: usize = 8;
 /// Of an answer, as much at a time.
 const PIECE: usize = 64 << 10;
-/// The command is let go after so long.
+/// The command is let go after so long, and who does not read its output.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// A command without stdin, its output as the body.
@@ -55,14 +53,16 @@ pub(crate) async fn run(
     }
 }
 
-/// An answer that keeps its place until it is read.
+/// An answer that keeps its place until all but a piece of it is read, or its time is over: who does not read keeps none.
 fn held(code: StatusCode, content_type: &'static str, out: Vec<u8>, place: OwnedSemaphorePermit) -> Response {
     let length = HeaderValue::from(out.len());
-    let pieces = stream::unfold((Bytes::from(out), place), |(mut left, place)| async move {
-        let piece = left.split_to(left.len().min(PIECE));
-        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (left, place)))
+    let (from, mut to) = tokio::io::duplex(PIECE);
+    tokio::spawn(async move {
+        // It fails when nobody listens any more. That something is missing is known by the length.
+        let _ = tokio::time::timeout(LIMIT, to.write_all(&out)).await;
+        drop((out, place));
     });
-    let mut response = respond(code, content_type, Body::from_stream(pieces));
+    let mut response = respond(code, content_type, Body::from_stream(ReaderStream::new(from)));
     response.headers_mut().insert(CONTENT_LENGTH, length);
     response
 }
@@ -107,4 +107,32 @@ pub(crate) fn checkpoint(api: &Api, namespace: &str, pod: &str, container: &str,
     let why = "rpc error: code = Unimplemented desc = method CheckpointContainer not implemented";
     let message = format!("checkpointing of {namespace}/{pod}/{container} failed ({why})");
     text(StatusCode::INTERNAL_SERVER_ERROR, message)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_keeps_no_place() {
+        let places = Arc::new(Semaphore::new(1));
+        let answer = |length| {
+            let place = places.clone().try_acquire_owned().unwrap();
+            held(StatusCode::OK, "text/plain", vec![b'x'; length], place)
+        };
+        let read = async |answer: Response| axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap().len();
+        let small = answer(PIECE);
+        drop(timeout(LIMIT / 2, places.acquire()).await.unwrap().unwrap());
+        assert_eq!(read(small).await, PIECE);
+        assert_eq!(read(answer(3 * PIECE)).await, 3 * PIECE);
+        let large = answer(3 * PIECE);
+        drop(timeout(LIMIT * 2, places.acquire()).await.unwrap().unwrap());
+        assert!(read(large).await < 3 * PIECE);
+    }
 }

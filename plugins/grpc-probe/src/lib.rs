@@ -46,7 +46,7 @@ impl Guest for Plugin {
 }
 
 /// gRPC dials until somebody speaks HTTP/2 or the time is over, which `wait` tells. Who ended the connection without an
-/// answer does not: whether it said anything before is not known here.
+/// answer does not: whether it said anything before is not known here. Who refused the call by HTTP/2's means does.
 fn connected(
     mut send: impl FnMut() -> Result<Response, HttpError>,
     mut wait: impl FnMut(u32) -> bool,
@@ -54,7 +54,8 @@ fn connected(
     let mut pause = FIRST_WAIT;
     for tried in 1..=MAX_TRIES {
         match send() {
-            Err(HttpError::Connect(_) | HttpError::Lookup(_) | HttpError::Closed(_) | HttpError::Protocol(_)) => {}
+            Err(HttpError::Connect(_) | HttpError::Lookup(_) | HttpError::Closed(_)) => {}
+            Err(HttpError::Protocol(text)) if !is_received(&text) => {}
             answer => return answer,
         }
         if !wait(if tried == MAX_TRIES { u32::MAX } else { pause }) {
@@ -63,6 +64,11 @@ fn connected(
         pause = (pause * GROWTH / 10).min(LONGEST_WAIT);
     }
     Err(HttpError::Timeout(Phase::Connect))
+}
+
+/// Whether an error of HTTP/2 came from the other side (RST_STREAM, GOAWAY), by the words of the host's HTTP/2.
+fn is_received(text: &str) -> bool {
+    text.starts_with("stream error received: ") || text.starts_with("connection error received: ")
 }
 
 fn read(config: &str) -> Result<Grpc, String> {
@@ -99,6 +105,8 @@ enum Ended {
 
 fn verdict(host: &str, port: u16, budget_ms: u32, answer: Result<Response, HttpError>) -> Result<Report, PluginError> {
     let unhealthy = |text: String| Ok(report(Health::Unhealthy, text));
+    let unavailable =
+        |text: &str| unhealthy(format!("error: health rpc probe failed: rpc error: code = Unavailable desc = {text}"));
     let within = wording::duration(budget_ms);
     let place = wording::quote(&wording::join_host_port(host, port));
     match answer {
@@ -119,6 +127,7 @@ fn verdict(host: &str, port: u16, budget_ms: u32, answer: Result<Response, HttpE
                 message::code_name(code)
             )),
         },
+        Err(HttpError::Protocol(text)) if is_received(&text) => unavailable(&text),
         Err(
             HttpError::Timeout(Phase::Connect)
             | HttpError::Connect(_)
@@ -131,9 +140,7 @@ fn verdict(host: &str, port: u16, budget_ms: u32, answer: Result<Response, HttpE
         Err(HttpError::Timeout(Phase::Headers | Phase::Body)) => {
             unhealthy(format!("timeout: health rpc did not complete within {within}"))
         }
-        Err(HttpError::Body(text) | HttpError::Tls(text)) => {
-            unhealthy(format!("error: health rpc probe failed: rpc error: code = Unavailable desc = {text}"))
-        }
+        Err(HttpError::Body(text) | HttpError::Tls(text)) => unavailable(&text),
         Err(HttpError::Denied) => Err(PluginError::Denied("longshore:http".to_owned())),
         Err(HttpError::NoAddress) => Err(PluginError::Failed("the pod has no IP address yet".to_owned())),
         Err(HttpError::Invalid(text) | HttpError::Limit(text)) => Err(PluginError::Failed(text)),

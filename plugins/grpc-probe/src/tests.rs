@@ -75,6 +75,31 @@ fn a_port_that_refuses_is_dialed_again_until_the_time_is_over() {
 }
 
 #[test]
+fn a_server_that_speaks_http2_and_ends_the_call_is_asked_once() {
+    let mut tries = 0;
+    let mut ends = |text: &str| {
+        let answer = connected(
+            || {
+                tries += 1;
+                Err(HttpError::Protocol(text.to_owned()))
+            },
+            |_| true,
+        );
+        (said(answer).1, std::mem::take(&mut tries))
+    };
+    for text in [
+        "stream error received: unspecific protocol error detected",
+        "connection error received: not a result of an error",
+    ] {
+        let words = format!("error: health rpc probe failed: rpc error: code = Unavailable desc = {text}");
+        assert_eq!(ends(text), (words, 1));
+    }
+    // Who does not speak it.
+    let (words, tries) = ends("connection error detected: frame with invalid size");
+    assert!(words.starts_with("timeout: failed to connect service") && tries == 16, "{words} {tries}");
+}
+
+#[test]
 fn configurations() {
     let validate = |config: &str| Plugin::validate(config.to_owned());
     assert_eq!(validate(r#"{"port": 50051, "service": null}"#), Ok(()));

@@ -26,8 +26,8 @@ pub trait BridgeNetworks: Send + Sync {
     /// What fails keeps nothing else from being done. The error is for people.
     async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String>;
 
-    /// Has what goes between containers of one network pass the packet filter, too, as Services of their pods need it. The
-    /// error is for people.
+    /// Has what goes between containers of one network pass the packet filter, too, as Services of their pods need it; nothing
+    /// where they are on another machine. The error is for people.
     async fn filter_bridged(&self) -> Result<(), String>;
 }
 

@@ -230,7 +230,11 @@ async fn labels_alone_make_nothing_ours() {
         let fake = Fake::new(move |_, _| ok(ours));
         assert!(fake.docker.inspect("abc").await.unwrap().is_some());
         let copy = ours.replace("container:sb", "bridge").replace("shareable", "private");
-        let fake = Fake::new(move |_, _| ok(&copy));
+        let fake = Fake::new(move |request, _| match request.contains("/containers/json") {
+            true => ok(r#"[{"Id":"abc","State":"running","Labels":{"dev.longshore.root":"r"}}]"#),
+            false => ok(&copy),
+        });
+        assert_eq!(fake.docker.list().await.unwrap(), []);
         assert_eq!(fake.docker.inspect("abc").await.unwrap(), None);
         fake.docker.stop("abc", Duration::ZERO).await.unwrap();
         assert_eq!(fake.count("/kill"), 0);

@@ -76,3 +76,22 @@ async fn a_container_by_name_uses_its_image_too() {
     fake.docker.remove_image(&all[1]).await.unwrap();
     assert_eq!(fake.count("DELETE"), 1);
 }
+
+/// Several agents may be on one Docker.
+#[tokio::test]
+async fn what_another_agents_container_mounts_is_in_use() {
+    let fake = Fake::new(|request, _| {
+        if request.contains("/images/json") {
+            ok(r#"[{"Id":"sha256:aa","RepoTags":["a:1"],"Size":7}]"#)
+        } else if request.contains("/containers/json") {
+            ok(r#"[{"Id":"1","Image":"b:1","ImageID":"sha256:bb","Labels":{"dev.longshore.root":"other",
+                "dev.longshore.images":"sha256:aa","dev.longshore.attempt":"0","io.kubernetes.docker.type":"container",
+                "io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n","io.kubernetes.pod.uid":"u",
+                "io.kubernetes.container.name":"c"}}]"#)
+        } else {
+            Reply::Json(404, r#"{"message":"No such image"}"#.to_owned())
+        }
+    });
+    let all = fake.docker.stored_images().await.unwrap();
+    assert!(all.len() == 1 && all[0].in_use, "{all:?}");
+}

@@ -27,8 +27,9 @@ use crate::mounts;
 /// Name of the cgroup of all pods.
 const PODS: &str = "kubepods";
 
-/// The classes with a cgroup of their own in it. They are there before the first pod of theirs is (`qosContainerManagerImpl`):
-/// whoever watches a node looks for them.
+/// The classes with a cgroup of their own in it. Where all pods together have limits, they are there before the first pod of
+/// theirs is (`qosContainerManagerImpl`): whoever watches a node looks for them. Where nothing is limited they come with it,
+/// unlike the kubelet's: who asked for nothing is not to be told that it failed.
 const CLASSES: [&str; 2] = ["burstable", BEST_EFFORT];
 const BEST_EFFORT: &str = "besteffort";
 /// Shares of all BestEffort pods together.

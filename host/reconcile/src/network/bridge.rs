@@ -17,6 +17,9 @@ use crate::node::Ports;
 /// How often the runtime's networks and the packet filter are looked at, and how soon again after a failure.
 const RUNTIME_LOOKS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
 
+/// How often it is looked whether the packet filter sees what is bridged: others may turn that off.
+const BRIDGE_LOOKS: Duration = Duration::from_secs(20);
+
 /// What was said already.
 #[derive(Default)]
 struct Said {
@@ -24,8 +27,6 @@ struct Said {
     missing: bool,
     /// Why the packet filter could not be told.
     filter: Option<String>,
-    /// Why the packet filter does not see what goes between pods of this node.
-    bridged: Option<String>,
     /// Why the runtime did not answer.
     runtime: Option<String>,
 }
@@ -51,8 +52,7 @@ impl Network {
             if done.as_ref() != Some(&now) || Instant::now() >= again {
                 match self.settle_on(ports, root_id, now.0.as_deref(), waited, &mut said).await {
                     Ok(state) => {
-                        let unfiltered = said.filter.is_some() || said.bridged.is_some();
-                        let failed = matches!(state, State::Failed(_)) || unfiltered;
+                        let failed = matches!(state, State::Failed(_)) || said.filter.is_some();
                         self.settle(ports, state);
                         said.runtime = None;
                         again = Instant::now() + if failed { RUNTIME_LOOKS.1 } else { RUNTIME_LOOKS.0 };
@@ -79,6 +79,23 @@ impl Network {
         }
     }
 
+    /// Has what goes between pods of this node pass the packet filter, where there are Services; for ever, with each word of the
+    /// Node and every so often. By itself: no pod waits for a kernel's module that does not come.
+    pub(super) async fn keep_bridged_filtered(&self, ports: &Ports) {
+        if !self.options.in_cluster {
+            return;
+        }
+        let (mut said, mut word) = (None, ports.views.node_word());
+        loop {
+            word.mark_unchanged();
+            filter_bridged(ports, &mut said).await;
+            tokio::select! {
+                () = tokio::time::sleep(BRIDGE_LOOKS) => {}
+                Ok(()) = word.changed() => {}
+            }
+        }
+    }
+
     /// Decides, and does what that needs.
     async fn settle_on(
         &self,
@@ -90,9 +107,6 @@ impl Network {
     ) -> Result<State, RuntimeError> {
         if !self.options.in_cluster && self.options.pod_cidrs.is_empty() {
             return Ok(State::Ready(SandboxNetwork::Default));
-        }
-        if self.options.in_cluster {
-            filter_bridged(ports, said).await;
         }
         let networks = ports.bridges.networks().await?;
         let ours: Vec<String> = networks.iter().filter(|one| one.ours).map(|one| one.name.clone()).collect();
@@ -173,11 +187,11 @@ impl Network {
     }
 }
 
-/// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node, and tried again soon.
-async fn filter_bridged(ports: &Ports, said: &mut Said) {
+/// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node; `said` is what was told last.
+async fn filter_bridged(ports: &Ports, said: &mut Option<String>) {
     let error = ports.bridges.filter_bridged().await.err();
     match &error {
-        Some(error) if said.bridged.as_ref() != Some(error) => {
+        Some(error) if said.as_ref() != Some(error) => {
             let message = format!(
                 "what goes between pods of this node cannot be made to pass the packet filter: {error}; with kube-proxy a \
                  Service does not answer to a pod that is on the same node as the Service's; if it stays so: modprobe \
@@ -185,13 +199,13 @@ async fn filter_bridged(ports: &Ports, said: &mut Said) {
             );
             ports.events.record_node(EventType::Warning, "BridgeFilterFailed", &message);
         }
-        None if said.bridged.is_some() => {
+        None if said.is_some() => {
             let message = "what goes between pods of this node passes the packet filter";
             ports.events.record_node(EventType::Normal, "BridgeFilterReady", message);
         }
         _ => {}
     }
-    said.bridged = error;
+    *said = error;
 }
 
 /// Names of the networks of ours that sandboxes are on which run, or were made and are about to.

@@ -160,6 +160,7 @@ async fn in_a_cluster_what_goes_between_pods_of_a_node_is_filtered_and_a_failure
     bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
     bed.source.set(vec![pod("a", APP)]);
     bed.until("it runs all the same", |bed| bed.is_ready("a")).await;
+    bed.until("it is told", |bed| bed.node_events("BridgeFilterFailed") == 1).await;
     let told = bed.events.events(None).into_iter().find(|event| event.reason == "BridgeFilterFailed").unwrap();
     assert!(told.pod.is_none() && told.message.contains("no module today"), "{}", told.message);
     let looks = bed.network.bridged();
@@ -168,6 +169,13 @@ async fn in_a_cluster_what_goes_between_pods_of_a_node_is_filtered_and_a_failure
     bed.network.set_unbridged(None);
     bed.until("it works", |bed| bed.node_events("BridgeFilterReady") == 1).await;
     assert_eq!(bed.node_events("BridgeFilterFailed"), 1, "once, whatever the number of tries");
+
+    let network = self::network();
+    network.never_bridges();
+    let bed = Bed::with_network(network, in_cluster());
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs all the same", |bed| bed.is_ready("a")).await;
 
     let bed = Bed::new();
     bed.source.set(vec![pod("a", APP)]);

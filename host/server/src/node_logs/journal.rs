@@ -15,8 +15,9 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::process::Command;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::ReaderStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::wanted::Wanted;
 use super::{Found, look};
@@ -27,26 +28,37 @@ const AHEAD: usize = 64 << 10;
 /// Bytes of the names of all units, and of what a command says of its errors.
 const NAMES: u64 = 1 << 20;
 const ERRORS: u64 = 64 << 10;
-/// How long journalctl may take, its client's time to read it included.
+/// How long finding all that is asked for may take, its client's time to read it included; and then the last words of it.
 const LIMIT: Duration = Duration::from_secs(30);
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long of that for the names: without them there is still time for the logs.
+const NAMES_LIMIT: Duration = Duration::from_secs(10);
 
-/// Answers with what is found, as it is found, and keeps a place until then; what goes wrong is said within.
+/// Answers with what is found, as it is found, and keeps a place until then; what goes wrong is said within. It goes on
+/// whether the answer is read or not, so that its time is over for those who do not read, too, and ends with the answer.
 pub(super) fn answer(root: PathBuf, wanted: Wanted, place: OwnedSemaphorePermit) -> Response {
     let (from, to) = tokio::io::duplex(AHEAD);
-    let writing = async move {
+    let writing = AbortOnDropHandle::new(tokio::spawn(async move {
         // It fails when nobody listens any more.
-        let _ = write(&root, &wanted, to).await;
+        let written = timeout(LIMIT + LAST_WORDS, write(&root, &wanted, to)).await;
         drop(place);
-    };
-    // Both go on as the answer is read, and are over with it.
-    let written = stream::once(writing).filter_map(|()| ready(None::<io::Result<Bytes>>));
-    let body = Body::from_stream(stream::select(ReaderStream::new(from), written));
+        written.is_ok()
+    }));
+    // What was not read in time is missing: nobody is to take the rest for the whole.
+    let ended = stream::once(writing).filter_map(|in_time| {
+        let error: Option<io::Result<Bytes>> = match in_time {
+            Ok(true) => None,
+            _ => Some(Err(io::ErrorKind::TimedOut.into())),
+        };
+        ready(error)
+    });
+    let body = Body::from_stream(stream::select(ReaderStream::new(from), ended));
     respond(StatusCode::OK, "text/plain;charset=UTF-8", body)
 }
 
 async fn write(root: &Path, wanted: &Wanted, mut to: DuplexStream) -> io::Result<()> {
     let deadline = Instant::now() + LIMIT;
-    let units = units(deadline).await;
+    let units = units(Instant::now() + NAMES_LIMIT).await;
     let own = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|cgroup| own_unit(&cgroup));
     let (mut native, mut files) = (Vec::new(), Vec::new());
     for service in &wanted.services {
@@ -66,7 +78,7 @@ async fn write(root: &Path, wanted: &Wanted, mut to: DuplexStream) -> io::Result
         return to.write_all(line.as_bytes()).await;
     }
     for name in files {
-        copy(root, name, &mut to).await?;
+        copy(root, name, deadline, &mut to).await?;
     }
     Ok(())
 }
@@ -116,7 +128,7 @@ async fn journal(wanted: &Wanted, units: &[String], deadline: Instant, to: &mut 
     output(command, deadline, to, u64::MAX).await
 }
 
-/// What a command prints, as far as it comes in time, and then its errors.
+/// What a command prints, as far as it comes in time, and then its errors. One that prints more than is wanted is let go.
 async fn output(
     mut command: Command,
     deadline: Instant,
@@ -125,25 +137,37 @@ async fn output(
 ) -> io::Result<()> {
     command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    let (Some(from), Some(errors)) = (child.stdout.take(), child.stderr.take()) else { return Ok(()) };
-    let (mut from, mut errors, mut said) = (from.take(most), errors.take(ERRORS), Vec::new());
-    let read = async { tokio::try_join!(tokio::io::copy(&mut from, to), errors.read_to_end(&mut said)) };
-    let ended = timeout_at(deadline, read).await;
+    let (Some(from), Some(mut errors)) = (child.stdout.take(), child.stderr.take()) else { return Ok(()) };
+    let mut said = Vec::new();
+    let print = async {
+        let mut from = from.take(most);
+        // With its end the pipe is closed, and what is printed still ends the command.
+        tokio::io::copy(&mut from, to).await
+    };
+    let tell = async {
+        (&mut errors).take(ERRORS).read_to_end(&mut said).await?;
+        // It must not stand still for the rest.
+        tokio::io::copy(&mut errors, &mut tokio::io::sink()).await
+    };
+    let ended = timeout_at(deadline, async { tokio::try_join!(print, tell) }).await;
+    // Not to stay for as long as its errors are read.
+    drop(child);
     to.write_all(&said).await?;
     ended.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map(drop)
 }
 
 /// Copies `<name>`, `<name>.log` or `<name>/<name>.log` of the log folder, the first that is a file, as long as it is now.
-async fn copy(root: &Path, name: &str, to: &mut DuplexStream) -> io::Result<()> {
+async fn copy(root: &Path, name: &str, deadline: Instant, to: &mut DuplexStream) -> io::Result<()> {
     for file in [name.to_owned(), format!("{name}.log"), format!("{name}/{name}.log")] {
         let root = root.to_owned();
         let found = tokio::task::spawn_blocking(move || look(&root, Path::new(&file))).await;
         let error = match found.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(Found::File(opened)) => {
                 let mut from = tokio::fs::File::from_std(opened.file).take(opened.size);
-                match tokio::io::copy(&mut from, to).await {
-                    Ok(_) => return Ok(()),
-                    Err(error) => error,
+                match timeout_at(deadline, tokio::io::copy(&mut from, to)).await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err(error)) => error,
+                    Err(_) => io::ErrorKind::TimedOut.into(),
                 }
             }
             Ok(Found::Folder(_)) => continue,
@@ -156,8 +180,42 @@ async fn copy(root: &Path, name: &str, to: &mut DuplexStream) -> io::Result<()> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
     use super::*;
+
+    /// What a script prints, up to so many bytes, and its errors.
+    async fn printed(script: &str, most: u64) -> Vec<u8> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let mut printed: Vec<u8> = Vec::new();
+        output(command, Instant::now() + Duration::from_secs(60), &mut printed, most).await.unwrap();
+        printed
+    }
+
+    #[tokio::test]
+    async fn who_prints_more_than_is_wanted_is_not_waited_for() {
+        assert_eq!(printed("exec yes", 5).await, b"y\ny\ny");
+        let printed = printed("head -c 1000000 /dev/zero >&2; echo end", 5).await;
+        assert_eq!((&printed[..4], printed.len() as u64), (&b"end\n"[..], 4 + ERRORS));
+    }
+
+    /// Neither a place nor a command is kept by who does not read.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_ends_in_time_and_is_no_whole_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("long"), vec![b'x'; 4 * AHEAD]).unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let wanted = Wanted { services: vec!["long".to_owned()], ..Wanted::default() };
+        let place = places.clone().try_acquire_owned().unwrap();
+        let answer = answer(folder.path().to_owned(), wanted, place);
+        drop(timeout(Duration::from_secs(3600), places.acquire()).await.unwrap().unwrap());
+        assert!(axum::body::to_bytes(answer.into_body(), usize::MAX).await.is_err());
+    }
 
     #[test]
     fn the_kubelet_is_this_agent() {

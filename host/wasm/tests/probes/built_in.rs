@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use longshore_core::ports::probes::{ProbeConfigError, ProbeOutcome, ProbePlugins as _};
 
-use super::server::{Then, answer, closed, http2, raw};
+use super::server::{Then, answer, closed, http2, raw, resetting};
 use super::support::{Script, call, failure, success, world};
 
 /// In which a peer on loopback hears a request and answers, be the machine ever so busy.
@@ -228,6 +228,13 @@ async fn grpc() {
     assert_eq!(ask("sick").await, failure(r#"service unhealthy (responded with "NOT_SERVING")"#));
     let text = "error: health rpc probe failed: rpc error: code = NotFound desc = unknown service";
     assert_eq!(ask("other").await, failure(text));
+    // Told at once, and by the words that the plugin knows it by.
+    let port = resetting().await;
+    let ProbeOutcome::Failure { message } = world.check("grpc", &format!(r#"{{"port": {port}}}"#)).await else {
+        panic!()
+    };
+    let text = "error: health rpc probe failed: rpc error: code = Unavailable desc = stream error received: ";
+    assert!(message.starts_with(text), "{message}");
     let http1 = raw(|_| answer(200, "", ""), Then::Close, false).await;
     let unconnected = |port: u16, within: &str| {
         let place = format!("127.0.0.1:{port}");
