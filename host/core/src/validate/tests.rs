@@ -72,6 +72,16 @@ volumes:
 }
 
 #[test]
+fn capabilities_beside_no_privilege_escalation() {
+    for (capability, refused) in [("SYS_ADMIN", false), ("CAP_SYS_ADMIN", true), ("NET_ADMIN", false)] {
+        let security = format!("allowPrivilegeEscalation: false, capabilities: {{add: [{capability}]}}");
+        let spec = format!("{{containers: [{{name: c, image: i, securityContext: {{{security}}}}}]}}");
+        let expected = ["spec.containers[0].securityContext.allowPrivilegeEscalation"];
+        assert_eq!(paths(&spec), if refused { &expected[..] } else { &[] }, "{capability}");
+    }
+}
+
+#[test]
 fn host_ports_of_app_containers_and_sidecars_are_unique() {
     let port = "ports: [{containerPort: 80, hostPort: 80}]";
     let spec = format!(
