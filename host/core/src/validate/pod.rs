@@ -37,8 +37,10 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
             errors.required_form(format!("{path}.hostnames[{number}]"), name, names::dns_subdomain);
         }
     }
-    for (index, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
-        errors.required_form(format!("spec.imagePullSecrets[{index}].name"), &secret.name, names::dns_subdomain);
+    // One without a name names no Secret, and is left out.
+    let secrets = spec.image_pull_secrets.iter().flatten().enumerate();
+    for (index, secret) in secrets.filter(|(_, secret)| !secret.name.is_empty()) {
+        errors.form(format!("spec.imagePullSecrets[{index}].name"), &secret.name, names::dns_subdomain);
     }
     for (key, value) in spec.node_selector.iter().flatten() {
         errors.form("spec.nodeSelector", key, names::qualified_name);

@@ -27,7 +27,7 @@ hostAliases: [{ip: "::1", hostnames: [a.b]}]
 hostname: web
 subdomain: x
 os: {name: linux}
-imagePullSecrets: [{name: pull}]
+imagePullSecrets: [{name: pull}, {name: ""}, {}]
 tolerations: [{operator: Exists}, {key: a/b, value: c, effect: NoExecute, tolerationSeconds: 3}]
 securityContext:
   runAsUser: 0
