@@ -38,11 +38,19 @@ pub(super) fn check(spec: &v1::PodSpec, volumes: &Volumes<'_>, errors: &mut Erro
         path: format!("spec.containers[{index}]"),
         kind: ContainerKind::App,
     });
-    let mut host_ports = Vec::new();
+    // Those of containers that run at once. On the node's own network nothing is mapped, and whether a sidecar listens
+    // on the port of an app container is for them to know.
+    let mut shared = Vec::new();
     for place in init.chain(app) {
         check_container(&place, spec, volumes, errors);
         errors.unique(format!("{}.name", place.path), &place.container.name, &mut names);
-        check_ports(&place, spec, &mut host_ports, errors);
+        let together = match place.kind {
+            ContainerKind::Init => false,
+            ContainerKind::App => true,
+            _ => spec.host_network != Some(true),
+        };
+        let mut own = Vec::new();
+        check_ports(&place, spec, if together { &mut shared } else { &mut own }, errors);
     }
 }
 
@@ -150,7 +158,7 @@ fn check_restart(place: &Place<'_>, errors: &mut Errors) {
 }
 
 /// A port of the node: protocol, address, number.
-type HostPort = (String, String, i32, bool);
+type HostPort = (String, String, i32);
 
 fn check_ports(place: &Place<'_>, spec: &v1::PodSpec, host_ports: &mut Vec<HostPort>, errors: &mut Errors) {
     let mut port_names = Seen::new();
@@ -180,11 +188,10 @@ fn check_ports(place: &Place<'_>, spec: &v1::PodSpec, host_ports: &mut Vec<HostP
         if let Some(detail) = names::port_number(host_port) {
             errors.invalid(path.clone(), host_port, detail);
         }
-        if spec.host_network == Some(true) && host_port != port.container_port {
+        if spec.host_network == Some(true) && place.kind == ContainerKind::App && host_port != port.container_port {
             errors.invalid(path.clone(), host_port, "must match `containerPort` when `hostNetwork` is true");
         }
-        // Init containers that are not sidecars end before the others start.
-        let taken = (protocol.to_owned(), ip.to_owned(), host_port, place.kind == ContainerKind::Init);
+        let taken = (protocol.to_owned(), ip.to_owned(), host_port);
         if host_ports.contains(&taken) {
             errors.duplicate(path, host_port);
         }

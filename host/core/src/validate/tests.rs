@@ -88,8 +88,19 @@ fn host_ports_of_app_containers_and_sidecars_are_unique() {
         "{{initContainers: [{{name: s, image: i, restartPolicy: Always, {port}}}], containers: [{{name: c, image: i, {port}}}]}}"
     );
     assert_eq!(paths(&spec), ["spec.containers[0].ports[0].hostPort"]);
-    let spec = "{hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 81}]}]}";
-    assert_eq!(paths(spec), ["spec.containers[0].ports[0].hostPort"]);
+    assert_eq!(paths(&format!("{{hostNetwork: true, {}", &spec[1..])), [""; 0], "nothing is mapped");
+    let spec = format!(
+        "{{initContainers: [{{name: a, image: i, {port}}}, {{name: b, image: i, {port}}}], containers: [{{name: c, image: i, {port}}}]}}"
+    );
+    assert_eq!(paths(&spec), [""; 0], "one after the other");
+    let twice = "ports: [{containerPort: 80, hostPort: 80}, {containerPort: 81, hostPort: 80}]";
+    let spec = format!("{{initContainers: [{{name: a, image: i, {twice}}}], containers: [{{name: c, image: i}}]}}");
+    assert_eq!(paths(&spec), ["spec.initContainers[0].ports[1].hostPort"]);
+    let other = "ports: [{containerPort: 80, hostPort: 81}]";
+    let spec = format!(
+        "{{hostNetwork: true, initContainers: [{{name: a, image: i, {other}}}], containers: [{{name: c, image: i, {other}}}]}}"
+    );
+    assert_eq!(paths(&spec), ["spec.containers[0].ports[0].hostPort"]);
 }
 
 #[test]
