@@ -185,10 +185,14 @@ fn check_ports(place: &Place<'_>, spec: &v1::PodSpec, host_ports: &mut Vec<HostP
         }
         let Some(host_port) = port.host_port.filter(|port| *port != 0) else { continue };
         let path = format!("{path}.hostPort");
-        if let Some(detail) = names::port_number(host_port) {
+        let host_network = spec.host_network == Some(true);
+        // On the node's network it is the container's port, which was told of above.
+        if let Some(detail) = names::port_number(host_port)
+            && !(host_network && host_port == port.container_port)
+        {
             errors.invalid(path.clone(), host_port, detail);
         }
-        if spec.host_network == Some(true) && place.kind == ContainerKind::App && host_port != port.container_port {
+        if host_network && place.kind == ContainerKind::App && host_port != port.container_port {
             errors.invalid(path.clone(), host_port, "must match `containerPort` when `hostNetwork` is true");
         }
         let taken = (protocol.to_owned(), ip.to_owned(), host_port);

@@ -101,6 +101,8 @@ fn host_ports_of_app_containers_and_sidecars_are_unique() {
         "{{hostNetwork: true, initContainers: [{{name: a, image: i, {other}}}], containers: [{{name: c, image: i, {other}}}]}}"
     );
     assert_eq!(paths(&spec), ["spec.containers[0].ports[0].hostPort"]);
+    let spec = "{hostNetwork: true, containers: [{name: c, image: i, ports: [{containerPort: 70000}]}]}";
+    assert_eq!(paths(spec), ["spec.containers[0].ports[0].containerPort"], "told of once");
 }
 
 #[test]
