@@ -20,6 +20,22 @@ pub(super) fn dns_subdomain(text: &str) -> Option<String> {
     })
 }
 
+/// What is wrong with a search domain, if anything: a subdomain whose labels may have underscores, one at the start.
+pub(super) fn search_domain(text: &str) -> Option<String> {
+    if text.len() > 253 {
+        return Some(too_long(253));
+    }
+    let label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let label = label.strip_prefix('_').unwrap_or(label).as_bytes();
+        label.iter().all(|byte| plain(*byte) || matches!(byte, b'-' | b'_'))
+            && [label.first(), label.last()].iter().all(|end| end.is_some_and(|byte| plain(*byte)))
+    };
+    (!text.split('.').all(label)).then(|| {
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com')".to_owned()
+    })
+}
+
 fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
@@ -174,6 +190,12 @@ mod tests {
         assert_eq!(qualified_name("a.b/c_D.e"), None);
         assert!(qualified_name("A.b/c").is_some() && qualified_name("/c").is_some() && qualified_name("a/").is_some());
         assert_eq!(label_value(""), None);
+        for domain in ["foo._tcp.example.com", "a_b.c", "a"] {
+            assert_eq!(search_domain(domain), None, "{domain}");
+        }
+        for domain in ["-foo.com", "foo.com-", "__foo.com", "foo_.com", "_", "a..b", "A.b", "a b", ""] {
+            assert!(search_domain(domain).is_some(), "{domain}");
+        }
         assert_eq!(port_name("http-2"), None);
         assert!(port_name("80").is_some() && port_name("a--b").is_some());
         assert_eq!(local_path("a/..b/c"), None);

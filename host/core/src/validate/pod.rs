@@ -121,11 +121,9 @@ fn dns(spec: &v1::PodSpec, errors: &mut Errors) {
         errors.invalid("spec.dnsConfig.searches", searches.len(), detail);
     }
     for (index, search) in searches.iter().enumerate() {
-        // As resolvers do, a dot alone and underscores are taken.
-        let plain = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
-        let plain = plain.trim_matches('-');
+        // The root is a domain, too.
         if search != "."
-            && let Some(detail) = names::dns_subdomain(plain)
+            && let Some(detail) = names::search_domain(search.strip_suffix('.').unwrap_or(search))
         {
             errors.invalid(format!("spec.dnsConfig.searches[{index}]"), search, detail);
         }

@@ -22,7 +22,7 @@ fn a_pod_that_uses_everything_is_valid() {
 restartPolicy: OnFailure
 activeDeadlineSeconds: 10
 dnsPolicy: None
-dnsConfig: {nameservers: [10.0.0.1, "::1"], searches: [a.b., ., _tcp.x], options: [{name: ndots, value: "5"}]}
+dnsConfig: {nameservers: [10.0.0.1, "::1"], searches: [a.b., ., _tcp.x, a_b.c], options: [{name: ndots, value: "5"}]}
 hostAliases: [{ip: "::1", hostnames: [a.b]}]
 hostname: web
 subdomain: x
