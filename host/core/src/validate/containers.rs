@@ -146,9 +146,7 @@ fn check_restart(place: &Place<'_>, errors: &mut Errors) {
         };
         errors.one_of(format!("{path}.exitCodes.operator"), &codes.operator, &["In", "NotIn"]);
         let count = codes.values.as_ref().map_or(0, Vec::len);
-        if count == 0 {
-            errors.required(format!("{path}.exitCodes.values"), "");
-        } else if count > MAX_EXIT_CODES {
+        if count > MAX_EXIT_CODES {
             errors.push(
                 format!("{path}.exitCodes.values"),
                 format!("Too many: {count}: must have at most {MAX_EXIT_CODES} items"),
@@ -242,7 +240,7 @@ fn check_env(container: &v1::Container, path: &str, pod_volumes: &Volumes<'_>, e
                 }
                 Some(_) => {}
             }
-            errors.required_form(format!("{path}.fileKeyRef.path"), &file.path, names::local_path);
+            errors.required_form(format!("{path}.fileKeyRef.path"), &file.path, names::no_backsteps);
             errors.required_form(format!("{path}.fileKeyRef.key"), &file.key, names::env_name);
         }
         if given == 0 {

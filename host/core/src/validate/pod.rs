@@ -17,7 +17,6 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
     containers::check(spec, &volumes, errors);
     let policy = spec.restart_policy.as_deref().unwrap_or_default();
     errors.one_of("spec.restartPolicy", policy, &["Always", "OnFailure", "Never"]);
-    errors.non_negative("spec.terminationGracePeriodSeconds", spec.termination_grace_period_seconds);
     if let Some(seconds) = spec.active_deadline_seconds.filter(|seconds| !(1..=i64::from(i32::MAX)).contains(seconds)) {
         errors.invalid("spec.activeDeadlineSeconds", seconds, "must be between 1 and 2147483647, inclusive");
     }

@@ -82,6 +82,40 @@ fn capabilities_beside_no_privilege_escalation() {
 }
 
 #[test]
+fn what_the_api_server_takes_and_looks_odd() {
+    let env = |from: &str| {
+        format!(
+            "{{containers: [{{name: c, image: i, env: [{{name: X, valueFrom: {{{from}}}}}]}}], volumes: [{{name: v}}]}}"
+        )
+    };
+    let volume = |source: &str| format!("{{containers: [{{name: c, image: i}}], volumes: [{{name: v, {source}}}]}}");
+    let twice = "items: [{key: a, path: f}, {key: b, path: f}]";
+    let rules = "[{action: Restart, exitCodes: {operator: NotIn, values: []}}]";
+    for spec in [
+        env("fieldRef: {fieldPath: spec.host}"),
+        env("fileKeyRef: {volumeName: v, path: /f, key: k}"),
+        volume(&format!("configMap: {{name: c, {twice}}}")),
+        volume(&format!("secret: {{secretName: s, {twice}}}")),
+        format!("{{containers: [{{name: c, image: i, restartPolicy: Never, restartPolicyRules: {rules}}}]}}"),
+        "{terminationGracePeriodSeconds: -1, containers: [{name: c, image: i}]}".to_owned(),
+    ] {
+        assert_eq!(validate(&pod(&spec)), [], "{spec}");
+    }
+}
+
+#[test]
+fn files_of_a_projected_volume_do_not_hide_each_other() {
+    let key = "items: [{key: a, path: f}]";
+    let field = "items: [{path: f, fieldRef: {fieldPath: metadata.name}}]";
+    let sources =
+        format!("[{{configMap: {{name: c, {key}}}}}, {{secret: {{name: s, {key}}}}}, {{downwardAPI: {{{field}}}}}]");
+    let spec =
+        format!("{{containers: [{{name: c, image: i}}], volumes: [{{name: v, projected: {{sources: {sources}}}}}]}}");
+    let expected = ["sources[1].secret.items[0].path", "sources[2].downwardAPI.items[0].path"];
+    assert_eq!(paths(&spec), expected.map(|path| format!("spec.volumes[0].projected.{path}")));
+}
+
+#[test]
 fn host_ports_of_app_containers_and_sidecars_are_unique() {
     let port = "ports: [{containerPort: 80, hostPort: 80}]";
     let spec = format!(
