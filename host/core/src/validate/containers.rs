@@ -174,12 +174,8 @@ fn check_ports(place: &Place<'_>, spec: &v1::PodSpec, host_ports: &mut Vec<HostP
         let protocol = port.protocol.as_deref().unwrap_or_default();
         errors.one_of(format!("{path}.protocol"), protocol, &["SCTP", "TCP", "UDP"]);
         let ip = port.host_ip.as_deref().unwrap_or_default();
-        if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
-            errors.invalid(
-                format!("{path}.hostIP"),
-                ip,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
+        if !ip.is_empty() {
+            errors.form(format!("{path}.hostIP"), ip, names::address);
         }
         let Some(host_port) = port.host_port.filter(|port| *port != 0) else { continue };
         let path = format!("{path}.hostPort");

@@ -18,7 +18,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-pub(crate) use names::qualified_name;
+pub(crate) use names::{ip, qualified_name};
 pub use volumes::volume_sources;
 
 /// The API server takes no larger set of annotations.

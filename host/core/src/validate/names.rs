@@ -1,5 +1,7 @@
 //! The forms of names, keys and addresses (`apimachinery/pkg/util/validation/validation.go`), in its words.
 
+use std::net::IpAddr;
+
 /// What is wrong with a DNS-1123 label, if anything.
 pub(super) fn dns_label(text: &str) -> Option<String> {
     if text.len() > 63 {
@@ -128,6 +130,21 @@ pub(super) fn port_number(port: i32) -> Option<String> {
     (!(1..=65535).contains(&port)).then(|| "must be between 1 and 65535, inclusive".to_owned())
 }
 
+/// An address, in whose octets zeros may lead as they may for the API server (`ParseIPSloppy`): they are decimal all the same.
+pub(crate) fn ip(text: &str) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse() {
+        return Some(ip);
+    }
+    let octet = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<u8>().ok()).flatten();
+    let octets: Vec<u8> = text.split('.').map(octet).collect::<Option<_>>()?;
+    <[u8; 4]>::try_from(octets).ok().map(IpAddr::from)
+}
+
+/// What is wrong with an address, if anything.
+pub(super) fn address(text: &str) -> Option<String> {
+    ip(text).is_none().then(|| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())
+}
+
 /// What is wrong with a relative path that must not leave its folder, if anything.
 pub(super) fn local_path(path: &str) -> Option<String> {
     if path.starts_with('/') {
@@ -195,6 +212,12 @@ mod tests {
         }
         for domain in ["-foo.com", "foo.com-", "__foo.com", "foo_.com", "_", "a..b", "A.b", "a b", ""] {
             assert!(search_domain(domain).is_some(), "{domain}");
+        }
+        for (text, expected) in [("010.0.0.08", "10.0.0.8"), ("::1", "::1"), ("1.2.3.4", "1.2.3.4")] {
+            assert_eq!(ip(text).map(|ip| ip.to_string()).as_deref(), Some(expected), "{text}");
+        }
+        for text in ["", "1.2.3", "1.2.3.+4", "1.2.3.0256", "1.2.3.4.5", "1..2.3", "here"] {
+            assert_eq!(ip(text), None, "{text}");
         }
         assert_eq!(port_name("http-2"), None);
         assert!(port_name("80").is_some() && port_name("a--b").is_some());

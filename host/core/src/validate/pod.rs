@@ -1,7 +1,6 @@
 //! The fields of a pod's spec that are not its containers' or volumes'.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 
@@ -25,13 +24,7 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
     host_names(spec, errors);
     for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = format!("spec.hostAliases[{index}]");
-        if alias.ip.parse::<IpAddr>().is_err() {
-            errors.invalid(
-                format!("{path}.ip"),
-                &alias.ip,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
-        }
+        errors.form(format!("{path}.ip"), &alias.ip, names::address);
         for (number, name) in alias.hostnames.iter().flatten().enumerate() {
             errors.required_form(format!("{path}.hostnames[{number}]"), name, names::dns_subdomain);
         }
@@ -104,10 +97,7 @@ fn dns(spec: &v1::PodSpec, errors: &mut Errors) {
         errors.invalid("spec.dnsConfig.nameservers", servers, detail);
     }
     for (index, server) in config.nameservers.iter().flatten().enumerate() {
-        if server.parse::<IpAddr>().is_err() {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.invalid(format!("spec.dnsConfig.nameservers[{index}]"), server, detail);
-        }
+        errors.form(format!("spec.dnsConfig.nameservers[{index}]"), server, names::address);
     }
     let searches = config.searches.as_deref().unwrap_or_default();
     if searches.len() > MAX_SEARCHES {

@@ -92,6 +92,8 @@ fn what_the_api_server_takes_and_looks_odd() {
     let twice = "items: [{key: a, path: f}, {key: b, path: f}]";
     let rules = "[{action: Restart, exitCodes: {operator: NotIn, values: []}}]";
     for spec in [
+        "{hostAliases: [{ip: 010.0.0.1}], containers: [{name: c, image: i, ports: [{containerPort: 1, hostIP: 127.0.0.01}]}]}"
+            .to_owned(),
         env("fieldRef: {fieldPath: spec.host}"),
         env("fileKeyRef: {volumeName: v, path: /f, key: k}"),
         volume(&format!("configMap: {{name: c, {twice}}}")),
