@@ -65,7 +65,8 @@ pub(super) fn check_entry(name: &str, value: &Quantity, path: &str, errors: &mut
 
 /// A quantity that must not be negative.
 pub(super) fn check_quantity(value: &Quantity, path: &str, errors: &mut Errors) {
-    match quantity::value(value) {
+    // The API server cuts what is more than 64 bits hold (`12E`) to that; nothing has so much.
+    match quantity::wide(&value.0, 0) {
         None => errors.invalid(
             path,
             &value.0,
@@ -84,13 +85,10 @@ fn overcommits(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage")
 }
 
-/// Whether `a` is more than `b`, and whether they differ, as exactly as 64 bits allow.
+/// Whether `a` is more than `b`, and whether they differ, to the thousandth.
 fn compare(a: &Quantity, b: &Quantity) -> (bool, bool) {
-    match (quantity::milli(a), quantity::milli(b)) {
+    match (quantity::wide(&a.0, 3), quantity::wide(&b.0, 3)) {
         (Some(a), Some(b)) => (a > b, a != b),
-        _ => match (quantity::value(a), quantity::value(b)) {
-            (Some(a), Some(b)) => (a > b, a != b),
-            _ => (false, false),
-        },
+        _ => (false, false),
     }
 }

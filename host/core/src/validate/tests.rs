@@ -94,6 +94,7 @@ fn what_the_api_server_takes_and_looks_odd() {
     for spec in [
         "{hostAliases: [{ip: 010.0.0.1}], containers: [{name: c, image: i, ports: [{containerPort: 1, hostIP: 127.0.0.01}]}]}"
             .to_owned(),
+        "{containers: [{name: c, image: i, resources: {requests: {memory: 12E}}}]}".to_owned(),
         env("fieldRef: {fieldPath: spec.host}"),
         env("fileKeyRef: {volumeName: v, path: /f, key: k}"),
         volume(&format!("configMap: {{name: c, {twice}}}")),
