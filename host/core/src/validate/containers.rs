@@ -73,7 +73,7 @@ fn check_container(place: &Place<'_>, spec: &v1::PodSpec, volumes: &Volumes<'_>,
         resources::check(resources, &format!("{path}.resources"), errors);
     }
     if let Some(security) = &container.security_context {
-        security::check_container(security, &format!("{path}.securityContext"), errors);
+        security::check_container(security, spec, &format!("{path}.securityContext"), errors);
     }
     check_restart(place, errors);
     if *kind == ContainerKind::Init {

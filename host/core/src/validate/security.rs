@@ -50,7 +50,7 @@ pub(super) fn check_pod(spec: &v1::PodSpec, errors: &mut Errors) {
 }
 
 /// A container's.
-pub(super) fn check_container(security: &v1::SecurityContext, path: &str, errors: &mut Errors) {
+pub(super) fn check_container(security: &v1::SecurityContext, spec: &v1::PodSpec, path: &str, errors: &mut Errors) {
     check_id(security.run_as_user, &format!("{path}.runAsUser"), errors);
     check_id(security.run_as_group, &format!("{path}.runAsGroup"), errors);
     let privileged = security.privileged == Some(true);
@@ -87,7 +87,11 @@ pub(super) fn check_container(security: &v1::SecurityContext, path: &str, errors
         }
     }
     if let Some(mount) = &security.proc_mount {
-        errors.one_of(format!("{path}.procMount"), mount, &["Default", "Unmasked"]);
+        let path = format!("{path}.procMount");
+        errors.one_of(path.clone(), mount, &["Default", "Unmasked"]);
+        if mount == "Unmasked" && spec.host_users != Some(false) {
+            errors.invalid(path, mount, "`hostUsers` must be false to use `Unmasked`");
+        }
     }
     check_seccomp(security.seccomp_profile.as_ref(), &format!("{path}.seccompProfile"), errors);
     check_apparmor(security.app_armor_profile.as_ref(), &format!("{path}.appArmorProfile"), errors);

@@ -82,6 +82,18 @@ fn capabilities_beside_no_privilege_escalation() {
 }
 
 #[test]
+fn proc_is_unmasked_in_a_user_namespace_alone() {
+    for (field, expected) in [
+        ("hostUsers: false, ", &[][..]),
+        ("hostUsers: true, ", &["spec.containers[0].securityContext.procMount"]),
+        ("", &["spec.containers[0].securityContext.procMount"]),
+    ] {
+        let spec = format!("{{{field}containers: [{{name: c, image: i, securityContext: {{procMount: Unmasked}}}}]}}");
+        assert_eq!(paths(&spec), expected, "{field:?}");
+    }
+}
+
+#[test]
 fn what_the_api_server_takes_and_looks_odd() {
     let env = |from: &str| {
         format!(
