@@ -41,9 +41,7 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
     for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
         tolerance(toleration, &format!("spec.tolerations[{index}]"), errors);
     }
-    if let Some(resources) = &spec.resources {
-        resources::check(resources, "spec.resources", errors);
-    }
+    resources::check_pod(spec, errors);
     for (name, quantity) in spec.overhead.iter().flatten() {
         resources::check_entry(name, quantity, "spec.overhead", errors);
     }

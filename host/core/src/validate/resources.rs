@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{Errors, names};
-use crate::quantity;
+use crate::{admit, quantity};
 
-/// The requests and limits of a container or of a whole pod.
+/// The requests and limits of a container, or of a whole pod by themselves.
 pub(super) fn check(resources: &v1::ResourceRequirements, path: &str, errors: &mut Errors) {
     for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
         for (name, value) in list.iter().flatten() {
@@ -44,6 +44,42 @@ pub(super) fn check(resources: &v1::ResourceRequirements, path: &str, errors: &m
                 );
             }
             None => {}
+        }
+    }
+}
+
+/// The requests and limits of a whole pod: of what can be shared, enough for its containers.
+pub(super) fn check_pod(spec: &v1::PodSpec, errors: &mut Errors) {
+    let Some(whole) = &spec.resources else { return };
+    let path = "spec.resources";
+    if whole.claims.is_some() {
+        errors.forbidden(format!("{path}.claims"), "claims may not be set for Resources at pod-level");
+    }
+    check(whole, path, errors);
+    for (field, list) in [("limits", &whole.limits), ("requests", &whole.requests)] {
+        for name in list.iter().flatten().map(|(name, _)| name.as_str()).filter(|name| !name.starts_with("hugepages-"))
+        {
+            errors.one_of(format!("{path}.{field}[{name}]"), name, &["cpu", "hugepages-<size>", "memory"]);
+        }
+    }
+    let together = admit::container_requests(spec);
+    for (name, request) in whole.requests.iter().flatten() {
+        // As it was added up: CPU in thousandths.
+        let (scale, unit) = if name == "cpu" { (3, "m") } else { (0, "") };
+        let Some(needed) = together.get(name) else { continue };
+        if quantity::wide(&request.0, scale).is_some_and(|request| request < i128::from(*needed)) {
+            let detail = format!("must be greater than or equal to aggregate container requests of {needed}{unit}");
+            errors.invalid(format!("{path}.requests[{name}]"), &request.0, detail);
+        }
+    }
+    let empty = BTreeMap::new();
+    let limits = whole.limits.as_ref().unwrap_or(&empty);
+    for (index, container) in spec.containers.iter().enumerate() {
+        let of_container = container.resources.iter().flat_map(|resources| resources.limits.iter().flatten());
+        for (name, limit) in of_container {
+            let Some(most) = limits.get(name).filter(|most| compare(limit, most).0) else { continue };
+            let path = format!("spec.containers[{index}].resources.limits[{name}]");
+            errors.invalid(path, &limit.0, format!("must be less than or equal to pod limits of {}", most.0));
         }
     }
 }

@@ -82,12 +82,33 @@ fn capabilities_beside_no_privilege_escalation() {
 }
 
 #[test]
+fn what_a_pod_has_is_enough_for_its_containers() {
+    let spec = |whole: &str| {
+        let own = "resources: {requests: {cpu: 100m, memory: 1Gi}, limits: {cpu: '1', memory: 1Gi}}";
+        format!("{{resources: {whole}, containers: [{{name: a, image: i, {own}}}, {{name: b, image: i, {own}}}]}}")
+    };
+    let cases: [(&str, &[&str]); 7] = [
+        ("{requests: {cpu: 200m, memory: 2Gi}, limits: {cpu: '1', memory: 2Gi}}", &[]),
+        ("{limits: {cpu: '1', memory: 2Gi}}", &[]),
+        ("{requests: {cpu: 0.199, memory: 2Gi}}", &["spec.resources.requests[cpu]"]),
+        ("{requests: {memory: 2047Mi}}", &["spec.resources.requests[memory]"]),
+        (
+            "{limits: {cpu: 999m}}",
+            &["spec.containers[0].resources.limits[cpu]", "spec.containers[1].resources.limits[cpu]"],
+        ),
+        ("{requests: {ephemeral-storage: 1Gi}}", &["spec.resources.requests[ephemeral-storage]"]),
+        ("{claims: [{name: x}]}", &["spec.resources.claims"]),
+    ];
+    for (whole, expected) in cases {
+        assert_eq!(paths(&spec(whole)), expected, "{whole}");
+    }
+}
+
+#[test]
 fn proc_is_unmasked_in_a_user_namespace_alone() {
-    for (field, expected) in [
-        ("hostUsers: false, ", &[][..]),
-        ("hostUsers: true, ", &["spec.containers[0].securityContext.procMount"]),
-        ("", &["spec.containers[0].securityContext.procMount"]),
-    ] {
+    let refused = ["spec.containers[0].securityContext.procMount"];
+    let cases: [(&str, &[&str]); 3] = [("hostUsers: false, ", &[]), ("hostUsers: true, ", &refused), ("", &refused)];
+    for (field, expected) in cases {
         let spec = format!("{{{field}containers: [{{name: c, image: i, securityContext: {{procMount: Unmasked}}}}]}}");
         assert_eq!(paths(&spec), expected, "{field:?}");
     }
