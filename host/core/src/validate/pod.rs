@@ -55,6 +55,11 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
             errors.form(path, name, names::dns_subdomain);
         }
     }
+    // A pod of a manifest has its node from the start, and nobody clears its gates.
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    if gated && spec.node_name.as_deref().is_some_and(|name| !name.is_empty()) {
+        errors.forbidden("spec.schedulingGates", "must be empty for a pod that has a node: remove them");
+    }
     if let Some(os) = &spec.os {
         errors.one_of("spec.os.name", &os.name, &["linux", "windows"]);
     }

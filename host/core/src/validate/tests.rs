@@ -105,6 +105,13 @@ fn what_a_pod_has_is_enough_for_its_containers() {
 }
 
 #[test]
+fn a_pod_with_a_node_has_no_scheduling_gates() {
+    let spec = |gates: &str| format!("{{nodeName: n, schedulingGates: {gates}, containers: [{{name: c, image: i}}]}}");
+    assert_eq!(paths(&spec("[{name: a/b}]")), ["spec.schedulingGates"]);
+    assert_eq!(paths(&spec("[]")), [""; 0]);
+}
+
+#[test]
 fn proc_is_unmasked_in_a_user_namespace_alone() {
     let refused = ["spec.containers[0].securityContext.procMount"];
     let cases: [(&str, &[&str]); 3] = [("hostUsers: false, ", &[]), ("hostUsers: true, ", &refused), ("", &refused)];
