@@ -4,6 +4,7 @@
 //! reported together. What passes is safe to turn into names and paths on the node. Must not know what this node
 //! can do ([`crate::admit`], [`crate::support`]).
 
+mod affinity;
 mod containers;
 mod names;
 mod pod;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1;
 
-use super::{Errors, containers, names, resources, security, volumes};
+use super::{Errors, affinity, containers, names, resources, security, volumes};
 
 /// `pkg/apis/core/validation`: at most that many name servers, search domains, and characters of the latter.
 const MAX_NAMESERVERS: usize = 3;
@@ -38,6 +38,7 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
         errors.form("spec.nodeSelector", key, names::qualified_name);
         errors.form(format!("spec.nodeSelector[{key}]"), value, names::label_value);
     }
+    affinity::check(spec, errors);
     for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
         tolerance(toleration, &format!("spec.tolerations[{index}]"), errors);
     }

@@ -106,7 +106,8 @@ fn what_a_pod_has_is_enough_for_its_containers() {
 
 #[test]
 fn a_pod_with_a_node_has_no_scheduling_gates() {
-    let spec = |gates: &str| format!("{{nodeName: n, schedulingGates: {gates}, containers: [{{name: c, image: i}}]}}");
+    let spec =
+        |gates: &str| format!("{{nodeName: node, schedulingGates: {gates}, containers: [{{name: c, image: i}}]}}");
     assert_eq!(paths(&spec("[{name: a/b}]")), ["spec.schedulingGates"]);
     assert_eq!(paths(&spec("[]")), [""; 0]);
 }
