@@ -179,7 +179,7 @@ impl Errors {
             self.form("metadata.uid", uid, names::uid);
         }
         for (key, value) in metadata.labels.iter().flatten() {
-            self.form("metadata.labels", key, names::qualified_name);
+            self.form(format!("metadata.labels[{key}]"), key, names::qualified_name);
             self.form(format!("metadata.labels[{key}]"), value, names::label_value);
         }
         self.annotations(metadata.annotations.as_ref());
@@ -189,7 +189,7 @@ impl Errors {
         let mut size = 0;
         for (key, value) in annotations.into_iter().flatten() {
             // Their keys may have capitals.
-            self.form("metadata.annotations", &key.to_lowercase(), names::qualified_name);
+            self.form(format!("metadata.annotations[{key}]"), &key.to_lowercase(), names::qualified_name);
             size += key.len() + value.len();
         }
         if size > MAX_ANNOTATIONS_BYTES {

@@ -35,7 +35,7 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
         errors.form(format!("spec.imagePullSecrets[{index}].name"), &secret.name, names::dns_subdomain);
     }
     for (key, value) in spec.node_selector.iter().flatten() {
-        errors.form("spec.nodeSelector", key, names::qualified_name);
+        errors.form(format!("spec.nodeSelector[{key}]"), key, names::qualified_name);
         errors.form(format!("spec.nodeSelector[{key}]"), value, names::label_value);
     }
     affinity::check(spec, errors);
