@@ -42,7 +42,8 @@ pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Resul
     let mut object = written;
     let metadata = &mut object.metadata;
     let uid = metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| derived_uid(document, origin));
-    let name = format!("{name}-{}", origin.node_name.to_lowercase());
+    let written_name = name;
+    let name = format!("{written_name}-{}", origin.node_name.to_lowercase());
     let namespace = metadata.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
     metadata.uid = Some(uid.clone());
     metadata.name = Some(name.clone());
@@ -58,6 +59,10 @@ pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Resul
     defaults::apply(&mut object);
 
     let mut errors = validate::validate(&object);
+    // The name is shown as it is written.
+    for error in errors.iter_mut().filter(|error| error.path == "metadata.name") {
+        error.message = error.message.replacen(&format!("{name:?}"), &format!("{written_name:?}"), 1);
+    }
     errors.extend(references::forbidden(&object, &origin.source));
     if !errors.is_empty() {
         return Err(errors);
