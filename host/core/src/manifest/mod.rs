@@ -212,15 +212,14 @@ impl Reader<'_> {
 
     /// The typed object, after telling of fields that it does not have; nothing if it does not fit.
     fn typed<T: DeserializeOwned>(&mut self, item: &Item<'_>, node: &Node) -> Option<T> {
-        match typed::read::<T>(node, item.kind == "Secret") {
-            Ok((object, unknown)) => {
-                for field in unknown {
-                    let hint = field.near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-                    let message = format!("{}: unknown field{hint}", self.subject(item, &field.path));
-                    self.problem(field.at, message, true);
-                }
-                Some(object)
-            }
+        let (object, unknown) = typed::read::<T>(node, item.kind == "Secret");
+        for field in unknown {
+            let hint = field.near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+            let message = format!("{}: unknown field{hint}", self.subject(item, &field.path));
+            self.problem(field.at, message, true);
+        }
+        match object {
+            Ok(object) => Some(object),
             Err(error) => {
                 let message = format!("{}: {}", self.subject(item, &error.path), error.message);
                 self.problem(error.at, message, false);

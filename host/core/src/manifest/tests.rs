@@ -225,6 +225,20 @@ fn many_warnings_are_no_error() {
 }
 
 #[test]
+fn fields_that_nobody_knows_are_told_of_beside_one_that_does_not_fit() {
+    let parsed = read("apiVersion: v1\nkind: Pod\nmetadata: {name: web, lables: {}}\nspec: {containers: 3}\n");
+    let found: Vec<(bool, &str)> =
+        parsed.problems.iter().map(|problem| (problem.warning, problem.message.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            (true, "Pod web: metadata.lables: unknown field; did you mean \"labels\"?"),
+            (false, "Pod web: spec.containers: expected a list, found the number 3"),
+        ]
+    );
+}
+
+#[test]
 fn a_problem_is_short_however_long_what_it_is_about() {
     let long = "é".repeat(1 << 20);
     let parsed =
