@@ -244,7 +244,7 @@ impl Reader<'_> {
         placed.sort_by_key(|(at, _)| (at.line, at.column));
         for (at, error) in placed {
             let message = format!("{}: {}", self.subject(item, &error.path), error.message);
-            self.problem(at, message, false);
+            self.problem(at, message, error.warning);
         }
     }
 
@@ -265,7 +265,8 @@ impl Reader<'_> {
         let spec = pod::without_status(item.node);
         let Some(written) = self.typed::<v1::Pod>(item, &spec) else { return };
         match pod::build(&spec, written, self.origin) {
-            Ok(pod) => {
+            Ok((pod, warnings)) => {
+                self.field_errors(item, warnings);
                 if self.is_new(item, "Pod", &pod.id.namespace, &pod.id.name) {
                     self.parsed.pods.push(pod);
                 }

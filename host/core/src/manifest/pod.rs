@@ -30,8 +30,12 @@ pub(super) fn without_status(node: &Node) -> Node {
     node
 }
 
-/// The pod that runs here for the one that was written.
-pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Result<Pod, Vec<FieldError>> {
+/// The pod that runs here for the one that was written, with warnings.
+pub(super) fn build(
+    document: &Node,
+    written: v1::Pod,
+    origin: &Origin,
+) -> Result<(Pod, Vec<FieldError>), Vec<FieldError>> {
     let name = written.metadata.name.clone().unwrap_or_default();
     if name.is_empty() {
         return Err(vec![FieldError::new("metadata.name", "Required value: name is needed for the pod")]);
@@ -64,10 +68,10 @@ pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Resul
         error.message = error.message.replacen(&format!("{name:?}"), &format!("{written_name:?}"), 1);
     }
     errors.extend(references::forbidden(&object, &origin.source));
-    if !errors.is_empty() {
+    if errors.iter().any(|error| !error.warning) {
         return Err(errors);
     }
-    Ok(Pod {
+    let pod = Pod {
         id: PodId { namespace, name, uid },
         source: origin.source.clone(),
         object: Arc::new(object),
@@ -75,7 +79,8 @@ pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Resul
         sandbox_hash,
         deletion: None,
         ephemeral: Vec::new(),
-    })
+    };
+    Ok((pod, errors))
 }
 
 /// 32 hex digits from the pod as written, the node and the place: another content is another pod. Comments, the

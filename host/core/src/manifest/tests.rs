@@ -225,6 +225,19 @@ fn many_warnings_are_no_error() {
 }
 
 #[test]
+fn a_pod_that_is_warned_of_is_read() {
+    let parsed = read(
+        &WEB.replace("    ports:", "    resizePolicy: [{resourceName: gpu, restartPolicy: NotRequired}]\n    ports:"),
+    );
+    assert_eq!((parsed.pods.len(), parsed.has_errors()), (1, false));
+    assert!(
+        parsed.problems[0].warning && parsed.problems[0].place.ends_with("web.yaml:11:21"),
+        "{:?}",
+        parsed.problems
+    );
+}
+
+#[test]
 fn fields_that_nobody_knows_are_told_of_beside_one_that_does_not_fit() {
     let parsed = read("apiVersion: v1\nkind: Pod\nmetadata: {name: web, lables: {}}\nspec: {containers: 3}\n");
     let found: Vec<(bool, &str)> =

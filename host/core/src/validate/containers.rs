@@ -76,6 +76,8 @@ fn check_container(place: &Place<'_>, spec: &v1::PodSpec, volumes: &Volumes<'_>,
         security::check_container(security, spec, &format!("{path}.securityContext"), errors);
     }
     check_restart(place, errors);
+    // A pod of a manifest is not resized: a wrong policy does nothing.
+    errors.warnings(|errors| check_resize(place, spec, errors));
     if *kind == ContainerKind::Init {
         let set = [
             ("lifecycle", container.lifecycle.is_some()),
@@ -151,6 +153,27 @@ fn check_restart(place: &Place<'_>, errors: &mut Errors) {
                 format!("{path}.exitCodes.values"),
                 format!("Too many: {count}: must have at most {MAX_EXIT_CODES} items"),
             );
+        }
+    }
+}
+
+fn check_resize(place: &Place<'_>, spec: &v1::PodSpec, errors: &mut Errors) {
+    let mut seen = Seen::new();
+    for (index, policy) in place.container.resize_policy.iter().flatten().enumerate() {
+        let path = format!("{}.resizePolicy[{index}]", place.path);
+        errors.unique(path.clone(), &policy.resource_name, &mut seen);
+        errors.one_of(format!("{path}.resourceName"), &policy.resource_name, &["cpu", "memory"]);
+        let path = format!("{path}.restartPolicy");
+        errors.one_of(path.clone(), &policy.restart_policy, &["NotRequired", "RestartContainer"]);
+        if policy.restart_policy == "NotRequired" {
+            continue;
+        }
+        if spec.restart_policy.as_deref() == Some("Never") {
+            let detail = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+            errors.invalid(path, &policy.restart_policy, detail);
+        } else if place.kind == ContainerKind::Init && policy.restart_policy == "RestartContainer" {
+            let detail = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+            errors.invalid(path, &policy.restart_policy, detail);
         }
     }
 }

@@ -27,19 +27,26 @@ const MAX_ANNOTATIONS_BYTES: usize = 256 << 10;
 /// The API server takes no larger ConfigMap or Secret.
 const MAX_DATA_BYTES: usize = 1 << 20;
 
-/// A field with a value that it must not have.
+/// A field with a value that it must not have, or should not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
     /// The field: `spec.containers[0].ports[1].hostPort`.
     pub path: String,
     /// What is wrong with it, in Kubernetes' words.
     pub message: String,
+    /// Whether the object is taken all the same: the API server refuses it, and here it runs and means less than is written.
+    pub warning: bool,
 }
 
 impl FieldError {
     /// An error of that field.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        FieldError { path: path.into(), message: message.into() }
+        FieldError { path: path.into(), message: message.into(), warning: false }
+    }
+
+    /// A warning of that field.
+    pub fn warning(path: impl Into<String>, message: impl Into<String>) -> Self {
+        FieldError { warning: true, ..Self::new(path, message) }
     }
 }
 
@@ -49,7 +56,7 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// All that is wrong with a pod.
+/// All that is wrong with a pod, warnings among it.
 pub fn validate(pod: &v1::Pod) -> Vec<FieldError> {
     let mut errors = Errors::default();
     errors.metadata(&pod.metadata);
@@ -105,7 +112,14 @@ struct Errors(Vec<FieldError>);
 
 impl Errors {
     fn push(&mut self, path: impl Into<String>, message: String) {
-        self.0.push(FieldError { path: path.into(), message });
+        self.0.push(FieldError::new(path, message));
+    }
+
+    /// What the check finds are warnings.
+    fn warnings(&mut self, check: impl FnOnce(&mut Errors)) {
+        let before = self.0.len();
+        check(self);
+        self.0.iter_mut().skip(before).for_each(|error| error.warning = true);
     }
 
     fn required(&mut self, path: impl Into<String>, detail: &str) {

@@ -104,6 +104,31 @@ fn what_a_pod_has_is_enough_for_its_containers() {
     }
 }
 
+/// The fields that are warned of; nothing else is wrong.
+fn warned(spec: &str) -> Vec<String> {
+    let found = validate(&pod(spec));
+    assert!(found.iter().all(|error| error.warning), "{found:?}");
+    found.into_iter().map(|error| error.path).collect()
+}
+
+#[test]
+fn a_resize_policy_that_means_nothing_is_warned_of() {
+    let spec = |policies: &str, more: &str| {
+        let container = format!("{{name: c, image: i, resizePolicy: [{policies}]}}");
+        format!("{{{more}containers: [{container}]}}")
+    };
+    let policy = |resource: &str, restart: &str| format!("{{resourceName: {resource}, restartPolicy: {restart}}}");
+    let cpu = policy("cpu", "RestartContainer");
+    let path = "spec.containers[0].resizePolicy";
+    assert_eq!(warned(&spec(&format!("{cpu}, {}", policy("memory", "NotRequired")), "")), [""; 0]);
+    assert_eq!(warned(&spec(&format!("{cpu}, {cpu}"), "")), [format!("{path}[1]")]);
+    assert_eq!(warned(&spec(&policy("gpu", "NotRequired"), "")), [format!("{path}[0].resourceName")]);
+    assert_eq!(warned(&spec(&policy("cpu", "Always"), "")), [format!("{path}[0].restartPolicy")]);
+    assert_eq!(warned(&spec(&cpu, "restartPolicy: Never, ")), [format!("{path}[0].restartPolicy")]);
+    let init = format!("initContainers: [{{name: a, image: i, resizePolicy: [{cpu}]}}], ");
+    assert_eq!(warned(&spec("", &init)), ["spec.initContainers[0].resizePolicy[0].restartPolicy"]);
+}
+
 #[test]
 fn a_pod_with_a_node_has_no_scheduling_gates() {
     let spec =
