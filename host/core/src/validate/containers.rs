@@ -71,6 +71,12 @@ fn check_container(place: &Place<'_>, spec: &v1::PodSpec, volumes: &Volumes<'_>,
     check_mounts(container, path, volumes, errors);
     if let Some(resources) = &container.resources {
         resources::check(resources, &format!("{path}.resources"), errors);
+        let known = |name: &str| spec.resource_claims.iter().flatten().any(|claim| claim.name == name);
+        let claims = resources.claims.iter().flatten().enumerate();
+        for (index, claim) in claims.filter(|(_, claim)| !known(&claim.name)) {
+            let path = format!("{path}.resources.claims[{index}]");
+            errors.warnings(|errors| errors.not_found(path, &claim.name));
+        }
     }
     if let Some(security) = &container.security_context {
         security::check_container(security, spec, &format!("{path}.securityContext"), errors);
@@ -318,7 +324,12 @@ fn check_mounts(container: &v1::Container, path: &str, volumes: &Volumes<'_>, er
             let path = format!("{path}.recursiveReadOnly");
             errors.one_of(path.clone(), recursive, &["Disabled", "Enabled", "IfPossible"]);
             if recursive != "Disabled" && mount.read_only != Some(true) {
-                errors.forbidden(path, "may only be specified when readOnly is true");
+                errors.forbidden(path.clone(), "may only be specified when readOnly is true");
+            }
+            let propagation = mount.mount_propagation.as_deref().unwrap_or("None");
+            if recursive != "Disabled" && propagation != "None" {
+                let detail = "may only be specified when mountPropagation is None or not specified";
+                errors.warnings(|errors| errors.forbidden(path, detail));
             }
         }
     }

@@ -5,6 +5,7 @@
 //! can do ([`crate::admit`], [`crate::support`]).
 
 mod affinity;
+mod annotations;
 mod containers;
 mod names;
 mod pod;
@@ -62,7 +63,11 @@ pub fn validate(pod: &v1::Pod) -> Vec<FieldError> {
     errors.metadata(&pod.metadata);
     match &pod.spec {
         None => errors.required("spec.containers", ""),
-        Some(spec) => pod::check(spec, &mut errors),
+        Some(spec) => {
+            pod::check(spec, &mut errors);
+            let annotations = pod.metadata.annotations.iter();
+            annotations.for_each(|all| errors.warnings(|errors| annotations::check(all, spec, errors)));
+        }
     }
     errors.0
 }

@@ -112,6 +112,68 @@ fn warned(spec: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_means_less_than_it_says_is_warned_of() {
+    let env = |resource: &str, divisor: &str| {
+        let field = format!("resourceFieldRef: {{resource: {resource}, divisor: {divisor}}}");
+        format!("{{containers: [{{name: c, image: i, env: [{{name: X, valueFrom: {{{field}}}}}]}}]}}")
+    };
+    for (resource, divisor, expected) in [
+        ("limits.cpu", "1m", false),
+        ("limits.cpu", "'1'", false),
+        ("limits.cpu", "'0'", false),
+        ("limits.cpu", "10m", true),
+        ("requests.cpu", "1Mi", true),
+        ("limits.memory", "1024Ki", false),
+        ("limits.memory", "1M", false),
+        ("limits.memory", "2Mi", true),
+    ] {
+        let path = ["spec.containers[0].env[0].valueFrom.resourceFieldRef.divisor"];
+        assert_eq!(warned(&env(resource, divisor)).len(), usize::from(expected), "{resource} {divisor}");
+        assert!(!expected || warned(&env(resource, divisor)) == path);
+    }
+    let mount = |more: &str| {
+        let mount = format!("{{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled{more}}}");
+        format!("{{volumes: [{{name: v}}], containers: [{{name: c, image: i, volumeMounts: [{mount}]}}]}}")
+    };
+    assert_eq!(warned(&mount(", mountPropagation: None")), [""; 0]);
+    let expected = ["spec.containers[0].volumeMounts[0].recursiveReadOnly"];
+    assert_eq!(warned(&mount(", mountPropagation: HostToContainer")), expected);
+    let spec =
+        "{resourceClaims: [{name: a}], containers: [{name: c, image: i, resources: {claims: [{name: a}, {name: b}]}}]}";
+    assert_eq!(warned(spec), ["spec.containers[0].resources.claims[1]"]);
+}
+
+#[test]
+fn an_annotation_beside_a_field_says_the_same() {
+    let spec = "{securityContext: {seccompProfile: {type: RuntimeDefault}, appArmorProfile: {type: Unconfined}}, containers: \
+                [{name: c, image: i, securityContext: {seccompProfile: {type: Localhost, localhostProfile: a.json}}}]}";
+    for (annotation, value, expected) in [
+        ("seccomp.security.alpha.kubernetes.io/pod", "docker/default", ""),
+        ("seccomp.security.alpha.kubernetes.io/pod", "unconfined", "spec.securityContext.seccompProfile.type"),
+        ("container.seccomp.security.alpha.kubernetes.io/c", "localhost/a.json", ""),
+        (
+            "container.seccomp.security.alpha.kubernetes.io/c",
+            "localhost/b.json",
+            "spec.containers[0].securityContext.seccompProfile.type",
+        ),
+        ("container.apparmor.security.beta.kubernetes.io/c", "unconfined", ""),
+        (
+            "container.apparmor.security.beta.kubernetes.io/c",
+            "runtime/default",
+            "spec.containers[0].securityContext.appArmorProfile.type",
+        ),
+        ("container.apparmor.security.beta.kubernetes.io/other", "runtime/default", ""),
+    ] {
+        let mut pod = pod(spec);
+        pod.metadata.annotations = Some(BTreeMap::from([(annotation.to_owned(), value.to_owned())]));
+        let found = validate(&pod);
+        assert!(found.iter().all(|error| error.warning), "{found:?}");
+        let found: Vec<&str> = found.iter().map(|error| error.path.as_str()).collect();
+        assert_eq!(found.join(" "), expected, "{annotation}: {value}");
+    }
+}
+
+#[test]
 fn a_resize_policy_that_means_nothing_is_warned_of() {
     let spec = |policies: &str, more: &str| {
         let container = format!("{{name: c, image: i, resizePolicy: [{policies}]}}");

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1;
 
 use super::pod::Seen;
 use super::{Errors, names, resources};
+use crate::quantity;
 
 /// What a volume's content comes from, by the names of the fields; one in a valid volume.
 pub fn volume_sources(volume: &v1::Volume) -> Vec<&'static str> {
@@ -273,7 +274,17 @@ pub(super) fn check_resource(reference: &v1::ResourceFieldSelector, path: &str, 
         errors.one_of(format!("{path}.resource"), resource, &words);
     }
     if let Some(divisor) = &reference.divisor {
-        resources::check_quantity(divisor, &format!("{path}.divisor"), errors);
+        let path = format!("{path}.divisor");
+        resources::check_quantity(divisor, &path, errors);
+        let units: &[&str] = match resource.split_once('.') {
+            Some((_, "cpu")) => &["1m", "1"],
+            _ => &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"],
+        };
+        let unset = quantity::wide(&divisor.0, 3).is_none_or(|milli| milli == 0);
+        if !unset && !units.contains(&quantity::canonical(divisor).0.as_str()) {
+            let detail = format!("only divisor's values {} are supported with {resource}", units.join(", "));
+            errors.warnings(|errors| errors.invalid(path, &divisor.0, detail));
+        }
     }
 }
 
