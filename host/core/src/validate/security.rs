@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1;
 
 use super::{Errors, names};
+use crate::admit::sysctls;
 
 /// Highest user and group ID: 32 bits, signed.
 const MAX_ID: i64 = i32::MAX as i64;
@@ -43,7 +44,10 @@ pub(super) fn check_pod(spec: &v1::PodSpec, errors: &mut Errors) {
     for (index, sysctl) in security.sysctls.iter().flatten().enumerate() {
         let path = format!("{path}.sysctls[{index}].name");
         errors.required_form(path.clone(), &sysctl.name, names::sysctl);
-        errors.unique(path, &sysctl.name, &mut seen);
+        errors.unique(path.clone(), &sysctl.name, &mut seen);
+        if let Some(field) = sysctls::of_the_node(&sysctl.name, spec) {
+            errors.invalid(path, &sysctl.name, format!("may not be specified when '{field}' is true"));
+        }
     }
     check_seccomp(security.seccomp_profile.as_ref(), &format!("{path}.seccompProfile"), errors);
     check_apparmor(security.app_armor_profile.as_ref(), &format!("{path}.appArmorProfile"), errors);

@@ -144,6 +144,22 @@ fn what_means_less_than_it_says_is_warned_of() {
 }
 
 #[test]
+fn sysctls_of_the_node_are_not_a_pods() {
+    for (field, name, refused) in [
+        ("hostNetwork", "net.ipv4.tcp_rmem", true),
+        ("hostNetwork", "kernel.shm_rmid_forced", false),
+        ("hostIPC", "kernel.shm_rmid_forced", true),
+        ("hostIPC", "net/ipv4/tcp_rmem", false),
+        ("hostPID", "net.ipv4.tcp_rmem", false),
+    ] {
+        let sysctls = format!("securityContext: {{sysctls: [{{name: {name}, value: '1'}}]}}");
+        let spec = format!("{{{field}: true, {sysctls}, containers: [{{name: c, image: i}}]}}");
+        let expected: &[&str] = if refused { &["spec.securityContext.sysctls[0].name"] } else { &[] };
+        assert_eq!(paths(&spec), expected, "{field} {name}");
+    }
+}
+
+#[test]
 fn an_annotation_beside_a_field_says_the_same() {
     let spec = "{securityContext: {seccompProfile: {type: RuntimeDefault}, appArmorProfile: {type: Unconfined}}, containers: \
                 [{name: c, image: i, securityContext: {seccompProfile: {type: Localhost, localhostProfile: a.json}}}]}";
