@@ -20,6 +20,8 @@ pub(super) fn check(resources: &v1::ResourceRequirements, path: &str, errors: &m
             check_entry(name, value, &format!("{path}.{field}"), errors);
         }
     }
+    // What is left of a page is not used, and the cluster's rule for the rest guards its scheduler.
+    errors.warnings(|errors| check_huge_pages(resources, path, errors));
     let empty = BTreeMap::new();
     let limits = resources.limits.as_ref().unwrap_or(&empty);
     for (name, request) in resources.requests.iter().flatten() {
@@ -45,6 +47,27 @@ pub(super) fn check(resources: &v1::ResourceRequirements, path: &str, errors: &m
             }
             None => {}
         }
+    }
+}
+
+/// Huge pages are whole, and come with memory or CPU of a pod that is more than them.
+fn check_huge_pages(resources: &v1::ResourceRequirements, path: &str, errors: &mut Errors) {
+    let lists = [("limits", &resources.limits), ("requests", &resources.requests)];
+    let entries = || lists.iter().flat_map(|(field, list)| list.iter().flatten().map(move |entry| (*field, entry)));
+    let size = |name: &str| name.strip_prefix("hugepages-").map(|size| quantity::parse(size, 0));
+    for (field, (name, value)) in entries() {
+        // A request is its limit, or told of for that.
+        let repeated = field == "requests" && resources.limits.as_ref().is_some_and(|limits| limits.contains_key(name));
+        let Some(size) = size(name).filter(|_| !repeated) else { continue };
+        let whole = |amount: i64| size.is_some_and(|size| size > 0 && amount % size == 0);
+        if quantity::value(value).is_some_and(|amount| !whole(amount)) {
+            let detail = format!("{} is not positive integer multiple of {name}", value.0);
+            errors.invalid(format!("{path}.{field}[{name}]"), &value.0, detail);
+        }
+    }
+    let any = |wanted: fn(&str) -> bool| entries().any(|(_, (name, _))| wanted(name));
+    if any(|name: &str| name.starts_with("hugepages-")) && !any(|name: &str| matches!(name, "cpu" | "memory")) {
+        errors.forbidden(path, "HugePages require cpu or memory");
     }
 }
 

@@ -90,7 +90,7 @@ fn what_a_pod_has_is_enough_for_its_containers() {
     let cases: [(&str, &[&str]); 7] = [
         ("{requests: {cpu: 200m, memory: 2Gi}, limits: {cpu: '1', memory: 2Gi}}", &[]),
         ("{limits: {cpu: '1', memory: 2Gi}}", &[]),
-        ("{requests: {cpu: 0.199, memory: 2Gi}}", &["spec.resources.requests[cpu]"]),
+        ("{requests: {cpu: '0.199', memory: 2Gi}}", &["spec.resources.requests[cpu]"]),
         ("{requests: {memory: 2047Mi}}", &["spec.resources.requests[memory]"]),
         (
             "{limits: {cpu: 999m}}",
@@ -156,6 +156,21 @@ fn sysctls_of_the_node_are_not_a_pods() {
         let spec = format!("{{{field}: true, {sysctls}, containers: [{{name: c, image: i}}]}}");
         let expected: &[&str] = if refused { &["spec.securityContext.sysctls[0].name"] } else { &[] };
         assert_eq!(paths(&spec), expected, "{field} {name}");
+    }
+}
+
+#[test]
+fn huge_pages_are_whole_and_come_with_something() {
+    let path = "spec.containers[0].resources";
+    for (limits, expected) in [
+        ("cpu: '1', hugepages-2Mi: 4Mi", String::new()),
+        ("memory: 1Gi, hugepages-1Gi: '0'", String::new()),
+        ("cpu: '1', hugepages-2Mi: 3Mi", format!("{path}.limits[hugepages-2Mi]")),
+        ("cpu: '1', hugepages-x: 3Mi", format!("{path}.limits[hugepages-x]")),
+        ("hugepages-2Mi: 4Mi", path.to_owned()),
+    ] {
+        let spec = format!("{{containers: [{{name: c, image: i, resources: {{limits: {{{limits}}}}}}}]}}");
+        assert_eq!(warned(&spec).join(" "), expected, "{limits}");
     }
 }
 
