@@ -80,6 +80,7 @@ pub(super) fn build(
         deletion: None,
         ephemeral: Vec::new(),
     };
+    errors.extend(references::waits(&pod));
     Ok((pod, errors))
 }
 

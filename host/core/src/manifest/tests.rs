@@ -238,6 +238,24 @@ fn a_pod_that_is_warned_of_is_read() {
 }
 
 #[test]
+fn a_volume_that_is_never_there_is_warned_of() {
+    let claim = WEB.replace("configMap: {name: web, defaultMode: 0640}", "persistentVolumeClaim: {claimName: data}");
+    let warned = |text: &str| {
+        let parsed = read(text);
+        assert_eq!((parsed.pods.len(), parsed.has_errors()), (1, false));
+        parsed.problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warned(&claim),
+        [
+            "Pod web: spec.volumes[0].persistentVolumeClaim: the pod will stay Pending: claims are not bound on this node; \
+          use hostPath or emptyDir"
+        ]
+    );
+    assert_eq!(warned(&claim.replace("    - {name: config, mountPath: /etc/nginx}", "      []")), [""; 0], "unused");
+}
+
+#[test]
 fn fields_that_nobody_knows_are_told_of_beside_one_that_does_not_fit() {
     let parsed = read("apiVersion: v1\nkind: Pod\nmetadata: {name: web, lables: {}}\nspec: {containers: 3}\n");
     let found: Vec<(bool, &str)> =
