@@ -226,9 +226,10 @@ impl Pod {
     }
 
     /// The grace period in seconds that ends the pod: the deletion's, else the spec's, else 30; at most
-    /// [`MOST_GRACE_SECONDS`].
+    /// [`MOST_GRACE_SECONDS`]. A negative one of the spec is a second.
     pub fn grace_seconds(&self) -> i64 {
         let own = self.spec().termination_grace_period_seconds.unwrap_or(30);
+        let own = if own < 0 { 1 } else { own };
         self.deletion.map_or(own, |deletion| deletion.grace_seconds).clamp(0, MOST_GRACE_SECONDS)
     }
 }
@@ -242,6 +243,14 @@ pub fn init_kind(spec: &v1::Container) -> ContainerKind {
 mod tests {
     use super::*;
     use crate::testing::at;
+
+    #[test]
+    fn a_negative_grace_period_is_a_second() {
+        for (written, expected) in [(-5, 1), (0, 0), (7, 7)] {
+            let spec = format!("{{terminationGracePeriodSeconds: {written}, containers: [{{name: c, image: i}}]}}");
+            assert_eq!(crate::admit::testing::pod(&spec).grace_seconds(), expected);
+        }
+    }
 
     #[test]
     fn a_grace_period_begins_when_it_is_heard_of_and_another_word_only_ends_it_sooner() {

@@ -14,6 +14,11 @@ pub fn value(quantity: &Quantity) -> Option<i64> {
 
 /// `text` times 10^`scale`, rounded up (away from zero), as the apimachinery's `ScaledValue`.
 pub fn parse(text: &str, scale: u32) -> Option<i64> {
+    i64::try_from(wide(text, scale)?).ok()
+}
+
+/// The same of what may be more than 64 bits hold, up to 128.
+pub(crate) fn wide(text: &str, scale: u32) -> Option<i128> {
     let (negative, unsigned) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -63,7 +68,7 @@ pub fn parse(text: &str, scale: u32) -> Option<i64> {
     if numerator % denominator != 0 || dropped {
         result = result.checked_add(1)?;
     }
-    i64::try_from(if negative { -result } else { result }).ok()
+    Some(if negative { -result } else { result })
 }
 
 /// The notation that the API server gives a quantity back in, whatever it was written as: `0.5` is `500m`, `1024Mi` is

@@ -93,7 +93,7 @@ pub fn ports(pod: &Pod) -> Result<Vec<PortMapping>, ConfigError> {
             };
             let host_ip = match port.host_ip.as_deref().filter(|ip| !ip.is_empty()) {
                 None => None,
-                Some(text) => Some(text.parse().map_err(|_| {
+                Some(text) => Some(crate::validate::ip(text).ok_or_else(|| {
                     ConfigError::new(format!(
                         "hostIP of container {:?}: {text:?} is not an address",
                         container.spec.name

@@ -24,6 +24,10 @@ const FAILED_MOUNT: &str = "FailedMount";
 const FAILED_SANDBOX: &str = "FailedCreatePodSandBox";
 const FAILED_CLAIMS: &str = "FailedPrepareDynamicResources";
 
+/// Of `spec.resourceClaims`.
+pub(crate) const NO_CLAIMS: &str =
+    "resourceClaims (dynamic resource allocation) are not supported on this node; remove them";
+
 /// What cannot be done for the pod, all of it in one message; the first one gives the event. In a cluster extended resources
 /// may be others' to advertise on the Node, and the scheduler's to see to.
 pub fn unsupported(pod: &Pod, node: &NodeFacts, in_cluster: bool) -> Option<Unsupported> {
@@ -48,20 +52,9 @@ fn volumes(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>)
         };
         let in_cluster = pod.source == Source::Api;
         for source in crate::validate::volume_sources(volume) {
-            let advice = match source {
-                "emptyDir" | "hostPath" | "configMap" | "secret" | "downwardAPI" | "projected" | "image" | "nfs" => {
-                    continue;
-                }
-                "persistentVolumeClaim" | "ephemeral" if in_cluster => continue,
-                "persistentVolumeClaim" | "ephemeral" => "claims are not bound on this node; use hostPath or emptyDir",
-                "csi" => "no CSI driver can be registered on this node; use hostPath or emptyDir",
-                "iscsi" | "fc" | "cephfs" | "glusterfs" | "rbd" => {
-                    "network volumes are not supported; mount it on the node and use hostPath"
-                }
-                "gitRepo" => "gitRepo volumes are not supported; clone with an init container into an emptyDir",
-                _ => "this kind of volume is not supported; use hostPath or emptyDir",
-            };
-            refuse(format!("{source}: {advice}"));
+            if let Some(advice) = no_volume(source, in_cluster) {
+                refuse(format!("{source}: {advice}"));
+            }
         }
         let medium = volume.empty_dir.as_ref().and_then(|source| source.medium.as_deref()).unwrap_or_default();
         if medium.starts_with("HugePages") && node.huge_pages.is_empty() {
@@ -79,6 +72,23 @@ fn volumes(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>)
             }
         }
     }
+}
+
+/// Why no volume can be made from that source, and what to do.
+pub(crate) fn no_volume(source: &str, in_cluster: bool) -> Option<&'static str> {
+    Some(match source {
+        "emptyDir" | "hostPath" | "configMap" | "secret" | "downwardAPI" | "projected" | "image" | "nfs" => {
+            return None;
+        }
+        "persistentVolumeClaim" | "ephemeral" if in_cluster => return None,
+        "persistentVolumeClaim" | "ephemeral" => "claims are not bound on this node; use hostPath or emptyDir",
+        "csi" => "no CSI driver can be registered on this node; use hostPath or emptyDir",
+        "iscsi" | "fc" | "cephfs" | "glusterfs" | "rbd" => {
+            "network volumes are not supported; mount it on the node and use hostPath"
+        }
+        "gitRepo" => "gitRepo volumes are not supported; clone with an init container into an emptyDir",
+        _ => "this kind of volume is not supported; use hostPath or emptyDir",
+    })
 }
 
 fn sandbox(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>) {
@@ -103,8 +113,7 @@ fn sandbox(pod: &Pod, node: &NodeFacts, found: &mut Vec<(&'static str, String)>)
         refuse(FAILED_SANDBOX, "windowsOptions are for Windows nodes, this one runs Linux; remove them".to_owned());
     }
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
-        let message = "resourceClaims (dynamic resource allocation) are not supported on this node; remove them";
-        refuse(FAILED_CLAIMS, message.to_owned());
+        refuse(FAILED_CLAIMS, NO_CLAIMS.to_owned());
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sysctls that a pod may set (`pkg/kubelet/sysctl/{safe_sysctls,allowlist}.go`).
 
+use k8s_openapi::api::core::v1;
+
 use super::{Rejection, reject};
 use crate::node::NodeFacts;
 use crate::pod::Pod;
@@ -80,17 +82,22 @@ pub(super) fn check(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
         if !allowed {
             return reject("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", sysctl.name));
         }
-        let namespace = namespace_of(&name);
-        if namespace == Namespace::Net && spec.host_network == Some(true) {
-            let message = format!("forbidden sysctl: {:?} not allowed with host net enabled", sysctl.name);
-            return reject("SysctlForbidden", message);
-        }
-        if namespace == Namespace::Ipc && spec.host_ipc == Some(true) {
-            let message = format!("forbidden sysctl: {:?} not allowed with host ipc enabled", sysctl.name);
+        if let Some(field) = of_the_node(&name, spec) {
+            let host = if field == "hostNetwork" { "net" } else { "ipc" };
+            let message = format!("forbidden sysctl: {:?} not allowed with host {host} enabled", sysctl.name);
             return reject("SysctlForbidden", message);
         }
     }
     Ok(())
+}
+
+/// The field that makes a sysctl, in whatever notation, the node's and not the pod's to set.
+pub(crate) fn of_the_node(name: &str, spec: &v1::PodSpec) -> Option<&'static str> {
+    match namespace_of(&normal(name)) {
+        Namespace::Net if spec.host_network == Some(true) => Some("hostNetwork"),
+        Namespace::Ipc if spec.host_ipc == Some(true) => Some("hostIPC"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +109,8 @@ mod tests {
         assert_eq!(normal("net/ipv4/conf/eth0.1/forwarding"), "net.ipv4.conf.eth0/1.forwarding");
         assert_eq!(normal("net.ipv4.conf.eth0/1.forwarding"), "net.ipv4.conf.eth0/1.forwarding");
         assert_eq!(normal("kernel"), "kernel");
+        let spec = v1::PodSpec { host_network: Some(true), ..Default::default() };
+        assert_eq!(of_the_node("net/ipv4/tcp_rmem", &spec), Some("hostNetwork"));
     }
 
     #[test]

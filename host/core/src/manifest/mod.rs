@@ -212,15 +212,14 @@ impl Reader<'_> {
 
     /// The typed object, after telling of fields that it does not have; nothing if it does not fit.
     fn typed<T: DeserializeOwned>(&mut self, item: &Item<'_>, node: &Node) -> Option<T> {
-        match typed::read::<T>(node, item.kind == "Secret") {
-            Ok((object, unknown)) => {
-                for field in unknown {
-                    let hint = field.near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-                    let message = format!("{}: unknown field{hint}", self.subject(item, &field.path));
-                    self.problem(field.at, message, true);
-                }
-                Some(object)
-            }
+        let (object, unknown) = typed::read::<T>(node, item.kind == "Secret");
+        for field in unknown {
+            let hint = field.near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+            let message = format!("{}: unknown field{hint}", self.subject(item, &field.path));
+            self.problem(field.at, message, true);
+        }
+        match object {
+            Ok(object) => Some(object),
             Err(error) => {
                 let message = format!("{}: {}", self.subject(item, &error.path), error.message);
                 self.problem(error.at, message, false);
@@ -245,7 +244,7 @@ impl Reader<'_> {
         placed.sort_by_key(|(at, _)| (at.line, at.column));
         for (at, error) in placed {
             let message = format!("{}: {}", self.subject(item, &error.path), error.message);
-            self.problem(at, message, false);
+            self.problem(at, message, error.warning);
         }
     }
 
@@ -266,7 +265,8 @@ impl Reader<'_> {
         let spec = pod::without_status(item.node);
         let Some(written) = self.typed::<v1::Pod>(item, &spec) else { return };
         match pod::build(&spec, written, self.origin) {
-            Ok(pod) => {
+            Ok((pod, warnings)) => {
+                self.field_errors(item, warnings);
                 if self.is_new(item, "Pod", &pod.id.namespace, &pod.id.name) {
                     self.parsed.pods.push(pod);
                 }

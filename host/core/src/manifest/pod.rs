@@ -30,8 +30,12 @@ pub(super) fn without_status(node: &Node) -> Node {
     node
 }
 
-/// The pod that runs here for the one that was written.
-pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Result<Pod, Vec<FieldError>> {
+/// The pod that runs here for the one that was written, with warnings.
+pub(super) fn build(
+    document: &Node,
+    written: v1::Pod,
+    origin: &Origin,
+) -> Result<(Pod, Vec<FieldError>), Vec<FieldError>> {
     let name = written.metadata.name.clone().unwrap_or_default();
     if name.is_empty() {
         return Err(vec![FieldError::new("metadata.name", "Required value: name is needed for the pod")]);
@@ -42,7 +46,8 @@ pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Resul
     let mut object = written;
     let metadata = &mut object.metadata;
     let uid = metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| derived_uid(document, origin));
-    let name = format!("{name}-{}", origin.node_name.to_lowercase());
+    let written_name = name;
+    let name = format!("{written_name}-{}", origin.node_name.to_lowercase());
     let namespace = metadata.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
     metadata.uid = Some(uid.clone());
     metadata.name = Some(name.clone());
@@ -58,11 +63,15 @@ pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Resul
     defaults::apply(&mut object);
 
     let mut errors = validate::validate(&object);
+    // The name is shown as it is written.
+    for error in errors.iter_mut().filter(|error| error.path == "metadata.name") {
+        error.message = error.message.replacen(&format!("{name:?}"), &format!("{written_name:?}"), 1);
+    }
     errors.extend(references::forbidden(&object, &origin.source));
-    if !errors.is_empty() {
+    if errors.iter().any(|error| !error.warning) {
         return Err(errors);
     }
-    Ok(Pod {
+    let pod = Pod {
         id: PodId { namespace, name, uid },
         source: origin.source.clone(),
         object: Arc::new(object),
@@ -70,7 +79,9 @@ pub(super) fn build(document: &Node, written: v1::Pod, origin: &Origin) -> Resul
         sandbox_hash,
         deletion: None,
         ephemeral: Vec::new(),
-    })
+    };
+    errors.extend(references::waits(&pod));
+    Ok((pod, errors))
 }
 
 /// 32 hex digits from the pod as written, the node and the place: another content is another pod. Comments, the

@@ -5,8 +5,33 @@
 
 use k8s_openapi::api::core::v1;
 
-use crate::pod::Source;
-use crate::validate::FieldError;
+use crate::pod::{Pod, Source};
+use crate::validate::{self, FieldError};
+use crate::{support, volume};
+
+/// What keeps the pod Pending on whatever node without an API server; said early, for it is seen in the manifest alone.
+pub(super) fn waits(pod: &Pod) -> Vec<FieldError> {
+    let mut warnings = Vec::new();
+    if pod.source == Source::Api {
+        return warnings;
+    }
+    let mut warn = |path: String, why: &str| {
+        warnings.push(FieldError::warning(path, format!("the pod will stay Pending: {why}")));
+    };
+    let used: Vec<&str> = volume::used(pod).map(|volume| volume.name.as_str()).collect();
+    let volumes = pod.spec().volumes.iter().flatten().enumerate();
+    for (index, volume) in volumes.filter(|(_, volume)| used.contains(&volume.name.as_str())) {
+        for source in validate::volume_sources(volume) {
+            if let Some(advice) = support::no_volume(source, false) {
+                warn(format!("spec.volumes[{index}].{source}"), advice);
+            }
+        }
+    }
+    if pod.spec().resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        warn("spec.resourceClaims".to_owned(), support::NO_CLAIMS);
+    }
+    warnings
+}
 
 /// What is wrong with the references of a pod of that source.
 pub(super) fn forbidden(pod: &v1::Pod, source: &Source) -> Vec<FieldError> {

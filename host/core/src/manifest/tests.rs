@@ -225,6 +225,51 @@ fn many_warnings_are_no_error() {
 }
 
 #[test]
+fn a_pod_that_is_warned_of_is_read() {
+    let parsed = read(
+        &WEB.replace("    ports:", "    resizePolicy: [{resourceName: gpu, restartPolicy: NotRequired}]\n    ports:"),
+    );
+    assert_eq!((parsed.pods.len(), parsed.has_errors()), (1, false));
+    assert!(
+        parsed.problems[0].warning && parsed.problems[0].place.ends_with("web.yaml:11:21"),
+        "{:?}",
+        parsed.problems
+    );
+}
+
+#[test]
+fn a_volume_that_is_never_there_is_warned_of() {
+    let claim = WEB.replace("configMap: {name: web, defaultMode: 0640}", "persistentVolumeClaim: {claimName: data}");
+    let warned = |text: &str| {
+        let parsed = read(text);
+        assert_eq!((parsed.pods.len(), parsed.has_errors()), (1, false));
+        parsed.problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warned(&claim),
+        [
+            "Pod web: spec.volumes[0].persistentVolumeClaim: the pod will stay Pending: claims are not bound on this node; \
+          use hostPath or emptyDir"
+        ]
+    );
+    assert_eq!(warned(&claim.replace("    - {name: config, mountPath: /etc/nginx}", "      []")), [""; 0], "unused");
+}
+
+#[test]
+fn fields_that_nobody_knows_are_told_of_beside_one_that_does_not_fit() {
+    let parsed = read("apiVersion: v1\nkind: Pod\nmetadata: {name: web, lables: {}}\nspec: {containers: 3}\n");
+    let found: Vec<(bool, &str)> =
+        parsed.problems.iter().map(|problem| (problem.warning, problem.message.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            (true, "Pod web: metadata.lables: unknown field; did you mean \"labels\"?"),
+            (false, "Pod web: spec.containers: expected a list, found the number 3"),
+        ]
+    );
+}
+
+#[test]
 fn a_problem_is_short_however_long_what_it_is_about() {
     let long = "é".repeat(1 << 20);
     let parsed =

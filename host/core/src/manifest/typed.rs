@@ -28,13 +28,13 @@ pub(super) struct UnknownField {
     pub(super) near: Option<&'static str>,
 }
 
-/// The object, and the fields of the document that it has no place for. Of a `secret` document no value is ever
-/// repeated in an error.
-pub(super) fn read<T: DeserializeOwned>(node: &Node, secret: bool) -> Result<(T, Vec<UnknownField>), TypeError> {
+/// The object, and the fields of the document that it has no place for: those before it where one does not fit. Of a
+/// `secret` document no value is ever repeated in an error.
+pub(super) fn read<T: DeserializeOwned>(node: &Node, secret: bool) -> (Result<T, TypeError>, Vec<UnknownField>) {
     let shared = Shared { unknown: RefCell::new(Vec::new()), secret };
     let root = NodeDe { node, path: String::new(), shared: &shared, quantity: false };
-    let object = T::deserialize(root)?;
-    Ok((object, shared.unknown.into_inner()))
+    let object = T::deserialize(root);
+    (object, shared.unknown.into_inner())
 }
 
 /// What all values of one document share while it is read.

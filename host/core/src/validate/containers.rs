@@ -38,11 +38,19 @@ pub(super) fn check(spec: &v1::PodSpec, volumes: &Volumes<'_>, errors: &mut Erro
         path: format!("spec.containers[{index}]"),
         kind: ContainerKind::App,
     });
-    let mut host_ports = Vec::new();
+    // Those of containers that run at once. On the node's own network nothing is mapped, and whether a sidecar listens
+    // on the port of an app container is for them to know.
+    let mut shared = Vec::new();
     for place in init.chain(app) {
         check_container(&place, spec, volumes, errors);
         errors.unique(format!("{}.name", place.path), &place.container.name, &mut names);
-        check_ports(&place, spec, &mut host_ports, errors);
+        let together = match place.kind {
+            ContainerKind::Init => false,
+            ContainerKind::App => true,
+            _ => spec.host_network != Some(true),
+        };
+        let mut own = Vec::new();
+        check_ports(&place, spec, if together { &mut shared } else { &mut own }, errors);
     }
 }
 
@@ -63,11 +71,19 @@ fn check_container(place: &Place<'_>, spec: &v1::PodSpec, volumes: &Volumes<'_>,
     check_mounts(container, path, volumes, errors);
     if let Some(resources) = &container.resources {
         resources::check(resources, &format!("{path}.resources"), errors);
+        let known = |name: &str| spec.resource_claims.iter().flatten().any(|claim| claim.name == name);
+        let claims = resources.claims.iter().flatten().enumerate();
+        for (index, claim) in claims.filter(|(_, claim)| !known(&claim.name)) {
+            let path = format!("{path}.resources.claims[{index}]");
+            errors.warnings(|errors| errors.not_found(path, &claim.name));
+        }
     }
     if let Some(security) = &container.security_context {
-        security::check_container(security, &format!("{path}.securityContext"), errors);
+        security::check_container(security, spec, &format!("{path}.securityContext"), errors);
     }
     check_restart(place, errors);
+    // A pod of a manifest is not resized: a wrong policy does nothing.
+    errors.warnings(|errors| check_resize(place, spec, errors));
     if *kind == ContainerKind::Init {
         let set = [
             ("lifecycle", container.lifecycle.is_some()),
@@ -138,9 +154,7 @@ fn check_restart(place: &Place<'_>, errors: &mut Errors) {
         };
         errors.one_of(format!("{path}.exitCodes.operator"), &codes.operator, &["In", "NotIn"]);
         let count = codes.values.as_ref().map_or(0, Vec::len);
-        if count == 0 {
-            errors.required(format!("{path}.exitCodes.values"), "");
-        } else if count > MAX_EXIT_CODES {
+        if count > MAX_EXIT_CODES {
             errors.push(
                 format!("{path}.exitCodes.values"),
                 format!("Too many: {count}: must have at most {MAX_EXIT_CODES} items"),
@@ -149,8 +163,29 @@ fn check_restart(place: &Place<'_>, errors: &mut Errors) {
     }
 }
 
+fn check_resize(place: &Place<'_>, spec: &v1::PodSpec, errors: &mut Errors) {
+    let mut seen = Seen::new();
+    for (index, policy) in place.container.resize_policy.iter().flatten().enumerate() {
+        let path = format!("{}.resizePolicy[{index}]", place.path);
+        errors.unique(path.clone(), &policy.resource_name, &mut seen);
+        errors.one_of(format!("{path}.resourceName"), &policy.resource_name, &["cpu", "memory"]);
+        let path = format!("{path}.restartPolicy");
+        errors.one_of(path.clone(), &policy.restart_policy, &["NotRequired", "RestartContainer"]);
+        if policy.restart_policy == "NotRequired" {
+            continue;
+        }
+        if spec.restart_policy.as_deref() == Some("Never") {
+            let detail = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+            errors.invalid(path, &policy.restart_policy, detail);
+        } else if place.kind == ContainerKind::Init && policy.restart_policy == "RestartContainer" {
+            let detail = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+            errors.invalid(path, &policy.restart_policy, detail);
+        }
+    }
+}
+
 /// A port of the node: protocol, address, number.
-type HostPort = (String, String, i32, bool);
+type HostPort = (String, String, i32);
 
 fn check_ports(place: &Place<'_>, spec: &v1::PodSpec, host_ports: &mut Vec<HostPort>, errors: &mut Errors) {
     let mut port_names = Seen::new();
@@ -168,23 +203,22 @@ fn check_ports(place: &Place<'_>, spec: &v1::PodSpec, host_ports: &mut Vec<HostP
         let protocol = port.protocol.as_deref().unwrap_or_default();
         errors.one_of(format!("{path}.protocol"), protocol, &["SCTP", "TCP", "UDP"]);
         let ip = port.host_ip.as_deref().unwrap_or_default();
-        if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
-            errors.invalid(
-                format!("{path}.hostIP"),
-                ip,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
+        if !ip.is_empty() {
+            errors.form(format!("{path}.hostIP"), ip, names::address);
         }
         let Some(host_port) = port.host_port.filter(|port| *port != 0) else { continue };
         let path = format!("{path}.hostPort");
-        if let Some(detail) = names::port_number(host_port) {
+        let host_network = spec.host_network == Some(true);
+        // On the node's network it is the container's port, which was told of above.
+        if let Some(detail) = names::port_number(host_port)
+            && !(host_network && host_port == port.container_port)
+        {
             errors.invalid(path.clone(), host_port, detail);
         }
-        if spec.host_network == Some(true) && host_port != port.container_port {
+        if host_network && place.kind == ContainerKind::App && host_port != port.container_port {
             errors.invalid(path.clone(), host_port, "must match `containerPort` when `hostNetwork` is true");
         }
-        // Init containers that are not sidecars end before the others start.
-        let taken = (protocol.to_owned(), ip.to_owned(), host_port, place.kind == ContainerKind::Init);
+        let taken = (protocol.to_owned(), ip.to_owned(), host_port);
         if host_ports.contains(&taken) {
             errors.duplicate(path, host_port);
         }
@@ -231,7 +265,7 @@ fn check_env(container: &v1::Container, path: &str, pod_volumes: &Volumes<'_>, e
                 }
                 Some(_) => {}
             }
-            errors.required_form(format!("{path}.fileKeyRef.path"), &file.path, names::local_path);
+            errors.required_form(format!("{path}.fileKeyRef.path"), &file.path, names::no_backsteps);
             errors.required_form(format!("{path}.fileKeyRef.key"), &file.key, names::env_name);
         }
         if given == 0 {
@@ -290,7 +324,12 @@ fn check_mounts(container: &v1::Container, path: &str, volumes: &Volumes<'_>, er
             let path = format!("{path}.recursiveReadOnly");
             errors.one_of(path.clone(), recursive, &["Disabled", "Enabled", "IfPossible"]);
             if recursive != "Disabled" && mount.read_only != Some(true) {
-                errors.forbidden(path, "may only be specified when readOnly is true");
+                errors.forbidden(path.clone(), "may only be specified when readOnly is true");
+            }
+            let propagation = mount.mount_propagation.as_deref().unwrap_or("None");
+            if recursive != "Disabled" && propagation != "None" {
+                let detail = "may only be specified when mountPropagation is None or not specified";
+                errors.warnings(|errors| errors.forbidden(path, detail));
             }
         }
     }

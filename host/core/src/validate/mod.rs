@@ -4,6 +4,8 @@
 //! reported together. What passes is safe to turn into names and paths on the node. Must not know what this node
 //! can do ([`crate::admit`], [`crate::support`]).
 
+mod affinity;
+mod annotations;
 mod containers;
 mod names;
 mod pod;
@@ -18,7 +20,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-pub(crate) use names::qualified_name;
+pub(crate) use names::{ip, qualified_name};
 pub use volumes::volume_sources;
 
 /// The API server takes no larger set of annotations.
@@ -26,19 +28,26 @@ const MAX_ANNOTATIONS_BYTES: usize = 256 << 10;
 /// The API server takes no larger ConfigMap or Secret.
 const MAX_DATA_BYTES: usize = 1 << 20;
 
-/// A field with a value that it must not have.
+/// A field with a value that it must not have, or should not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
     /// The field: `spec.containers[0].ports[1].hostPort`.
     pub path: String,
     /// What is wrong with it, in Kubernetes' words.
     pub message: String,
+    /// Whether the object is taken all the same: the API server refuses it, and here it runs and means less than is written.
+    pub warning: bool,
 }
 
 impl FieldError {
     /// An error of that field.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        FieldError { path: path.into(), message: message.into() }
+        FieldError { path: path.into(), message: message.into(), warning: false }
+    }
+
+    /// A warning of that field.
+    pub fn warning(path: impl Into<String>, message: impl Into<String>) -> Self {
+        FieldError { warning: true, ..Self::new(path, message) }
     }
 }
 
@@ -48,13 +57,17 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// All that is wrong with a pod.
+/// All that is wrong with a pod, warnings among it.
 pub fn validate(pod: &v1::Pod) -> Vec<FieldError> {
     let mut errors = Errors::default();
     errors.metadata(&pod.metadata);
     match &pod.spec {
         None => errors.required("spec.containers", ""),
-        Some(spec) => pod::check(spec, &mut errors),
+        Some(spec) => {
+            pod::check(spec, &mut errors);
+            let annotations = pod.metadata.annotations.iter();
+            annotations.for_each(|all| errors.warnings(|errors| annotations::check(all, spec, errors)));
+        }
     }
     errors.0
 }
@@ -104,7 +117,14 @@ struct Errors(Vec<FieldError>);
 
 impl Errors {
     fn push(&mut self, path: impl Into<String>, message: String) {
-        self.0.push(FieldError { path: path.into(), message });
+        self.0.push(FieldError::new(path, message));
+    }
+
+    /// What the check finds are warnings.
+    fn warnings(&mut self, check: impl FnOnce(&mut Errors)) {
+        let before = self.0.len();
+        check(self);
+        self.0.iter_mut().skip(before).for_each(|error| error.warning = true);
     }
 
     fn required(&mut self, path: impl Into<String>, detail: &str) {
@@ -178,7 +198,7 @@ impl Errors {
             self.form("metadata.uid", uid, names::uid);
         }
         for (key, value) in metadata.labels.iter().flatten() {
-            self.form("metadata.labels", key, names::qualified_name);
+            self.form(format!("metadata.labels[{key}]"), key, names::qualified_name);
             self.form(format!("metadata.labels[{key}]"), value, names::label_value);
         }
         self.annotations(metadata.annotations.as_ref());
@@ -188,7 +208,7 @@ impl Errors {
         let mut size = 0;
         for (key, value) in annotations.into_iter().flatten() {
             // Their keys may have capitals.
-            self.form("metadata.annotations", &key.to_lowercase(), names::qualified_name);
+            self.form(format!("metadata.annotations[{key}]"), &key.to_lowercase(), names::qualified_name);
             size += key.len() + value.len();
         }
         if size > MAX_ANNOTATIONS_BYTES {

@@ -1,5 +1,7 @@
 //! The forms of names, keys and addresses (`apimachinery/pkg/util/validation/validation.go`), in its words.
 
+use std::net::IpAddr;
+
 /// What is wrong with a DNS-1123 label, if anything.
 pub(super) fn dns_label(text: &str) -> Option<String> {
     if text.len() > 63 {
@@ -17,6 +19,22 @@ pub(super) fn dns_subdomain(text: &str) -> Option<String> {
     }
     (!text.split('.').all(is_label)).then(|| {
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com')".to_owned()
+    })
+}
+
+/// What is wrong with a search domain, if anything: a subdomain whose labels may have underscores, one at the start.
+pub(super) fn search_domain(text: &str) -> Option<String> {
+    if text.len() > 253 {
+        return Some(too_long(253));
+    }
+    let label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let label = label.strip_prefix('_').unwrap_or(label).as_bytes();
+        label.iter().all(|byte| plain(*byte) || matches!(byte, b'-' | b'_'))
+            && [label.first(), label.last()].iter().all(|end| end.is_some_and(|byte| plain(*byte)))
+    };
+    (!text.split('.').all(label)).then(|| {
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com')".to_owned()
     })
 }
 
@@ -112,6 +130,21 @@ pub(super) fn port_number(port: i32) -> Option<String> {
     (!(1..=65535).contains(&port)).then(|| "must be between 1 and 65535, inclusive".to_owned())
 }
 
+/// An address, in whose octets zeros may lead as they may for the API server (`ParseIPSloppy`): they are decimal all the same.
+pub(crate) fn ip(text: &str) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse() {
+        return Some(ip);
+    }
+    let octet = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<u8>().ok()).flatten();
+    let octets: Vec<u8> = text.split('.').map(octet).collect::<Option<_>>()?;
+    <[u8; 4]>::try_from(octets).ok().map(IpAddr::from)
+}
+
+/// What is wrong with an address, if anything.
+pub(super) fn address(text: &str) -> Option<String> {
+    ip(text).is_none().then(|| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())
+}
+
 /// What is wrong with a relative path that must not leave its folder, if anything.
 pub(super) fn local_path(path: &str) -> Option<String> {
     if path.starts_with('/') {
@@ -174,6 +207,18 @@ mod tests {
         assert_eq!(qualified_name("a.b/c_D.e"), None);
         assert!(qualified_name("A.b/c").is_some() && qualified_name("/c").is_some() && qualified_name("a/").is_some());
         assert_eq!(label_value(""), None);
+        for domain in ["foo._tcp.example.com", "a_b.c", "a"] {
+            assert_eq!(search_domain(domain), None, "{domain}");
+        }
+        for domain in ["-foo.com", "foo.com-", "__foo.com", "foo_.com", "_", "a..b", "A.b", "a b", ""] {
+            assert!(search_domain(domain).is_some(), "{domain}");
+        }
+        for (text, expected) in [("010.0.0.08", "10.0.0.8"), ("::1", "::1"), ("1.2.3.4", "1.2.3.4")] {
+            assert_eq!(ip(text).map(|ip| ip.to_string()).as_deref(), Some(expected), "{text}");
+        }
+        for text in ["", "1.2.3", "1.2.3.+4", "1.2.3.0256", "1.2.3.4.5", "1..2.3", "here"] {
+            assert_eq!(ip(text), None, "{text}");
+        }
         assert_eq!(port_name("http-2"), None);
         assert!(port_name("80").is_some() && port_name("a--b").is_some());
         assert_eq!(local_path("a/..b/c"), None);

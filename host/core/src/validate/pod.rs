@@ -1,11 +1,10 @@
 //! The fields of a pod's spec that are not its containers' or volumes'.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 
-use super::{Errors, containers, names, resources, security, volumes};
+use super::{Errors, affinity, containers, names, resources, security, volumes};
 
 /// `pkg/apis/core/validation`: at most that many name servers, search domains, and characters of the latter.
 const MAX_NAMESERVERS: usize = 3;
@@ -17,7 +16,6 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
     containers::check(spec, &volumes, errors);
     let policy = spec.restart_policy.as_deref().unwrap_or_default();
     errors.one_of("spec.restartPolicy", policy, &["Always", "OnFailure", "Never"]);
-    errors.non_negative("spec.terminationGracePeriodSeconds", spec.termination_grace_period_seconds);
     if let Some(seconds) = spec.active_deadline_seconds.filter(|seconds| !(1..=i64::from(i32::MAX)).contains(seconds)) {
         errors.invalid("spec.activeDeadlineSeconds", seconds, "must be between 1 and 2147483647, inclusive");
     }
@@ -26,30 +24,25 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
     host_names(spec, errors);
     for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = format!("spec.hostAliases[{index}]");
-        if alias.ip.parse::<IpAddr>().is_err() {
-            errors.invalid(
-                format!("{path}.ip"),
-                &alias.ip,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
-        }
+        errors.form(format!("{path}.ip"), &alias.ip, names::address);
         for (number, name) in alias.hostnames.iter().flatten().enumerate() {
             errors.required_form(format!("{path}.hostnames[{number}]"), name, names::dns_subdomain);
         }
     }
-    for (index, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
-        errors.required_form(format!("spec.imagePullSecrets[{index}].name"), &secret.name, names::dns_subdomain);
+    // One without a name names no Secret, and is left out.
+    let secrets = spec.image_pull_secrets.iter().flatten().enumerate();
+    for (index, secret) in secrets.filter(|(_, secret)| !secret.name.is_empty()) {
+        errors.form(format!("spec.imagePullSecrets[{index}].name"), &secret.name, names::dns_subdomain);
     }
     for (key, value) in spec.node_selector.iter().flatten() {
-        errors.form("spec.nodeSelector", key, names::qualified_name);
+        errors.form(format!("spec.nodeSelector[{key}]"), key, names::qualified_name);
         errors.form(format!("spec.nodeSelector[{key}]"), value, names::label_value);
     }
+    affinity::check(spec, errors);
     for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
         tolerance(toleration, &format!("spec.tolerations[{index}]"), errors);
     }
-    if let Some(resources) = &spec.resources {
-        resources::check(resources, "spec.resources", errors);
-    }
+    resources::check_pod(spec, errors);
     for (name, quantity) in spec.overhead.iter().flatten() {
         resources::check_entry(name, quantity, "spec.overhead", errors);
     }
@@ -62,6 +55,11 @@ pub(super) fn check(spec: &v1::PodSpec, errors: &mut Errors) {
         if let Some(name) = name.as_deref().filter(|name| !name.is_empty()) {
             errors.form(path, name, names::dns_subdomain);
         }
+    }
+    // A pod of a manifest has its node from the start, and nobody clears its gates.
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    if gated && spec.node_name.as_deref().is_some_and(|name| !name.is_empty()) {
+        errors.forbidden("spec.schedulingGates", "must be empty for a pod that has a node: remove them");
     }
     if let Some(os) = &spec.os {
         errors.one_of("spec.os.name", &os.name, &["linux", "windows"]);
@@ -103,10 +101,7 @@ fn dns(spec: &v1::PodSpec, errors: &mut Errors) {
         errors.invalid("spec.dnsConfig.nameservers", servers, detail);
     }
     for (index, server) in config.nameservers.iter().flatten().enumerate() {
-        if server.parse::<IpAddr>().is_err() {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.invalid(format!("spec.dnsConfig.nameservers[{index}]"), server, detail);
-        }
+        errors.form(format!("spec.dnsConfig.nameservers[{index}]"), server, names::address);
     }
     let searches = config.searches.as_deref().unwrap_or_default();
     if searches.len() > MAX_SEARCHES {
@@ -119,11 +114,9 @@ fn dns(spec: &v1::PodSpec, errors: &mut Errors) {
         errors.invalid("spec.dnsConfig.searches", searches.len(), detail);
     }
     for (index, search) in searches.iter().enumerate() {
-        // As resolvers do, a dot alone and underscores are taken.
-        let plain = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
-        let plain = plain.trim_matches('-');
+        // The root is a domain, too.
         if search != "."
-            && let Some(detail) = names::dns_subdomain(plain)
+            && let Some(detail) = names::search_domain(search.strip_suffix('.').unwrap_or(search))
         {
             errors.invalid(format!("spec.dnsConfig.searches[{index}]"), search, detail);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1;
 
 use super::{Errors, names};
+use crate::admit::sysctls;
 
 /// Highest user and group ID: 32 bits, signed.
 const MAX_ID: i64 = i32::MAX as i64;
@@ -43,19 +44,23 @@ pub(super) fn check_pod(spec: &v1::PodSpec, errors: &mut Errors) {
     for (index, sysctl) in security.sysctls.iter().flatten().enumerate() {
         let path = format!("{path}.sysctls[{index}].name");
         errors.required_form(path.clone(), &sysctl.name, names::sysctl);
-        errors.unique(path, &sysctl.name, &mut seen);
+        errors.unique(path.clone(), &sysctl.name, &mut seen);
+        if let Some(field) = sysctls::of_the_node(&sysctl.name, spec) {
+            errors.invalid(path, &sysctl.name, format!("may not be specified when '{field}' is true"));
+        }
     }
     check_seccomp(security.seccomp_profile.as_ref(), &format!("{path}.seccompProfile"), errors);
     check_apparmor(security.app_armor_profile.as_ref(), &format!("{path}.appArmorProfile"), errors);
 }
 
 /// A container's.
-pub(super) fn check_container(security: &v1::SecurityContext, path: &str, errors: &mut Errors) {
+pub(super) fn check_container(security: &v1::SecurityContext, spec: &v1::PodSpec, path: &str, errors: &mut Errors) {
     check_id(security.run_as_user, &format!("{path}.runAsUser"), errors);
     check_id(security.run_as_group, &format!("{path}.runAsGroup"), errors);
     let privileged = security.privileged == Some(true);
     let added = security.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
-    let sys_admin = added.clone().any(|name| matches!(name.as_str(), "SYS_ADMIN" | "CAP_SYS_ADMIN"));
+    // As the API server: the short name of it passes.
+    let sys_admin = added.clone().any(|name| name == "CAP_SYS_ADMIN");
     if security.allow_privilege_escalation == Some(false) {
         let path = format!("{path}.allowPrivilegeEscalation");
         if privileged {
@@ -86,7 +91,11 @@ pub(super) fn check_container(security: &v1::SecurityContext, path: &str, errors
         }
     }
     if let Some(mount) = &security.proc_mount {
-        errors.one_of(format!("{path}.procMount"), mount, &["Default", "Unmasked"]);
+        let path = format!("{path}.procMount");
+        errors.one_of(path.clone(), mount, &["Default", "Unmasked"]);
+        if mount == "Unmasked" && spec.host_users != Some(false) {
+            errors.invalid(path, mount, "`hostUsers` must be false to use `Unmasked`");
+        }
     }
     check_seccomp(security.seccomp_profile.as_ref(), &format!("{path}.seccompProfile"), errors);
     check_apparmor(security.app_armor_profile.as_ref(), &format!("{path}.appArmorProfile"), errors);

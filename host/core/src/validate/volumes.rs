@@ -1,11 +1,12 @@
 //! A pod's volumes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1;
 
 use super::pod::Seen;
 use super::{Errors, names, resources};
+use crate::quantity;
 
 /// What a volume's content comes from, by the names of the fields; one in a valid volume.
 pub fn volume_sources(volume: &v1::Volume) -> Vec<&'static str> {
@@ -123,8 +124,9 @@ fn check_sources(volume: &v1::Volume, path: &str, errors: &mut Errors) {
     }
 }
 
-fn check_projected(projected: &v1::ProjectedVolumeSource, path: &str, errors: &mut Errors) {
+fn check_projected<'a>(projected: &'a v1::ProjectedVolumeSource, path: &str, errors: &mut Errors) {
     check_mode(projected.default_mode, &format!("{path}.defaultMode"), errors);
+    let mut files = Seen::new();
     for (index, source) in projected.sources.iter().flatten().enumerate() {
         let path = format!("{path}.sources[{index}]");
         let given = [
@@ -156,36 +158,48 @@ fn check_projected(projected: &v1::ProjectedVolumeSource, path: &str, errors: &m
         if let Some(source) = &source.service_account_token {
             errors.required_form(format!("{path}.serviceAccountToken.path"), &source.path, names::local_path);
         }
+        let keys = |items: Option<&'a [v1::KeyToPath]>| items.unwrap_or_default().iter().map(|item| item.path.as_str());
+        let config_map = source.config_map.iter().flat_map(|source| keys(source.items.as_deref()));
+        let secret = source.secret.iter().flat_map(|source| keys(source.items.as_deref()));
+        let downward = source.downward_api.iter().flat_map(|source| source.items.iter().flatten());
+        let downward = downward.map(|item| item.path.as_str());
+        for (field, paths) in [
+            ("configMap", config_map.collect::<Vec<_>>()),
+            ("secret", secret.collect()),
+            ("downwardAPI", downward.collect()),
+        ] {
+            for (index, file) in paths.into_iter().enumerate().filter(|(_, file)| !file.is_empty()) {
+                errors.unique(format!("{path}.{field}.items[{index}].path"), file, &mut files);
+            }
+        }
     }
 }
 
 fn check_items(items: Option<&[v1::KeyToPath]>, path: &str, errors: &mut Errors) {
-    let mut paths = BTreeSet::new();
     for (index, item) in items.unwrap_or_default().iter().enumerate() {
         let path = format!("{path}.items[{index}]");
         if item.key.is_empty() {
             errors.required(format!("{path}.key"), "");
         }
-        check_file(&item.path, &mut paths, &path, errors);
+        check_file(&item.path, &path, errors);
         check_mode(item.mode, &format!("{path}.mode"), errors);
     }
 }
 
-/// The path of a file in a volume: relative, inside, not one of the atomic writer's own, and only once.
-fn check_file<'a>(file: &'a str, seen: &mut Seen<'a>, path: &str, errors: &mut Errors) {
+/// The path of a file in a volume: relative, inside, and not one of the atomic writer's own. Of several with one path the
+/// last is the file.
+fn check_file(file: &str, path: &str, errors: &mut Errors) {
     let path = format!("{path}.path");
     errors.required_form(path.clone(), file, names::local_path);
     if file.starts_with("..") && names::no_backsteps(file).is_none() {
-        errors.invalid(path.clone(), file, "must not start with '..'");
+        errors.invalid(path, file, "must not start with '..'");
     }
-    errors.unique(path, file, seen);
 }
 
 fn check_downward(items: Option<&[v1::DownwardAPIVolumeFile]>, path: &str, errors: &mut Errors) {
-    let mut paths = BTreeSet::new();
     for (index, item) in items.unwrap_or_default().iter().enumerate() {
         let path = format!("{path}.items[{index}]");
-        check_file(&item.path, &mut paths, &path, errors);
+        check_file(&item.path, &path, errors);
         check_mode(item.mode, &format!("{path}.mode"), errors);
         match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), None) => check_field(field, VOLUME_FIELDS, &format!("{path}.fieldRef"), errors),
@@ -227,6 +241,8 @@ pub(super) fn check_field(field: &v1::ObjectFieldSelector, fields: &[&str], path
         return errors.required(format!("{path}.fieldPath"), "");
     }
     let key = name.strip_suffix("']").and_then(|name| name.split_once("['"));
+    // The node's name as it was called in v1beta3.
+    let name = if name == "spec.host" { "spec.nodeName" } else { name };
     match key {
         Some(("metadata.labels" | "metadata.annotations", key)) => {
             errors.form(format!("{path}.fieldPath"), key, |key| names::qualified_name(&key.to_lowercase()));
@@ -258,7 +274,17 @@ pub(super) fn check_resource(reference: &v1::ResourceFieldSelector, path: &str, 
         errors.one_of(format!("{path}.resource"), resource, &words);
     }
     if let Some(divisor) = &reference.divisor {
-        resources::check_quantity(divisor, &format!("{path}.divisor"), errors);
+        let path = format!("{path}.divisor");
+        resources::check_quantity(divisor, &path, errors);
+        let units: &[&str] = match resource.split_once('.') {
+            Some((_, "cpu")) => &["1m", "1"],
+            _ => &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"],
+        };
+        let unset = quantity::wide(&divisor.0, 3).is_none_or(|milli| milli == 0);
+        if !unset && !units.contains(&quantity::canonical(divisor).0.as_str()) {
+            let detail = format!("only divisor's values {} are supported with {resource}", units.join(", "));
+            errors.warnings(|errors| errors.invalid(path, &divisor.0, detail));
+        }
     }
 }
 
