@@ -18,6 +18,8 @@ const LOOKUP: Duration = Duration::from_secs(1);
 const FIRST_LOOKUP: Duration = Duration::from_secs(10);
 /// How old its answer may be.
 const LOOKUP_AGE: Duration = Duration::from_secs(10);
+/// For how long it may fail in a row before its last answer counts no more: the name may have been taken away.
+const LOOKUP_FAILURES: Duration = Duration::from_secs(60);
 
 /// What of `--node-ip` names addresses; `0.0.0.0` and `::` only say which family is preferred.
 pub(crate) fn named(node_ips: &[IpAddr]) -> Vec<IpAddr> {
@@ -78,8 +80,29 @@ struct Last {
     name: String,
     found: Vec<IpAddr>,
     asked: Option<Instant>,
+    /// Since when it fails.
+    failing: Option<Instant>,
     /// A thread waits for it now; there is never a second one.
     asking: bool,
+}
+
+impl Last {
+    /// Nothing is known of that name yet.
+    const fn of(name: String) -> Self {
+        Last { name, found: Vec::new(), asked: None, failing: None, asking: false }
+    }
+
+    fn take(&mut self, said: io::Result<Vec<IpAddr>>, now: Instant) {
+        match said {
+            Ok(found) => (self.found, self.failing) = (found, None),
+            Err(_) => {
+                let since = *self.failing.get_or_insert(now);
+                if now.saturating_duration_since(since) >= LOOKUP_FAILURES {
+                    self.found.clear();
+                }
+            }
+        }
+    }
 }
 
 /// Asks the machine's resolver, for as long as that takes.
@@ -89,15 +112,15 @@ fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
 
 impl Lookup {
     const fn new() -> Self {
-        Lookup(Mutex::new(Last { name: String::new(), found: Vec::new(), asked: None, asking: false }))
+        Lookup(Mutex::new(Last::of(String::new())))
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the name stands for, in the resolver's order. One that fails takes nothing back; one that hangs is waited for
-    /// once, for so long.
+    /// What the name stands for, in the resolver's order. One that fails for a moment takes nothing back; one that hangs is
+    /// waited for once, for so long.
     fn ask(&'static self, name: &str, wait: Duration, resolve: fn(&str) -> io::Result<Vec<IpAddr>>) -> Vec<IpAddr> {
         let is_first = {
             let mut last = self.last();
@@ -105,7 +128,7 @@ impl Lookup {
                 return if last.name == name { last.found.clone() } else { Vec::new() };
             }
             if last.name != name {
-                (last.name, last.found, last.asked) = (name.to_owned(), Vec::new(), None);
+                *last = Last::of(name.to_owned());
             }
             if last.asked.is_some_and(|asked| asked.elapsed() < LOOKUP_AGE) {
                 return last.found.clone();
@@ -118,9 +141,7 @@ impl Lookup {
         let thread = std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {
             let found = resolve(&asked);
             let mut last = self.last();
-            if let Ok(found) = found {
-                last.found = found;
-            }
+            last.take(found, Instant::now());
             last.asking = false;
             drop(tell);
         });
@@ -216,6 +237,23 @@ Local:
         assert!(addresses("localhost", &[]).len() <= 1);
         assert!(named(&parse(&["::"])).is_empty());
         assert_eq!(named(&parse(&["10.0.0.2"])), parse(&["10.0.0.2"]));
+    }
+
+    #[test]
+    fn an_answer_outlives_failures_for_a_minute() {
+        let begun = Instant::now();
+        let mut last = Last::of("one".to_owned());
+        let mut at = |seconds, said| {
+            last.take(said, begun + Duration::from_secs(seconds));
+            last.found.clone()
+        };
+        let failed = || Err(io::ErrorKind::NotFound.into());
+        assert_eq!(at(0, Ok(vec![ONE])), [ONE]);
+        assert_eq!(at(100, failed()), [ONE]);
+        assert_eq!(at(150, Ok(vec![ONE])), [ONE]);
+        assert_eq!(at(200, failed()), [ONE]);
+        assert_eq!(at(259, failed()), [ONE]);
+        assert!(at(260, failed()).is_empty());
     }
 
     #[test]
