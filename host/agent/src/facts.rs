@@ -93,8 +93,16 @@ fn is_cgroup_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// All facts of the node, for the agent that begins on it: the address that it tells a cluster is one to keep.
+pub(crate) fn gather_at_start(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyhow::Result<NodeFacts> {
+    if config.joining.in_cluster() {
+        network::wait_for_name(&node_name(config)?, &config.node_ips);
+    }
+    gather(config, info, root_id)
+}
+
 /// All facts of the node.
-pub(crate) fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyhow::Result<NodeFacts> {
+fn gather(config: &Config, info: &RuntimeInfo, root_id: &str) -> anyhow::Result<NodeFacts> {
     let name = node_name(config)?;
     let mut around = surroundings(config, &name);
     if around.ips.is_empty() {

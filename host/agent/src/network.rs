@@ -3,6 +3,7 @@
 //! As `NodeAddress` of `pkg/kubelet/nodestatus/setters.go`. For the route nothing is sent: connecting a datagram socket
 //! only asks the kernel's routing table.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -12,8 +13,13 @@ const FAR: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:
 
 /// How long is waited for the resolver's first word; what it says later counts at the next look.
 const LOOKUP: Duration = Duration::from_secs(1);
+/// The same before a Node is told an address: a resolver whose first server is dead takes five seconds, and the address would
+/// change after every start.
+const FIRST_LOOKUP: Duration = Duration::from_secs(10);
 /// How old its answer may be.
 const LOOKUP_AGE: Duration = Duration::from_secs(10);
+/// For how long it may fail in a row before its last answer counts no more: the name may have been taken away.
+const LOOKUP_FAILURES: Duration = Duration::from_secs(60);
 
 /// What of `--node-ip` names addresses; `0.0.0.0` and `::` only say which family is preferred.
 pub(crate) fn named(node_ips: &[IpAddr]) -> Vec<IpAddr> {
@@ -35,8 +41,16 @@ pub(crate) fn usable_address(name: &str, node_ips: &[IpAddr]) -> Option<IpAddr> 
         return Some(address);
     }
     let ipv4 = node_ips.first().is_none_or(IpAddr::is_ipv4);
-    let of_name = looked_up(name).into_iter().filter(|ip| usable(ip) && is_here(*ip)).collect();
+    let of_name = LOOKED_UP.ask(name, LOOKUP, resolve).into_iter().filter(|ip| usable(ip) && is_here(*ip)).collect();
     preferred(of_name, ipv4).or_else(|| preferred(routed(), ipv4))
+}
+
+/// Waits until the resolver has said what the name stands for, where the address depends on it: what [`addresses`] then tells
+/// is not corrected a moment later. Blocks for ten seconds at most.
+pub(crate) fn wait_for_name(name: &str, node_ips: &[IpAddr]) {
+    if named(node_ips).is_empty() && name.parse::<IpAddr>().is_err() {
+        LOOKED_UP.ask(name, FIRST_LOOKUP, resolve);
+    }
 }
 
 /// The first of that family, else the first.
@@ -55,58 +69,93 @@ fn routed() -> Vec<IpAddr> {
     found
 }
 
-/// What the resolver last said of the node's name.
-struct Lookup {
+/// What a resolver says of the node's name.
+struct Lookup(Mutex<Last>);
+
+/// The machine's.
+static LOOKED_UP: Lookup = Lookup::new();
+
+/// What it last said.
+struct Last {
     name: String,
     found: Vec<IpAddr>,
     asked: Option<Instant>,
+    /// Since when it fails.
+    failing: Option<Instant>,
     /// A thread waits for it now; there is never a second one.
     asking: bool,
 }
 
-static LAST: Mutex<Lookup> = Mutex::new(Lookup { name: String::new(), found: Vec::new(), asked: None, asking: false });
+impl Last {
+    /// Nothing is known of that name yet.
+    const fn of(name: String) -> Self {
+        Last { name, found: Vec::new(), asked: None, failing: None, asking: false }
+    }
 
-fn last() -> MutexGuard<'static, Lookup> {
-    LAST.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take(&mut self, said: io::Result<Vec<IpAddr>>, now: Instant) {
+        match said {
+            Ok(found) => (self.found, self.failing) = (found, None),
+            Err(_) => {
+                let since = *self.failing.get_or_insert(now);
+                if now.saturating_duration_since(since) >= LOOKUP_FAILURES {
+                    self.found.clear();
+                }
+            }
+        }
+    }
 }
 
-/// What the name stands for, in the resolver's order. One that fails takes nothing back; one that hangs is not waited for.
-fn looked_up(name: &str) -> Vec<IpAddr> {
-    let is_first = {
-        let mut last = last();
-        if last.asking {
-            return if last.name == name { last.found.clone() } else { Vec::new() };
-        }
-        if last.name != name {
-            (last.name, last.found, last.asked) = (name.to_owned(), Vec::new(), None);
-        }
-        if last.asked.is_some_and(|asked| asked.elapsed() < LOOKUP_AGE) {
-            return last.found.clone();
-        }
-        last.asking = true;
-        last.asked.replace(Instant::now()).is_none()
-    };
-    let (tell, told) = mpsc::channel::<()>();
-    let asked = name.to_owned();
-    let thread = std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {
-        let found = (asked.as_str(), 0_u16).to_socket_addrs();
-        let mut last = last();
-        if let Ok(found) = found {
-            last.found = found.map(|address| address.ip()).collect();
-        }
-        last.asking = false;
-        drop(tell);
-    });
-    match thread {
-        Ok(_) if is_first => {
-            // Nothing is ever sent: that the thread has let go of its end says that it is done.
-            let _ = told.recv_timeout(LOOKUP);
-        }
-        Ok(_) => {}
-        Err(_) => last().asking = false,
+/// Asks the machine's resolver, for as long as that takes.
+fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
+    Ok((name, 0_u16).to_socket_addrs()?.map(|address| address.ip()).collect())
+}
+
+impl Lookup {
+    const fn new() -> Self {
+        Lookup(Mutex::new(Last::of(String::new())))
     }
-    let last = last();
-    if last.name == name { last.found.clone() } else { Vec::new() }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the name stands for, in the resolver's order. One that fails for a moment takes nothing back; one that hangs is
+    /// waited for once, for so long.
+    fn ask(&'static self, name: &str, wait: Duration, resolve: fn(&str) -> io::Result<Vec<IpAddr>>) -> Vec<IpAddr> {
+        let is_first = {
+            let mut last = self.last();
+            if last.asking {
+                return if last.name == name { last.found.clone() } else { Vec::new() };
+            }
+            if last.name != name {
+                *last = Last::of(name.to_owned());
+            }
+            if last.asked.is_some_and(|asked| asked.elapsed() < LOOKUP_AGE) {
+                return last.found.clone();
+            }
+            last.asking = true;
+            last.asked.replace(Instant::now()).is_none()
+        };
+        let (tell, told) = mpsc::channel::<()>();
+        let asked = name.to_owned();
+        let thread = std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {
+            let found = resolve(&asked);
+            let mut last = self.last();
+            last.take(found, Instant::now());
+            last.asking = false;
+            drop(tell);
+        });
+        match thread {
+            Ok(_) if is_first => {
+                // Nothing is ever sent: that the thread has let go of its end says that it is done.
+                let _ = told.recv_timeout(wait);
+            }
+            Ok(_) => {}
+            Err(_) => self.last().asking = false,
+        }
+        let last = self.last();
+        if last.name == name { last.found.clone() } else { Vec::new() }
+    }
 }
 
 /// Whether the machine has that address.
@@ -152,6 +201,8 @@ fn local_addresses(trie: &str) -> Vec<Ipv4Addr> {
 mod tests {
     use super::*;
 
+    const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
     #[test]
     fn addresses_of_a_trie() {
         let trie = "Main:
@@ -189,13 +240,29 @@ Local:
     }
 
     #[test]
-    fn a_name_is_looked_up_or_is_an_address() {
-        // Another test may be asking for another name.
-        let is_found = |_| {
-            std::thread::sleep(Duration::from_millis(1));
-            looked_up("localhost").iter().any(IpAddr::is_loopback)
+    fn an_answer_outlives_failures_for_a_minute() {
+        let begun = Instant::now();
+        let mut last = Last::of("one".to_owned());
+        let mut at = |seconds, said| {
+            last.take(said, begun + Duration::from_secs(seconds));
+            last.found.clone()
         };
-        assert!((0..5000).any(is_found));
+        let failed = || Err(io::ErrorKind::NotFound.into());
+        assert_eq!(at(0, Ok(vec![ONE])), [ONE]);
+        assert_eq!(at(100, failed()), [ONE]);
+        assert_eq!(at(150, Ok(vec![ONE])), [ONE]);
+        assert_eq!(at(200, failed()), [ONE]);
+        assert_eq!(at(259, failed()), [ONE]);
+        assert!(at(260, failed()).is_empty());
+    }
+
+    #[test]
+    fn a_name_is_looked_up_or_is_an_address() {
+        static LOOKUP: Lookup = Lookup::new();
+        let wait = Duration::from_secs(60);
+        let found = LOOKUP.ask("one", wait, |name| if name == "one" { Ok(vec![ONE]) } else { Ok(Vec::new()) });
+        assert_eq!(found, [ONE]);
+        assert!(LOOKUP.ask("two", wait, |_| Ok(Vec::new())).is_empty());
         assert_eq!(addresses("192.0.2.7", &[]), ["192.0.2.7".parse::<IpAddr>().unwrap()]);
     }
 }

@@ -155,10 +155,12 @@ struct World {
 }
 
 impl World {
-    /// The node's facts. Its name is looked up for them, and its files may lie on a slow disk.
-    async fn facts(&self, info: &RuntimeInfo) -> anyhow::Result<NodeFacts> {
-        let (config, info, id) = (self.config.clone(), info.clone(), self.id.clone());
-        tokio::task::spawn_blocking(move || facts::gather(&config, &info, &id)).await?
+    /// The node's facts, once Docker answers. Its name is looked up for them, and its files may lie on a slow disk.
+    async fn facts(&self) -> anyhow::Result<(RuntimeInfo, NodeFacts)> {
+        let info = self.first_answer().await;
+        let (config, of, id) = (self.config.clone(), info.clone(), self.id.clone());
+        let facts = tokio::task::spawn_blocking(move || facts::gather_at_start(&config, &of, &id)).await??;
+        Ok((info, facts))
     }
 
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
@@ -166,12 +168,11 @@ impl World {
         let exec: Arc<dyn ContainerExec> = Arc::new(self.docker.clone());
         let root = self.config.root_dir.clone();
         let probes = tokio::spawn(async move { plugins::load(&root, exec).await });
-        // Cancel safe: an answer of Docker that is dropped changes nothing.
-        let info = tokio::select! {
+        // Cancel safe: an answer of Docker that is dropped changes nothing, nor does a look at the machine.
+        let (info, facts) = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            info = self.health.turning(self.first_answer()) => info,
+            found = self.health.turning(self.facts()) => found?,
         };
-        let facts = self.facts(&info).await?;
         for (reason, message) in facts::shortcomings(&self.config, &facts, &info) {
             self.events.record_node(EventType::Warning, reason, &message);
         }

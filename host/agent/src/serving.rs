@@ -264,13 +264,14 @@ mod tests {
             assert_eq!((got.node_name.as_str(), got.addresses.len()), ("n1", 1));
         }
         let file = "enableDebuggingHandlers: false\nenableProfilingHandler: false\nenableDebugFlagsHandler: false\n\
-                    enableSystemLogHandler: false\nenableSystemLogQuery: true\nstreamingConnectionIdleTimeout: 7s\n";
+                    enableSystemLogHandler: false\nstreamingConnectionIdleTimeout: 7s\n";
         for (flags, file, wanted, idle) in [
             ("", "", [true, true, true, true, false], 4 * 3600),
-            ("", file, [false, false, false, false, true], 7),
-            ("--enable-debugging-handlers", file, [true, false, false, false, true], 7),
+            ("", file, [false, false, false, false, false], 7),
+            ("", "enableSystemLogQuery: true\n", [true, true, true, true, true], 4 * 3600),
+            ("--enable-debugging-handlers", file, [true, false, false, false, false], 7),
             ("--enable-debugging-handlers=false", "", [false, true, true, true, false], 4 * 3600),
-            ("--streaming-connection-idle-timeout=8s", file, [false, false, false, false, true], 8),
+            ("--streaming-connection-idle-timeout=8s", file, [false, false, false, false, false], 8),
         ] {
             let got = read(flags, file);
             let told = [got.debugging_handlers, got.profiling_handler, got.debug_flags_handler, got.system_log_handler];

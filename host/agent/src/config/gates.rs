@@ -189,7 +189,8 @@ pub(super) fn verifies(gates: &BTreeMap<String, bool>) -> bool {
 }
 
 /// Settings, each with the gate that it needs and whether it is made: where the gate is turned off the kubelet refuses it
-/// (`ValidateKubeletConfiguration`).
+/// (`ValidateKubeletConfiguration`). That is so for all of them in 1.33; later kubelets lock some gates (`ImageMaximumGCAge` from
+/// 1.35 on, `NodeLogQuery` from 1.36 on) or have one need another, and refuse the gate that is off, whatever is set.
 pub(super) fn refuse(gates: &BTreeMap<String, bool>, settings: &[(&str, &str, bool)], findings: &mut Findings) {
     for (setting, gate, _) in settings.iter().filter(|(_, gate, is_made)| *is_made && is_off(gates, gate)) {
         findings.problem(setting, format!("needs the feature gate {gate}, which is off"));

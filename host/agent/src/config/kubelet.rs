@@ -142,15 +142,15 @@ pub(crate) fn read(file: &str, text: &str, findings: &mut Findings) -> Draft {
         findings.problem(file, format!("larger than {} bytes; this is not a KubeletConfiguration", tree::SIZE_LIMIT));
         return Draft::default();
     }
+    let place = |line: Option<u64>| line.map_or(file.to_owned(), |line| format!("{file}:{line}"));
     let tree::Parsed { node, remarks } = match tree::parse(text) {
         Ok(parsed) => parsed,
         Err(error) => {
-            let place = error.line.map_or(file.to_owned(), |line| format!("{file}:{line}"));
-            findings.problem(&place, error.message);
+            findings.problem(&place(error.line), error.message);
             return Draft::default();
         }
     };
-    findings.warnings.extend(remarks.into_iter().map(|(line, remark)| format!("{file}:{line}: {remark}")));
+    findings.warnings.extend(remarks.into_iter().map(|(line, remark)| format!("{}: {remark}", place(line))));
     let Value::Map(entries) = &node.value else {
         findings.problem(file, format!("expected a KubeletConfiguration, got {}", node.describe()));
         return Draft::default();

@@ -37,8 +37,8 @@ pub(crate) struct SyntaxError {
 pub(crate) struct Parsed {
     /// What it holds; no key of a map comes twice.
     pub(crate) node: Node,
-    /// What the kubelet makes of it without refusing it, with the line.
-    pub(crate) remarks: Vec<(u64, String)>,
+    /// What the kubelet makes of it without refusing it, with the line where known.
+    pub(crate) remarks: Vec<(Option<u64>, String)>,
 }
 
 /// Reads the first YAML (or JSON) document of a text. As for the kubelet's v1beta1 (`pkg/kubelet/kubeletconfig/util/codec`) the
@@ -58,8 +58,10 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, SyntaxError> {
         (Some(Repeating(mut node)), read) => {
             keep_last(&mut node, &mut remarks);
             if let Err(error) = read {
-                let line = error.location().map_or(0, |location| location.line());
-                remarks.push((line, "only the first document of the file is read, not what follows it".to_owned()));
+                remarks.push((
+                    line(&error),
+                    "only the first document of the file is read, not what follows it".to_owned(),
+                ));
             }
             Ok(Parsed { node, remarks })
         }
@@ -69,7 +71,7 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, SyntaxError> {
 }
 
 /// Leaves the last of a map's entries of the same key, at every level.
-fn keep_last(node: &mut Node, remarks: &mut Vec<(u64, String)>) {
+fn keep_last(node: &mut Node, remarks: &mut Vec<(Option<u64>, String)>) {
     match &mut node.value {
         Value::Map(entries) => {
             let mut last: BTreeMap<String, usize> = BTreeMap::new();
@@ -85,7 +87,7 @@ fn keep_last(node: &mut Node, remarks: &mut Vec<(u64, String)>) {
                 }
                 if repeated.contains(&entry.key) {
                     remarks.push((
-                        entry.at.line,
+                        Some(entry.at.line),
                         format!("{} stands there more than once; the last one counts", entry.key),
                     ));
                 }
@@ -98,13 +100,16 @@ fn keep_last(node: &mut Node, remarks: &mut Vec<(u64, String)>) {
     }
 }
 
+fn line(error: &serde_saphyr::Error) -> Option<u64> {
+    error.location().map(|location| location.line()).filter(|line| *line > 0)
+}
+
 fn told(error: &serde_saphyr::Error) -> SyntaxError {
-    let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
     let message = error.to_string();
     // The place is told apart from the message, in one way for all problems.
     let message = message.split(" at line ").next().unwrap_or_default();
     let message = message.lines().next().unwrap_or_default();
-    SyntaxError { line, message: message.trim_end_matches([':', ',']).to_owned() }
+    SyntaxError { line: line(error), message: message.trim_end_matches([':', ',']).to_owned() }
 }
 
 #[cfg(test)]
@@ -136,7 +141,7 @@ mod tests {
         read.node.canonical_json(&mut kept);
         assert_eq!(kept, r#"{"a":3,"b":{"c":2}}"#);
         let said = "stands there more than once; the last one counts";
-        assert_eq!(read.remarks, [(4, format!("a {said}")), (2, format!("c {said}"))]);
+        assert_eq!(read.remarks, [(Some(4), format!("a {said}")), (Some(2), format!("c {said}"))]);
         for more in ["---\nb: 2\n", "---\nb: [\n", "---\n"] {
             let read = parse(&format!("---\na: 1\n{more}")).unwrap();
             let Value::Map(entries) = read.node.value else { panic!("a mapping") };

@@ -79,7 +79,8 @@ pub(crate) fn find_or_start(root: &Path) -> Result<Engine> {
     if let Ok(version) = ask(&socket) {
         return Ok(Engine { socket, version, started: false });
     }
-    if process::on_path("dockerd").is_none() {
+    let installs = process::on_path("dockerd").is_none();
+    if installs {
         if !place::has_apt() {
             bail!(
                 "no Docker answers at {}, and there is no apt-get to install one: start Docker first",
@@ -90,7 +91,9 @@ pub(crate) fn find_or_start(root: &Path) -> Result<Engine> {
     }
     match ask(&socket) {
         // The package has started it.
-        Ok(_) => note_service(root)?,
+        Ok(_) if installs => note_service(root)?,
+        // It only did not answer at first.
+        Ok(version) => return Ok(Engine { socket, version, started: false }),
         Err(_) => start(&socket, root)?,
     }
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -19,7 +19,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
-    docker, guests, images,
+    compile, docker, guests, images,
     place::{self, Place},
     process::{self, Running},
     say,
@@ -156,8 +156,8 @@ pub(crate) fn build(place: &Place, debug: bool) -> Result<()> {
     say!("building the plugins");
     guests::build(&place.root)?;
     say!("building longshore{}", if debug { "" } else { " (release; the first time takes some minutes)" });
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(&place.root).args(["build", "--quiet", "-p", "longshore-agent", "--bin", "longshore"]);
+    let mut command = compile::cargo(place);
+    command.args(["build", "--quiet", "-p", "longshore-agent", "--bin", "longshore"]);
     if !debug {
         command.arg("--release");
     }
