@@ -121,6 +121,9 @@ pub struct Options {
     pub shutdown: shutdown::Options,
     /// How often everything is looked at again, events aside.
     pub resync: Duration,
+    /// How often tokens and certificates in volumes are looked after, besides whenever their store says so, and volumes that
+    /// could not be brought up to date.
+    pub remount: Duration,
     /// How the pods' network is set up.
     pub network: NetworkOptions,
     /// What all pods may have together; `None` to leave that as it is.
@@ -140,6 +143,8 @@ impl Default for Options {
             images: collection::Options::default(),
             shutdown: shutdown::Options::default(),
             resync: Duration::from_secs(60),
+            // The kubelet: 60 to 90.
+            remount: Duration::from_secs(75),
             network: NetworkOptions::default(),
             pods_limits: None,
         }

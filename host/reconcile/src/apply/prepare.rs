@@ -19,10 +19,6 @@ use crate::objects::{self, Unknown};
 use crate::roster::Member;
 use crate::worker::Worker;
 
-/// How often tokens and certificates in volumes are looked after, besides whenever their store says so (the kubelet
-/// remounts every 60 to 90 seconds).
-const REMOUNT: Duration = Duration::from_secs(75);
-
 /// Why a pod is not prepared: reason and message of its event, as the kubelet has them.
 struct Unprepared {
     reason: &'static str,
@@ -169,7 +165,7 @@ impl Worker {
                 Step::Done
             }
             Err(unprepared) => {
-                self.prepared_at = self.prepared_at.map(|_| std::time::Instant::now());
+                (self.prepared_at, self.behind) = (Some(std::time::Instant::now()), true);
                 self.tell_unprepared(&unprepared);
                 self.failed(backoff::POD, "ContainerCreating", &unprepared.message);
                 Step::Waits
@@ -209,7 +205,7 @@ impl Worker {
         let prepared = self.prepared_at?;
         let runs = self.record.terminal.is_none() && self.pod.deletion.is_none() && self.observed.sandbox().is_some();
         let due = self.behind || !volume::issued_references(&self.pod).is_empty();
-        (runs && due).then(|| REMOUNT.saturating_sub(prepared.elapsed()))
+        (runs && due).then(|| self.shared.options.remount.saturating_sub(prepared.elapsed()))
     }
 
     /// Where what the pod refers to is kept.

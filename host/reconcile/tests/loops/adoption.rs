@@ -1,5 +1,7 @@
 //! The agent goes and comes back; the pods do not notice.
 
+use std::time::Duration;
+
 use longshore_core::ports::probes::ProbeOutcome;
 use longshore_tests::pod;
 
@@ -158,4 +160,17 @@ async fn an_unready_container_is_not_taken_for_ready() {
     let bed = bed.restart().await;
     bed.until("shown", |bed| bed.phase("p") == "Running").await;
     assert!(!bed.is_ready("p"));
+}
+
+#[tokio::test]
+async fn volumes_that_could_not_be_brought_up_to_date_after_a_restart_are_tried_again() {
+    let bed = Bed::with(|options| options.remount = Duration::from_secs(1));
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}], volumes: [{name: v, emptyDir: {}}]}")]);
+    bed.until("ready", |bed| bed.is_ready("p")).await;
+    let files = bed.files.clone();
+    let bed = bed.restart_with(async || *files.folder_fails.lock().unwrap() = true).await;
+    bed.source.set(vec![pod("p", "{containers: [{name: app, image: app}], volumes: [{name: v, emptyDir: {}}]}")]);
+    bed.until("told", |bed| bed.has_event("p", "Failed")).await;
+    let before = files.prepared("p").1;
+    bed.until("tried again", |_| files.prepared("p").1 > before).await;
 }
