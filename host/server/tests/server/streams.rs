@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 
+use crate::played::other;
 use crate::world::{Caller, World};
 
 /// A WebSocket to a path.
@@ -75,6 +76,30 @@ async fn exec_and_attach() {
     let messages = receive(&mut stream).await;
     assert_eq!(of(&messages, 1), "said");
     assert!(of(&messages, 3).contains("Success"));
+}
+
+/// Its status says that it waits; the kubelet asks the runtime.
+#[tokio::test]
+async fn a_container_whose_hook_runs() {
+    let world = World::new(|_| {}).await;
+    world.allow("master", "t", &["proxy"]);
+    let with = |name: &str, hooks: &[&str]| {
+        let mut view = (*other(name, "id-c")).clone();
+        let status = view.object.status.as_mut().and_then(|status| status.container_statuses.as_mut()).unwrap();
+        let state = serde_json::json!({"waiting": {"reason": "ContainerCreating"}});
+        status[0].state = Some(serde_json::from_value(state).unwrap());
+        view.standing.busy.post_start = hooks.iter().map(|id| (*id).to_owned()).collect();
+        world.pods.others.lock().unwrap().push(view.into());
+    };
+    with("hooked", &["id-c"]);
+    with("waits", &["id-of-another"]);
+    for verb in ["exec", "attach"] {
+        let path = format!("/{verb}/n/hooked/c?command=x&output=1");
+        let mut stream = open(&world, &path, "v4.channel.k8s.io").await;
+        assert_eq!(of(&receive(&mut stream).await, 1), "said");
+        let refused = world.get("t", &format!("/{verb}/n/waits/c?command=x&output=1")).await;
+        assert!(refused.code == 500 && refused.text.contains("not found"), "{refused:?}");
+    }
 }
 
 /// Only a process's output tells its end; the client wants none, and cannot end its own side.
