@@ -1,6 +1,6 @@
 //! Which protocol a request asks for, and the answer 101 (k8s.io/streaming `pkg/httpstream/httpstream.go` `Handshake`,
 //! `spdy/upgrade.go`, `wsstream/conn.go`; the sets of k8s.io/cri-streaming `pkg/streaming`). Picks the first of the
-//! client's protocols that we speak, as these do.
+//! client's protocols that we speak, as these do; over WebSockets the newest wins, wherever it stands, as in the kubelet's server.
 
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -182,7 +182,12 @@ fn websocket(service: Service, headers: &HeaderMap) -> Result<Agreement, Negotia
     if client.is_empty() {
         client.push(String::new());
     }
-    let Some(chosen) = client.iter().find_map(|name| server.iter().find(|known| *known == name)) else {
+    let newest = match service {
+        Service::RemoteCommand => "v5.channel.k8s.io",
+        Service::PortForward => "SPDY/3.1+portforward.k8s.io",
+    };
+    let mut offered = client.iter().filter(|name| *name == newest).chain(&client);
+    let Some(chosen) = offered.find_map(|name| server.iter().find(|known| *known == name)) else {
         return Err(NegotiationError::NoCommonProtocol { client, server: server.to_vec(), spdy: false });
     };
     let protocol = if chosen.starts_with("SPDY/") {
@@ -299,6 +304,14 @@ mod tests {
             let agreed = negotiate(service, &headers(&socket(name))).unwrap();
             assert_eq!(agreed.protocol(), protocol, "{name}");
             assert_eq!(agreed.headers()["sec-websocket-protocol"], name);
+        }
+        for (service, names, wins) in [
+            (RemoteCommand, "v4.channel.k8s.io, v5.channel.k8s.io", "v5.channel.k8s.io"),
+            (RemoteCommand, "channel.k8s.io, v4.channel.k8s.io", "channel.k8s.io"),
+            (PortForward, "v4.channel.k8s.io, SPDY/3.1+portforward.k8s.io", "SPDY/3.1+portforward.k8s.io"),
+        ] {
+            let agreed = negotiate(service, &headers(&socket(names))).unwrap();
+            assert_eq!(agreed.headers()["sec-websocket-protocol"], wins, "{names}");
         }
         // A name of the other service's, and what is no handshake.
         let refused = negotiate(PortForward, &headers(&socket("channel.k8s.io"))).unwrap_err();
