@@ -146,7 +146,7 @@ fn spdy(service: Service, headers: &HeaderMap) -> Result<Agreement, NegotiationE
         answer.insert(STREAM_PROTOCOL, HeaderValue::from_static(chosen));
         version(chosen)
     } else {
-        // Clients from before the negotiation; the kubelet's v1.
+        // Clients from before the negotiation, whom the kubelet refuses by now.
         1
     };
     answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
