@@ -388,12 +388,7 @@ fn switch(headers: HeaderMap) -> Response {
 
 fn refuse(why: &NegotiationError) -> Response {
     let code = StatusCode::from_u16(why.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut response = match why {
-        // The kubelet's own proxy says it, what else there is to say the server behind that.
-        NegotiationError::NoUpgrade => error(code, &why.to_string()),
-        _ => Response::new(Body::from(why.to_string())),
-    };
-    *response.status_mut() = code;
+    let mut response = error(code, &why.to_string());
     response.headers_mut().extend(why.headers());
     response
 }

@@ -50,7 +50,11 @@ pub enum NegotiationError {
     #[error("unable to upgrade: header X-Stream-Protocol-Version contains no valid protocols")]
     NoProtocols,
     /// No protocol in common.
-    #[error("unable to upgrade: unable to negotiate protocol: client supports {client:?}, server accepts {server:?}")]
+    #[error(
+        "unable to upgrade: unable to negotiate protocol: client supports [{}], server accepts [{}]",
+        .client.join(" "),
+        .server.join(" ")
+    )]
     NoCommonProtocol {
         /// What the client offered.
         client: Vec<String>,
@@ -79,10 +83,16 @@ impl NegotiationError {
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if let Self::NoCommonProtocol { server, spdy: true, .. } = self {
-            for protocol in server {
-                headers.append(ACCEPTED, HeaderValue::from_static(protocol));
+        match self {
+            Self::NoCommonProtocol { server, spdy: true, .. } => {
+                for protocol in server {
+                    headers.append(ACCEPTED, HeaderValue::from_static(protocol));
+                }
             }
+            Self::BadWebSocket => {
+                headers.insert(WS_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
         }
         headers
     }
@@ -249,6 +259,8 @@ mod tests {
         assert_eq!(agreed.headers()["X-Stream-Protocol-Version"], "v3.channel.k8s.io");
         let refused = negotiate(Service::PortForward, &asked).unwrap_err();
         assert_eq!((refused.status(), refused.headers().len()), (403, 1));
+        let lists = "client supports [v9.channel.k8s.io v3.channel.k8s.io v4.channel.k8s.io], server accepts [portforward.k8s.io]";
+        assert!(refused.to_string().ends_with(lists), "{refused}");
         assert_eq!(negotiate(Service::RemoteCommand, &headers(&[])).unwrap_err().status(), 500);
     }
 
@@ -321,6 +333,7 @@ mod tests {
             asked[at].1 = value;
             let refused = negotiate(RemoteCommand, &headers(&asked)).unwrap_err();
             assert_eq!((&refused, refused.status()), (&NegotiationError::BadWebSocket, 400));
+            assert_eq!(refused.headers()["sec-websocket-version"], "13");
         }
         let plain = headers(&[("connection", "keep-alive"), ("upgrade", "websocket")]);
         assert_eq!(negotiate(RemoteCommand, &plain).unwrap_err(), NegotiationError::NoUpgrade);

@@ -5,7 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 use crate::played::other;
-use crate::world::{Caller, World};
+use crate::world::{Caller, World, exchange};
 
 /// A WebSocket to a path.
 pub(crate) async fn open(world: &World, path: &str, protocol: &str) -> TlsStream<TcpStream> {
@@ -140,6 +140,19 @@ async fn ports() {
     let words =
         format!("error forwarding port {closed} to pod p, uid u: failed to connect to localhost:{closed} inside");
     assert!(error.contains(&words), "{error}");
+}
+
+#[tokio::test]
+async fn refusals_are_lines_of_text() {
+    let world = World::new(|_| {}).await;
+    world.allow("master", "t", &["proxy"]);
+    let mut stream = world.connect(&Caller::default()).await;
+    let headers = "Authorization: Bearer t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let refused = exchange(&mut stream, "GET", "/exec/n/p/c?command=x&output=1", headers, "").await;
+    let text = refused.text.to_ascii_lowercase();
+    assert!(refused.code == 400 && text.ends_with("version 13\n"), "{text}");
+    assert!(text.contains("sec-websocket-version: 13\r\n") && text.contains("content-type: text/plain"), "{text}");
 }
 
 /// What was cut off is not to look whole.
