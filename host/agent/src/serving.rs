@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use longshore_core::cgroup;
@@ -142,7 +143,10 @@ fn settings(config: &Config, name: &str, ips: &[IpAddr], joining: Option<&Joinin
         debug_flags_handler: server.debug_flags_handler,
         system_log_handler: server.system_log_handler,
         system_log_query: server.system_log_query,
-        streaming_idle: server.streaming_idle_timeout,
+        streaming_idle: match server.streaming_idle_timeout {
+            Duration::ZERO => Duration::MAX,
+            limit => limit,
+        },
         connections: descriptors::connections(limit, usual.connections),
         connections_per_client: descriptors::connections(limit, usual.connections_per_client),
         log_readers: descriptors::share(limit, usual.log_readers),
@@ -272,6 +276,9 @@ mod tests {
             ("--enable-debugging-handlers", file, [true, false, false, false, false], 7),
             ("--enable-debugging-handlers=false", "", [false, true, true, true, false], 4 * 3600),
             ("--streaming-connection-idle-timeout=8s", file, [false, false, false, false, false], 8),
+            // The kubelet defaults a file's zero, and takes a flag's for no limit.
+            ("--streaming-connection-idle-timeout=0", file, [false, false, false, false, false], u64::MAX),
+            ("", "streamingConnectionIdleTimeout: 0s\n", [true, true, true, true, false], 4 * 3600),
         ] {
             let got = read(flags, file);
             let told = [got.debugging_handlers, got.profiling_handler, got.debug_flags_handler, got.system_log_handler];

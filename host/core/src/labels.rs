@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use crate::cgroup::{self, Qos};
 use crate::pod::{ContainerKind, Pod, PodId};
 
+/// How the names of all labels of ours begin.
+const PREFIX: &str = "dev.longshore.";
+
 /// ID of the root folder whose agent made it. Nothing without it is ever touched.
 pub const ROOT: &str = "dev.longshore.root";
 /// Number of the hash rules that [`HASH`] was made with.
@@ -106,12 +109,14 @@ fn bounded(labels: impl IntoIterator<Item = (String, String)>) -> BTreeMap<Strin
 }
 
 /// All labels of a pod's sandbox: the pod's own and its annotations, as far as there is room, and those that tell who it is.
+/// A pod's label under a name of ours would say what only we say: that it may be swept away, for one.
 pub fn for_sandbox(pod: &Pod, root: &str, attempt: u32) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::new();
     for (key, value) in pod.annotations() {
         annotate(&mut annotations, key, value.clone());
     }
-    let mut labels = bounded(pod.labels().clone().into_iter().chain(annotations));
+    let own = pod.labels().clone().into_iter().filter(|(key, _)| !key.starts_with(PREFIX));
+    let mut labels = bounded(own.chain(annotations));
     labels.extend(identity(&pod.id, "POD", "podsandbox", root, &pod.sandbox_hash, attempt));
     labels.insert(QOS.to_owned(), cgroup::qos(pod.spec()).as_str().to_owned());
     labels
@@ -294,6 +299,17 @@ mod tests {
             labels.extend(version.map(|version| (HASH_VERSION.to_owned(), version.to_owned())));
             assert_eq!(parse(&labels, "root"), Some(Parsed { hash: String::new(), ..parsed.clone() }), "{version:?}");
         }
+    }
+
+    #[test]
+    fn a_pod_does_not_speak_for_us() {
+        let mut pod = pod_from("{containers: [{name: a, image: i}]}");
+        let own = ["dev.longshore.trial", "dev.longshore.content", TERMINATION_FILE, "app"];
+        let labels = own.map(|key| (key.to_owned(), "root".to_owned()));
+        std::sync::Arc::make_mut(&mut pod.object).metadata.labels = Some(labels.into());
+        let labels = for_sandbox(&pod, "root", 0);
+        assert_eq!(own.map(|key| labels.contains_key(key)), [false, false, false, true]);
+        assert!(parse(&labels, "root").is_some());
     }
 
     /// An event of Docker's with more than 1 MiB is not read, nor a list in which each entry is that long.

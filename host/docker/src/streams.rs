@@ -3,6 +3,8 @@
 //! Whoever lets go of a command with a terminal hangs it up. One without is left to itself, but for its stdin, which ends:
 //! the kubelet does no more. It must not read anything into exit codes, and speaks no protocol of those who want the streams.
 
+mod ahead;
+mod end;
 mod hang_up;
 mod pipe;
 
@@ -71,8 +73,17 @@ impl Docker {
         Ok(inspect)
     }
 
-    fn parts(&self, upgraded: Upgraded, wants: Wants, terminal: bool, of: Of) -> Attached {
+    /// The ends of a connection, of which the process has `ended` when that resolves.
+    fn parts(
+        &self,
+        upgraded: Upgraded,
+        wants: Wants,
+        terminal: bool,
+        of: Of,
+        ended: impl Future<Output = ()> + Send + 'static,
+    ) -> Attached {
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
+        let read = ahead::ahead(read, ended);
         let (stdout, stderr) = match terminal && wants.stdout {
             true => (Some(Box::new(read.compat()) as Read), None),
             false => outputs(read, wants.stdout, wants.stderr && !terminal),
@@ -125,7 +136,8 @@ impl ContainerStreams for Docker {
         }
         let body = Bytes::from(serde_json::json!({"Detach": false, "Tty": wants.tty}).to_string());
         let upgraded = self.connection().hijack(CALL, &format!("/exec/{}/start", made.id), body).await.map_err(sort)?;
-        Ok(self.parts(upgraded, wants, wants.tty, Of::Exec { id: made.id, container: id.to_owned() }))
+        let ended = end::of_exec(self.clone(), made.id.clone());
+        Ok(self.parts(upgraded, wants, wants.tty, Of::Exec { id: made.id, container: id.to_owned() }, ended))
     }
 
     async fn attach(&self, container_id: &str, wants: Wants) -> Result<Attached, RuntimeError> {
@@ -134,6 +146,7 @@ impl ContainerStreams for Docker {
         if !inspect.state.as_ref().and_then(|state| state.running).unwrap_or_default() {
             return Err(not_running(container_id, OPERATION));
         }
+        let ended = end::of_container(self.clone(), inspect.state.and_then(|state| state.pid));
         let config = inspect.config.unwrap_or_default();
         let terminal = config.tty.unwrap_or_default();
         // `kubectl attach -i` does not look whether a container has a stdin, and other runtimes do not mind.
@@ -147,7 +160,7 @@ impl ContainerStreams for Docker {
         );
         let upgraded =
             self.connection().hijack(CALL, &path, Bytes::new()).await.map_err(|fault| fault.during(OPERATION))?;
-        let mut attached = self.parts(upgraded, wants, terminal, Of::Container(container_id.to_owned()));
+        let mut attached = self.parts(upgraded, wants, terminal, Of::Container(container_id.to_owned()), ended);
         if nowhere {
             attached.stdin = Some(Box::new(futures::io::sink()));
         }

@@ -295,11 +295,13 @@ pub(crate) fn bare(id: &str) -> &str {
     id.split_once("://").map_or(id, |(_, id)| id)
 }
 
-/// The ID of the container of that name, if it runs.
+/// The ID of the container of that name, if it runs, be it said to wait while its postStart hook does.
 pub(crate) fn running<'a>(view: &'a PodView, container: &str) -> Option<&'a str> {
     let status = statuses(&view.object).find(|status| status.name == container)?;
-    status.state.as_ref()?.running.as_ref()?;
-    status.container_id.as_deref().map(bare)
+    let id = bare(status.container_id.as_deref()?);
+    let state = status.state.as_ref()?;
+    let hooked = state.terminated.is_none() && view.standing.busy.post_start.contains(id);
+    (state.running.is_some() || hooked).then_some(id)
 }
 
 async fn verbosity(api: &Api, request: Request) -> Response {

@@ -1,6 +1,7 @@
 //! `/exec`, `/attach` and `/portForward`: between the client's streams and those of the pod
 //! (`pkg/kubelet/server/server.go`; `k8s.io/cri-streaming/pkg/streaming`). It must not know the protocols of either side.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::compat::{FuturesAsyncReadCompatExt, FuturesAsyncWriteCompatExt};
 use tokio_util::task::TaskTracker;
 
-use crate::copy::copy;
+use crate::copy::{Broken, copy};
 use crate::listen::Held;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::query::Query;
@@ -316,7 +317,8 @@ async fn network(api: &Api, view: &PodView) -> Result<Option<Namespace>, String>
     opened.map(Some).map_err(|error| format!("unable to do port forwarding: {error}"))
 }
 
-/// One connection, which has a place among those of all clients. Half-closes pass through both ways.
+/// One connection, which has a place among those of all clients. Half-closes pass through both ways. One that the pod breaks is an
+/// error, as with containerd: what was cut off is not to look whole.
 async fn one(
     api: &Api,
     namespace: Option<&Namespace>,
@@ -335,27 +337,37 @@ async fn one(
     let (mut from_pod, mut to_pod) = stream.into_split();
     let (from_client, mut to_client) = tokio::io::split(data);
     let up = async {
-        // A connection that breaks is the business of its two ends, which see it.
-        let whole = copy(from_client, &mut to_pod).await;
-        whole.is_ok() && to_pod.shutdown().await.is_ok()
+        copy(from_client, &mut to_pod).await?;
+        to_pod.shutdown().await.map_err(Broken::Writing)
     };
     let down = async {
-        let _ = copy(&mut from_pod, &mut to_client).await;
+        copy(&mut from_pod, &mut to_client).await?;
         let _ = to_client.shutdown().await;
+        Ok::<(), Broken>(())
+    };
+    // The client sees for itself what it does.
+    let said = |got: Result<(), Broken>| match got {
+        Err(Broken::Reading(error)) => Err(format!("read from the pod: {error}")),
+        Ok(()) | Err(Broken::Writing(_)) => Ok(()),
     };
     tokio::pin!(up, down);
     tokio::select! {
-        whole = &mut up => {
-            if whole {
-                down.await;
+        sent = &mut up => match sent {
+            Err(Broken::Reading(_)) => Ok(()),
+            // The kernel tells it once.
+            Err(Broken::Writing(error)) if error.kind() == ErrorKind::ConnectionReset => {
+                said(down.await).and(Err(format!("write to the pod: {error}")))
             }
-        }
-        // Over channels a client cannot end its side: one that the pod has left gets a moment, as containerd gives it.
-        () = &mut down => {
-            let _ = tokio::time::timeout(LINGER, up).await;
+            Ok(()) | Err(Broken::Writing(_)) => said(down.await),
+        },
+        got = &mut down => {
+            // Over channels a client cannot end its side: one that the pod has left gets a moment, as containerd gives it.
+            if got.is_ok() {
+                let _ = tokio::time::timeout(LINGER, up).await;
+            }
+            said(got)
         }
     }
-    Ok(())
 }
 
 /// The connection behind a request, once its client has the answer.
@@ -376,12 +388,7 @@ fn switch(headers: HeaderMap) -> Response {
 
 fn refuse(why: &NegotiationError) -> Response {
     let code = StatusCode::from_u16(why.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut response = match why {
-        // The kubelet's own proxy says it, what else there is to say the server behind that.
-        NegotiationError::NoUpgrade => error(code, &why.to_string()),
-        _ => Response::new(Body::from(why.to_string())),
-    };
-    *response.status_mut() = code;
+    let mut response = error(code, &why.to_string());
     response.headers_mut().extend(why.headers());
     response
 }

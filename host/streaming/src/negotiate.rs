@@ -1,6 +1,6 @@
 //! Which protocol a request asks for, and the answer 101 (k8s.io/streaming `pkg/httpstream/httpstream.go` `Handshake`,
 //! `spdy/upgrade.go`, `wsstream/conn.go`; the sets of k8s.io/cri-streaming `pkg/streaming`). Picks the first of the
-//! client's protocols that we speak, as these do.
+//! client's protocols that we speak, as these do; over WebSockets the newest wins, wherever it stands, as in the kubelet's server.
 
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -50,7 +50,11 @@ pub enum NegotiationError {
     #[error("unable to upgrade: header X-Stream-Protocol-Version contains no valid protocols")]
     NoProtocols,
     /// No protocol in common.
-    #[error("unable to upgrade: unable to negotiate protocol: client supports {client:?}, server accepts {server:?}")]
+    #[error(
+        "unable to upgrade: unable to negotiate protocol: client supports [{}], server accepts [{}]",
+        .client.join(" "),
+        .server.join(" ")
+    )]
     NoCommonProtocol {
         /// What the client offered.
         client: Vec<String>,
@@ -79,10 +83,16 @@ impl NegotiationError {
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if let Self::NoCommonProtocol { server, spdy: true, .. } = self {
-            for protocol in server {
-                headers.append(ACCEPTED, HeaderValue::from_static(protocol));
+        match self {
+            Self::NoCommonProtocol { server, spdy: true, .. } => {
+                for protocol in server {
+                    headers.append(ACCEPTED, HeaderValue::from_static(protocol));
+                }
             }
+            Self::BadWebSocket => {
+                headers.insert(WS_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
         }
         headers
     }
@@ -146,7 +156,7 @@ fn spdy(service: Service, headers: &HeaderMap) -> Result<Agreement, NegotiationE
         answer.insert(STREAM_PROTOCOL, HeaderValue::from_static(chosen));
         version(chosen)
     } else {
-        // Clients from before the negotiation; the kubelet's v1.
+        // Clients from before the negotiation, whom the kubelet refuses by now.
         1
     };
     answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -182,7 +192,12 @@ fn websocket(service: Service, headers: &HeaderMap) -> Result<Agreement, Negotia
     if client.is_empty() {
         client.push(String::new());
     }
-    let Some(chosen) = client.iter().find_map(|name| server.iter().find(|known| *known == name)) else {
+    let newest = match service {
+        Service::RemoteCommand => "v5.channel.k8s.io",
+        Service::PortForward => "SPDY/3.1+portforward.k8s.io",
+    };
+    let mut offered = client.iter().filter(|name| *name == newest).chain(&client);
+    let Some(chosen) = offered.find_map(|name| server.iter().find(|known| *known == name)) else {
         return Err(NegotiationError::NoCommonProtocol { client, server: server.to_vec(), spdy: false });
     };
     let protocol = if chosen.starts_with("SPDY/") {
@@ -244,6 +259,8 @@ mod tests {
         assert_eq!(agreed.headers()["X-Stream-Protocol-Version"], "v3.channel.k8s.io");
         let refused = negotiate(Service::PortForward, &asked).unwrap_err();
         assert_eq!((refused.status(), refused.headers().len()), (403, 1));
+        let lists = "client supports [v9.channel.k8s.io v3.channel.k8s.io v4.channel.k8s.io], server accepts [portforward.k8s.io]";
+        assert!(refused.to_string().ends_with(lists), "{refused}");
         assert_eq!(negotiate(Service::RemoteCommand, &headers(&[])).unwrap_err().status(), 500);
     }
 
@@ -300,6 +317,14 @@ mod tests {
             assert_eq!(agreed.protocol(), protocol, "{name}");
             assert_eq!(agreed.headers()["sec-websocket-protocol"], name);
         }
+        for (service, names, wins) in [
+            (RemoteCommand, "v4.channel.k8s.io, v5.channel.k8s.io", "v5.channel.k8s.io"),
+            (RemoteCommand, "channel.k8s.io, v4.channel.k8s.io", "channel.k8s.io"),
+            (PortForward, "v4.channel.k8s.io, SPDY/3.1+portforward.k8s.io", "SPDY/3.1+portforward.k8s.io"),
+        ] {
+            let agreed = negotiate(service, &headers(&socket(names))).unwrap();
+            assert_eq!(agreed.headers()["sec-websocket-protocol"], wins, "{names}");
+        }
         // A name of the other service's, and what is no handshake.
         let refused = negotiate(PortForward, &headers(&socket("channel.k8s.io"))).unwrap_err();
         assert_eq!((refused.status(), refused.headers().len()), (403, 0));
@@ -308,6 +333,7 @@ mod tests {
             asked[at].1 = value;
             let refused = negotiate(RemoteCommand, &headers(&asked)).unwrap_err();
             assert_eq!((&refused, refused.status()), (&NegotiationError::BadWebSocket, 400));
+            assert_eq!(refused.headers()["sec-websocket-version"], "13");
         }
         let plain = headers(&[("connection", "keep-alive"), ("upgrade", "websocket")]);
         assert_eq!(negotiate(RemoteCommand, &plain).unwrap_err(), NegotiationError::NoUpgrade);

@@ -71,10 +71,13 @@ pub(crate) struct ServerFlags {
     /// Serve exec, attach, port-forward, logs and the debugging endpoints [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) enable_debugging_handlers: Option<String>,
-    /// How long an exec, attach or port-forward may stay silent [default: 4h]
+    /// How long an exec, attach or port-forward may stay silent, 0 for as long as it likes [default: 4h]
     #[arg(long, value_name = "DURATION")]
     pub(crate) streaming_connection_idle_timeout: Option<String>,
 }
+
+/// How long a stream may stay silent where nothing is said.
+const STREAMING_IDLE: Duration = Duration::from_secs(4 * 3600);
 
 layer! {
     /// What one place says of the servers.
@@ -161,7 +164,7 @@ pub(crate) struct Server {
     pub(crate) profiling_handler: bool,
     /// Whether /debug/flags/v is served.
     pub(crate) debug_flags_handler: bool,
-    /// How long a stream may stay silent.
+    /// How long a stream may stay silent; zero for as long as it likes.
     pub(crate) streaming_idle_timeout: Duration,
 }
 
@@ -238,7 +241,11 @@ impl ServerLayer {
             "healthzPort" => self.healthz_port = reader.whole(key, node, values::port),
             "port" => self.port = reader.whole(key, node, values::port),
             "readOnlyPort" => self.read_only_port = reader.whole(key, node, values::port),
-            "streamingConnectionIdleTimeout" => self.streaming_idle_timeout = reader.duration(key, node, Ok),
+            "streamingConnectionIdleTimeout" => {
+                // Files are defaulted, flags are not (`SetDefaults_KubeletConfiguration`).
+                let given = |time: Duration| Ok(if time.is_zero() { STREAMING_IDLE } else { time });
+                self.streaming_idle_timeout = reader.duration(key, node, given);
+            }
             "tlsCertFile" => self.tls_cert_file = reader.path(key, node),
             "tlsCipherSuites" => self.cipher_suites = reader.texts(key, node, tls::cipher),
             "tlsMinVersion" => self.tls_min_version = reader.text(key, node, |text| tls::version(&text)),
@@ -369,7 +376,7 @@ impl ServerLayer {
             system_log_query: self.system_log_query.unwrap_or(false),
             profiling_handler: self.profiling_handler.unwrap_or(true),
             debug_flags_handler: self.debug_flags_handler.unwrap_or(true),
-            streaming_idle_timeout: time(self.streaming_idle_timeout.filter(|time| !time.is_zero()), 4 * 3600),
+            streaming_idle_timeout: self.streaming_idle_timeout.unwrap_or(STREAMING_IDLE),
         }
     }
 }

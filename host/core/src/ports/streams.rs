@@ -61,7 +61,8 @@ pub trait AttachedControl: Send + Sync {
 /// Streams into containers, by the container runtime.
 #[async_trait]
 pub trait ContainerStreams: Send + Sync {
-    /// Starts a command with its streams. A command that cannot be started (126, 127) fails with the runtime's words.
+    /// Starts a command with its streams. One that cannot be started has the runtime's words as its output, and ends with 126
+    /// or 127.
     async fn exec_streams(&self, exec: &StreamedExec) -> Result<Attached, RuntimeError>;
 
     /// Attaches to a container's own process. `wants.stdin` needs a container that was made with `stdin`.

@@ -121,3 +121,37 @@ async fn attachments_see_what_comes() {
     let (out, _err) = tokio::join!(text(talker.stdout), text(talker.stderr));
     assert_eq!(out, "late\n");
 }
+
+/// Docker waits two seconds for whoever takes the output of what has ended, and holds 1 MB meanwhile: the rest would be in pipes
+/// that it lets go of.
+#[tokio::test]
+async fn a_reader_that_pauses_has_all_of_it() {
+    let Some(world) = World::new().await else { return };
+    let sandbox = world.running_sandbox().await;
+    let id = world.run(&sandbox, "app", &["sleep", "1000"]).await;
+    let own = Wants { stdin: false, ..ALL };
+    let terminal = Wants { stdin: false, stdout: true, stderr: false, tty: true };
+    let mut outputs = Vec::new();
+    for n in (1_000_000..1_600_000).step_by(50_000).chain([2_000_000, 2_500_000, 3_000_000]) {
+        for wants in [own, terminal] {
+            let it = start(&world, &id, wants, &["head", "-c", &n.to_string(), "/dev/zero"]).await;
+            outputs.push((n, it));
+        }
+    }
+    for n in [1_100_000, 1_200_000, 1_300_000, 1_400_000] {
+        let script = format!("while ! test -e /tmp/go; do sleep 0.05; done; head -c {n} /dev/zero");
+        let one = world.run(&sandbox, &format!("c{n}"), &["sh", "-c", &script]).await;
+        outputs.push((n, world.docker.attach(&one, own).await.unwrap()));
+        crate::exec::until(&world, &one, &["touch", "/tmp/go"]).await;
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let read = outputs.into_iter().map(|(n, it)| async move {
+        let Attached { stdout, stderr, .. } = it;
+        let stderr = async { if stderr.is_some() { text(stderr).await } else { String::new() } };
+        let (out, err) = tokio::join!(text(stdout), stderr);
+        (n, out.len(), err)
+    });
+    for (n, length, err) in futures::future::join_all(read).await {
+        assert_eq!((length, err.as_str()), (n, ""));
+    }
+}

@@ -4,7 +4,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 
-use crate::world::{Caller, World};
+use crate::played::other;
+use crate::world::{Caller, World, exchange};
 
 /// A WebSocket to a path.
 pub(crate) async fn open(world: &World, path: &str, protocol: &str) -> TlsStream<TcpStream> {
@@ -77,6 +78,30 @@ async fn exec_and_attach() {
     assert!(of(&messages, 3).contains("Success"));
 }
 
+/// Its status says that it waits; the kubelet asks the runtime.
+#[tokio::test]
+async fn a_container_whose_hook_runs() {
+    let world = World::new(|_| {}).await;
+    world.allow("master", "t", &["proxy"]);
+    let with = |name: &str, hooks: &[&str]| {
+        let mut view = (*other(name, "id-c")).clone();
+        let status = view.object.status.as_mut().and_then(|status| status.container_statuses.as_mut()).unwrap();
+        let state = serde_json::json!({"waiting": {"reason": "ContainerCreating"}});
+        status[0].state = Some(serde_json::from_value(state).unwrap());
+        view.standing.busy.post_start = hooks.iter().map(|id| (*id).to_owned()).collect();
+        world.pods.others.lock().unwrap().push(view.into());
+    };
+    with("hooked", &["id-c"]);
+    with("waits", &["id-of-another"]);
+    for verb in ["exec", "attach"] {
+        let path = format!("/{verb}/n/hooked/c?command=x&output=1");
+        let mut stream = open(&world, &path, "v4.channel.k8s.io").await;
+        assert_eq!(of(&receive(&mut stream).await, 1), "said");
+        let refused = world.get("t", &format!("/{verb}/n/waits/c?command=x&output=1")).await;
+        assert!(refused.code == 500 && refused.text.contains("not found"), "{refused:?}");
+    }
+}
+
 /// Only a process's output tells its end; the client wants none, and cannot end its own side.
 #[tokio::test]
 async fn exec_without_output() {
@@ -114,6 +139,40 @@ async fn ports() {
     let error = String::from_utf8_lossy(&error).into_owned();
     let words =
         format!("error forwarding port {closed} to pod p, uid u: failed to connect to localhost:{closed} inside");
+    assert!(error.contains(&words), "{error}");
+}
+
+#[tokio::test]
+async fn refusals_are_lines_of_text() {
+    let world = World::new(|_| {}).await;
+    world.allow("master", "t", &["proxy"]);
+    let mut stream = world.connect(&Caller::default()).await;
+    let headers = "Authorization: Bearer t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let refused = exchange(&mut stream, "GET", "/exec/n/p/c?command=x&output=1", headers, "").await;
+    let text = refused.text.to_ascii_lowercase();
+    assert!(refused.code == 400 && text.ends_with("version 13\n"), "{text}");
+    assert!(text.contains("sec-websocket-version: 13\r\n") && text.contains("content-type: text/plain"), "{text}");
+}
+
+/// What was cut off is not to look whole.
+#[tokio::test]
+async fn a_connection_that_the_pod_resets() {
+    let world = World::new(|_| {}).await;
+    world.allow("master", "t", &["proxy"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (inner, _) = listener.accept().await.unwrap();
+        // Closed with bytes in it that nobody read.
+        inner.peek(&mut [0; 4]).await.unwrap();
+    });
+    let mut stream = open(&world, &format!("/portForward/n/p?port={port}"), "v4.channel.k8s.io").await;
+    send(&mut stream, 0, b"ping").await;
+    let messages = receive(&mut stream).await;
+    let error: Vec<u8> = messages.iter().filter(|(channel, _)| *channel == 1).flat_map(|(_, it)| it.clone()).collect();
+    let error = String::from_utf8_lossy(&error).into_owned();
+    let words = format!("error forwarding port {port} to pod p, uid u: read from the pod: Connection reset by peer");
     assert!(error.contains(&words), "{error}");
 }
 
