@@ -15,28 +15,21 @@ const TRICKLE: (u32, u32) = (16, 4096);
 /// How long they gather: less than the buffers of a pipe and of a socket take to fill.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The side that a copy failed at.
-#[derive(Debug)]
-pub(crate) enum Broken {
-    Reading(io::Error),
-    Writing(io::Error),
-}
-
 /// Copies until the end of `from`.
 ///
 /// # Errors
 /// When reading or writing fails.
-pub(crate) async fn copy(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> Result<(), Broken> {
+pub(crate) async fn copy(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let mut from = BufReader::with_capacity(PIECE, from);
     let (mut without_pause, mut trickle) = (0u32, TRICKLE.0);
     // Whether the next piece had time to gather, and about how long those are that had none.
     let (mut waited, mut single) = (false, 0);
     loop {
         let asked = Instant::now();
-        let piece = from.fill_buf().await.map_err(Broken::Reading)?;
+        let piece = from.fill_buf().await?;
         let length = piece.len();
         if length == 0 {
-            return to.flush().await.map_err(Broken::Writing);
+            return to.flush().await;
         }
         without_pause = if asked.elapsed() > PAUSE { 0 } else { without_pause.saturating_add(1) };
         match waited {
@@ -44,7 +37,7 @@ pub(crate) async fn copy(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite
             true => (without_pause, trickle) = (0, (trickle * 2).min(TRICKLE.1)),
             false => single = length.max(single - single / 16),
         }
-        to.write_all(piece).await.map_err(Broken::Writing)?;
+        to.write_all(piece).await?;
         from.consume(length);
         waited = without_pause > trickle && length < PIECE / 2;
         if waited {

@@ -1,7 +1,6 @@
 //! `/exec`, `/attach` and `/portForward`: between the client's streams and those of the pod
 //! (`pkg/kubelet/server/server.go`; `k8s.io/cri-streaming/pkg/streaming`). It must not know the protocols of either side.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio_util::compat::{FuturesAsyncReadCompatExt, FuturesAsyncWriteCompatExt};
 use tokio_util::task::TaskTracker;
 
-use crate::copy::{Broken, copy};
+use crate::copy::copy;
 use crate::listen::Held;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::query::Query;
@@ -317,8 +316,7 @@ async fn network(api: &Api, view: &PodView) -> Result<Option<Namespace>, String>
     opened.map(Some).map_err(|error| format!("unable to do port forwarding: {error}"))
 }
 
-/// One connection, which has a place among those of all clients. Half-closes pass through both ways. One that the pod breaks is an
-/// error, as with containerd: what was cut off is not to look whole.
+/// One connection, which has a place among those of all clients. Half-closes pass through both ways.
 async fn one(
     api: &Api,
     namespace: Option<&Namespace>,
@@ -337,37 +335,27 @@ async fn one(
     let (mut from_pod, mut to_pod) = stream.into_split();
     let (from_client, mut to_client) = tokio::io::split(data);
     let up = async {
-        copy(from_client, &mut to_pod).await?;
-        to_pod.shutdown().await.map_err(Broken::Writing)
+        // A connection that breaks is the business of its two ends, which see it.
+        let whole = copy(from_client, &mut to_pod).await;
+        whole.is_ok() && to_pod.shutdown().await.is_ok()
     };
     let down = async {
-        copy(&mut from_pod, &mut to_client).await?;
+        let _ = copy(&mut from_pod, &mut to_client).await;
         let _ = to_client.shutdown().await;
-        Ok::<(), Broken>(())
-    };
-    // The client sees for itself what it does.
-    let said = |got: Result<(), Broken>| match got {
-        Err(Broken::Reading(error)) => Err(format!("read from the pod: {error}")),
-        Ok(()) | Err(Broken::Writing(_)) => Ok(()),
     };
     tokio::pin!(up, down);
     tokio::select! {
-        sent = &mut up => match sent {
-            Err(Broken::Reading(_)) => Ok(()),
-            // The kernel tells it once.
-            Err(Broken::Writing(error)) if error.kind() == ErrorKind::ConnectionReset => {
-                said(down.await).and(Err(format!("write to the pod: {error}")))
+        whole = &mut up => {
+            if whole {
+                down.await;
             }
-            Ok(()) | Err(Broken::Writing(_)) => said(down.await),
-        },
-        got = &mut down => {
-            // Over channels a client cannot end its side: one that the pod has left gets a moment, as containerd gives it.
-            if got.is_ok() {
-                let _ = tokio::time::timeout(LINGER, up).await;
-            }
-            said(got)
+        }
+        // Over channels a client cannot end its side: one that the pod has left gets a moment, as containerd gives it.
+        () = &mut down => {
+            let _ = tokio::time::timeout(LINGER, up).await;
         }
     }
+    Ok(())
 }
 
 /// The connection behind a request, once its client has the answer.

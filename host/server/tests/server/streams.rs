@@ -155,27 +155,6 @@ async fn refusals_are_lines_of_text() {
     assert!(text.contains("sec-websocket-version: 13\r\n") && text.contains("content-type: text/plain"), "{text}");
 }
 
-/// What was cut off is not to look whole.
-#[tokio::test]
-async fn a_connection_that_the_pod_resets() {
-    let world = World::new(|_| {}).await;
-    world.allow("master", "t", &["proxy"]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        let (inner, _) = listener.accept().await.unwrap();
-        // Closed with bytes in it that nobody read.
-        inner.peek(&mut [0; 4]).await.unwrap();
-    });
-    let mut stream = open(&world, &format!("/portForward/n/p?port={port}"), "v4.channel.k8s.io").await;
-    send(&mut stream, 0, b"ping").await;
-    let messages = receive(&mut stream).await;
-    let error: Vec<u8> = messages.iter().filter(|(channel, _)| *channel == 1).flat_map(|(_, it)| it.clone()).collect();
-    let error = String::from_utf8_lossy(&error).into_owned();
-    let words = format!("error forwarding port {port} to pod p, uid u: read from the pod: Connection reset by peer");
-    assert!(error.contains(&words), "{error}");
-}
-
 /// `streamingConnectionIdleTimeout`.
 #[tokio::test]
 async fn an_idle_client_is_sent_away() {
