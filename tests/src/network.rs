@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use longshore_core::container::SandboxNetwork;
 use longshore_core::network::attachment::Attachment;
 use longshore_core::network::rules::PacketFilter;
 use longshore_core::network::{BridgeNetwork, OwnNetwork};
@@ -21,6 +22,10 @@ struct World {
     unbridged: Option<String>,
     /// How often it was to be.
     bridged: usize,
+    /// Why pods cannot reach themselves.
+    one_way: Option<String>,
+    /// The networks whose pods were to.
+    hairpins: Vec<SandboxNetwork>,
     /// What is attached, with its addresses; none while an attachment is under way or went wrong.
     attached: BTreeMap<String, Option<Vec<IpAddr>>>,
     serial: u8,
@@ -72,6 +77,16 @@ impl FakeNetwork {
     /// How often what is bridged was to be filtered.
     pub fn bridged(&self) -> usize {
         self.world().bridged
+    }
+
+    /// Makes it fail to have pods reach themselves.
+    pub fn set_one_way(&self, problem: &str) {
+        self.world().one_way = Some(problem.to_owned());
+    }
+
+    /// The networks whose pods were to reach themselves, in order.
+    pub fn hairpins(&self) -> Vec<SandboxNetwork> {
+        self.world().hairpins.clone()
     }
 
     /// Makes the plugins say that they are not ready, or that they are.
@@ -128,6 +143,12 @@ impl BridgeNetworks for FakeNetwork {
         let mut world = self.world();
         world.bridged += 1;
         world.unbridged.clone().map_or(Ok(()), Err)
+    }
+
+    async fn hairpin(&self, network: &SandboxNetwork) -> Result<(), String> {
+        let mut world = self.world();
+        world.hairpins.push(network.clone());
+        world.one_way.clone().map_or(Ok(()), Err)
     }
 }
 

@@ -2,6 +2,7 @@
 //! none. It must not decide what they are (`longshore_core::network::rules`), and touches none without our mark.
 
 pub(crate) mod bridged;
+pub(crate) mod hairpin;
 
 use std::io::ErrorKind;
 use std::process::Stdio;

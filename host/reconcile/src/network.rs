@@ -31,6 +31,8 @@ pub struct NetworkOptions {
     pub pod_cidrs: Vec<String>,
     /// Where pods' addresses are not masqueraded, if it was said (`--non-masquerade-cidr`).
     pub unmasqueraded: Vec<Cidr>,
+    /// Whether a pod of a cluster is to reach itself through its own Services.
+    pub hairpin: bool,
     /// How long pods wait for the node's networks after it was registered, or after the start when its cluster is away.
     pub wait: Duration,
 }
@@ -42,6 +44,7 @@ impl Default for NetworkOptions {
             in_cluster: false,
             pod_cidrs: Vec::new(),
             unmasqueraded: Vec::new(),
+            hairpin: true,
             wait: Duration::from_secs(10),
         }
     }
@@ -101,6 +104,11 @@ impl Network {
                 Err("it is not known yet: the container runtime does not tell its networks".to_owned())
             }
         }
+    }
+
+    /// Whether pods are to reach themselves through their own Services: only a cluster has any.
+    pub(crate) fn has_hairpin(&self) -> bool {
+        self.options.in_cluster && self.options.hairpin
     }
 
     /// A sandbox could not be started: its network may have been removed.

@@ -44,6 +44,7 @@ pub(super) const SUPPORTED: &[&str] = &[
     "failSwapOn",
     "featureGates",
     "fileCheckFrequency",
+    "hairpinMode",
     "healthzBindAddress",
     "healthzPort",
     "httpCheckFrequency",

@@ -154,6 +154,7 @@ impl Config {
             "eventRecordQPS": joining.event_qps,
             "eventBurst": joining.event_burst,
             "podCIDR": self.network.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            "hairpinMode": self.network.hairpin_mode,
         })
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 
 use super::runtime::RuntimeError;
+use crate::container::SandboxNetwork;
 use crate::network::attachment::Attachment;
 use crate::network::rules::PacketFilter;
 use crate::network::{BridgeNetwork, OwnNetwork};
@@ -29,6 +30,10 @@ pub trait BridgeNetworks: Send + Sync {
     /// Has what goes between containers of one network pass the packet filter, too, as Services of their pods need it. The
     /// error is for people.
     async fn filter_bridged(&self) -> Result<(), String>;
+
+    /// Has every container that is on that network now get back what the packet filter leads from it to itself, as a
+    /// Service's own pods need it. Nothing is to be done for a network that is not the runtime's. The error is for people.
+    async fn hairpin(&self, network: &SandboxNetwork) -> Result<(), String>;
 }
 
 /// Why a CNI plugin, or what it needs, failed. All are worth another try, after a while.

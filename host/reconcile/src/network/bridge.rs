@@ -26,6 +26,8 @@ struct Said {
     filter: Option<String>,
     /// Why the packet filter does not see what goes between pods of this node.
     bridged: Option<String>,
+    /// Why pods do not reach themselves.
+    hairpin: Option<String>,
     /// Why the runtime did not answer.
     runtime: Option<String>,
 }
@@ -51,6 +53,7 @@ impl Network {
             if done.as_ref() != Some(&now) || Instant::now() >= again {
                 match self.settle_on(ports, root_id, now.0.as_deref(), waited, &mut said).await {
                     Ok(state) => {
+                        self.hairpin(ports, &state, &mut said).await;
                         let failed = matches!(state, State::Failed(_)) || said.filter.is_some();
                         self.settle(ports, state);
                         said.runtime = None;
@@ -169,6 +172,24 @@ impl Network {
         }
         said.filter = error;
         said.filter.is_none()
+    }
+
+    /// Has the pods of the network reach themselves, those that ran before as well. If they cannot, that is told of the node;
+    /// it is tried again with the next look.
+    async fn hairpin(&self, ports: &Ports, state: &State, said: &mut Said) {
+        let State::Ready(network) = state else { return };
+        if !self.has_hairpin() {
+            return;
+        }
+        let error = ports.bridges.hairpin(network).await.err();
+        if let Some(error) = error.as_ref().filter(|error| said.hairpin.as_ref() != Some(*error)) {
+            let message = format!(
+                "pods cannot be made to reach themselves: {error}; a Service that leads back to the pod that asks it does not \
+                 answer; trying again (hairpinMode: none in the configuration where no pod needs that)"
+            );
+            ports.events.record_node(EventType::Warning, "HairpinFailed", &message);
+        }
+        said.hairpin = error;
     }
 }
 

@@ -174,6 +174,28 @@ async fn in_a_cluster_what_goes_between_pods_of_a_node_is_filtered_and_a_failure
 }
 
 #[tokio::test]
+async fn in_a_cluster_pods_reach_themselves_from_their_start_on() {
+    let bed = Bed::with_network(network(), in_cluster());
+    bed.network.set_one_way("no file today");
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("the network is there", |bed| bed.node_events("HairpinFailed") == 1).await;
+    let looks = bed.network.hairpins().len();
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs all the same", |bed| bed.is_ready("a")).await;
+    let all = bed.network.hairpins();
+    let own = SandboxNetwork::Named("longshore-root-10.244.3.0_24".to_owned());
+    assert!(all.len() > looks && all.iter().all(|network| *network == own), "{all:?}");
+    assert_eq!(bed.node_events("HairpinFailed"), 1, "once, whatever the number of tries");
+
+    for options in [NetworkOptions { hairpin: false, ..in_cluster() }, NetworkOptions::default()] {
+        let bed = Bed::with_network(network(), options);
+        bed.source.set(vec![pod("a", APP)]);
+        bed.until("it runs", |bed| bed.is_ready("a")).await;
+        assert!(bed.network.hairpins().is_empty(), "it is not wanted, or there are no Services");
+    }
+}
+
+#[tokio::test]
 async fn plugins_attach_and_take_back() {
     let network = network();
     network.attach_before("sandbox-of-a-former-life");
