@@ -11,6 +11,7 @@ mod chain;
 mod cni;
 mod config;
 mod folder;
+mod foreign;
 mod invoke;
 mod result;
 mod validate;
@@ -18,3 +19,4 @@ mod version;
 
 pub use cni::{Cni, CniOptions};
 pub use folder::first_configuration;
+pub use foreign::ForeignAttachments;
