@@ -135,11 +135,17 @@ impl Family<'_> {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             run(program, &[&["-t", table, "-D", chain], arguments.as_slice()].concat(), "").await?;
         }
+        let before = changes.before.map(|number| number.to_string());
         for rule in &changes.add {
-            let how = if rule.first { "-I" } else { "-A" };
+            let place = match &before {
+                _ if rule.first => vec!["-I", chain],
+                Some(before) => vec!["-I", chain, before.as_str()],
+                None => vec!["-A", chain],
+            };
             let arguments: Vec<&str> = rule.arguments.iter().map(String::as_str).collect();
             let comment = ["-m", "comment", "--comment", &rule.comment];
-            run(program, &[&["-t", table, how, chain], comment.as_slice(), arguments.as_slice()].concat(), "").await?;
+            run(program, &[&["-t", table], place.as_slice(), comment.as_slice(), arguments.as_slice()].concat(), "")
+                .await?;
             tracing::info!(program, table, chain, rule = rule.arguments.join(" "), "the packet filter has a new rule");
         }
         Ok(!changes.add.is_empty() || !changes.remove.is_empty())
@@ -298,7 +304,7 @@ mod tests {
         let only = |table: &str| format!("[ \"$4\" = {table} ] || {{ echo held >&2; exit 4; }}\n{CHAIN}");
         let (outcome, told) = bed.with(&only("filter"), &wanted()).await;
         assert!(outcome.unwrap_err().ends_with("-t nat -S POSTROUTING: held"));
-        assert!(told.contains("-t filter -I DOCKER-USER"), "{told}");
+        assert!(told.contains("-t filter -A DOCKER-USER"), "{told}");
         // Docker's own chain may be missing, and that is all that may be wrong with it.
         let (outcome, told) = bed.with("", &wanted()).await;
         assert_eq!(outcome, Ok(()));
@@ -322,7 +328,7 @@ mod tests {
         let (outcome, told) = bed.with("", &wanted()).await;
         assert_eq!(outcome, Ok(()));
         assert!(told.contains("iptables -w 10 -t nat -A POSTROUTING"), "{told}");
-        assert!(told.contains("iptables-legacy -w 10 -t filter -I DOCKER-USER"), "{told}");
+        assert!(told.contains("iptables-legacy -w 10 -t filter -A DOCKER-USER"), "{told}");
     }
 
     #[tokio::test]
