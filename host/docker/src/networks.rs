@@ -91,7 +91,9 @@ impl BridgeNetworks for Docker {
 
     async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String> {
         if !self.connection().is_local() {
-            return Err("Docker is on another machine".to_owned());
+            // There never were any.
+            let is_nothing = filter.subnets.is_empty();
+            return if is_nothing { Ok(()) } else { Err("Docker is on another machine".to_owned()) };
         }
         packet_filter::update(self.root_id(), filter).await
     }

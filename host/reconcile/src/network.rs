@@ -4,6 +4,7 @@
 //! Decisions are core's ([`longshore_core::network`]). Sandboxes that run are never moved.
 
 mod bridge;
+mod leave;
 mod plugins;
 
 use std::sync::{Mutex, PoisonError};

@@ -9,7 +9,7 @@ pub mod nft;
 mod own;
 pub mod rules;
 
-pub use own::{BridgeNetwork, Choice, Decision, OwnNetwork, Situation, decide};
+pub use own::{BridgeNetwork, Choice, Decision, Leftovers, OwnNetwork, Situation, decide, leave};
 
 use std::net::IpAddr;
 

@@ -11,6 +11,7 @@ use longshore_core::observed::{Observation, SandboxState};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::runtime::RuntimeError;
 
+use super::leave::Leaving;
 use super::{Network, State};
 use crate::node::Ports;
 
@@ -28,6 +29,8 @@ struct Said {
     bridged: Option<String>,
     /// Why pods do not reach themselves.
     hairpin: Option<String>,
+    /// That nothing is left of networks of ours, which are not used.
+    left: bool,
     /// Why the runtime did not answer.
     runtime: Option<String>,
 }
@@ -54,8 +57,16 @@ impl Network {
                 match self.settle_on(ports, root_id, now.0.as_deref(), waited, &mut said).await {
                     Ok(state) => {
                         self.hairpin(ports, &state, &mut said).await;
+                        let is_ours = matches!(state, State::Ready(SandboxNetwork::Named(_)));
+                        let is_others = matches!(state, State::Ready(_)) && !is_ours;
                         let failed = matches!(state, State::Failed(_)) || said.filter.is_some();
                         self.settle(ports, state);
+                        if is_others && !said.left {
+                            let none: &[Cidr] = &[];
+                            said.left = matches!(self.leave(ports, Some(none)).await, Ok(Leaving::Done));
+                        } else if is_ours {
+                            said.left = false;
+                        }
                         said.runtime = None;
                         again = Instant::now() + if failed { RUNTIME_LOOKS.1 } else { RUNTIME_LOOKS.0 };
                     }
@@ -209,7 +220,7 @@ async fn filter_bridged(ports: &Ports, said: &mut Said) {
 }
 
 /// Names of the networks of ours that sandboxes are on which run, or were made and are about to.
-async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
+pub(super) async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
     let list = ports.runtime.list().await?;
     // One that cannot be looked at may be on any of them.
     if list.iter().any(Observation::is_unseen) {

@@ -233,6 +233,32 @@ async fn plugins_attach_and_take_back() {
 }
 
 #[tokio::test]
+async fn a_network_of_ours_goes_when_plugins_take_its_place() {
+    let bed = Bed::with_network(network(), in_cluster());
+    let of_node = Arc::new(node(&["10.244.3.0/24"]));
+    bed.views.set_node(Some(of_node.clone()));
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+    let bed = bed.restart_on(NetworkOptions { in_cluster: true, ..with_plugins() }).await;
+    bed.views.set_node(Some(of_node));
+    bed.source.set(vec![pod("a", APP), pod("b", APP)]);
+    bed.until("the other waits", |bed| bed.has_event("b", "NetworkNotReady")).await;
+    assert!(bed.health.problems().iter().any(|problem| problem.contains("drain")), "{:?}", bed.health.problems());
+    assert_eq!((bed.network.names().len(), bed.network.filtered().subnets.len()), (2, 1), "what runs is left alone");
+    bed.source.set(vec![pod("b", APP)]);
+    bed.until("it runs", |bed| bed.is_ready("b")).await;
+    assert_eq!(bed.network_of("b"), Some(SandboxNetwork::Detached));
+    assert_eq!((bed.network.names(), bed.network.filtered().subnets.len()), (vec!["bridge".to_owned()], 0));
+
+    // The same after its cluster.
+    let bed = bed.restart_on(in_cluster()).await;
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("there is one again", |bed| bed.network.names().len() == 2).await;
+    let bed = bed.restart_on(NetworkOptions::default()).await;
+    bed.until("it is gone", |bed| bed.network.names() == ["bridge"]).await;
+}
+
+#[tokio::test]
 async fn pods_wait_for_plugins_but_those_of_the_nodes_network() {
     let network = network();
     network.set_not_ready(Some("cni config uninitialized"));
