@@ -34,6 +34,9 @@ pub struct CniOptions {
 /// How long an answer to STATUS holds: a good one, and another.
 const STATUS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
 
+/// So long pods can be attached although the folder has no network that can be used: files are written anew.
+const GAP: Duration = Duration::from_secs(15);
+
 /// What plugins said to STATUS, when, and of which network.
 struct Status {
     at: Instant,
@@ -54,6 +57,8 @@ pub struct Cni {
     /// Held for writing while plugins collect what belongs to nobody: what is being attached would be nobody's.
     collecting: RwLock<()>,
     status: tokio::sync::Mutex<Option<Status>>,
+    /// The network that the folder last had, and when.
+    last: Mutex<Option<(Instant, NetworkList)>>,
     /// What was wrong with the folder when it was last read.
     said: Mutex<Vec<String>>,
 }
@@ -81,12 +86,24 @@ impl Cni {
             busy: Mutex::default(),
             collecting: RwLock::new(()),
             status: tokio::sync::Mutex::new(None),
+            last: Mutex::default(),
             said: Mutex::default(),
         })
     }
 
-    /// The network for new sandboxes: the first one of the folder that can be used.
-    async fn network(&self) -> Result<NetworkList, PluginError> {
+    /// The network for new sandboxes; where the folder has none, the one that it had, if that is no longer ago.
+    async fn network(&self, gap: Duration) -> Result<NetworkList, PluginError> {
+        let found = self.found().await;
+        let mut last = lock(&self.last);
+        if let Ok(list) = &found {
+            *last = Some((Instant::now(), list.clone()));
+        }
+        let recent = last.as_ref().filter(|(at, _)| at.elapsed() < gap).map(|(_, list)| list.clone());
+        found.or_else(|error| recent.ok_or(error))
+    }
+
+    /// The first one of the folder that can be used.
+    async fn found(&self) -> Result<NetworkList, PluginError> {
         let conf_dir = self.conf_dir.clone();
         let read = tokio::task::spawn_blocking(move || folder::read(&conf_dir)).await;
         let (lists, mut problems) = read.unwrap_or_default();
@@ -192,7 +209,7 @@ fn netns(pid: Option<u32>) -> String {
 #[async_trait]
 impl NetworkPlugins for Cni {
     async fn ready(&self) -> Result<(), PluginError> {
-        let list = self.network().await?;
+        let list = self.network(GAP).await?;
         if list.version < Version::WITH_GC {
             return Ok(());
         }
@@ -216,7 +233,8 @@ impl NetworkPlugins for Cni {
         if let Some(former) = self.entry(&attachment.sandbox_id) {
             self.take_back(&former, &netns).await?;
         }
-        let list = self.network().await?;
+        // As dockershim: what a sandbox is for was decided.
+        let list = self.network(Duration::MAX).await?;
         let arguments = arguments(attachment);
         let mut entry = Entry::new(&list, &attachment.sandbox_id, &netns, arguments, attachment.capabilities.clone());
         self.save(entry.clone()).await?;
@@ -265,7 +283,7 @@ impl NetworkPlugins for Cni {
     }
 
     async fn collect(&self) -> Result<(), PluginError> {
-        let list = self.network().await?;
+        let list = self.network(Duration::ZERO).await?;
         if list.version < Version::WITH_GC || list.disable_gc {
             return Ok(());
         }
@@ -277,5 +295,34 @@ impl NetworkPlugins for Cni {
         let all = ours.into_iter().chain(others).filter(|entry| entry.network_name == list.name);
         let attached: Vec<(String, String)> = all.map(|entry| (entry.container_id, entry.if_name)).collect();
         self.caller.collect(&list, &attached).await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_network_that_is_gone_for_a_moment_serves_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (plugin, file) = (folder.path().join("x"), folder.path().join("10-n.conflist"));
+        let answer = r#"echo '{"cniVersion": "1.0.0", "supportedVersions": ["0.4.0", "1.0.0"]}'"#;
+        std::fs::write(&plugin, format!("#!/bin/sh\n{answer}\n")).unwrap();
+        std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = || folder.path().to_owned();
+        let options =
+            CniOptions { conf_dir: path(), bin_dirs: vec![path()], cache_dir: path(), root_id: "root".to_owned() };
+        let cni = Cni::new(options).unwrap();
+        assert!(cni.ready().await.is_err() && cni.network(Duration::MAX).await.is_err(), "there was none yet");
+        std::fs::write(&file, r#"{"cniVersion": "0.4.0", "name": "n", "plugins": [{"type": "x"}]}"#).unwrap();
+        assert_eq!(cni.ready().await, Ok(()));
+        std::fs::remove_file(file).unwrap();
+        assert_eq!(cni.ready().await, Ok(()));
+        assert_eq!(cni.network(Duration::MAX).await.unwrap().name, "n");
+        let PluginError::NotReady { message } = cni.network(Duration::ZERO).await.unwrap_err() else { panic!() };
+        assert!(message.starts_with("cni config uninitialized"), "{message}");
     }
 }

@@ -250,7 +250,11 @@ fn cni_configurations_come_change_and_go() {
     cni.wait_gone("a");
     assert_eq!(lines(&told), ["ADD b-n1"]);
     // Without any, what runs runs on, and goes as it came.
+    let unready =
+        || cni.events_of_node("NetworkNotReady").iter().map(|event| event["count"].as_u64().unwrap_or(1)).sum::<u64>();
+    let before = unready();
     fs::remove_file(cni.conf()).unwrap();
+    until("it is not only for a moment", || (unready() > before).then_some(()));
     cni.apply(&sleeper("c"));
     cni.wait_event("c", "NetworkNotReady", "");
     assert_eq!(restarts(&cni.wait_ready("b"), "app"), 0);
