@@ -26,6 +26,8 @@ struct World {
     one_way: Option<String>,
     /// The networks whose pods were to.
     hairpins: Vec<SandboxNetwork>,
+    /// Whether the kubelet's chains were made.
+    has_chains: bool,
     /// What is attached, with its addresses; none while an attachment is under way or went wrong.
     attached: BTreeMap<String, Option<Vec<IpAddr>>>,
     serial: u8,
@@ -89,6 +91,11 @@ impl FakeNetwork {
         self.world().hairpins.clone()
     }
 
+    /// Whether the packet filter has the kubelet's chains.
+    pub fn has_chains(&self) -> bool {
+        self.world().has_chains
+    }
+
     /// Makes the plugins say that they are not ready, or that they are.
     pub fn set_not_ready(&self, problem: Option<&str>) {
         self.world().not_ready = problem.map(str::to_owned);
@@ -143,6 +150,11 @@ impl BridgeNetworks for FakeNetwork {
         let mut world = self.world();
         world.bridged += 1;
         world.unbridged.clone().map_or(Ok(()), Err)
+    }
+
+    async fn make_chains(&self) -> Result<(), String> {
+        self.world().has_chains = true;
+        Ok(())
     }
 
     async fn hairpin(&self, network: &SandboxNetwork) -> Result<(), String> {

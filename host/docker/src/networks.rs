@@ -105,6 +105,11 @@ impl BridgeNetworks for Docker {
         packet_filter::bridged::turn_on().await
     }
 
+    async fn make_chains(&self) -> Result<(), String> {
+        // They are about this machine, wherever Docker is.
+        packet_filter::chains::make().await
+    }
+
     async fn hairpin(&self, network: &SandboxNetwork) -> Result<(), String> {
         if matches!(network, SandboxNetwork::Host | SandboxNetwork::Detached) {
             return Ok(());

@@ -2,6 +2,7 @@
 //! none. It must not decide what they are (`longshore_core::network::rules`), and touches none without our mark.
 
 pub(crate) mod bridged;
+pub(crate) mod chains;
 pub(crate) mod hairpin;
 
 use std::io::ErrorKind;
@@ -247,7 +248,7 @@ mod tests {
     use super::*;
 
     /// Packet filters of that name, each with its words on what it is told; what they were told is in the file `told`.
-    fn program(folder: &Path, name: &str, script: &str) -> String {
+    pub(super) fn program(folder: &Path, name: &str, script: &str) -> String {
         let path = folder.join(name);
         let told = folder.join("told");
         std::fs::write(&path, format!("#!/bin/sh\necho \"${{0##*/}} $*\" >> {}\n{script}\n", told.display())).unwrap();

@@ -4,6 +4,7 @@
 //! Decisions are core's ([`longshore_core::network`]). Sandboxes that run are never moved.
 
 mod bridge;
+mod chains;
 mod leave;
 mod plugins;
 
@@ -34,6 +35,8 @@ pub struct NetworkOptions {
     pub unmasqueraded: Vec<Cidr>,
     /// Whether a pod of a cluster is to reach itself through its own Services.
     pub hairpin: bool,
+    /// Whether the kubelet's chains of the packet filter are made in a cluster.
+    pub util_chains: bool,
     /// How long pods wait for the node's networks after it was registered, or after the start when its cluster is away.
     pub wait: Duration,
 }
@@ -46,6 +49,7 @@ impl Default for NetworkOptions {
             pod_cidrs: Vec::new(),
             unmasqueraded: Vec::new(),
             hairpin: true,
+            util_chains: true,
             wait: Duration::from_secs(10),
         }
     }
@@ -171,7 +175,7 @@ impl Network {
             }
         };
         // Attachments that an agent with plugins left are taken back by one without.
-        tokio::join!(made, self.take_back_leftovers(ports));
+        tokio::join!(made, self.take_back_leftovers(ports), self.keep_chains(ports));
     }
 }
 

@@ -24,7 +24,6 @@ pub(crate) const UNSUPPORTED_FIELDS: &[&str] = &[
     "kernelMemcgNotification",
     "kubeReservedCgroup",
     "kubeletCgroups",
-    "makeIPTablesUtilChains",
     "maxOpenFiles",
     "memoryManagerPolicy",
     "memoryReservationPolicy",
@@ -107,7 +106,6 @@ const SWITCHES: &[&str] = &[
     "log-json-split-stream",
     "log-text-split-stream",
     "logtostderr",
-    "make-iptables-util-chains",
     "protect-kernel-defaults",
 ];
 

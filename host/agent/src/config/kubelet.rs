@@ -58,6 +58,7 @@ pub(super) const SUPPORTED: &[&str] = &[
     "kubeReserved",
     "localStorageCapacityIsolation",
     "logging",
+    "makeIPTablesUtilChains",
     "maxParallelImagePulls",
     "maxPods",
     "mergeDefaultEvictionSettings",

@@ -43,6 +43,9 @@ pub(crate) struct NetworkFlags {
     /// "promiscuous-bridge" are the same here [default: promiscuous-bridge]
     #[arg(long, value_name = "MODE")]
     pub(crate) hairpin_mode: Option<String>,
+    /// Make the packet filter's chains that others of a cluster look for [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) make_iptables_util_chains: Option<String>,
 }
 
 layer! {
@@ -55,6 +58,7 @@ layer! {
         pod_cidrs: Vec<Cidr>,
         unmasqueraded: Vec<Cidr>,
         hairpin_mode: String,
+        util_chains: bool,
     }
     tables {}
 }
@@ -86,6 +90,8 @@ pub(crate) struct Network {
     pub(crate) unmasqueraded: Vec<Cidr>,
     /// As the kubelet has it; any but `none` turns it on.
     pub(crate) hairpin_mode: String,
+    /// Whether the kubelet's chains of the packet filter are made in a cluster (`makeIPTablesUtilChains`).
+    pub(crate) util_chains: bool,
 }
 
 impl NetworkLayer {
@@ -99,6 +105,7 @@ impl NetworkLayer {
             pod_cidrs: note.read("--pod-cidr", &flags.pod_cidr, cidrs),
             unmasqueraded: note.read("--non-masquerade-cidr", &flags.non_masquerade_cidr, cidrs),
             hairpin_mode: note.read("--hairpin-mode", &flags.hairpin_mode, hairpin_mode),
+            util_chains: note.read("--make-iptables-util-chains", &flags.make_iptables_util_chains, values::boolean),
         }
     }
 
@@ -106,6 +113,7 @@ impl NetworkLayer {
     pub(super) fn field(&mut self, reader: &mut Reader<'_>, key: &str, node: &Node) -> bool {
         match key {
             "podCIDR" => self.pod_cidrs = reader.text(key, node, |text| cidrs(&text)),
+            "makeIPTablesUtilChains" => self.util_chains = reader.boolean(key, node),
             "hairpinMode" => self.hairpin_mode = reader.text(key, node, |text| hairpin_mode(&text)),
             _ => return false,
         }
@@ -136,6 +144,7 @@ impl NetworkLayer {
             pod_cidrs: self.pod_cidrs.unwrap_or_default(),
             unmasqueraded: self.unmasqueraded.unwrap_or_default(),
             hairpin_mode: self.hairpin_mode.unwrap_or_else(|| "promiscuous-bridge".to_owned()),
+            util_chains: self.util_chains.unwrap_or(true),
         }
     }
 }

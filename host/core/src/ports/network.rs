@@ -31,6 +31,10 @@ pub trait BridgeNetworks: Send + Sync {
     /// error is for people.
     async fn filter_bridged(&self) -> Result<(), String>;
 
+    /// Makes the packet filter's chains that the kubelet makes for others, where they are not; they stay for ever. The error
+    /// is for people.
+    async fn make_chains(&self) -> Result<(), String>;
+
     /// Has every container that is on that network now get back what the packet filter leads from it to itself, as a
     /// Service's own pods need it. Nothing is to be done for a network that is not the runtime's. The error is for people.
     async fn hairpin(&self, network: &SandboxNetwork) -> Result<(), String>;

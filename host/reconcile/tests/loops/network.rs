@@ -174,6 +174,20 @@ async fn in_a_cluster_what_goes_between_pods_of_a_node_is_filtered_and_a_failure
 }
 
 #[tokio::test]
+async fn in_a_cluster_others_find_the_kubelets_chains() {
+    for plugins in [true, false] {
+        let bed = Bed::with_network(network(), NetworkOptions { plugins, ..in_cluster() });
+        bed.until("they are made", |bed| bed.network.has_chains()).await;
+    }
+    for options in [NetworkOptions { util_chains: false, ..in_cluster() }, NetworkOptions::default()] {
+        let bed = Bed::with_network(network(), options);
+        bed.source.set(vec![pod("a", APP)]);
+        bed.until("it runs", |bed| bed.is_ready("a")).await;
+        assert!(!bed.network.has_chains());
+    }
+}
+
+#[tokio::test]
 async fn in_a_cluster_pods_reach_themselves_from_their_start_on() {
     let bed = Bed::with_network(network(), in_cluster());
     bed.network.set_one_way("no file today");
