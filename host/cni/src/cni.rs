@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use longshore_core::network::attachment::{Attachment, arguments};
 use longshore_core::ports::network::{NetworkPlugins, PluginError};
+use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
-use crate::cache::{Cache, Entry};
+use crate::cache::{Cache, DEVICE, Entry};
 use crate::chain::Caller;
 use crate::config::NetworkList;
 use crate::validate::Validator;
 use crate::version::Version;
-use crate::{folder, result};
+use crate::{adopt, folder, result};
 
 /// How the adapter is set up.
 #[derive(Clone, Debug)]
@@ -160,6 +161,25 @@ impl Cni {
         .await
     }
 
+    /// Takes a sandbox for attached that has these addresses although nothing is kept of it: attaching it once more would fail,
+    /// and what is taken back then is its network.
+    async fn adopt(
+        &self,
+        attachment: &Attachment,
+        netns: &str,
+        found: Vec<IpAddr>,
+    ) -> Result<Vec<IpAddr>, PluginError> {
+        let mut list = self.network(Duration::MAX).await?;
+        // What it was given is not known to the letter.
+        list.disable_check = true;
+        let id = &attachment.sandbox_id;
+        let mut entry = Entry::new(&list, id, netns, arguments(attachment), attachment.capabilities.clone());
+        entry.result = given(&list, netns, &found).as_object().cloned();
+        self.save(entry).await?;
+        tracing::warn!(sandbox = id, pod = %attachment.pod, ?found, "it is on a network of which nothing was kept");
+        Ok(found)
+    }
+
     /// Has every plugin let go of a sandbox, and forgets it then. `netns` is empty when it is gone.
     async fn take_back(&self, entry: &Entry, netns: &str) -> Result<(), PluginError> {
         match entry.list() {
@@ -206,6 +226,19 @@ fn netns(pid: Option<u32>) -> String {
     if Path::new(&path).exists() { path } else { String::new() }
 }
 
+/// What plugins would have given for these addresses, as far as others need it to let go of them.
+fn given(list: &NetworkList, netns: &str, found: &[IpAddr]) -> Value {
+    let ip = |ip: &IpAddr| {
+        let (version, bits) = if ip.is_ipv4() { ("4", 32) } else { ("6", 128) };
+        json!({"version": version, "interface": 0, "address": format!("{ip}/{bits}")})
+    };
+    json!({
+        "cniVersion": list.version_text,
+        "interfaces": [{"name": DEVICE, "sandbox": netns}],
+        "ips": found.iter().map(ip).collect::<Vec<Value>>(),
+    })
+}
+
 #[async_trait]
 impl NetworkPlugins for Cni {
     async fn ready(&self) -> Result<(), PluginError> {
@@ -230,8 +263,14 @@ impl NetworkPlugins for Cni {
         let _alone = self.alone(&attachment.sandbox_id).await;
         let netns = netns(Some(attachment.pid));
         // An attachment that was begun and never ended: the agent was killed meanwhile.
-        if let Some(former) = self.entry(&attachment.sandbox_id) {
-            self.take_back(&former, &netns).await?;
+        match self.entry(&attachment.sandbox_id) {
+            Some(former) => self.take_back(&former, &netns).await?,
+            None => {
+                let found = adopt::addresses(Path::new(&format!("/proc/{}/net", attachment.pid)));
+                if !found.is_empty() {
+                    return self.adopt(attachment, &netns, found).await;
+                }
+            }
         }
         // As dockershim: what a sandbox is for was decided.
         let list = self.network(Duration::MAX).await?;

@@ -6,6 +6,7 @@
 //!
 //! As `libcni` of containernetworking/cni 1.1 and `pkg/kubelet/dockershim/network/cni/cni.go` of Kubernetes 1.20.
 
+mod adopt;
 mod cache;
 mod chain;
 mod cni;

@@ -208,6 +208,28 @@ fn cni_nothing_is_left_by_what_was_killed() {
 }
 
 #[test]
+fn cni_attachments_of_which_nothing_is_kept_are_found() {
+    let Some(mut cni) = Cni::new() else { return };
+    let told = cni.folder.join("told");
+    cni.script("tell", TELL);
+    cni.configure(&[json!({"type": "tell", "file": told})]);
+    cni.bed.begin();
+    cni.apply(&sleeper("a"));
+    let a = cni.wait_ready("a");
+    cni.bed.kill();
+    fs::remove_dir_all(cni.folder.join("cache")).unwrap();
+    cni.bed.begin();
+    until("it is kept again", || (cni.kept() == 1).then_some(()));
+    let again = cni.wait_ready("a");
+    assert_eq!((cni.ip(&again), restarts(&again, "app")), (cni.ip(&a), 0));
+    assert_eq!(lines(&told), ["ADD a-n1"], "nothing was done to it");
+    cni.delete("a");
+    cni.wait_gone("a");
+    assert_eq!(lines(&told), ["ADD a-n1", "DEL a-n1"]);
+    cni.wait_nothing_left();
+}
+
+#[test]
 fn cni_a_sandbox_that_dies_gives_its_address_and_ports_back() {
     let Some(cni) = Cni::start() else { return };
     let port = free_port();

@@ -5,6 +5,7 @@
 //! run stay where they are, whatever is decided later.
 
 pub mod attachment;
+pub mod kernel;
 pub mod nft;
 mod own;
 pub mod rules;

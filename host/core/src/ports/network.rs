@@ -77,7 +77,8 @@ pub trait NetworkPlugins: Send + Sync {
     /// Whether pods can be attached: there is a configuration, and its plugins say that they are ready, where they can.
     async fn ready(&self) -> Result<(), PluginError>;
 
-    /// Attaches a sandbox that runs; its addresses, the primary one first. What failed half-way is taken back.
+    /// Attaches a sandbox that runs; its addresses, the primary one first. What failed half-way is taken back. One that is on a
+    /// network although nothing is kept of that stays on it.
     async fn attach(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, PluginError>;
 
     /// The addresses of a sandbox that is attached; `None` for one that is not, or not to the end.

@@ -21,6 +21,8 @@ const LOOKS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 const LEAVES: Duration = Duration::from_secs(10);
 /// How often attachments are checked.
 const CHECKS: Duration = Duration::from_secs(1800);
+/// So long after the start sandboxes may be attached of which nothing is known yet.
+const UNKNOWN: Duration = Duration::from_secs(300);
 /// How often plugins may drop what belongs to nobody.
 const COLLECTIONS: Duration = Duration::from_secs(3600);
 
@@ -63,7 +65,7 @@ impl Network {
     /// others, or the machine was restarted.
     pub(super) async fn take_back_leftovers(&self, ports: &Ports) {
         let mut checked: BTreeMap<String, Instant> = BTreeMap::new();
-        let mut collected: Option<Instant> = None;
+        let (started, mut collected) = (Instant::now(), None::<Instant>);
         let mut said: BTreeSet<String> = BTreeSet::new();
         loop {
             // In this order: what is attached from now on is a sandbox's that runs by now.
@@ -95,7 +97,8 @@ impl Network {
                     }
                 }
             }
-            if self.options.plugins && collected.is_none_or(|at| at.elapsed() >= COLLECTIONS) {
+            let is_due = self.options.plugins && collected.is_none_or(|at| at.elapsed() >= COLLECTIONS);
+            if is_due && (started.elapsed() >= UNKNOWN || all_are_known(ports).await) {
                 match ports.plugins.collect().await {
                     Ok(()) => collected = Some(Instant::now()),
                     Err(PluginError::NotReady { .. }) => {}
@@ -108,6 +111,16 @@ impl Network {
             tokio::time::sleep(LEFTOVERS).await;
         }
     }
+}
+
+/// Whether every sandbox that may be attached is known to be: else it would be dropped as nobody's.
+async fn all_are_known(ports: &Ports) -> bool {
+    let Ok(list) = ports.runtime.list().await else { return false };
+    let known = ports.plugins.attached();
+    !list.iter().any(Observation::is_unseen)
+        && running(&list)
+            .into_values()
+            .all(|sandbox| sandbox.network != SandboxNetwork::Detached || known.contains(&sandbox.id))
 }
 
 fn running(list: &[Observation]) -> BTreeMap<&str, &Sandbox> {
