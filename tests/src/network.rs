@@ -124,10 +124,14 @@ impl BridgeNetworks for FakeNetwork {
     }
 
     async fn create_network(&self, network: &OwnNetwork, masquerades: bool) -> Result<(), RuntimeError> {
-        let OwnNetwork { name, subnets, .. } = network.clone();
+        let OwnNetwork { name, subnets, mtu } = network.clone();
         let id = format!("id-of-{name}");
-        self.add(BridgeNetwork { id, name, subnets, ours: true, masquerades, ..Default::default() });
+        self.add(BridgeNetwork { id, name, subnets, ours: true, masquerades, mtu, ..Default::default() });
         Ok(())
+    }
+
+    async fn mtu(&self, _: IpAddr) -> Option<u32> {
+        Some(1400)
     }
 
     async fn remove_network(&self, id: &str) -> Result<(), RuntimeError> {

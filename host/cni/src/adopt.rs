@@ -1,10 +1,10 @@
 //! What a sandbox has of its network although nothing is kept of it: the folder of attachments was emptied, or is another one.
 //! By the kernel's tables of its namespace, so nothing is entered. Blocks for a moment.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use longshore_core::network::kernel::local_addresses;
+use longshore_core::network::kernel::{Connected, connected, global_addresses, local_addresses};
 
 use crate::cache::DEVICE;
 
@@ -15,30 +15,12 @@ pub(crate) fn addresses(tables: &Path) -> Vec<IpAddr> {
     {
         return Vec::new();
     }
-    let route = read("route");
-    let others: Vec<(u32, u32)> = route.lines().filter_map(of_another).collect();
-    let is_others = |ip: &Ipv4Addr| {
-        let bits = u32::from_ne_bytes(ip.octets());
-        others.iter().any(|(network, mask)| bits & mask == *network)
-    };
+    let (route, if_inet6) = (read("route"), read("if_inet6"));
+    let others: Vec<Connected<'_>> = connected(&route).into_iter().filter(|one| one.device != DEVICE).collect();
+    let is_others = |ip: &Ipv4Addr| others.iter().any(|one| one.contains(*ip));
     let ipv4 = local_addresses(&read("fib_trie")).into_iter().filter(|ip| !ip.is_loopback() && !is_others(ip));
-    let if_inet6 = read("if_inet6");
-    ipv4.map(IpAddr::V4).chain(if_inet6.lines().filter_map(global).map(IpAddr::V6)).collect()
-}
-
-/// The network and mask that another device is on, of a line of `route`, as the kernel has them in memory.
-fn of_another(line: &str) -> Option<(u32, u32)> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [device, network, "00000000", _, _, _, _, mask, ..] = words[..] else { return None };
-    let [network, mask] = [network, mask].map(|text| u32::from_str_radix(text, 16).ok());
-    mask.filter(|mask| device != DEVICE && *mask != 0).and_then(|mask| Some((network?, mask)))
-}
-
-/// The address, of a line of `if_inet6`, if it is one of the device's that others can use.
-fn global(line: &str) -> Option<Ipv6Addr> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [address, _, _, "00", _, device] = words[..] else { return None };
-    u128::from_str_radix(address, 16).ok().filter(|_| device == DEVICE).map(Ipv6Addr::from)
+    let ipv6 = global_addresses(&if_inet6).into_iter().filter(|(device, _)| *device == DEVICE);
+    ipv4.map(IpAddr::V4).chain(ipv6.map(|(_, ip)| IpAddr::V6(ip))).collect()
 }
 
 #[cfg(test)]

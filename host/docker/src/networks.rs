@@ -2,6 +2,7 @@
 //! removes none that does not carry our root's label.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use longshore_core::cidr::Cidr;
 use longshore_core::container::SandboxNetwork;
 use longshore_core::labels;
+use longshore_core::network::kernel::device_of;
 use longshore_core::network::rules::PacketFilter;
 use longshore_core::network::{BridgeNetwork, OwnNetwork};
 use longshore_core::ports::network::BridgeNetworks;
@@ -69,6 +71,16 @@ impl BridgeNetworks for Docker {
             Err(Fault::Answer { status: 409, message }) if message.contains("already exists") => Ok(()),
             Err(fault) => Err(fault.during(OPERATION)),
         }
+    }
+
+    async fn mtu(&self, address: IpAddr) -> Option<u32> {
+        if !self.connection().is_local() {
+            return None;
+        }
+        let table = |name: &str| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+        let (route, if_inet6) = (table("route"), table("if_inet6"));
+        let device = device_of(address, &route, &if_inet6)?;
+        std::fs::read_to_string(format!("{}/{device}/mtu", hairpin::DEVICES)).ok()?.trim().parse().ok()
     }
 
     async fn remove_network(&self, id: &str) -> Result<(), RuntimeError> {
@@ -136,7 +148,7 @@ impl Docker {
         }
         let listed: Result<Vec<wire::NetworkSummary>, Fault> = self.connection().ask(CALL, "/networks").await;
         let listed = listed.map_err(|fault| fault.during("list networks").to_string())?;
-        let device = listed.iter().find_map(|summary| device_of(summary, network, self.root_id()));
+        let device = listed.iter().find_map(|summary| bridge_of(summary, network, self.root_id()));
         let device = device.ok_or_else(|| format!("Docker has no bridge for its network {network:?}"))?;
         *known = Some((network.clone(), device.clone()));
         Ok(device)
@@ -144,7 +156,7 @@ impl Docker {
 }
 
 /// The bridge, if this is that network.
-fn device_of(summary: &wire::NetworkSummary, network: &SandboxNetwork, root: &str) -> Option<String> {
+fn bridge_of(summary: &wire::NetworkSummary, network: &SandboxNetwork, root: &str) -> Option<String> {
     let option = |key: &str| summary.options.as_ref()?.get(key).cloned();
     let is_it = match network {
         SandboxNetwork::Named(name) => {
@@ -232,7 +244,7 @@ mod tests {
             {"Name": "n", "Id": "fedcba9876543210", "Labels": {"dev.longshore.root": "r"}, "Options": {}},
         ]))
         .unwrap();
-        let device = |network| list.iter().find_map(|summary| device_of(summary, &network, "r"));
+        let device = |network| list.iter().find_map(|summary| bridge_of(summary, &network, "r"));
         assert_eq!(device(SandboxNetwork::Default).as_deref(), Some("docker0"));
         assert_eq!(device(SandboxNetwork::Named("n".to_owned())).as_deref(), Some("br-fedcba987654"));
         assert_eq!(device(SandboxNetwork::Named("bridge".to_owned())), None);

@@ -35,6 +35,20 @@ pub struct OwnNetwork {
     pub mtu: Option<String>,
 }
 
+/// What Docker takes where nothing is said.
+const MTU: u32 = 1500;
+
+impl OwnNetwork {
+    /// The same with no larger packets than the node's own network carries, as far as that is known.
+    pub fn carried_by(mut self, mtu: Option<u32>) -> OwnNetwork {
+        let own = self.mtu.as_deref().and_then(|mtu| mtu.parse().ok()).unwrap_or(MTU);
+        if let Some(mtu) = mtu.filter(|mtu| *mtu < own) {
+            self.mtu = Some(mtu.to_string());
+        }
+        self
+    }
+}
+
 /// All that the decision is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
@@ -242,6 +256,18 @@ mod tests {
         assert_eq!(decision, Decision { choice: named(&made.name), remove: Vec::new() });
         let Choice::Create(six) = of(Some(&["fd00:1::/64"]), false, &[], &[]).choice else { panic!() };
         assert_eq!(six.name, "longshore-01234567-fd00-1--_64");
+    }
+
+    #[test]
+    fn its_packets_are_no_larger_than_what_the_nodes_network_carries() {
+        let carried = |own: Option<&str>, mtu| {
+            let own = OwnNetwork { name: String::new(), subnets: Vec::new(), mtu: own.map(str::to_owned) };
+            own.carried_by(mtu).mtu
+        };
+        assert_eq!(carried(None, Some(1450)).as_deref(), Some("1450"));
+        assert_eq!(carried(Some("1400"), Some(1450)).as_deref(), Some("1400"));
+        assert_eq!(carried(Some("9000"), Some(8950)).as_deref(), Some("8950"));
+        assert_eq!((carried(None, Some(9000)), carried(None, None)), (None, None));
     }
 
     #[test]

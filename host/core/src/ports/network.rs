@@ -20,6 +20,9 @@ pub trait BridgeNetworks: Send + Sync {
     /// what leaves the cluster; `masquerade` says that the runtime is to see to the latter, since nobody else can.
     async fn create_network(&self, network: &OwnNetwork, masquerade: bool) -> Result<(), RuntimeError>;
 
+    /// The largest packet of the machine's device that has that address; `None` where that is not known.
+    async fn mtu(&self, address: IpAddr) -> Option<u32>;
+
     /// Removes a network of ours; one that is gone is fine, one in use is an error.
     async fn remove_network(&self, id: &str) -> Result<(), RuntimeError>;
 

@@ -143,6 +143,12 @@ impl Network {
     }
 
     async fn create(&self, ports: &Ports, own: OwnNetwork, said: &mut Said) -> State {
+        let address = (ports.look)().await.ips.first().copied();
+        let mtu = match address {
+            Some(address) => ports.bridges.mtu(address).await,
+            None => None,
+        };
+        let own = own.carried_by(mtu);
         let filtered = self.filter(ports, &own.subnets, false, said).await;
         match ports.bridges.create_network(&own, !filtered).await {
             Ok(()) => {

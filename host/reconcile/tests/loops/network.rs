@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::container::SandboxNetwork;
 use longshore_core::network::BridgeNetwork;
 use longshore_core::observed::{Observation, Sandbox};
+use longshore_core::ports::network::BridgeNetworks;
 use longshore_reconcile::network::NetworkOptions;
 use longshore_tests::network::FakeNetwork;
 use longshore_tests::pod;
@@ -100,6 +101,16 @@ async fn pods_wait_for_the_nodes_network_and_are_on_it() {
     bed.source.set(vec![pod("a", APP), pod("b", APP)]);
     bed.until("the network is there again", |bed| bed.network.names().contains(&name.to_owned())).await;
     bed.until("it runs", |bed| bed.is_ready("b")).await;
+}
+
+#[tokio::test]
+async fn the_nodes_network_has_packets_that_the_machines_own_carries() {
+    let bed = Bed::with_network(network(), in_cluster());
+    bed.surroundings.lock().unwrap().ips = vec!["192.0.2.1".parse().unwrap()];
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("it is made", |bed| bed.node_events("PodNetworkCreated") == 1).await;
+    let made = bed.network.networks().await.unwrap().into_iter().find(|network| network.ours).unwrap();
+    assert_eq!(made.mtu.as_deref(), Some("1400"));
 }
 
 #[tokio::test]
