@@ -107,16 +107,26 @@ impl Family<'_> {
     /// there is iptables, and no such chain.
     async fn dockers_iptables(&self) -> Result<Option<String>, Failure> {
         let (nft, legacy) = (format!("{}-nft", self.iptables), format!("{}-legacy", self.iptables));
-        if has_chain(self.iptables, DOCKERS).await? {
-            return Ok(Some(self.iptables.to_owned()));
-        }
-        for other in [nft, legacy] {
-            // One of them is the first.
-            if matches!(has_chain(&other, DOCKERS).await, Ok(true)) {
-                return Ok(Some(other));
+        let mut flushed = None;
+        // One of the others is the first.
+        for (index, program) in [self.iptables.to_owned(), nft, legacy].into_iter().enumerate() {
+            let found = match dockers_chain(&program).await {
+                Err(failure) if index == 0 => return Err(failure),
+                found => found.unwrap_or(Chain::Absent),
+            };
+            match found {
+                Chain::Used => return Ok(Some(program)),
+                Chain::Unused if self.wanted.is_empty() => return Ok(Some(program)),
+                Chain::Unused => flushed = flushed.or(Some(program)),
+                Chain::Absent => {}
             }
         }
-        Ok(None)
+        match flushed {
+            Some(program) => Err(Failure::Other(format!(
+                "{program}: FORWARD does not lead to DOCKER-USER any more, so Docker's rules are gone: restart Docker"
+            ))),
+            None => Ok(None),
+        }
     }
 
     /// Brings one chain up to date; whether anything was changed.
@@ -202,10 +212,24 @@ impl<T> OrFailed<T> for Result<T, Failure> {
     }
 }
 
-/// Whether there is that chain. What is said of one that is not there is different in every version.
-async fn has_chain(program: &str, (table, chain): (&str, &str)) -> Result<bool, Failure> {
+/// Docker's chain.
+enum Chain {
+    Absent,
+    /// Docker's rules were flushed.
+    Unused,
+    Used,
+}
+
+/// Docker's chain, by the list of all: what is said of one that is not there is different in every version.
+async fn dockers_chain(program: &str) -> Result<Chain, Failure> {
+    let (table, chain) = DOCKERS;
     let listed = run(program, &["-t", table, "-S"], "").await?;
-    Ok(listed.lines().any(|line| line.strip_prefix("-N ") == Some(chain)))
+    let leads_there = |line: &str| line.starts_with("-A FORWARD ") && line.ends_with(&format!("-j {chain}"));
+    Ok(match listed.lines().any(|line| line.strip_prefix("-N ") == Some(chain)) {
+        false => Chain::Absent,
+        true if listed.lines().any(leads_there) => Chain::Used,
+        true => Chain::Unused,
+    })
 }
 
 /// What a program prints; `input` is told to it.
@@ -267,7 +291,8 @@ mod tests {
     }
 
     /// As a Docker with rules has it.
-    const CHAIN: &str = "[ \"$*\" != '-w 10 -t filter -S' ] || echo '-N DOCKER-USER'";
+    const CHAIN: &str =
+        "[ \"$*\" != '-w 10 -t filter -S' ] || printf '%s\\n' '-N DOCKER-USER' '-A FORWARD -j DOCKER-USER'";
 
     struct Bed(tempfile::TempDir);
 
@@ -320,6 +345,16 @@ mod tests {
         );
         let (outcome, _) = bed.with(&stays, &[]).await;
         assert!(outcome.unwrap_err().ends_with("held"));
+    }
+
+    #[tokio::test]
+    async fn rules_that_nothing_leads_to_are_told() {
+        let bed = Bed::new();
+        let flushed = CHAIN.replace("'-A FORWARD", "'-A OUTPUT");
+        let (outcome, told) = bed.with(&flushed, &wanted()).await;
+        assert!(outcome.unwrap_err().ends_with("restart Docker"));
+        assert!(told.contains("-t nat -A POSTROUTING") && !told.contains("-A DOCKER-USER"), "{told}");
+        assert_eq!(bed.with(&flushed, &[]).await.0, Ok(()), "where there need be no rules, none are missed");
     }
 
     #[tokio::test]
