@@ -65,6 +65,12 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
         );
     }
     tell_of_names(worker);
+    let is_runtimes = matches!(config.network, SandboxNetwork::Default | SandboxNetwork::Named(_));
+    if is_runtimes && attachment::limits_bandwidth(&worker.pod) {
+        let message = "the pod's annotations that limit its bandwidth have no effect on Docker's network: it takes a CNI \
+                       plugin for that (--network-plugin=cni, and bandwidth in the network's list)";
+        worker.event(None, EventType::Warning, "BandwidthIgnored", message);
+    }
     leave_former_cgroups(worker).await;
     match worker.shared.ports.runtime.create_sandbox(&config).await {
         Ok(id) => {

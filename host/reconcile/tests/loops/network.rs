@@ -48,6 +48,7 @@ async fn what_only_plugins_are_told_may_be_wrong_where_there_are_none() {
     metadata.annotations.get_or_insert_default().insert("kubernetes.io/ingress-bandwidth".into(), "much".into());
     bed.source.set(vec![wrong.clone()]);
     bed.until_ready(&[wrong.clone()]).await;
+    assert!(bed.has_event("a", "BandwidthIgnored"));
 
     let bed = Bed::with_network(network(), with_plugins());
     bed.source.set(vec![wrong]);
