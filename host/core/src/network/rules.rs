@@ -152,6 +152,23 @@ pub fn changes(root_id: &str, chain: &str, wanted: &[Rule], listed: &str) -> Cha
     changes
 }
 
+/// Whether the packet filter, as `iptables -S` lists it, lets through what goes to pods of that network, which is another's than
+/// ours: by its policy, by a rule that names them, or in a chain that whoever made the network has, which is not looked into.
+pub fn forwards(listed: &str, subnet: &Cidr) -> bool {
+    const OTHERS: [&str; 8] = ["ACCEPT", "DROP", "REJECT", "RETURN", "LOG", "DOCKER", "KUBE-", "ufw-"];
+    let lets_through = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let target = words.windows(2).find(|pair| pair[0] == "-j").map(|pair| pair[1]).unwrap_or_default();
+        let names = |pair: &[&str]| {
+            matches!(pair[0], "-s" | "-d") && pair[1].parse::<Cidr>().is_ok_and(|cidr| cidr.overlaps(subnet))
+        };
+        let of_network = line.starts_with("-A FORWARD ") && !OTHERS.iter().any(|other| target.starts_with(*other));
+        (of_network && !target.is_empty()) || (target == "ACCEPT" && words.windows(2).any(names))
+    };
+    let drops = listed.lines().any(|line| line == "-P FORWARD DROP");
+    !drops || listed.lines().any(lets_through)
+}
+
 /// The arguments of a rule of that chain, as `iptables -S` prints it.
 fn in_chain(line: &str, chain: &str) -> Option<Vec<String>> {
     let mut words = line.split_whitespace().map(|word| word.trim_matches('"').to_owned());
@@ -225,6 +242,20 @@ mod tests {
         assert!(changes.add.is_empty());
         assert_eq!(changes.remove.len(), 1);
         assert_eq!(changes.remove[0].join(" "), "-m comment --comment longshore:01234567:old -j MASQUERADE");
+    }
+
+    #[test]
+    fn what_is_forwarded_to_pods_of_plugins() {
+        let subnet = of("10.244.3.0/24");
+        let dockers = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n\
+                       -A FORWARD -j KUBE-FORWARD\n-A DOCKER -d 172.17.0.2/32 -p tcp -j ACCEPT\n-A DOCKER-USER -j RETURN\n";
+        assert!(!forwards(dockers, &subnet));
+        assert!(forwards(&dockers.replace("-P FORWARD DROP", "-P FORWARD ACCEPT"), &subnet));
+        for more in ["-A FORWARD -j cali-FORWARD", "-A DOCKER-USER -d 10.244.0.0/16 -j ACCEPT"] {
+            assert!(forwards(&[dockers, more].concat(), &subnet), "{more}");
+        }
+        assert!(!forwards(&[dockers, "-A DOCKER-USER -d 10.245.0.0/16 -j ACCEPT"].concat(), &subnet));
+        assert!(!forwards(&[dockers, "-A DOCKER-USER -d 10.244.0.0/16 -j DROP"].concat(), &subnet));
     }
 
     #[test]
