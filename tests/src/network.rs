@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use longshore_core::container::SandboxNetwork;
 use longshore_core::network::attachment::Attachment;
 use longshore_core::network::rules::PacketFilter;
 use longshore_core::network::{BridgeNetwork, OwnNetwork};
@@ -23,6 +24,12 @@ struct World {
     bridged: usize,
     /// Whether that never ends.
     bridging: bool,
+    /// Why pods cannot reach themselves.
+    one_way: Option<String>,
+    /// The networks whose pods were to.
+    hairpins: Vec<SandboxNetwork>,
+    /// Whether the kubelet's chains were made.
+    has_chains: bool,
     /// What is attached, with its addresses; none while an attachment is under way or went wrong.
     attached: BTreeMap<String, Option<Vec<IpAddr>>>,
     serial: u8,
@@ -81,6 +88,21 @@ impl FakeNetwork {
         self.world().bridged
     }
 
+    /// Makes it fail to have pods reach themselves.
+    pub fn set_one_way(&self, problem: &str) {
+        self.world().one_way = Some(problem.to_owned());
+    }
+
+    /// The networks whose pods were to reach themselves, in order.
+    pub fn hairpins(&self) -> Vec<SandboxNetwork> {
+        self.world().hairpins.clone()
+    }
+
+    /// Whether the packet filter has the kubelet's chains.
+    pub fn has_chains(&self) -> bool {
+        self.world().has_chains
+    }
+
     /// Makes the plugins say that they are not ready, or that they are.
     pub fn set_not_ready(&self, problem: Option<&str>) {
         self.world().not_ready = problem.map(str::to_owned);
@@ -109,10 +131,14 @@ impl BridgeNetworks for FakeNetwork {
     }
 
     async fn create_network(&self, network: &OwnNetwork, masquerades: bool) -> Result<(), RuntimeError> {
-        let OwnNetwork { name, subnets, .. } = network.clone();
+        let OwnNetwork { name, subnets, mtu } = network.clone();
         let id = format!("id-of-{name}");
-        self.add(BridgeNetwork { id, name, subnets, ours: true, masquerades, ..Default::default() });
+        self.add(BridgeNetwork { id, name, subnets, ours: true, masquerades, mtu, ..Default::default() });
         Ok(())
+    }
+
+    async fn mtu(&self, _: IpAddr) -> Option<u32> {
+        Some(1400)
     }
 
     async fn remove_network(&self, id: &str) -> Result<(), RuntimeError> {
@@ -138,6 +164,17 @@ impl BridgeNetworks for FakeNetwork {
             (world.bridging, world.unbridged.clone().map_or(Ok(()), Err))
         };
         if never { std::future::pending().await } else { answer }
+    }
+
+    async fn make_chains(&self) -> Result<(), String> {
+        self.world().has_chains = true;
+        Ok(())
+    }
+
+    async fn hairpin(&self, network: &SandboxNetwork) -> Result<(), String> {
+        let mut world = self.world();
+        world.hairpins.push(network.clone());
+        world.one_way.clone().map_or(Ok(()), Err)
     }
 }
 

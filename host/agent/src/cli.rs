@@ -174,6 +174,12 @@ pub(crate) struct TakeoverArgs {
     /// Where Docker listens [default: $DOCKER_HOST, else unix:///var/run/docker.sock]
     #[arg(long, value_name = "URL")]
     pub(crate) docker_endpoint: Option<String>,
+    /// Folder where they kept what CNI plugins attached [default: /var/lib/cni/cache]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cni_cache_dir: Option<PathBuf>,
+    /// Folders of those plugins, separated by commas [default: /opt/cni/bin,/usr/lib/cni]
+    #[arg(long, value_name = "DIRS")]
+    pub(crate) cni_bin_dir: Vec<String>,
 }
 
 /// `longshore doctor`

@@ -34,9 +34,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use longshore_filesystem::StateKey;
 
-use cli::{Cli, Command, ConfigCommand};
+use cli::{Cli, Command, ConfigCommand, TakeoverArgs};
 use client::Client;
-use config::{DaemonFlags, Problem, Surroundings};
+use config::{DaemonFlags, NetworkFlags, Problem, Surroundings};
 
 /// Bad configuration, as sysexits.h's EX_CONFIG: systemd's RestartPreventExitStatus can name it.
 const BAD_CONFIGURATION: u8 = 78;
@@ -116,9 +116,11 @@ fn dispatch(cli: Cli, warnings: Vec<String>) -> Result<ExitCode, Failure> {
             wait(commands::plan(&config, &arguments))?;
         }
         Command::Takeover(arguments) => {
-            let flags = DaemonFlags { docker_endpoint: arguments.docker_endpoint.clone(), ..DaemonFlags::default() };
+            let TakeoverArgs { dry_run, docker_endpoint, cni_cache_dir, cni_bin_dir } = *arguments;
+            let network = NetworkFlags { cni_cache_dir, cni_bin_dir, ..NetworkFlags::default() };
+            let flags = DaemonFlags { docker_endpoint, network, ..DaemonFlags::default() };
             let (config, _) = config::load(&flags, around).map_err(Failure::Configuration)?;
-            wait(commands::takeover(&config, arguments.dry_run))?;
+            wait(commands::takeover(&config, dry_run))?;
         }
         Command::Doctor(arguments) => {
             let well = wait(commands::doctor(&client, &arguments, around))?;

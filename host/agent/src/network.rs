@@ -4,9 +4,11 @@
 //! only asks the kernel's routing table.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+
+use longshore_core::network::kernel::local_addresses;
 
 /// Addresses of the documentation networks, which no machine has: the way to them is the default route.
 const FAR: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
@@ -178,48 +180,12 @@ pub(crate) fn usable(address: &IpAddr) -> bool {
     !address.is_loopback() && !address.is_unspecified() && !address.is_multicast() && !link_local
 }
 
-/// The machine's own addresses in `/proc/net/fib_trie`: a line with the address, then one that says `host LOCAL`.
-fn local_addresses(trie: &str) -> Vec<Ipv4Addr> {
-    let mut found = Vec::new();
-    let mut last = None;
-    for line in trie.lines() {
-        let line = line.trim();
-        if let Some(address) = line.strip_prefix("|-- ") {
-            last = address.parse().ok();
-        } else if line.ends_with("host LOCAL")
-            && let Some(address) = last
-            && !found.contains(&address)
-        {
-            found.push(address);
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-
-    #[test]
-    fn addresses_of_a_trie() {
-        let trie = "Main:
-  +-- 0.0.0.0/0 3 0 5
-     |-- 0.0.0.0
-        /0 universe UNICAST
-     +-- 10.0.0.0/24 2 0 2
-        |-- 10.0.0.5
-           /32 host LOCAL
-     |-- 127.0.0.1
-        /32 host LOCAL
-Local:
-        |-- 10.0.0.5
-           /32 host LOCAL
-";
-        assert_eq!(local_addresses(trie), [Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::LOCALHOST]);
-    }
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
     #[test]
     fn an_unspecified_one_is_none_at_all() {

@@ -13,6 +13,8 @@ pub(crate) fn options(config: &Config, in_cluster: bool) -> NetworkOptions {
         in_cluster,
         pod_cidrs: config.network.pod_cidrs.iter().map(ToString::to_string).collect(),
         unmasqueraded: config.network.unmasqueraded.clone(),
+        util_chains: config.network.util_chains,
+        hairpin: config.network.hairpin_mode != "none",
         ..NetworkOptions::default()
     }
 }

@@ -71,6 +71,11 @@ impl Entry {
         }
     }
 
+    /// Whether an agent like this one made it, of whatever root.
+    pub(crate) fn is_longshores(&self) -> bool {
+        self.longshore_root.is_some()
+    }
+
     /// The plugins that were called.
     pub(crate) fn list(&self) -> Result<NetworkList, String> {
         let text = STANDARD.decode(&self.config).map_err(|error| error.to_string())?;

@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use longshore_core::network::attachment::{Attachment, arguments};
 use longshore_core::ports::network::{NetworkPlugins, PluginError};
+use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
-use crate::cache::{Cache, Entry};
+use crate::cache::{Cache, DEVICE, Entry};
 use crate::chain::Caller;
 use crate::config::NetworkList;
 use crate::validate::Validator;
 use crate::version::Version;
-use crate::{folder, result};
+use crate::{adopt, folder, result};
 
 /// How the adapter is set up.
 #[derive(Clone, Debug)]
@@ -33,6 +34,9 @@ pub struct CniOptions {
 
 /// How long an answer to STATUS holds: a good one, and another.
 const STATUS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
+
+/// So long pods can be attached although the folder has no network that can be used: files are written anew.
+const GAP: Duration = Duration::from_secs(15);
 
 /// What plugins said to STATUS, when, and of which network.
 struct Status {
@@ -54,6 +58,8 @@ pub struct Cni {
     /// Held for writing while plugins collect what belongs to nobody: what is being attached would be nobody's.
     collecting: RwLock<()>,
     status: tokio::sync::Mutex<Option<Status>>,
+    /// The network that the folder last had, and when.
+    last: Mutex<Option<(Instant, NetworkList)>>,
     /// What was wrong with the folder when it was last read.
     said: Mutex<Vec<String>>,
 }
@@ -81,12 +87,24 @@ impl Cni {
             busy: Mutex::default(),
             collecting: RwLock::new(()),
             status: tokio::sync::Mutex::new(None),
+            last: Mutex::default(),
             said: Mutex::default(),
         })
     }
 
-    /// The network for new sandboxes: the first one of the folder that can be used.
-    async fn network(&self) -> Result<NetworkList, PluginError> {
+    /// The network for new sandboxes; where the folder has none, the one that it had, if that is no longer ago.
+    async fn network(&self, gap: Duration) -> Result<NetworkList, PluginError> {
+        let found = self.found().await;
+        let mut last = lock(&self.last);
+        if let Ok(list) = &found {
+            *last = Some((Instant::now(), list.clone()));
+        }
+        let recent = last.as_ref().filter(|(at, _)| at.elapsed() < gap).map(|(_, list)| list.clone());
+        found.or_else(|error| recent.ok_or(error))
+    }
+
+    /// The first one of the folder that can be used.
+    async fn found(&self) -> Result<NetworkList, PluginError> {
         let conf_dir = self.conf_dir.clone();
         let read = tokio::task::spawn_blocking(move || folder::read(&conf_dir)).await;
         let (lists, mut problems) = read.unwrap_or_default();
@@ -143,6 +161,25 @@ impl Cni {
         .await
     }
 
+    /// Takes a sandbox for attached that has these addresses although nothing is kept of it: attaching it once more would fail,
+    /// and what is taken back then is its network.
+    async fn adopt(
+        &self,
+        attachment: &Attachment,
+        netns: &str,
+        found: Vec<IpAddr>,
+    ) -> Result<Vec<IpAddr>, PluginError> {
+        let mut list = self.network(Duration::MAX).await?;
+        // What it was given is not known to the letter.
+        list.disable_check = true;
+        let id = &attachment.sandbox_id;
+        let mut entry = Entry::new(&list, id, netns, arguments(attachment), attachment.capabilities.clone());
+        entry.result = given(&list, netns, &found).as_object().cloned();
+        self.save(entry).await?;
+        tracing::warn!(sandbox = id, pod = %attachment.pod, ?found, "it is on a network of which nothing was kept");
+        Ok(found)
+    }
+
     /// Has every plugin let go of a sandbox, and forgets it then. `netns` is empty when it is gone.
     async fn take_back(&self, entry: &Entry, netns: &str) -> Result<(), PluginError> {
         match entry.list() {
@@ -189,10 +226,23 @@ fn netns(pid: Option<u32>) -> String {
     if Path::new(&path).exists() { path } else { String::new() }
 }
 
+/// What plugins would have given for these addresses, as far as others need it to let go of them.
+fn given(list: &NetworkList, netns: &str, found: &[IpAddr]) -> Value {
+    let ip = |ip: &IpAddr| {
+        let (version, bits) = if ip.is_ipv4() { ("4", 32) } else { ("6", 128) };
+        json!({"version": version, "interface": 0, "address": format!("{ip}/{bits}")})
+    };
+    json!({
+        "cniVersion": list.version_text,
+        "interfaces": [{"name": DEVICE, "sandbox": netns}],
+        "ips": found.iter().map(ip).collect::<Vec<Value>>(),
+    })
+}
+
 #[async_trait]
 impl NetworkPlugins for Cni {
     async fn ready(&self) -> Result<(), PluginError> {
-        let list = self.network().await?;
+        let list = self.network(GAP).await?;
         if list.version < Version::WITH_GC {
             return Ok(());
         }
@@ -213,10 +263,17 @@ impl NetworkPlugins for Cni {
         let _alone = self.alone(&attachment.sandbox_id).await;
         let netns = netns(Some(attachment.pid));
         // An attachment that was begun and never ended: the agent was killed meanwhile.
-        if let Some(former) = self.entry(&attachment.sandbox_id) {
-            self.take_back(&former, &netns).await?;
+        match self.entry(&attachment.sandbox_id) {
+            Some(former) => self.take_back(&former, &netns).await?,
+            None => {
+                let found = adopt::addresses(Path::new(&format!("/proc/{}/net", attachment.pid)));
+                if !found.is_empty() {
+                    return self.adopt(attachment, &netns, found).await;
+                }
+            }
         }
-        let list = self.network().await?;
+        // As dockershim: what a sandbox is for was decided.
+        let list = self.network(Duration::MAX).await?;
         let arguments = arguments(attachment);
         let mut entry = Entry::new(&list, &attachment.sandbox_id, &netns, arguments, attachment.capabilities.clone());
         self.save(entry.clone()).await?;
@@ -265,7 +322,7 @@ impl NetworkPlugins for Cni {
     }
 
     async fn collect(&self) -> Result<(), PluginError> {
-        let list = self.network().await?;
+        let list = self.network(Duration::ZERO).await?;
         if list.version < Version::WITH_GC || list.disable_gc {
             return Ok(());
         }
@@ -277,5 +334,34 @@ impl NetworkPlugins for Cni {
         let all = ours.into_iter().chain(others).filter(|entry| entry.network_name == list.name);
         let attached: Vec<(String, String)> = all.map(|entry| (entry.container_id, entry.if_name)).collect();
         self.caller.collect(&list, &attached).await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_network_that_is_gone_for_a_moment_serves_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (plugin, file) = (folder.path().join("x"), folder.path().join("10-n.conflist"));
+        let answer = r#"echo '{"cniVersion": "1.0.0", "supportedVersions": ["0.4.0", "1.0.0"]}'"#;
+        std::fs::write(&plugin, format!("#!/bin/sh\n{answer}\n")).unwrap();
+        std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = || folder.path().to_owned();
+        let options =
+            CniOptions { conf_dir: path(), bin_dirs: vec![path()], cache_dir: path(), root_id: "root".to_owned() };
+        let cni = Cni::new(options).unwrap();
+        assert!(cni.ready().await.is_err() && cni.network(Duration::MAX).await.is_err(), "there was none yet");
+        std::fs::write(&file, r#"{"cniVersion": "0.4.0", "name": "n", "plugins": [{"type": "x"}]}"#).unwrap();
+        assert_eq!(cni.ready().await, Ok(()));
+        std::fs::remove_file(file).unwrap();
+        assert_eq!(cni.ready().await, Ok(()));
+        assert_eq!(cni.network(Duration::MAX).await.unwrap().name, "n");
+        let PluginError::NotReady { message } = cni.network(Duration::ZERO).await.unwrap_err() else { panic!() };
+        assert!(message.starts_with("cni config uninitialized"), "{message}");
     }
 }

@@ -6,11 +6,13 @@
 //!
 //! As `libcni` of containernetworking/cni 1.1 and `pkg/kubelet/dockershim/network/cni/cni.go` of Kubernetes 1.20.
 
+mod adopt;
 mod cache;
 mod chain;
 mod cni;
 mod config;
 mod folder;
+mod foreign;
 mod invoke;
 mod result;
 mod validate;
@@ -18,3 +20,4 @@ mod version;
 
 pub use cni::{Cni, CniOptions};
 pub use folder::first_configuration;
+pub use foreign::ForeignAttachments;

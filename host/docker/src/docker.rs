@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use longshore_core::cluster::node_status::NodeImage;
-use longshore_core::container::{ContainerConfig, Resources, SandboxConfig};
+use longshore_core::container::{ContainerConfig, Resources, SandboxConfig, SandboxNetwork};
 use longshore_core::observed::Observation;
 use longshore_core::ports::exec::{ContainerExec, ExecError, ExecOutput, ExecRequest};
 use longshore_core::ports::runtime::{
@@ -93,6 +93,8 @@ struct Shared {
     reading: Arc<Mutex<()>>,
     /// See `info.rs`: of which daemon, and the value.
     oom_floor: Mutex<Option<(String, i32)>>,
+    /// See `networks.rs`: of which network, and its device.
+    bridge: Mutex<Option<(SandboxNetwork, String)>>,
 }
 
 impl Docker {
@@ -109,6 +111,7 @@ impl Docker {
             pause: Mutex::new(()),
             reading: Arc::default(),
             oom_floor: Mutex::new(None),
+            bridge: Mutex::new(None),
             options,
         };
         Ok(Docker { shared: Arc::new(shared) })
@@ -150,6 +153,10 @@ impl Docker {
 
     pub(crate) fn oom_floor(&self) -> &Mutex<Option<(String, i32)>> {
         &self.shared.oom_floor
+    }
+
+    pub(crate) fn bridge(&self) -> &Mutex<Option<(SandboxNetwork, String)>> {
+        &self.shared.bridge
     }
 
     /// How many inspects of a list are under way at a time.

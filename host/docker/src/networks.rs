@@ -2,11 +2,15 @@
 //! removes none that does not carry our root's label.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
 
 use async_trait::async_trait;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use longshore_core::cidr::Cidr;
+use longshore_core::container::SandboxNetwork;
 use longshore_core::labels;
+use longshore_core::network::kernel::device_of;
 use longshore_core::network::rules::PacketFilter;
 use longshore_core::network::{BridgeNetwork, OwnNetwork};
 use longshore_core::ports::network::BridgeNetworks;
@@ -15,10 +19,13 @@ use longshore_core::ports::runtime::RuntimeError;
 use crate::connection::{CALL, encode};
 use crate::docker::Docker;
 use crate::fault::Fault;
+use crate::packet_filter::hairpin;
 use crate::{packet_filter, wire};
 
 /// What Docker calls the bridge that containers are on when nothing is said.
 const IS_DEFAULT: &str = "com.docker.network.bridge.default_bridge";
+/// What the bridge is called, where it is not named after the network's ID.
+const DEVICE: &str = "com.docker.network.bridge.name";
 const MTU: &str = "com.docker.network.driver.mtu";
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const BETWEEN_CONTAINERS: &str = "com.docker.network.bridge.enable_icc";
@@ -66,6 +73,16 @@ impl BridgeNetworks for Docker {
         }
     }
 
+    async fn mtu(&self, address: IpAddr) -> Option<u32> {
+        if !self.connection().is_local() {
+            return None;
+        }
+        let table = |name: &str| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+        let (route, if_inet6) = (table("route"), table("if_inet6"));
+        let device = device_of(address, &route, &if_inet6)?;
+        std::fs::read_to_string(format!("{}/{device}/mtu", hairpin::DEVICES)).ok()?.trim().parse().ok()
+    }
+
     async fn remove_network(&self, id: &str) -> Result<(), RuntimeError> {
         const OPERATION: &str = "remove network";
         let path = format!("/networks/{}", encode(id));
@@ -86,7 +103,9 @@ impl BridgeNetworks for Docker {
 
     async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String> {
         if !self.connection().is_local() {
-            return Err("Docker is on another machine".to_owned());
+            // There never were any.
+            let is_nothing = filter.subnets.is_empty();
+            return if is_nothing { Ok(()) } else { Err("Docker is on another machine".to_owned()) };
         }
         packet_filter::update(self.root_id(), filter).await
     }
@@ -98,6 +117,59 @@ impl BridgeNetworks for Docker {
         }
         packet_filter::bridged::turn_on().await
     }
+
+    async fn make_chains(&self) -> Result<(), String> {
+        // They are about this machine, wherever Docker is.
+        packet_filter::chains::make().await
+    }
+
+    async fn hairpin(&self, network: &SandboxNetwork) -> Result<(), String> {
+        if matches!(network, SandboxNetwork::Host | SandboxNetwork::Detached) {
+            return Ok(());
+        }
+        if !self.connection().is_local() {
+            return Err("Docker is on another machine".to_owned());
+        }
+        let device = self.device(network).await?;
+        let turned = tokio::task::spawn_blocking(move || hairpin::turn_on(Path::new(hairpin::DEVICES), &device)).await;
+        turned.unwrap_or_else(|error| Err(error.to_string()))
+    }
+}
+
+impl Docker {
+    /// The bridge of a network. It is asked for once, as this is for every pod that starts; a network that was made anew has
+    /// another one.
+    async fn device(&self, network: &SandboxNetwork) -> Result<String, String> {
+        let mut known = self.bridge().lock().await;
+        if let Some((of, device)) = &*known
+            && of == network
+            && Path::new(hairpin::DEVICES).join(device).exists()
+        {
+            return Ok(device.clone());
+        }
+        let listed: Result<Vec<wire::NetworkSummary>, Fault> = self.connection().ask(CALL, "/networks").await;
+        let listed = listed.map_err(|fault| fault.during("list networks").to_string())?;
+        let device = listed.iter().find_map(|summary| bridge_of(summary, network, self.root_id()));
+        let device = device.ok_or_else(|| format!("Docker has no bridge for its network {network:?}"))?;
+        *known = Some((network.clone(), device.clone()));
+        Ok(device)
+    }
+}
+
+/// The bridge, if this is that network.
+fn bridge_of(summary: &wire::NetworkSummary, network: &SandboxNetwork, root: &str) -> Option<String> {
+    let option = |key: &str| summary.options.as_ref()?.get(key).cloned();
+    let is_it = match network {
+        SandboxNetwork::Named(name) => {
+            let label = summary.labels.as_ref().and_then(|labels| labels.get(labels::ROOT));
+            summary.name.as_ref() == Some(name) && label.is_some_and(|of| of == root)
+        }
+        _ => option(IS_DEFAULT).is_some_and(|value| value == "true"),
+    };
+    if !is_it {
+        return None;
+    }
+    option(DEVICE).or_else(|| Some(format!("br-{}", summary.id.as_ref()?.get(..12)?)))
 }
 
 /// `None` for a network without addresses, such as `host` and `none`.
@@ -169,6 +241,21 @@ mod tests {
         assert!(seen[0].is_default && !seen[0].ours && seen[0].mtu.as_deref() == Some("1400"));
         assert!(seen[1].ours && !seen[1].is_default && seen[1].subnets.len() == 2);
         assert_eq!((seen[0].masquerades, seen[1].masquerades), (true, false));
+    }
+
+    #[test]
+    fn bridges() {
+        let list: Vec<wire::NetworkSummary> = serde_json::from_value(json!([
+            {"Name": "bridge", "Id": "0123456789abcdef", "Options": {
+                "com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.name": "docker0"}},
+            {"Name": "n", "Id": "0123456789abcdef", "Labels": {"dev.longshore.root": "another"}},
+            {"Name": "n", "Id": "fedcba9876543210", "Labels": {"dev.longshore.root": "r"}, "Options": {}},
+        ]))
+        .unwrap();
+        let device = |network| list.iter().find_map(|summary| bridge_of(summary, &network, "r"));
+        assert_eq!(device(SandboxNetwork::Default).as_deref(), Some("docker0"));
+        assert_eq!(device(SandboxNetwork::Named("n".to_owned())).as_deref(), Some("br-fedcba987654"));
+        assert_eq!(device(SandboxNetwork::Named("bridge".to_owned())), None);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! none. It must not decide what they are (`longshore_core::network::rules`), and touches none without our mark.
 
 pub(crate) mod bridged;
+pub(crate) mod chains;
+pub(crate) mod hairpin;
 
 use std::io::ErrorKind;
 use std::process::Stdio;
@@ -105,16 +107,26 @@ impl Family<'_> {
     /// there is iptables, and no such chain.
     async fn dockers_iptables(&self) -> Result<Option<String>, Failure> {
         let (nft, legacy) = (format!("{}-nft", self.iptables), format!("{}-legacy", self.iptables));
-        if has_chain(self.iptables, DOCKERS).await? {
-            return Ok(Some(self.iptables.to_owned()));
-        }
-        for other in [nft, legacy] {
-            // One of them is the first.
-            if matches!(has_chain(&other, DOCKERS).await, Ok(true)) {
-                return Ok(Some(other));
+        let mut flushed = None;
+        // One of the others is the first.
+        for (index, program) in [self.iptables.to_owned(), nft, legacy].into_iter().enumerate() {
+            let found = match dockers_chain(&program).await {
+                Err(failure) if index == 0 => return Err(failure),
+                found => found.unwrap_or(Chain::Absent),
+            };
+            match found {
+                Chain::Used => return Ok(Some(program)),
+                Chain::Unused if self.wanted.is_empty() => return Ok(Some(program)),
+                Chain::Unused => flushed = flushed.or(Some(program)),
+                Chain::Absent => {}
             }
         }
-        Ok(None)
+        match flushed {
+            Some(program) => Err(Failure::Other(format!(
+                "{program}: FORWARD does not lead to DOCKER-USER any more, so Docker's rules are gone: restart Docker"
+            ))),
+            None => Ok(None),
+        }
     }
 
     /// Brings one chain up to date; whether anything was changed.
@@ -134,11 +146,17 @@ impl Family<'_> {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             run(program, &[&["-t", table, "-D", chain], arguments.as_slice()].concat(), "").await?;
         }
+        let before = changes.before.map(|number| number.to_string());
         for rule in &changes.add {
-            let how = if rule.first { "-I" } else { "-A" };
+            let place = match &before {
+                _ if rule.first => vec!["-I", chain],
+                Some(before) => vec!["-I", chain, before.as_str()],
+                None => vec!["-A", chain],
+            };
             let arguments: Vec<&str> = rule.arguments.iter().map(String::as_str).collect();
             let comment = ["-m", "comment", "--comment", &rule.comment];
-            run(program, &[&["-t", table, how, chain], comment.as_slice(), arguments.as_slice()].concat(), "").await?;
+            run(program, &[&["-t", table], place.as_slice(), comment.as_slice(), arguments.as_slice()].concat(), "")
+                .await?;
             tracing::info!(program, table, chain, rule = rule.arguments.join(" "), "the packet filter has a new rule");
         }
         Ok(!changes.add.is_empty() || !changes.remove.is_empty())
@@ -194,10 +212,24 @@ impl<T> OrFailed<T> for Result<T, Failure> {
     }
 }
 
-/// Whether there is that chain. What is said of one that is not there is different in every version.
-async fn has_chain(program: &str, (table, chain): (&str, &str)) -> Result<bool, Failure> {
+/// Docker's chain.
+enum Chain {
+    Absent,
+    /// Docker's rules were flushed.
+    Unused,
+    Used,
+}
+
+/// Docker's chain, by the list of all: what is said of one that is not there is different in every version.
+async fn dockers_chain(program: &str) -> Result<Chain, Failure> {
+    let (table, chain) = DOCKERS;
     let listed = run(program, &["-t", table, "-S"], "").await?;
-    Ok(listed.lines().any(|line| line.strip_prefix("-N ") == Some(chain)))
+    let leads_there = |line: &str| line.starts_with("-A FORWARD ") && line.ends_with(&format!("-j {chain}"));
+    Ok(match listed.lines().any(|line| line.strip_prefix("-N ") == Some(chain)) {
+        false => Chain::Absent,
+        true if listed.lines().any(leads_there) => Chain::Used,
+        true => Chain::Unused,
+    })
 }
 
 /// What a program prints; `input` is told to it.
@@ -240,7 +272,7 @@ mod tests {
     use super::*;
 
     /// Packet filters of that name, each with its words on what it is told; what they were told is in the file `told`.
-    fn program(folder: &Path, name: &str, script: &str) -> String {
+    pub(super) fn program(folder: &Path, name: &str, script: &str) -> String {
         let path = folder.join(name);
         let told = folder.join("told");
         std::fs::write(&path, format!("#!/bin/sh\necho \"${{0##*/}} $*\" >> {}\n{script}\n", told.display())).unwrap();
@@ -259,7 +291,8 @@ mod tests {
     }
 
     /// As a Docker with rules has it.
-    const CHAIN: &str = "[ \"$*\" != '-w 10 -t filter -S' ] || echo '-N DOCKER-USER'";
+    const CHAIN: &str =
+        "[ \"$*\" != '-w 10 -t filter -S' ] || printf '%s\\n' '-N DOCKER-USER' '-A FORWARD -j DOCKER-USER'";
 
     struct Bed(tempfile::TempDir);
 
@@ -297,7 +330,7 @@ mod tests {
         let only = |table: &str| format!("[ \"$4\" = {table} ] || {{ echo held >&2; exit 4; }}\n{CHAIN}");
         let (outcome, told) = bed.with(&only("filter"), &wanted()).await;
         assert!(outcome.unwrap_err().ends_with("-t nat -S POSTROUTING: held"));
-        assert!(told.contains("-t filter -I DOCKER-USER"), "{told}");
+        assert!(told.contains("-t filter -A DOCKER-USER"), "{told}");
         // Docker's own chain may be missing, and that is all that may be wrong with it.
         let (outcome, told) = bed.with("", &wanted()).await;
         assert_eq!(outcome, Ok(()));
@@ -315,13 +348,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rules_that_nothing_leads_to_are_told() {
+        let bed = Bed::new();
+        let flushed = CHAIN.replace("'-A FORWARD", "'-A OUTPUT");
+        let (outcome, told) = bed.with(&flushed, &wanted()).await;
+        assert!(outcome.unwrap_err().ends_with("restart Docker"));
+        assert!(told.contains("-t nat -A POSTROUTING") && !told.contains("-A DOCKER-USER"), "{told}");
+        assert_eq!(bed.with(&flushed, &[]).await.0, Ok(()), "where there need be no rules, none are missed");
+    }
+
+    #[tokio::test]
     async fn dockers_chain_may_be_in_the_other_kind_of_iptables() {
         let bed = Bed::new();
         program(bed.0.path(), "iptables-legacy", CHAIN);
         let (outcome, told) = bed.with("", &wanted()).await;
         assert_eq!(outcome, Ok(()));
         assert!(told.contains("iptables -w 10 -t nat -A POSTROUTING"), "{told}");
-        assert!(told.contains("iptables-legacy -w 10 -t filter -I DOCKER-USER"), "{told}");
+        assert!(told.contains("iptables-legacy -w 10 -t filter -A DOCKER-USER"), "{told}");
     }
 
     #[tokio::test]

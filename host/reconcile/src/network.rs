@@ -4,6 +4,8 @@
 //! Decisions are core's ([`longshore_core::network`]). Sandboxes that run are never moved.
 
 mod bridge;
+mod chains;
+mod leave;
 mod plugins;
 
 use std::sync::{Mutex, PoisonError};
@@ -31,6 +33,10 @@ pub struct NetworkOptions {
     pub pod_cidrs: Vec<String>,
     /// Where pods' addresses are not masqueraded, if it was said (`--non-masquerade-cidr`).
     pub unmasqueraded: Vec<Cidr>,
+    /// Whether a pod of a cluster is to reach itself through its own Services.
+    pub hairpin: bool,
+    /// Whether the kubelet's chains of the packet filter are made in a cluster.
+    pub util_chains: bool,
     /// How long pods wait for the node's networks after it was registered, or after the start when its cluster is away.
     pub wait: Duration,
 }
@@ -42,6 +48,8 @@ impl Default for NetworkOptions {
             in_cluster: false,
             pod_cidrs: Vec::new(),
             unmasqueraded: Vec::new(),
+            hairpin: true,
+            util_chains: true,
             wait: Duration::from_secs(10),
         }
     }
@@ -101,6 +109,11 @@ impl Network {
                 Err("it is not known yet: the container runtime does not tell its networks".to_owned())
             }
         }
+    }
+
+    /// Whether pods are to reach themselves through their own Services: only a cluster has any.
+    pub(crate) fn has_hairpin(&self) -> bool {
+        self.options.in_cluster && self.options.hairpin
     }
 
     /// A sandbox could not be started: its network may have been removed.
@@ -164,7 +177,7 @@ impl Network {
             }
         };
         // Attachments that an agent with plugins left are taken back by one without.
-        tokio::join!(made, self.take_back_leftovers(ports));
+        tokio::join!(made, self.take_back_leftovers(ports), self.keep_chains(ports));
     }
 }
 

@@ -248,6 +248,12 @@ pub(crate) fn inside(args: &Inside) -> Result<i32> {
         &["mount", "--make-rshared", "/"][..],
         &["mount", "-t", "tmpfs", "-o", "mode=0700", "longshore-test", RUN],
         &["mount", "-t", "tmpfs", "-o", "mode=0711", "longshore-test", "/run/containerd"],
+        // What there is of devices is that of the network in which it was mounted.
+        &["mkdir", "/run/longshore-test/sys"],
+        &["mount", "-t", "sysfs", "longshore-test", "/run/longshore-test/sys"],
+        &["mount", "--bind", "/run/longshore-test/sys/class/net", "/sys/class/net"],
+        &["mount", "--bind", "/run/longshore-test/sys/devices/virtual/net", "/sys/devices/virtual/net"],
+        &["umount", "/run/longshore-test/sys"],
         &["ip", "link", "set", "lo", "up"],
         &["ip", "link", "add", "node0", "type", "veth", "peer", "name", "node1"],
         &["ip", "address", "add", NODE_ADDRESS, "dev", "node0"],

@@ -66,6 +66,30 @@ fn cluster_network_pods_have_addresses_of_the_nodes_podcidr() {
     }
 }
 
+#[test]
+fn cluster_network_a_pod_reaches_itself_through_its_service() {
+    if std::env::var_os("LONGSHORE_TEST_DOCKER_PID").is_none() {
+        return crate::bed::skip("it changes the node's network: run in `cargo xtask world -- COMMAND`");
+    }
+    let Some(node) = Node::start() else { return };
+    cidr(&node);
+    node.bind(&web("a", json!({"containerPort": 8080})));
+    let pod = node.wait_api_ready("a");
+    let ip = pod["status"]["podIP"].as_str().unwrap();
+    // As kube-proxy has them.
+    for rule in [
+        format!("PREROUTING -d 10.96.0.77 -p tcp --dport 80 -j DNAT --to-destination {ip}:8080"),
+        format!("POSTROUTING -s {ip} -d {ip} -j MASQUERADE"),
+    ] {
+        let rule = rule.split(' ');
+        let output = Command::new("iptables").args(["-w", "10", "-t", "nat", "-I"]).args(rule).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let (code, text) = node.sh("a", "wget -q -T 10 -O - http://10.96.0.77/");
+    assert!(code == 0 && text.contains("hello"), "{text}");
+    node.told(|| assert_eq!(told(&node, "HairpinFailed"), 0));
+}
+
 /// The controllers, which give nodes their networks, stopped; they go on when this is dropped.
 struct Stopped(rustix::process::Pid);
 

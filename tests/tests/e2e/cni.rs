@@ -208,6 +208,28 @@ fn cni_nothing_is_left_by_what_was_killed() {
 }
 
 #[test]
+fn cni_attachments_of_which_nothing_is_kept_are_found() {
+    let Some(mut cni) = Cni::new() else { return };
+    let told = cni.folder.join("told");
+    cni.script("tell", TELL);
+    cni.configure(&[json!({"type": "tell", "file": told})]);
+    cni.bed.begin();
+    cni.apply(&sleeper("a"));
+    let a = cni.wait_ready("a");
+    cni.bed.kill();
+    fs::remove_dir_all(cni.folder.join("cache")).unwrap();
+    cni.bed.begin();
+    until("it is kept again", || (cni.kept() == 1).then_some(()));
+    let again = cni.wait_ready("a");
+    assert_eq!((cni.ip(&again), restarts(&again, "app")), (cni.ip(&a), 0));
+    assert_eq!(lines(&told), ["ADD a-n1"], "nothing was done to it");
+    cni.delete("a");
+    cni.wait_gone("a");
+    assert_eq!(lines(&told), ["ADD a-n1", "DEL a-n1"]);
+    cni.wait_nothing_left();
+}
+
+#[test]
 fn cni_a_sandbox_that_dies_gives_its_address_and_ports_back() {
     let Some(cni) = Cni::start() else { return };
     let port = free_port();
@@ -250,7 +272,11 @@ fn cni_configurations_come_change_and_go() {
     cni.wait_gone("a");
     assert_eq!(lines(&told), ["ADD b-n1"]);
     // Without any, what runs runs on, and goes as it came.
+    let unready =
+        || cni.events_of_node("NetworkNotReady").iter().map(|event| event["count"].as_u64().unwrap_or(1)).sum::<u64>();
+    let before = unready();
     fs::remove_file(cni.conf()).unwrap();
+    until("it is not only for a moment", || (unready() > before).then_some(()));
     cni.apply(&sleeper("c"));
     cni.wait_event("c", "NetworkNotReady", "");
     assert_eq!(restarts(&cni.wait_ready("b"), "app"), 0);

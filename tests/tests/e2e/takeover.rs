@@ -3,10 +3,12 @@
 use std::{
     fs,
     io::Read,
+    os::unix::fs::PermissionsExt,
     process::Output,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, daemon::Daemon, docker, http, pods::with, proxy::Proxy, until};
@@ -73,13 +75,28 @@ fn takeover_ends_what_the_others_have_and_nothing_else() {
     let socket = bed.folder.join("p.sock");
     let proxy = Proxy::start(&socket, &bed.docker.socket);
     let endpoint = format!("--docker-endpoint=unix://{}", socket.display());
-    let takeover = |more: &[&str]| told(&bed.cli(&[&["takeover", endpoint.as_str()], more].concat()));
+    let plugins = [("cache", "cache"), ("bin", "plugins")];
+    let [cache, bin] = plugins.map(|(flag, name)| format!("--cni-{flag}-dir={}", bed.folder.join(name).display()));
+    let flags = ["takeover", endpoint.as_str(), cache.as_str(), bin.as_str()];
+    let takeover = |more: &[&str]| told(&bed.cli(&[&flags[..], more].concat()));
     let nothing = "dockershim and cri-dockerd have no containers here\n";
     assert_eq!(takeover(&[]), (Some(0), nothing.to_owned(), String::new()));
 
     fs::create_dir(bed.folder.join("out")).unwrap();
     // A name that was taken gets a suffix from both of them.
     let (web, cart) = (pod(&bed, "web", ""), pod(&bed, "cart", "_1a2b3c4d"));
+    // A network of plugins that one of them is on, as libcni keeps it.
+    let (results, let_go) = (bed.folder.join("cache/results"), bed.folder.join("let-go"));
+    fs::create_dir_all(&results).unwrap();
+    let kept = results.join(format!("pods-{}-eth0", cart[0]));
+    let list = STANDARD.encode(r#"{"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "noter"}]}"#);
+    let entry =
+        json!({"kind": "cniCacheV1", "containerId": cart[0], "config": list, "ifName": "eth0", "networkName": "pods"});
+    fs::write(&kept, entry.to_string()).unwrap();
+    let noter = bed.folder.join("plugins/noter");
+    fs::create_dir(bed.folder.join("plugins")).unwrap();
+    fs::write(&noter, format!("#!/bin/sh\necho $CNI_COMMAND $CNI_CONTAINERID >> {}\n", let_go.display())).unwrap();
+    fs::set_permissions(&noter, fs::Permissions::from_mode(0o755)).unwrap();
     let ended =
         run(&bed, "k8s_job_web_default_uid-of-web_0", labels("web", "job", "container"), json!({"Cmd": ["true"]}));
     until("it has ended", || (bed.docker.inspect(&ended)?["State"]["Running"] == false).then_some(()));
@@ -109,7 +126,8 @@ fn takeover_ends_what_the_others_have_and_nothing_else() {
         let row = |line: &&str| line.split_whitespace().eq([pod, part, &id[..12], state]);
         assert!(table.lines().any(|line| row(&line)), "no {part} of {pod} in {table}");
     }
-    assert_eq!(table.lines().count(), 7, "{table}");
+    assert!(table.contains("CNI plugins would be told to let go of 1 container\n"), "{table}");
+    assert_eq!(table.lines().count(), 8, "{table}");
     assert!(web.iter().chain(&cart).all(|id| runs(id)) && bed.docker.inspect(&ended).is_some());
 
     // One that Docker does not stop: it is said, with the others ended all the same.
@@ -128,6 +146,8 @@ fn takeover_ends_what_the_others_have_and_nothing_else() {
     // Containers end before the sandboxes that they are in.
     let order: Vec<String> = ends(&bed, since).into_iter().filter(|id| cart.contains(id)).collect();
     assert_eq!(order, [cart[1].clone(), cart[0].clone()]);
+    assert_eq!(fs::read_to_string(let_go).unwrap(), format!("DEL {}\n", cart[0]));
+    assert!(!kept.exists());
     untouched();
 
     proxy.protect(None);

@@ -2,6 +2,8 @@
 //! anything that is no pod's.
 
 use anyhow::{Context, bail};
+use longshore_cni::ForeignAttachments;
+use longshore_core::ports::network::PluginError;
 use longshore_core::ports::runtime::{ContainerRuntime, ForeignContainer};
 use longshore_docker::{Docker, DockerOptions};
 
@@ -23,6 +25,9 @@ pub(crate) async fn takeover(config: &Config, dry_run: bool) -> anyhow::Result<(
         out::print("dockershim and cri-dockerd have no containers here\n")?;
         return Ok(());
     }
+    let network = &config.network;
+    let attachments = ForeignAttachments::read(&network.cni_cache_dir, network.cni_bin_dirs.clone())
+        .context("what CNI plugins attached for them cannot be read, so nothing was touched")?;
     let header = row(["POD", "CONTAINER", "ID", "STATE"]);
     let rows = others.iter().map(|found| {
         let part = if found.is_sandbox { "(sandbox)" } else { found.name.split('_').nth(1).unwrap_or(&found.name) };
@@ -32,18 +37,46 @@ pub(crate) async fn takeover(config: &Config, dry_run: bool) -> anyhow::Result<(
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     out::print(&Table::default().lines(&rows))?;
     if dry_run {
+        let attached = others.iter().filter(|found| found.is_sandbox && attachments.has(&found.id)).count();
+        if attached > 0 {
+            out::print(&format!("CNI plugins would be told to let go of {}\n", containers(attached)))?;
+        }
         out::print(&format!("{} would be stopped and removed\n", containers(others.len())))?;
         return Ok(());
     }
-    let failed = docker.remove_foreign(&others, None).await;
-    out::print(&format!("{} stopped and removed\n", containers(others.len() - failed.len())))?;
-    if failed.is_empty() {
+    let count = others.len();
+    let (sandboxes, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|found| found.is_sandbox);
+    let mut failed = docker.remove_foreign(&others, None).await;
+    let (released, held) = release(&attachments, sandboxes).await;
+    failed.extend(docker.remove_foreign(&released, None).await);
+    out::print(&format!("{} stopped and removed\n", containers(count - failed.len() - held.len())))?;
+    for (found, error) in &held {
+        let message = "its sandbox is kept until its CNI plugins have let go of it";
+        out::complain(&format!("error: {} of pod {}: {message}: {error}", found.name, found.pod));
+    }
+    if failed.is_empty() && held.is_empty() {
         return Ok(());
     }
     for (found, error) in &failed {
         out::complain(&format!("error: {} of pod {}: {error}", found.name, found.pod));
     }
-    bail!("{} could not be removed; is a kubelet still running? stop it first", containers(failed.len()))
+    bail!("{} could not be removed; is a kubelet still running? stop it first", containers(failed.len() + held.len()))
+}
+
+/// Has CNI plugins let go of sandboxes, for which they hold addresses and rules on the node; of which they did, and of which
+/// not, and why. That comes before their removal: what is gone would not be found again.
+async fn release(
+    attachments: &ForeignAttachments,
+    sandboxes: Vec<ForeignContainer>,
+) -> (Vec<ForeignContainer>, Vec<(ForeignContainer, PluginError)>) {
+    let (mut released, mut held) = (Vec::new(), Vec::new());
+    for sandbox in sandboxes {
+        match attachments.release(&sandbox.id).await {
+            Ok(()) => released.push(sandbox),
+            Err(error) => held.push((sandbox, error)),
+        }
+    }
+    (released, held)
 }
 
 fn containers(count: usize) -> String {

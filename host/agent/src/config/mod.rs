@@ -43,7 +43,7 @@ pub(crate) use load::ConfigPath;
 pub(crate) use load::{Surroundings, check_drop_ins, check_file, is_configuration, is_drop_in_folder, load};
 pub(crate) use longshore_core::duration::parse as parse_duration;
 pub(crate) use manifest_url::ManifestUrl;
-pub(crate) use network::{Network, NetworkPlugin};
+pub(crate) use network::{Network, NetworkFlags, NetworkPlugin};
 pub(crate) use resources::Resources;
 pub(crate) use server::{Authorization, Server};
 

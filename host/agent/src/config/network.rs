@@ -39,6 +39,13 @@ pub(crate) struct NetworkFlags {
     /// node's podCIDR with 8 bits less, 10.244.0.0/16 for 10.244.3.0/24; of IPv6 16 bits less]
     #[arg(long, value_name = "CIDRS")]
     pub(crate) non_masquerade_cidr: Option<String>,
+    /// "none" where no pod of Docker's network need reach itself through its own Service; "hairpin-veth" and
+    /// "promiscuous-bridge" are the same here [default: promiscuous-bridge]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) hairpin_mode: Option<String>,
+    /// Make the packet filter's chains that others of a cluster look for [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) make_iptables_util_chains: Option<String>,
 }
 
 layer! {
@@ -50,6 +57,8 @@ layer! {
         cni_cache_dir: PathBuf,
         pod_cidrs: Vec<Cidr>,
         unmasqueraded: Vec<Cidr>,
+        hairpin_mode: String,
+        util_chains: bool,
     }
     tables {}
 }
@@ -79,6 +88,10 @@ pub(crate) struct Network {
     pub(crate) pod_cidrs: Vec<Cidr>,
     /// Where pods' addresses are not masqueraded; empty where that is to be guessed.
     pub(crate) unmasqueraded: Vec<Cidr>,
+    /// As the kubelet has it; any but `none` turns it on.
+    pub(crate) hairpin_mode: String,
+    /// Whether the kubelet's chains of the packet filter are made in a cluster (`makeIPTablesUtilChains`).
+    pub(crate) util_chains: bool,
 }
 
 impl NetworkLayer {
@@ -91,6 +104,8 @@ impl NetworkLayer {
             cni_cache_dir: given(&flags.cni_cache_dir),
             pod_cidrs: note.read("--pod-cidr", &flags.pod_cidr, cidrs),
             unmasqueraded: note.read("--non-masquerade-cidr", &flags.non_masquerade_cidr, cidrs),
+            hairpin_mode: note.read("--hairpin-mode", &flags.hairpin_mode, hairpin_mode),
+            util_chains: note.read("--make-iptables-util-chains", &flags.make_iptables_util_chains, values::boolean),
         }
     }
 
@@ -98,6 +113,8 @@ impl NetworkLayer {
     pub(super) fn field(&mut self, reader: &mut Reader<'_>, key: &str, node: &Node) -> bool {
         match key {
             "podCIDR" => self.pod_cidrs = reader.text(key, node, |text| cidrs(&text)),
+            "makeIPTablesUtilChains" => self.util_chains = reader.boolean(key, node),
+            "hairpinMode" => self.hairpin_mode = reader.text(key, node, |text| hairpin_mode(&text)),
             _ => return false,
         }
         true
@@ -126,6 +143,8 @@ impl NetworkLayer {
             cni_cache_dir: self.cni_cache_dir.unwrap_or_else(|| PathBuf::from("/var/lib/cni/cache")),
             pod_cidrs: self.pod_cidrs.unwrap_or_default(),
             unmasqueraded: self.unmasqueraded.unwrap_or_default(),
+            hairpin_mode: self.hairpin_mode.unwrap_or_else(|| "promiscuous-bridge".to_owned()),
+            util_chains: self.util_chains.unwrap_or(true),
         }
     }
 }
@@ -138,6 +157,13 @@ fn plugin(text: &str) -> Result<NetworkPlugin, String> {
             Err("kubenet is gone since Kubernetes 1.24; leave the flag out: Docker's bridge is used instead".to_owned())
         }
         _ => Err(format!("expected \"cni\" or nothing, got {text:?}")),
+    }
+}
+
+fn hairpin_mode(text: &str) -> Result<String, String> {
+    match text {
+        "none" | "hairpin-veth" | "promiscuous-bridge" => Ok(text.to_owned()),
+        _ => Err(format!("expected none, hairpin-veth or promiscuous-bridge, got {text:?}")),
     }
 }
 
@@ -158,6 +184,12 @@ mod tests {
         for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "x/8", "10.0.0.0/8,10.1.0.0/16", "10.0.0.0/-1"] {
             assert!(cidrs(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn hairpin_modes() {
+        assert_eq!(hairpin_mode("hairpin-veth").as_deref(), Ok("hairpin-veth"));
+        assert!(hairpin_mode("").is_err() && hairpin_mode("veth").is_err());
     }
 
     #[test]

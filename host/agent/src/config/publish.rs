@@ -34,6 +34,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("fail-cgroupv1", "/failCgroupV1"),
     ("fail-swap-on", "/failSwapOn"),
     ("file-check-frequency", "/fileCheckFrequency"),
+    ("hairpin-mode", "/hairpinMode"),
     ("healthz-bind-address", "/healthzBindAddress"),
     ("healthz-port", "/healthzPort"),
     ("http-check-frequency", "/httpCheckFrequency"),
@@ -43,6 +44,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("kube-api-qps", "/kubeAPIQPS"),
     ("local-storage-capacity-isolation", "/localStorageCapacityIsolation"),
     ("logging-format", "/logging/format"),
+    ("make-iptables-util-chains", "/makeIPTablesUtilChains"),
     ("max-parallel-image-pulls", "/maxParallelImagePulls"),
     ("max-pods", "/maxPods"),
     ("minimum-image-ttl-duration", "/imageMinimumGCAge"),
@@ -154,6 +156,8 @@ impl Config {
             "eventRecordQPS": joining.event_qps,
             "eventBurst": joining.event_burst,
             "podCIDR": self.network.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            "hairpinMode": self.network.hairpin_mode,
+            "makeIPTablesUtilChains": self.network.util_chains,
         })
     }
 

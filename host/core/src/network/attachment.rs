@@ -73,6 +73,12 @@ pub fn capabilities(
     Ok(all)
 }
 
+/// Whether the pod says how much it may receive or send, which only plugins see to.
+pub fn limits_bandwidth(pod: &Pod) -> bool {
+    let annotations = pod.object.metadata.annotations.as_ref();
+    annotations.is_some_and(|all| [INGRESS, EGRESS].iter().any(|limit| all.contains_key(*limit)))
+}
+
 fn bits_a_second(pod: &Pod, annotation: &'static str) -> Result<Option<i64>, BandwidthError> {
     let Some(text) = pod.object.metadata.annotations.as_ref().and_then(|all| all.get(annotation)) else {
         return Ok(None);
@@ -135,6 +141,7 @@ mod tests {
             "ipRanges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]],
         });
         assert_eq!(Value::from(capabilities(&pod, &ports, &cidrs).unwrap()), expected);
+        assert!(limits_bandwidth(&pod) && limits_bandwidth(&with(&[(EGRESS, "1k")])) && !limits_bandwidth(&with(&[])));
         assert_eq!(Value::from(capabilities(&with(&[]), &[], &[]).unwrap()), json!({"portMappings": []}));
     }
 

@@ -5,11 +5,12 @@
 //! run stay where they are, whatever is decided later.
 
 pub mod attachment;
+pub mod kernel;
 pub mod nft;
 mod own;
 pub mod rules;
 
-pub use own::{BridgeNetwork, Choice, Decision, OwnNetwork, Situation, decide};
+pub use own::{BridgeNetwork, Choice, Decision, Leftovers, OwnNetwork, Situation, decide, leave};
 
 use std::net::IpAddr;
 

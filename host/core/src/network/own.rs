@@ -35,6 +35,20 @@ pub struct OwnNetwork {
     pub mtu: Option<String>,
 }
 
+/// What Docker takes where nothing is said.
+const MTU: u32 = 1500;
+
+impl OwnNetwork {
+    /// The same with no larger packets than the node's own network carries, as far as that is known.
+    pub fn carried_by(mut self, mtu: Option<u32>) -> OwnNetwork {
+        let own = self.mtu.as_deref().and_then(|mtu| mtu.parse().ok()).unwrap_or(MTU);
+        if let Some(mtu) = mtu.filter(|mtu| *mtu < own) {
+            self.mtu = Some(mtu.to_string());
+        }
+        self
+    }
+}
+
 /// All that the decision is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
@@ -115,29 +129,56 @@ fn same(a: &[Cidr], b: &[Cidr]) -> bool {
     a.len() == b.len() && a.iter().all(|one| b.iter().any(|other| one.network() == other.network()))
 }
 
+/// What of a network that is there keeps another one from having these addresses, and what to do.
+fn in_the_way(wanted: &[Cidr], others: &[&BridgeNetwork]) -> Option<String> {
+    let of = |network: &&BridgeNetwork| {
+        let mut pairs = wanted.iter().flat_map(|one| network.subnets.iter().map(move |other| (one, other)));
+        let (one, other) = pairs.find(|(one, other)| one.overlaps(other))?;
+        let name = &network.name;
+        let what = match network {
+            BridgeNetwork { ours: true, .. } => {
+                "pods of the node's former network still run on it: drain the node (`kubectl drain`), then it is replaced"
+                    .to_owned()
+            }
+            BridgeNetwork { is_default: true, .. } => {
+                "set \"bip\" in Docker's daemon.json to addresses outside of the cluster and restart Docker".to_owned()
+            }
+            _ => {
+                format!("remove it (`docker network rm {name}`), or make it anew with addresses outside of the cluster")
+            }
+        };
+        Some(format!(
+            "the node's network for pods, {one}, overlaps with {other} of the Docker network {name:?}; {what}"
+        ))
+    };
+    others.iter().find_map(of)
+}
+
+/// What is left of networks of ours where new pods go to another one. See [`leave`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftovers {
+    /// IDs of those that nobody needs any more.
+    pub remove: Vec<String>,
+    /// Why no pod can be on another network yet, and what to do.
+    pub refusal: Option<String>,
+}
+
+/// Decides on networks of ours where pods' network is another one. One that is used is in its way if it has the node's
+/// addresses; while these are not known, it is taken to.
+pub fn leave(pod_cidrs: Option<&[Cidr]>, networks: &[BridgeNetwork], used: &[String]) -> Leftovers {
+    let ours = networks.iter().filter(|network| network.ours);
+    let (kept, gone): (Vec<&BridgeNetwork>, Vec<&BridgeNetwork>) =
+        ours.partition(|network| used.contains(&network.name));
+    let theirs: Vec<Cidr> = kept.iter().flat_map(|network| network.subnets.clone()).collect();
+    Leftovers {
+        remove: gone.iter().map(|network| network.id.clone()).collect(),
+        refusal: in_the_way(pod_cidrs.unwrap_or(&theirs), &kept),
+    }
+}
+
 fn create(root_id: &str, wanted: &[Cidr], others: &[&BridgeNetwork]) -> Choice {
-    for network in others {
-        let pairs = wanted.iter().flat_map(|one| network.subnets.iter().map(move |other| (one, other)));
-        if let Some((one, other)) = pairs.into_iter().find(|(one, other)| one.overlaps(other)) {
-            let name = &network.name;
-            let what = match network {
-                BridgeNetwork { ours: true, .. } => {
-                    "pods of the node's former network still run on it: drain the node (`kubectl drain`), then it is \
-                     replaced"
-                        .to_owned()
-                }
-                BridgeNetwork { is_default: true, .. } => {
-                    "set \"bip\" in Docker's daemon.json to addresses outside of the cluster and restart Docker"
-                        .to_owned()
-                }
-                _ => format!(
-                    "remove it (`docker network rm {name}`), or make it anew with addresses outside of the cluster"
-                ),
-            };
-            return Choice::Refuse(format!(
-                "the node's network for pods, {one}, overlaps with {other} of the Docker network {name:?}; {what}"
-            ));
-        }
+    if let Some(message) = in_the_way(wanted, others) {
+        return Choice::Refuse(message);
     }
     let name = name(root_id, wanted);
     if others.iter().any(|network| network.name == name) {
@@ -218,6 +259,18 @@ mod tests {
     }
 
     #[test]
+    fn its_packets_are_no_larger_than_what_the_nodes_network_carries() {
+        let carried = |own: Option<&str>, mtu| {
+            let own = OwnNetwork { name: String::new(), subnets: Vec::new(), mtu: own.map(str::to_owned) };
+            own.carried_by(mtu).mtu
+        };
+        assert_eq!(carried(None, Some(1450)).as_deref(), Some("1450"));
+        assert_eq!(carried(Some("1400"), Some(1450)).as_deref(), Some("1400"));
+        assert_eq!(carried(Some("9000"), Some(8950)).as_deref(), Some("8950"));
+        assert_eq!((carried(None, Some(9000)), carried(None, None)), (None, None));
+    }
+
+    #[test]
     fn what_is_in_the_way_is_named_with_what_to_do() {
         let refusal = |networks: &[BridgeNetwork], used: &[&str]| match of(
             Some(&["10.244.3.0/24"]),
@@ -249,6 +302,25 @@ mod tests {
         let decision = of(Some(&["10.244.3.0/24"]), false, &networks, &["former"]);
         assert!(matches!(decision.choice, Choice::Create(_)) && decision.remove.is_empty());
         assert_eq!(of(Some(&["10.1.0.0/23"]), false, &networks, &[]).remove, ["id-of-former"]);
+    }
+
+    #[test]
+    fn where_pods_are_on_another_network_ours_goes() {
+        let cidrs = |text: &str| -> Vec<Cidr> { vec![text.parse().unwrap()] };
+        let networks = [docker0(), network("a", &["10.1.0.0/24"], true), network("b", &["10.2.0.0/24"], true)];
+        let now = |cidrs: Option<&[Cidr]>, used: &[&str]| {
+            let used: Vec<String> = used.iter().map(|&name| name.to_owned()).collect();
+            leave(cidrs, &networks, &used)
+        };
+        let all = Leftovers { remove: vec!["id-of-a".to_owned(), "id-of-b".to_owned()], refusal: None };
+        assert_eq!(now(None, &[]), all);
+        assert_eq!(now(Some(&cidrs("172.17.0.0/16")), &[]), all, "another's is not ours to judge");
+        let kept = now(Some(&cidrs("10.2.0.0/24")), &["a"]);
+        assert_eq!((kept.remove, kept.refusal), (vec!["id-of-b".to_owned()], None));
+        for known in [Some(cidrs("10.1.0.0/24")), None] {
+            let refusal = now(known.as_deref(), &["a"]).refusal.unwrap();
+            assert!(refusal.contains("drain"), "{refusal}");
+        }
     }
 
     fn any_networks() -> impl Strategy<Value = Vec<BridgeNetwork>> {

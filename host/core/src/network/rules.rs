@@ -26,7 +26,7 @@ pub struct Rule {
     pub table: &'static str,
     /// The chain that it belongs to.
     pub chain: &'static str,
-    /// Before all others, else after them.
+    /// Before all others, else after them, but where those end with a bare `RETURN`.
     pub first: bool,
     /// What it matches and does, as iptables' arguments.
     pub arguments: Vec<String>,
@@ -36,9 +36,12 @@ pub struct Rule {
     pub comment: String,
 }
 
+/// What comments of all agents' rules begin with.
+const MARK: &str = "longshore:";
+
 /// What comments of this agent's rules begin with.
 pub fn mark(root_id: &str) -> String {
-    format!("longshore:{}:", root_id.get(..8).unwrap_or(root_id))
+    format!("{MARK}{}:", root_id.get(..8).unwrap_or(root_id))
 }
 
 /// How much larger than a node's network for pods the cluster's is taken to be, in bits: by default a node has a /24 of a
@@ -52,6 +55,9 @@ pub fn unmasqueraded(subnet: &Cidr, given: &[Cidr]) -> Cidr {
     let guess = || subnet.widened(if subnet.is_ipv4() { CLUSTER_BITS.0 } else { CLUSTER_BITS.1 });
     of_family.copied().unwrap_or_else(guess)
 }
+
+/// Where Docker has an operator put rules that count before its own.
+const DOCKER_USER: &str = "DOCKER-USER";
 
 /// kube-proxy marks what it wants masqueraded, also from pod to pod: that is not ours to keep from it.
 const MARKED: &str = "0x4000";
@@ -84,11 +90,12 @@ pub fn rules(root_id: &str, filter: &PacketFilter) -> Vec<Rule> {
             nft: Some(format!("{ip} saddr {subnet} {ip} daddr != {cluster} fib daddr type != local masquerade")),
             comment: format!("{mark}{subnet}!{cluster}"),
         };
+        // After the operator's own, which may well drop what goes to pods.
         let accept = Rule {
             ipv4,
             table: "filter",
-            chain: "DOCKER-USER",
-            first: true,
+            chain: DOCKER_USER,
+            first: false,
             arguments: words(&format!("-d {subnet} -j ACCEPT")),
             nft: None,
             comment: format!("{mark}{subnet}"),
@@ -108,31 +115,68 @@ pub struct Changes {
     pub add: Vec<Rule>,
     /// Rules to be taken out: the arguments that name them, without `-A` and the chain.
     pub remove: Vec<Vec<String>>,
+    /// The number, after the removals, of the rule that those of [`Changes::add`] which are not first go before; none where
+    /// they go to the end.
+    pub before: Option<usize>,
 }
 
 /// Compares the rules that are wanted in a chain with what `iptables -S <chain>` says is there. Only rules with this
-/// agent's mark are touched.
+/// agent's mark are touched. One that an operator's rule for all pods should have been asked before is moved.
 pub fn changes(root_id: &str, chain: &str, wanted: &[Rule], listed: &str) -> Changes {
     let mark = mark(root_id);
     let mut changes =
         Changes { add: wanted.iter().filter(|rule| rule.chain == chain).cloned().collect(), ..Changes::default() };
-    for line in listed.lines() {
-        let words: Vec<String> = line.split_whitespace().map(|word| word.trim_matches('"').to_owned()).collect();
-        let [append, of_chain, arguments @ ..] = words.as_slice() else { continue };
-        let comment = arguments.windows(2).find(|pair| pair[0] == "--comment").map(|pair| pair[1].as_str());
-        let Some(comment) = comment.filter(|comment| comment.starts_with(&mark)) else { continue };
-        if append != "-A" || of_chain != chain {
-            continue;
-        }
-        match changes.add.iter().position(|rule| rule.comment == comment) {
+    let there: Vec<Vec<String>> = listed.lines().filter_map(|line| in_chain(line, chain)).collect();
+    // What comes behind it is never asked. Docker up to 26 ends its chain with one.
+    let end = there.iter().position(|arguments| *arguments == ["-j", "RETURN"]);
+    let reached = end.unwrap_or(there.len());
+    let is_strangers = |arguments: &Vec<String>| comment(arguments).is_none_or(|text| !text.starts_with(MARK));
+    let last_stranger = there[..reached].iter().rposition(is_strangers);
+    let mut removed_before_end = 0;
+    for (index, arguments) in there.iter().enumerate() {
+        let Some(comment) = comment(arguments).filter(|comment| comment.starts_with(&mark)) else { continue };
+        let is_late = index < reached && last_stranger.is_none_or(|stranger| stranger < index);
+        let is_placed = |rule: &Rule| rule.first || chain != DOCKER_USER || is_late;
+        match changes.add.iter().position(|rule| rule.comment == comment && is_placed(rule)) {
             Some(index) => {
                 changes.add.remove(index);
             }
-            // No longer wanted, or there twice.
-            None => changes.remove.push(arguments.to_vec()),
+            // No longer wanted, there twice, or at another place.
+            None => {
+                removed_before_end += usize::from(index < reached);
+                changes.remove.push(arguments.clone());
+            }
         }
     }
+    changes.before = end.map(|end| end - removed_before_end + 1);
     changes
+}
+
+/// Whether the packet filter, as `iptables -S` lists it, lets through what goes to pods of that network, which is another's than
+/// ours: by its policy, by a rule that names them, or in a chain that whoever made the network has, which is not looked into.
+pub fn forwards(listed: &str, subnet: &Cidr) -> bool {
+    const OTHERS: [&str; 8] = ["ACCEPT", "DROP", "REJECT", "RETURN", "LOG", "DOCKER", "KUBE-", "ufw-"];
+    let lets_through = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let target = words.windows(2).find(|pair| pair[0] == "-j").map(|pair| pair[1]).unwrap_or_default();
+        let names = |pair: &[&str]| {
+            matches!(pair[0], "-s" | "-d") && pair[1].parse::<Cidr>().is_ok_and(|cidr| cidr.overlaps(subnet))
+        };
+        let of_network = line.starts_with("-A FORWARD ") && !OTHERS.iter().any(|other| target.starts_with(*other));
+        (of_network && !target.is_empty()) || (target == "ACCEPT" && words.windows(2).any(names))
+    };
+    let drops = listed.lines().any(|line| line == "-P FORWARD DROP");
+    !drops || listed.lines().any(lets_through)
+}
+
+/// The arguments of a rule of that chain, as `iptables -S` prints it.
+fn in_chain(line: &str, chain: &str) -> Option<Vec<String>> {
+    let mut words = line.split_whitespace().map(|word| word.trim_matches('"').to_owned());
+    (words.next()? == "-A" && words.next()? == chain).then(|| words.collect())
+}
+
+fn comment(arguments: &[String]) -> Option<&str> {
+    arguments.windows(2).find(|pair| pair[0] == "--comment").map(|pair| pair[1].as_str())
 }
 
 #[cfg(test)]
@@ -198,6 +242,46 @@ mod tests {
         assert!(changes.add.is_empty());
         assert_eq!(changes.remove.len(), 1);
         assert_eq!(changes.remove[0].join(" "), "-m comment --comment longshore:01234567:old -j MASQUERADE");
+    }
+
+    #[test]
+    fn what_is_forwarded_to_pods_of_plugins() {
+        let subnet = of("10.244.3.0/24");
+        let dockers = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n\
+                       -A FORWARD -j KUBE-FORWARD\n-A DOCKER -d 172.17.0.2/32 -p tcp -j ACCEPT\n-A DOCKER-USER -j RETURN\n";
+        assert!(!forwards(dockers, &subnet));
+        assert!(forwards(&dockers.replace("-P FORWARD DROP", "-P FORWARD ACCEPT"), &subnet));
+        for more in ["-A FORWARD -j cali-FORWARD", "-A DOCKER-USER -d 10.244.0.0/16 -j ACCEPT"] {
+            assert!(forwards(&[dockers, more].concat(), &subnet), "{more}");
+        }
+        assert!(!forwards(&[dockers, "-A DOCKER-USER -d 10.245.0.0/16 -j ACCEPT"].concat(), &subnet));
+        assert!(!forwards(&[dockers, "-A DOCKER-USER -d 10.244.0.0/16 -j DROP"].concat(), &subnet));
+    }
+
+    #[test]
+    fn an_operators_rules_count_before_ours() {
+        let wanted = rules(ROOT, &filter(&["10.244.3.0/24"], &[]));
+        let ours =
+            "-A DOCKER-USER -d 10.244.3.0/24 -m comment --comment \"longshore:01234567:10.244.3.0/24\" -j ACCEPT";
+        let another = "-A DOCKER-USER -d 10.245.3.0/24 -m comment --comment longshore:ffffffff:10.245.3.0/24 -j ACCEPT";
+        let (drop, end) = ("-A DOCKER-USER -s 198.51.100.0/24 -j DROP", "-A DOCKER-USER -j RETURN");
+        // What is listed, how many are removed, whether one is added, and before which.
+        for (listed, removed, added, before) in [
+            (vec![], 0, 1, None),
+            (vec![end], 0, 1, Some(1)),
+            (vec![drop, end], 0, 1, Some(2)),
+            (vec![drop, ours, end], 0, 0, Some(3)),
+            (vec![drop, ours, another], 0, 0, None),
+            (vec![ours, drop], 1, 1, None),
+            (vec![ours, drop, end], 1, 1, Some(2)),
+            (vec![drop, end, ours], 1, 1, Some(2)),
+            (vec![ours, drop, ours, end], 1, 0, Some(3)),
+            (vec![ours, end, drop], 0, 0, Some(2)),
+        ] {
+            let listed = [vec!["-N DOCKER-USER"], listed].concat().join("\n");
+            let changes = changes(ROOT, "DOCKER-USER", &wanted, &listed);
+            assert_eq!((changes.remove.len(), changes.add.len(), changes.before), (removed, added, before), "{listed}");
+        }
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 
 use super::runtime::RuntimeError;
+use crate::container::SandboxNetwork;
 use crate::network::attachment::Attachment;
 use crate::network::rules::PacketFilter;
 use crate::network::{BridgeNetwork, OwnNetwork};
@@ -19,6 +20,9 @@ pub trait BridgeNetworks: Send + Sync {
     /// what leaves the cluster; `masquerade` says that the runtime is to see to the latter, since nobody else can.
     async fn create_network(&self, network: &OwnNetwork, masquerade: bool) -> Result<(), RuntimeError>;
 
+    /// The largest packet of the machine's device that has that address; `None` where that is not known.
+    async fn mtu(&self, address: IpAddr) -> Option<u32>;
+
     /// Removes a network of ours; one that is gone is fine, one in use is an error.
     async fn remove_network(&self, id: &str) -> Result<(), RuntimeError>;
 
@@ -29,6 +33,14 @@ pub trait BridgeNetworks: Send + Sync {
     /// Has what goes between containers of one network pass the packet filter, too, as Services of their pods need it; nothing
     /// where they are on another machine. The error is for people.
     async fn filter_bridged(&self) -> Result<(), String>;
+
+    /// Makes the packet filter's chains that the kubelet makes for others, where they are not; they stay for ever. The error
+    /// is for people.
+    async fn make_chains(&self) -> Result<(), String>;
+
+    /// Has every container that is on that network now get back what the packet filter leads from it to itself, as a
+    /// Service's own pods need it. Nothing is to be done for a network that is not the runtime's. The error is for people.
+    async fn hairpin(&self, network: &SandboxNetwork) -> Result<(), String>;
 }
 
 /// Why a CNI plugin, or what it needs, failed. All are worth another try, after a while.
@@ -68,7 +80,8 @@ pub trait NetworkPlugins: Send + Sync {
     /// Whether pods can be attached: there is a configuration, and its plugins say that they are ready, where they can.
     async fn ready(&self) -> Result<(), PluginError>;
 
-    /// Attaches a sandbox that runs; its addresses, the primary one first. What failed half-way is taken back.
+    /// Attaches a sandbox that runs; its addresses, the primary one first. What failed half-way is taken back. One that is on a
+    /// network although nothing is kept of that stays on it.
     async fn attach(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, PluginError>;
 
     /// The addresses of a sandbox that is attached; `None` for one that is not, or not to the end.

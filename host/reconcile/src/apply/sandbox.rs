@@ -9,7 +9,7 @@ use longshore_core::network::attachment::{self, Attachment};
 use longshore_core::observed::{Observation, Sandbox, SandboxState};
 use longshore_core::pod::PodId;
 use longshore_core::ports::events::EventSink;
-use longshore_core::ports::network::{NetworkPlugins, PluginError};
+use longshore_core::ports::network::{BridgeNetworks, NetworkPlugins, PluginError};
 use longshore_core::ports::runtime::{ContainerRuntime, RuntimeError};
 use longshore_core::{cgroup, dns, network, sandbox_config};
 use serde_json::{Map, Value};
@@ -65,6 +65,12 @@ pub(super) async fn create_sandbox(worker: &mut Worker, attempt: u32) -> Step {
         );
     }
     tell_of_names(worker);
+    let is_runtimes = matches!(config.network, SandboxNetwork::Default | SandboxNetwork::Named(_));
+    if is_runtimes && attachment::limits_bandwidth(&worker.pod) {
+        let message = "the pod's annotations that limit its bandwidth have no effect on Docker's network: it takes a CNI \
+                       plugin for that (--network-plugin=cni, and bandwidth in the network's list)";
+        worker.event(None, EventType::Warning, "BandwidthIgnored", message);
+    }
     leave_former_cgroups(worker).await;
     match worker.shared.ports.runtime.create_sandbox(&config).await {
         Ok(id) => {
@@ -130,6 +136,8 @@ fn network_failed(worker: &mut Worker, problem: &str) -> Step {
 struct Start {
     runtime: Arc<dyn ContainerRuntime>,
     plugins: Arc<dyn NetworkPlugins>,
+    /// Where the pod is to reach itself on one of the runtime's networks.
+    hairpin: Option<Arc<dyn BridgeNetworks>>,
     id: String,
     pod: PodId,
     /// For plugins, by capability.
@@ -152,6 +160,7 @@ impl Start {
         Ok(Start {
             runtime: shared.ports.runtime.clone(),
             plugins: shared.ports.plugins.clone(),
+            hairpin: shared.network.has_hairpin().then(|| shared.ports.bridges.clone()),
             id: id.to_owned(),
             pod: worker.pod.id.clone(),
             capabilities,
@@ -165,6 +174,12 @@ impl Start {
         let seen = self.runtime.inspect(&self.id).await?;
         let Some(mut seen) = seen else { return Ok(None) };
         complete(&*self.plugins, &mut seen);
+        if let (Some(bridges), Observation::Sandbox(sandbox)) = (&self.hairpin, &seen)
+            && let Err(error) = bridges.hairpin(&sandbox.network).await
+        {
+            // The network's own looks try again, and tell of it.
+            tracing::debug!(pod = %self.pod, "it does not reach itself yet: {error}");
+        }
         if let Observation::Sandbox(sandbox) = &mut seen
             && let Some(pid) = sandbox.pid.filter(|_| sandbox.is_running() && !sandbox.is_up())
         {

@@ -11,6 +11,7 @@ use longshore_core::observed::{Observation, SandboxState};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::runtime::RuntimeError;
 
+use super::leave::Leaving;
 use super::{Network, State};
 use crate::node::Ports;
 
@@ -27,6 +28,10 @@ struct Said {
     missing: bool,
     /// Why the packet filter could not be told.
     filter: Option<String>,
+    /// Why pods do not reach themselves.
+    hairpin: Option<String>,
+    /// That nothing is left of networks of ours, which are not used.
+    left: bool,
     /// Why the runtime did not answer.
     runtime: Option<String>,
 }
@@ -52,8 +57,17 @@ impl Network {
             if done.as_ref() != Some(&now) || Instant::now() >= again {
                 match self.settle_on(ports, root_id, now.0.as_deref(), waited, &mut said).await {
                     Ok(state) => {
+                        self.hairpin(ports, &state, &mut said).await;
+                        let is_ours = matches!(state, State::Ready(SandboxNetwork::Named(_)));
+                        let is_others = matches!(state, State::Ready(_)) && !is_ours;
                         let failed = matches!(state, State::Failed(_)) || said.filter.is_some();
                         self.settle(ports, state);
+                        if is_others && !said.left {
+                            let none: &[Cidr] = &[];
+                            said.left = matches!(self.leave(ports, Some(none)).await, Ok(Leaving::Done));
+                        } else if is_ours {
+                            said.left = false;
+                        }
                         said.runtime = None;
                         again = Instant::now() + if failed { RUNTIME_LOOKS.1 } else { RUNTIME_LOOKS.0 };
                     }
@@ -144,6 +158,12 @@ impl Network {
     }
 
     async fn create(&self, ports: &Ports, own: OwnNetwork, said: &mut Said) -> State {
+        let address = (ports.look)().await.ips.first().copied();
+        let mtu = match address {
+            Some(address) => ports.bridges.mtu(address).await,
+            None => None,
+        };
+        let own = own.carried_by(mtu);
         let filtered = self.filter(ports, &own.subnets, false, said).await;
         match ports.bridges.create_network(&own, !filtered).await {
             Ok(()) => {
@@ -185,9 +205,28 @@ impl Network {
         said.filter = error;
         said.filter.is_none()
     }
+
+    /// Has the pods of the network reach themselves, those that ran before as well. If they cannot, that is told of the node;
+    /// it is tried again with the next look.
+    async fn hairpin(&self, ports: &Ports, state: &State, said: &mut Said) {
+        let State::Ready(network) = state else { return };
+        if !self.has_hairpin() {
+            return;
+        }
+        let error = ports.bridges.hairpin(network).await.err();
+        if let Some(error) = error.as_ref().filter(|error| said.hairpin.as_ref() != Some(*error)) {
+            let message = format!(
+                "pods cannot be made to reach themselves: {error}; a Service that leads back to the pod that asks it does not \
+                 answer; trying again (hairpinMode: none in the configuration where no pod needs that)"
+            );
+            ports.events.record_node(EventType::Warning, "HairpinFailed", &message);
+        }
+        said.hairpin = error;
+    }
 }
 
-/// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node; `said` is what was told last.
+/// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node; `said` is what was
+/// told last.
 async fn filter_bridged(ports: &Ports, said: &mut Option<String>) {
     let error = ports.bridges.filter_bridged().await.err();
     match &error {
@@ -209,7 +248,7 @@ async fn filter_bridged(ports: &Ports, said: &mut Option<String>) {
 }
 
 /// Names of the networks of ours that sandboxes are on which run, or were made and are about to.
-async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
+pub(super) async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
     let list = ports.runtime.list().await?;
     // One that cannot be looked at may be on any of them.
     if list.iter().any(Observation::is_unseen) {

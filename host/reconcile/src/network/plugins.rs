@@ -6,26 +6,49 @@ use std::time::{Duration, Instant};
 
 use longshore_core::container::SandboxNetwork;
 use longshore_core::event::EventType;
+use longshore_core::network;
 use longshore_core::observed::{Observation, Sandbox};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::network::PluginError;
 
+use super::leave::Leaving;
 use super::{LEFTOVERS, Network, State};
 use crate::node::Ports;
 
 /// How often plugins are asked whether they are ready: when they are, and when they are not.
 const LOOKS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
+/// How often it is looked whether a network of ours that pods still run on can go.
+const LEAVES: Duration = Duration::from_secs(10);
 /// How often attachments are checked.
 const CHECKS: Duration = Duration::from_secs(1800);
+/// So long after the start sandboxes may be attached of which nothing is known yet.
+const UNKNOWN: Duration = Duration::from_secs(300);
 /// How often plugins may drop what belongs to nobody.
 const COLLECTIONS: Duration = Duration::from_secs(3600);
 
 impl Network {
     /// Follows the plugins' configuration and readiness, for ever.
     pub(super) async fn follow_plugins(&self, ports: &Ports) {
+        // What is left of a network of ours is looked at then; never again once it is gone.
+        let mut leave = Some(Instant::now());
+        let mut cidrs = None;
+        let mut refusal: Option<String> = None;
         loop {
-            self.named_cidrs(ports);
+            let now = self.named_cidrs(ports).map(|named| network::cidrs(&named).unwrap_or_default());
+            let has_changed = cidrs != now;
+            cidrs = now;
+            if let Some(at) = leave
+                && (has_changed || Instant::now() >= at)
+            {
+                match self.leave(ports, cidrs.as_deref()).await {
+                    Ok(Leaving::Done) => (leave, refusal) = (None, None),
+                    Ok(Leaving::Waits(why)) => (leave, refusal) = (Some(Instant::now() + LEAVES), why),
+                    // It is asked again with the next look.
+                    Err(error) => tracing::debug!("a former network of ours cannot be looked for: {error}"),
+                }
+            }
             let (state, wait) = match ports.plugins.ready().await {
+                Ok(()) if refusal.is_some() => (State::Failed(refusal.clone().unwrap_or_default()), LOOKS.1),
                 Ok(()) => (State::Ready(SandboxNetwork::Detached), LOOKS.0),
                 Err(error) => (State::Failed(error.to_string()), LOOKS.1),
             };
@@ -42,7 +65,7 @@ impl Network {
     /// others, or the machine was restarted.
     pub(super) async fn take_back_leftovers(&self, ports: &Ports) {
         let mut checked: BTreeMap<String, Instant> = BTreeMap::new();
-        let mut collected: Option<Instant> = None;
+        let (started, mut collected) = (Instant::now(), None::<Instant>);
         let mut said: BTreeSet<String> = BTreeSet::new();
         loop {
             // In this order: what is attached from now on is a sandbox's that runs by now.
@@ -74,7 +97,8 @@ impl Network {
                     }
                 }
             }
-            if self.options.plugins && collected.is_none_or(|at| at.elapsed() >= COLLECTIONS) {
+            let is_due = self.options.plugins && collected.is_none_or(|at| at.elapsed() >= COLLECTIONS);
+            if is_due && (started.elapsed() >= UNKNOWN || all_are_known(ports).await) {
                 match ports.plugins.collect().await {
                     Ok(()) => collected = Some(Instant::now()),
                     Err(PluginError::NotReady { .. }) => {}
@@ -87,6 +111,16 @@ impl Network {
             tokio::time::sleep(LEFTOVERS).await;
         }
     }
+}
+
+/// Whether every sandbox that may be attached is known to be: else it would be dropped as nobody's.
+async fn all_are_known(ports: &Ports) -> bool {
+    let Ok(list) = ports.runtime.list().await else { return false };
+    let known = ports.plugins.attached();
+    !list.iter().any(Observation::is_unseen)
+        && running(&list)
+            .into_values()
+            .all(|sandbox| sandbox.network != SandboxNetwork::Detached || known.contains(&sandbox.id))
 }
 
 fn running(list: &[Observation]) -> BTreeMap<&str, &Sandbox> {

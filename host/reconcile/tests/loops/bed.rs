@@ -180,6 +180,12 @@ impl Bed {
         self.restart_with(async || {}).await
     }
 
+    /// The same, with pods' network set up in another way.
+    pub(crate) async fn restart_on(mut self, set_up: NetworkOptions) -> Self {
+        self.options.network = set_up;
+        self.restart().await
+    }
+
     /// The same, with something done between the two.
     pub(crate) async fn restart_with(self, between: impl AsyncFnOnce()) -> Self {
         let Bed { runtime, files, probes, machine, api, network, options, of, two, .. } = self;

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1;
 use longshore_core::container::SandboxNetwork;
 use longshore_core::network::BridgeNetwork;
 use longshore_core::observed::{Observation, Sandbox};
+use longshore_core::ports::network::BridgeNetworks;
 use longshore_reconcile::network::NetworkOptions;
 use longshore_tests::network::FakeNetwork;
 use longshore_tests::pod;
@@ -47,6 +48,7 @@ async fn what_only_plugins_are_told_may_be_wrong_where_there_are_none() {
     metadata.annotations.get_or_insert_default().insert("kubernetes.io/ingress-bandwidth".into(), "much".into());
     bed.source.set(vec![wrong.clone()]);
     bed.until_ready(&[wrong.clone()]).await;
+    assert!(bed.has_event("a", "BandwidthIgnored"));
 
     let bed = Bed::with_network(network(), with_plugins());
     bed.source.set(vec![wrong]);
@@ -100,6 +102,16 @@ async fn pods_wait_for_the_nodes_network_and_are_on_it() {
     bed.source.set(vec![pod("a", APP), pod("b", APP)]);
     bed.until("the network is there again", |bed| bed.network.names().contains(&name.to_owned())).await;
     bed.until("it runs", |bed| bed.is_ready("b")).await;
+}
+
+#[tokio::test]
+async fn the_nodes_network_has_packets_that_the_machines_own_carries() {
+    let bed = Bed::with_network(network(), in_cluster());
+    bed.surroundings.lock().unwrap().ips = vec!["192.0.2.1".parse().unwrap()];
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("it is made", |bed| bed.node_events("PodNetworkCreated") == 1).await;
+    let made = bed.network.networks().await.unwrap().into_iter().find(|network| network.ours).unwrap();
+    assert_eq!(made.mtu.as_deref(), Some("1400"));
 }
 
 #[tokio::test]
@@ -184,6 +196,42 @@ async fn in_a_cluster_what_goes_between_pods_of_a_node_is_filtered_and_a_failure
 }
 
 #[tokio::test]
+async fn in_a_cluster_others_find_the_kubelets_chains() {
+    for plugins in [true, false] {
+        let bed = Bed::with_network(network(), NetworkOptions { plugins, ..in_cluster() });
+        bed.until("they are made", |bed| bed.network.has_chains()).await;
+    }
+    for options in [NetworkOptions { util_chains: false, ..in_cluster() }, NetworkOptions::default()] {
+        let bed = Bed::with_network(network(), options);
+        bed.source.set(vec![pod("a", APP)]);
+        bed.until("it runs", |bed| bed.is_ready("a")).await;
+        assert!(!bed.network.has_chains());
+    }
+}
+
+#[tokio::test]
+async fn in_a_cluster_pods_reach_themselves_from_their_start_on() {
+    let bed = Bed::with_network(network(), in_cluster());
+    bed.network.set_one_way("no file today");
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("the network is there", |bed| bed.node_events("HairpinFailed") == 1).await;
+    let looks = bed.network.hairpins().len();
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs all the same", |bed| bed.is_ready("a")).await;
+    let all = bed.network.hairpins();
+    let own = SandboxNetwork::Named("longshore-root-10.244.3.0_24".to_owned());
+    assert!(all.len() > looks && all.iter().all(|network| *network == own), "{all:?}");
+    assert_eq!(bed.node_events("HairpinFailed"), 1, "once, whatever the number of tries");
+
+    for options in [NetworkOptions { hairpin: false, ..in_cluster() }, NetworkOptions::default()] {
+        let bed = Bed::with_network(network(), options);
+        bed.source.set(vec![pod("a", APP)]);
+        bed.until("it runs", |bed| bed.is_ready("a")).await;
+        assert!(bed.network.hairpins().is_empty(), "it is not wanted, or there are no Services");
+    }
+}
+
+#[tokio::test]
 async fn plugins_attach_and_take_back() {
     let network = network();
     network.attach_before("sandbox-of-a-former-life");
@@ -218,6 +266,32 @@ async fn plugins_attach_and_take_back() {
     bed.source.set(Vec::new());
     bed.until("everything is gone", |bed| bed.runtime.things().is_empty()).await;
     assert_eq!(bed.network.calls().last(), Some(&last));
+}
+
+#[tokio::test]
+async fn a_network_of_ours_goes_when_plugins_take_its_place() {
+    let bed = Bed::with_network(network(), in_cluster());
+    let of_node = Arc::new(node(&["10.244.3.0/24"]));
+    bed.views.set_node(Some(of_node.clone()));
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+    let bed = bed.restart_on(NetworkOptions { in_cluster: true, ..with_plugins() }).await;
+    bed.views.set_node(Some(of_node));
+    bed.source.set(vec![pod("a", APP), pod("b", APP)]);
+    bed.until("the other waits", |bed| bed.has_event("b", "NetworkNotReady")).await;
+    assert!(bed.health.problems().iter().any(|problem| problem.contains("drain")), "{:?}", bed.health.problems());
+    assert_eq!((bed.network.names().len(), bed.network.filtered().subnets.len()), (2, 1), "what runs is left alone");
+    bed.source.set(vec![pod("b", APP)]);
+    bed.until("it runs", |bed| bed.is_ready("b")).await;
+    assert_eq!(bed.network_of("b"), Some(SandboxNetwork::Detached));
+    assert_eq!((bed.network.names(), bed.network.filtered().subnets.len()), (vec!["bridge".to_owned()], 0));
+
+    // The same after its cluster.
+    let bed = bed.restart_on(in_cluster()).await;
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("there is one again", |bed| bed.network.names().len() == 2).await;
+    let bed = bed.restart_on(NetworkOptions::default()).await;
+    bed.until("it is gone", |bed| bed.network.names() == ["bridge"]).await;
 }
 
 #[tokio::test]

@@ -1,16 +1,18 @@
 //! From the node to the API server: reached, who we are there, and what it knows of us.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 use longshore_apiserver::{Connection, Pace, Settings};
+use longshore_core::network::{self, rules};
 use longshore_core::ports::cluster::{ApiError, ClusterApi};
 use longshore_core::ports::reviews::{NodeAccess, Reviews, User};
 
 use super::Report;
-use crate::config::Config;
+use crate::config::{Config, NetworkPlugin};
 use crate::facts;
 
 /// A question to the API server may take so long.
@@ -159,7 +161,31 @@ async fn node(report: &mut Report, config: &Config, api: &impl ClusterApi, known
         Ok(None) => report.bad("Lease", "there is none", "is the agent running?")?,
         Err(error) => report.bad("Lease", error.to_string(), advice(&error))?,
     }
+    if config.network.plugin == NetworkPlugin::Cni {
+        forwarding(report, &object).await?;
+    }
     known.object = Some(object);
+    Ok(())
+}
+
+/// Whether what is forwarded to pods of plugins is let through: Docker has all dropped that it does not know. Nothing is said
+/// where that cannot be seen.
+async fn forwarding(report: &mut Report, node: &v1::Node) -> anyhow::Result<()> {
+    for cidr in network::cidrs(&network::pod_cidrs(node)).unwrap_or_default() {
+        let program = if cidr.is_ipv4() { "iptables" } else { "ip6tables" };
+        let mut command = tokio::process::Command::new(program);
+        command.args(["-w", "5", "-t", "filter", "-S"]).stdin(Stdio::null()).kill_on_drop(true);
+        let Ok(Ok(output)) = tokio::time::timeout(LIMIT, command.output()).await else { continue };
+        if output.status.success() && !rules::forwards(&String::from_utf8_lossy(&output.stdout), &cidr) {
+            let found =
+                format!("{program} drops what is forwarded, and no rule lets through what goes to pods of {cidr}");
+            let advice = format!(
+                "the CNI network's plugins should see to that (the plugin firewall does); else {program} -I DOCKER-USER -d \
+                 {cidr} -j ACCEPT, and the same with -s"
+            );
+            report.warn("forwarding to pods", found, &advice)?;
+        }
+    }
     Ok(())
 }
 
