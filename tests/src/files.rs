@@ -24,6 +24,8 @@ pub struct FakeFiles {
     stored: Mutex<BTreeMap<String, StoredPod>>,
     /// How many more times `prepare` fails for a volume.
     pub failing: Mutex<usize>,
+    /// The UID of a pod whose next `prepare` never ends; `None` once that has begun.
+    pub hanging: Mutex<Option<String>>,
     /// Whether the next `prepare` fails for the pod's folder.
     pub folder_fails: Mutex<bool>,
     names: Mutex<BTreeMap<String, String>>,
@@ -131,6 +133,10 @@ impl FakeFiles {
 #[async_trait]
 impl FileStore for FakeFiles {
     async fn prepare(&self, spec: &PodFilesSpec) -> Result<PodFiles, FilesError> {
+        let hangs = self.hanging.lock().unwrap_or_else(PoisonError::into_inner).take_if(|uid| *uid == spec.pod.uid);
+        if hangs.is_some() {
+            return std::future::pending().await;
+        }
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         if *failing > 0 {
             *failing -= 1;

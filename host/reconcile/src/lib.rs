@@ -25,6 +25,7 @@ mod probes;
 mod publish;
 pub mod published;
 mod pull;
+mod reserved;
 mod roster;
 mod rounds;
 mod seen;

@@ -34,6 +34,7 @@ use crate::order::Order;
 use crate::orphan;
 use crate::probes::ProbeScheduler;
 use crate::pull::Puller;
+use crate::reserved::Reserved;
 use crate::roster::{Member, Roster};
 use crate::rounds::{Found, Round, Rounds};
 use crate::seen::Seen;
@@ -53,8 +54,8 @@ pub(crate) struct Shared {
     pub(crate) access: Arc<Access>,
     /// Held while an image is unpacked for volumes.
     pub(crate) unpacking: tokio::sync::Mutex<()>,
-    /// Held from the look whether another pod has a volume that is for one pod alone until others see who has it.
-    pub(crate) taking: tokio::sync::Mutex<()>,
+    /// Volumes for one pod alone of pods that are being prepared.
+    pub(crate) reserved: Reserved,
     pub(crate) probes: ProbeScheduler,
     pub(crate) roster: Roster,
     pub(crate) network: Network,
@@ -160,7 +161,7 @@ pub async fn run(ports: Ports, facts: NodeFacts, options: Options, stop: Cancell
         puller,
         access,
         unpacking: tokio::sync::Mutex::default(),
-        taking: tokio::sync::Mutex::default(),
+        reserved: Reserved::default(),
         probes,
         roster: Roster::default(),
         active: Mutex::default(),

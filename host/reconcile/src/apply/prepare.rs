@@ -74,12 +74,13 @@ impl Worker {
         }
         // What runs keeps what it has, also where the agent does not know yet who else has it.
         let for_one = if is_up { Vec::new() } else { volume::for_one_pod(&self.pod, &self.objects) };
-        let turn = if for_one.is_empty() { None } else { Some(shared.taking.lock().await) };
-        if let Some(volume) = self.taken_volume(for_one) {
-            let name = volume::spec_name(&self.pod, &self.objects, &volume);
-            let message = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
-            return Err(Unprepared::volume(name, message));
-        }
+        // Kept until others see that this pod has them, and given back where it cannot be prepared.
+        let _reservation =
+            shared.reserved.take(&self.pod.id.namespace, &for_one, |claim| self.is_taken(claim)).map_err(|volume| {
+                let name = volume::spec_name(&self.pod, &self.objects, &volume);
+                let message = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+                Unprepared::volume(name, message)
+            })?;
         let cgroup = resize::pod_cgroup(&self.pod, &self.observed, &self.record, &self.facts);
         shared.ports.files.prepare_cgroup(&cgroup).await.map_err(|error| Unprepared::cgroup(&error))?;
         self.cgroup = Some(cgroup);
@@ -123,27 +124,22 @@ impl Worker {
         if self.files.replace(files).is_none() {
             self.files_since = Some(Timestamp::now());
         }
-        if turn.is_some() {
+        if !for_one.is_empty() {
             shared.roster.tell(Member::new(&self.pod, &self.observed, &self.record, self.files.as_ref()));
         }
         Ok(())
     }
 
-    /// The first of these volumes, which are for one pod alone, that another one has. One that runs has all of its volumes, though a
-    /// new agent did not look at them yet.
-    fn taken_volume(&self, own: Vec<(String, String)>) -> Option<String> {
-        if own.is_empty() {
-            return None;
-        }
+    /// Whether another pod has that claim. One that runs has all of its volumes, though a new agent did not look at them yet.
+    fn is_taken(&self, claim: &str) -> bool {
         let members = self.shared.roster.members();
         let is_here = |pod: &Pod| pod.id.namespace == self.pod.id.namespace && pod.id.uid != self.pod.id.uid;
-        let others = || members.iter().filter(|other| is_here(&other.pod));
-        let has = |other: &Member, claim: &str| {
+        let has = |other: &Member| {
             let runs = other.sandbox_process.is_some();
             let mut made = volume::used(&other.pod).filter(|one| runs || other.volumes.contains_key(&one.name));
             made.any(|one| volume::claim_of(&other.pod, one).as_deref() == Some(claim))
         };
-        own.into_iter().find(|(_, claim)| others().any(|other| has(other, claim))).map(|(volume, _)| volume)
+        members.iter().any(|other| is_here(&other.pod) && has(other))
     }
 
     /// Writes the pod's hosts file.

@@ -102,6 +102,22 @@ async fn a_volume_for_one_pod_is_not_given_to_a_second() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_disk_hangs_holds_up_no_other_one_that_wants_its_volume() {
+    let objects = Arc::new(FakeObjects::default());
+    let mut claim = claim(false);
+    let spec = claim.volume.as_mut().and_then(|volume| volume.spec.as_mut()).unwrap();
+    spec.access_modes = Some(vec!["ReadWriteOncePod".to_owned()]);
+    objects.set_claim("data", Some(claim));
+    let bed = Bed::in_cluster(api(objects, None, None));
+    *bed.files.hanging.lock().unwrap() = Some("first".to_owned());
+    bed.source.set(vec![with_claim("first")]);
+    bed.until("it hangs", |bed| bed.files.hanging.lock().unwrap().is_none()).await;
+    bed.source.set(vec![with_claim("first"), with_claim("second")]);
+    let told = "MountVolume.SetUp failed for volume \"pv\" : volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+    bed.until("the second is told", |bed| bed.has_message("second", told)).await;
+}
+
+#[tokio::test]
 async fn a_volume_for_one_pod_is_not_given_to_a_second_by_an_agent_that_cannot_prepare_the_first() {
     let objects = Arc::new(FakeObjects::default());
     let mut claim = claim(false);
