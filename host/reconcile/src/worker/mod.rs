@@ -98,7 +98,7 @@ pub(crate) struct Worker {
     pub(crate) expired: BTreeMap<String, Timestamp>,
     /// Objects that the store was told to follow for the pod.
     pub(crate) held: BTreeSet<(ObjectKind, String)>,
-    /// When volumes were last brought up to date.
+    /// When volumes were last brought up to date, or due for it.
     pub(crate) prepared_at: Option<std::time::Instant>,
     /// Background stops by container ID, to be replaced when less grace is left.
     pub(crate) stops: BTreeMap<String, JoinHandle<()>>,
@@ -234,6 +234,8 @@ impl Worker {
         self.hold_objects();
         if self.remount_in().is_some_and(|left| left.is_zero()) {
             self.refresh = true;
+            // One that is finished but for what is being stopped is not prepared, and due no sooner than any other.
+            self.prepared_at = Some(std::time::Instant::now());
         }
         if self.images_in().is_some_and(|left| left.is_zero()) {
             self.look_for_images().await;
