@@ -349,6 +349,8 @@ impl FileStore for Files {
     }
 
     async fn read_volume(&self, pod: &PodId, root: &Path, path: &str, limit: usize) -> Result<Vec<u8>, FilesError> {
+        // `fileKeyRef.path` may begin with a slash, and is in the volume all the same.
+        let path = path.trim_start_matches('/');
         let (place, root, path) = (root.join(path), root.to_owned(), path.to_owned());
         self.job(pod.uid.clone(), &place, LIMIT, move |_| sub_path::read(&root, &path, limit)).await
     }

@@ -95,6 +95,17 @@ fn mode(path: &Path) -> (u32, u32) {
 }
 
 #[tokio::test]
+async fn a_file_of_a_volume_is_read_also_by_a_path_with_a_slash_before_it() {
+    let fixture = Fixture::new();
+    let files = fixture.files.prepare(&spec("u1", vec![empty_dir("v", false)], None)).await.unwrap();
+    let root = &files.volumes["v"];
+    std::fs::write(root.join("env"), "A=b").unwrap();
+    for path in ["env", "/env", "//env"] {
+        assert_eq!(fixture.files.read_volume(&pod("u1"), root, path, 10).await.unwrap(), b"A=b", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn volumes_have_the_kubelets_places_modes_and_owners() {
     let fixture = Fixture::new();
     let host = fixture.dir.path().join("host");
