@@ -46,16 +46,19 @@ impl Guest for Plugin {
 }
 
 /// gRPC dials until somebody speaks HTTP/2 or the time is over, which `wait` tells. Who ended the connection without an
-/// answer does not: whether it said anything before is not known here. Who refused the call by HTTP/2's means does.
+/// answer does not: whether it said anything before is not known here. Who refused the call by HTTP/2's means does; where it was
+/// not looked at, it is sent once more at once (`shouldRetry` of grpc-go's `stream.go`).
 fn connected(
     mut send: impl FnMut() -> Result<Response, HttpError>,
     mut wait: impl FnMut(u32) -> bool,
 ) -> Result<Response, HttpError> {
     let mut pause = FIRST_WAIT;
+    let mut again = true;
     for tried in 1..=MAX_TRIES {
         match send() {
             Err(HttpError::Connect(_) | HttpError::Lookup(_) | HttpError::Closed(_)) => {}
             Err(HttpError::Protocol(text)) if !is_received(&text) => {}
+            Err(HttpError::Protocol(text)) if is_unprocessed(&text) && std::mem::take(&mut again) => continue,
             answer => return answer,
         }
         if !wait(if tried == MAX_TRIES { u32::MAX } else { pause }) {
@@ -69,6 +72,12 @@ fn connected(
 /// Whether an error of HTTP/2 came from the other side (RST_STREAM, GOAWAY), by the words of the host's HTTP/2.
 fn is_received(text: &str) -> bool {
     text.starts_with("stream error received: ") || text.starts_with("connection error received: ")
+}
+
+/// Whether the other side says that it did not look at the call: REFUSED_STREAM, or a GOAWAY without an error.
+fn is_unprocessed(text: &str) -> bool {
+    text == "stream error received: refused stream before processing any application logic"
+        || text.starts_with("connection error received: not a result of an error")
 }
 
 fn read(config: &str) -> Result<Grpc, String> {
