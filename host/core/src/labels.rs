@@ -173,8 +173,7 @@ pub fn for_container(
         annotate(&mut own, "io.kubernetes.container.ports", serde_json::to_string(ports).unwrap_or_default());
     }
     labels.extend(bounded(own));
-    let grace = pod.spec().termination_grace_period_seconds.unwrap_or(30);
-    annotate(&mut labels, "io.kubernetes.pod.terminationGracePeriod", grace.to_string());
+    annotate(&mut labels, "io.kubernetes.pod.terminationGracePeriod", pod.own_grace_seconds().to_string());
     labels
 }
 
@@ -285,6 +284,22 @@ mod tests {
             own.into_iter().filter(|(key, _)| !of_image.iter().any(|(of, _)| of == key)).collect();
         let parsed = parse(&before, "root").unwrap();
         assert_eq!((parsed.images, parsed.recursive, parsed.termination_file), (Vec::new(), None, None));
+    }
+
+    #[test]
+    fn a_negative_grace_period_is_told_as_a_second() {
+        let pod = pod_from("{terminationGracePeriodSeconds: -5, containers: [{name: a, image: i}]}");
+        let facts = ContainerFacts {
+            root: "root",
+            sandbox_id: "s",
+            attempt: 0,
+            log_path: "l",
+            termination_file: None,
+            images: &[],
+            recursive: None,
+        };
+        let labels = for_container(&pod, pod.containers().next().unwrap(), &facts);
+        assert_eq!(parse(&labels, "root").unwrap().grace_seconds, Some(1));
     }
 
     #[test]

@@ -225,11 +225,16 @@ impl Pod {
         self.object.metadata.labels.as_ref().unwrap_or(&EMPTY)
     }
 
-    /// The grace period in seconds that ends the pod: the deletion's, else the spec's, else 30; at most
-    /// [`MOST_GRACE_SECONDS`]. A negative one of the spec is a second.
-    pub fn grace_seconds(&self) -> i64 {
+    /// The grace period in seconds of the spec, else 30. A negative one is a second.
+    pub fn own_grace_seconds(&self) -> i64 {
         let own = self.spec().termination_grace_period_seconds.unwrap_or(30);
-        let own = if own < 0 { 1 } else { own };
+        if own < 0 { 1 } else { own }
+    }
+
+    /// The grace period in seconds that ends the pod: the deletion's, else the spec's ([`Pod::own_grace_seconds`]); at most
+    /// [`MOST_GRACE_SECONDS`].
+    pub fn grace_seconds(&self) -> i64 {
+        let own = self.own_grace_seconds();
         self.deletion.map_or(own, |deletion| deletion.grace_seconds).clamp(0, MOST_GRACE_SECONDS)
     }
 }

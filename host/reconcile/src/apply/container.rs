@@ -159,7 +159,7 @@ async fn make_container(worker: &mut Worker, name: &str, attempt: u32) -> Result
         state: ContainerState::Created,
         runtime_log: None,
         termination_message_file: Some(termination.display().to_string()),
-        grace_seconds: pod.spec().termination_grace_period_seconds,
+        grace_seconds: Some(pod.own_grace_seconds()),
         resources: Some(config.resources),
         user: None,
     })
