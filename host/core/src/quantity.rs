@@ -2,14 +2,18 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-/// The value in thousandths, rounded up; `None` when it is not a quantity or too large.
+/// The value in thousandths, rounded up, and cut to 64 bits as the API server does; `None` when it is not a quantity.
 pub fn milli(quantity: &Quantity) -> Option<i64> {
-    parse(&quantity.0, 3)
+    wide(&quantity.0, 3).map(cut)
 }
 
-/// The value, rounded up; `None` when it is not a quantity or too large.
+/// The value, rounded up, and cut to 64 bits as the API server does; `None` when it is not a quantity.
 pub fn value(quantity: &Quantity) -> Option<i64> {
-    parse(&quantity.0, 0)
+    wide(&quantity.0, 0).map(cut)
+}
+
+fn cut(number: i128) -> i64 {
+    i64::try_from(number).unwrap_or(if number < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// `text` times 10^`scale`, rounded up (away from zero), as the apimachinery's `ScaledValue`.
@@ -193,6 +197,15 @@ mod tests {
         for (text, scale, expected) in cases {
             assert_eq!(parse(text, scale), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_more_than_64_bits_hold_is_the_most_that_they_hold() {
+        let of = |text: &str| (milli(&Quantity(text.to_owned())), value(&Quantity(text.to_owned())));
+        assert_eq!(of("12E"), (Some(i64::MAX), Some(i64::MAX)));
+        assert_eq!(of("10P"), (Some(i64::MAX), Some(10_000_000_000_000_000)));
+        assert_eq!(of("-12E"), (Some(i64::MIN), Some(i64::MIN)));
+        assert_eq!(of("12X"), (None, None));
     }
 
     #[test]

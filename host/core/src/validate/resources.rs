@@ -117,7 +117,7 @@ pub(super) fn check_entry(name: &str, value: &Quantity, path: &str, errors: &mut
     }
     check_quantity(value, &format!("{path}[{name}]"), errors);
     let whole = !matches!(name, "cpu" | "memory" | "ephemeral-storage");
-    if whole && quantity::milli(value).is_some_and(|milli| milli % 1000 != 0) {
+    if whole && quantity::wide(&value.0, 3).is_some_and(|milli| milli % 1000 != 0) {
         errors.invalid(format!("{path}[{name}]"), &value.0, "must be an integer");
     }
 }
