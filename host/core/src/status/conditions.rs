@@ -6,7 +6,6 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::StatusInput;
-use crate::observed::Exit;
 use crate::pod::ContainerKind;
 use crate::preempt;
 use crate::record::{ConditionRecord, RESTARTING_ALL};
@@ -157,8 +156,7 @@ fn initialized(
         .iter()
         .filter(|status| match input.pod.container(&status.name).map(|container| container.kind) {
             Some(ContainerKind::Sidecar) => !status.started.unwrap_or(false),
-            // It is begun again though its exit code may be 0, which is all that the kubelet looks at here.
-            _ => !status.ready || was_out_of_memory(status),
+            _ => !status.ready || super::containers::was_out_of_memory(status),
         })
         .map(|status| status.name.as_str())
         .collect();
@@ -170,11 +168,6 @@ fn initialized(
         message: Some(format!("containers with incomplete status: [{}]", waiting.join(" "))),
         ..condition("Initialized", false)
     }
-}
-
-fn was_out_of_memory(status: &v1::ContainerStatus) -> bool {
-    let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
-    ended.and_then(|ended| ended.reason.as_deref()) == Some(Exit::OUT_OF_MEMORY)
 }
 
 fn containers_ready(

@@ -42,12 +42,19 @@ pub(super) fn has_begun(status: &v1::ContainerStatus) -> bool {
     !waits || status.last_state.is_some()
 }
 
+/// Whether a container ended in which the kernel killed for want of memory. An init container that did has not done its work,
+/// though it may be ready: for that the kubelet looks at the exit code alone.
+pub(super) fn was_out_of_memory(status: &v1::ContainerStatus) -> bool {
+    let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    ended.and_then(|ended| ended.reason.as_deref()) == Some(Exit::OUT_OF_MEMORY)
+}
+
 /// At a pod's end every container that was begun has ended, also the lost ones; the first init container counts as begun
 /// (`initializedContainers`). In a pod that was initialized the app containers were to run, so those that did not failed.
 fn close(input: &StatusInput<'_>, inits: &mut [v1::ContainerStatus], apps: &mut [v1::ContainerStatus]) {
     let initialized = inits.is_empty()
         || apps.iter().any(has_begun)
-        || inits.last().is_some_and(|last| last.ready || last.started == Some(true));
+        || inits.last().is_some_and(|last| (last.ready && !was_out_of_memory(last)) || last.started == Some(true));
     let begun = inits.iter().rposition(has_begun).map_or(1, |last| last + 1);
     let lost = |status: &mut v1::ContainerStatus| {
         if status.state.as_ref().is_some_and(|state| state.terminated.is_some()) {
