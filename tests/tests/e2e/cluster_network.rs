@@ -85,7 +85,7 @@ fn cluster_network_a_pod_reaches_itself_through_its_service() {
         let output = Command::new("iptables").args(["-w", "10", "-t", "nat", "-I"]).args(rule).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    let (code, text) = node.sh("a", "wget -q -T 10 -O - http://10.96.0.77/");
+    let (code, text) = node.sh("a", "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 10 10.96.0.77 80");
     assert!(code == 0 && text.contains("hello"), "{text}");
     node.told(|| assert_eq!(told(&node, "HairpinFailed"), 0));
 }
