@@ -146,13 +146,13 @@ impl BridgeNetworks for FakeNetwork {
         Ok(())
     }
 
-    async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String> {
+    async fn filter_packets(&self, filter: &PacketFilter) -> Result<Option<String>, String> {
         let mut world = self.world();
         match world.unfiltered.clone() {
             Some(problem) => Err(problem),
             None => {
                 world.filtered = filter.clone();
-                Ok(())
+                Ok(None)
             }
         }
     }

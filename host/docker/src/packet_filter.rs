@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use longshore_core::network::nft;
-use longshore_core::network::rules::{self, PacketFilter, Rule};
+use longshore_core::network::rules::{self, Changes, PacketFilter, Rule};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -38,17 +38,24 @@ enum Failure {
 }
 
 /// Makes these rules, and no others of ours, be there. What fails keeps nothing else from being done; the first failure is
-/// given.
-pub(crate) async fn update(root: &str, filter: &PacketFilter) -> Result<(), String> {
-    update_by(&PROGRAMS, root, &rules::rules(root, filter)).await
+/// given. Else the rule of a stranger's, if any, that ours were moved behind and that drops packets.
+pub(crate) async fn update(root: &str, filter: &PacketFilter) -> Result<Option<String>, String> {
+    let mut behind = None;
+    update_by(&PROGRAMS, root, &rules::rules(root, filter), &mut behind).await?;
+    Ok(behind)
 }
 
-async fn update_by(programs: &Programs<'_>, root: &str, wanted: &[Rule]) -> Result<(), String> {
+async fn update_by(
+    programs: &Programs<'_>,
+    root: &str,
+    wanted: &[Rule],
+    behind: &mut Option<String>,
+) -> Result<(), String> {
     let mut outcome = Ok(());
     for (ipv4, program) in programs.iptables {
         let of_family: Vec<Rule> = wanted.iter().filter(|rule| rule.ipv4 == ipv4).cloned().collect();
         let family = Family { root, ipv4, iptables: program, nft: programs.nft, wanted: &of_family };
-        outcome = outcome.and(family.update().await);
+        outcome = outcome.and(family.update(behind).await);
     }
     outcome
 }
@@ -67,14 +74,19 @@ struct Family<'a> {
 }
 
 impl Family<'_> {
-    async fn update(&self) -> Result<(), String> {
+    async fn update(&self, behind: &mut Option<String>) -> Result<(), String> {
         match self.dockers_iptables().await {
             // Where Docker's rules are, ours count before them.
             Ok(Some(program)) => {
                 let accepted = self.chain_updated(&program, DOCKERS, self.wanted).await;
                 let masqueraded = self.chain_updated(self.iptables, NAT, self.wanted).await;
-                let changed = accepted.or_failed(&program)? | masqueraded.or_failed(self.iptables)?;
-                if changed { self.without_nft().await } else { Ok(()) }
+                let accepted = accepted.or_failed(&program)?;
+                if let Some(stranger) = &accepted.behind {
+                    let (_, chain) = DOCKERS;
+                    *behind = Some(format!("{program} -A {chain} {}", stranger.join(" ")));
+                }
+                let masqueraded = masqueraded.or_failed(self.iptables)?;
+                if accepted.is_empty() && masqueraded.is_empty() { Ok(()) } else { self.without_nft().await }
             }
             // Docker makes them with nft, or none: what is decided in iptables' tables, others may decide again, but what a
             // table of ours decides before them is decided.
@@ -129,22 +141,21 @@ impl Family<'_> {
         }
     }
 
-    /// Brings one chain up to date; whether anything was changed.
+    /// Brings one chain up to date; what was changed.
     async fn chain_updated(
         &self,
         program: &str,
         (table, chain): (&str, &str),
         wanted: &[Rule],
-    ) -> Result<bool, Failure> {
+    ) -> Result<Changes, Failure> {
         let listed = match run(program, &["-t", table, "-S", chain], "").await {
             Ok(listed) => listed,
-            Err(Failure::Other(_)) if wanted.is_empty() => return Ok(false),
+            Err(Failure::Other(_)) if wanted.is_empty() => return Ok(Changes::default()),
             Err(failure) => return Err(failure),
         };
         let changes = rules::changes(self.root, chain, wanted, &listed);
-        for arguments in &changes.remove {
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            run(program, &[&["-t", table, "-D", chain], arguments.as_slice()].concat(), "").await?;
+        if changes.remove_first {
+            remove(program, (table, chain), &changes.remove).await?;
         }
         let before = changes.before.map(|number| number.to_string());
         for rule in &changes.add {
@@ -159,7 +170,10 @@ impl Family<'_> {
                 .await?;
             tracing::info!(program, table, chain, rule = rule.arguments.join(" "), "the packet filter has a new rule");
         }
-        Ok(!changes.add.is_empty() || !changes.remove.is_empty())
+        if !changes.remove_first {
+            remove(program, (table, chain), &changes.remove).await?;
+        }
+        Ok(changes)
     }
 
     /// The rules in a table of our own.
@@ -210,6 +224,15 @@ impl<T> OrFailed<T> for Result<T, Failure> {
             Failure::Other(message) => message,
         })
     }
+}
+
+/// Takes rules out of a chain.
+async fn remove(program: &str, (table, chain): (&str, &str), rules: &[Vec<String>]) -> Result<(), Failure> {
+    for arguments in rules {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        run(program, &[&["-t", table, "-D", chain], arguments.as_slice()].concat(), "").await?;
+    }
+    Ok(())
 }
 
 /// Docker's chain.
@@ -306,7 +329,7 @@ mod tests {
             let path = |name: &str| self.0.path().join(name).display().to_string();
             let (iptables, nft) = (path("iptables"), path("nft"));
             let programs = Programs { iptables: [(true, &iptables), (false, &iptables)], nft: &nft };
-            let outcome = update_by(&programs, "root", wanted).await;
+            let outcome = update_by(&programs, "root", wanted, &mut None).await;
             (outcome, std::fs::read_to_string(self.0.path().join("told")).unwrap_or_default())
         }
 

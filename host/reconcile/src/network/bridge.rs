@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use longshore_core::cidr::Cidr;
 use longshore_core::container::SandboxNetwork;
 use longshore_core::event::EventType;
-use longshore_core::network::rules::PacketFilter;
+use longshore_core::network::rules::{PacketFilter, unmasqueraded};
 use longshore_core::network::{Choice, Decision, OwnNetwork, Situation, decide};
 use longshore_core::observed::{Observation, SandboxState};
 use longshore_core::ports::events::EventSink;
@@ -28,6 +28,8 @@ struct Said {
     missing: bool,
     /// Why the packet filter could not be told.
     filter: Option<String>,
+    /// Which rule of the operator's our rules were moved behind.
+    behind: Option<String>,
     /// Why pods do not reach themselves.
     hairpin: Option<String>,
     /// That nothing is left of networks of ours, which are not used.
@@ -185,9 +187,16 @@ impl Network {
 
     /// Whether the packet filter could be told of our network. If not, that is told of the node, and tried again soon.
     async fn filter(&self, ports: &Ports, subnets: &[Cidr], runtime_masquerades: bool, said: &mut Said) -> bool {
-        let (subnets, unmasqueraded) = (subnets.to_vec(), self.options.unmasqueraded.clone());
-        let filter = PacketFilter { subnets, unmasqueraded, runtime_masquerades };
-        let error = ports.bridges.filter_packets(&filter).await.err();
+        let unmasqueraded = self.options.unmasqueraded.clone();
+        let filter = PacketFilter { subnets: subnets.to_vec(), unmasqueraded, runtime_masquerades };
+        let outcome = ports.bridges.filter_packets(&filter).await;
+        if let Ok(Some(rule)) = &outcome
+            && said.behind.as_ref() != Some(rule)
+        {
+            ports.events.record_node(EventType::Warning, "PacketFilterOrder", &moved_behind(rule, &filter));
+            said.behind = Some(rule.clone());
+        }
+        let error = outcome.err();
         match &error {
             Some(error) if said.filter.as_ref() != Some(error) => {
                 let message = format!(
@@ -223,6 +232,21 @@ impl Network {
         }
         said.hairpin = error;
     }
+}
+
+/// What our rules were moved behind, and how pods are reached all the same.
+fn moved_behind(rule: &str, filter: &PacketFilter) -> String {
+    let commands = filter.subnets.iter().map(|subnet| {
+        let program = if subnet.is_ipv4() { "iptables" } else { "ip6tables" };
+        let cluster = unmasqueraded(subnet, &filter.unmasqueraded).network();
+        format!("{program} -I DOCKER-USER -s {cluster} -j ACCEPT")
+    });
+    let commands: Vec<String> = commands.collect();
+    format!(
+        "a rule of the packet filter now counts before ours, and may drop what goes to pods: {rule}; to let through what other \
+         nodes' pods send: {}",
+        commands.join("; ")
+    )
 }
 
 /// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node; `said` is what was

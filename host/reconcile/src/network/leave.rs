@@ -35,7 +35,7 @@ impl Network {
             return Ok(Leaving::Waits(refusal));
         }
         match ports.bridges.filter_packets(&PacketFilter::default()).await {
-            Ok(()) => Ok(Leaving::Done),
+            Ok(_) => Ok(Leaving::Done),
             Err(error) => {
                 tracing::warn!(
                     "the packet filter may still have rules of the pods' former network: {error}; trying again"
