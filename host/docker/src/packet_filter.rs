@@ -129,16 +129,23 @@ impl Family<'_> {
             match found {
                 Chain::Used => return Ok(Some(program)),
                 Chain::Unused if self.wanted.is_empty() => return Ok(Some(program)),
+                Chain::Unused if self.docker_has_nft().await => {}
                 Chain::Unused => flushed = flushed.or(Some(program)),
                 Chain::Absent => {}
             }
         }
         match flushed {
             Some(program) => Err(Failure::Other(format!(
-                "{program}: FORWARD does not lead to DOCKER-USER any more, so Docker's rules are gone: restart Docker"
+                "{program}: no chain leads to DOCKER-USER any more, so Docker's rules are gone: restart Docker"
             ))),
             None => Ok(None),
         }
+    }
+
+    /// Whether Docker makes its rules with nft: its chain of iptables is then what is left of a former run.
+    async fn docker_has_nft(&self) -> bool {
+        let family = if self.ipv4 { "ip" } else { "ip6" };
+        run(self.nft, &["list", "table", family, "docker-bridges"], "").await.is_ok()
     }
 
     /// Brings one chain up to date; what was changed.
@@ -247,7 +254,11 @@ enum Chain {
 async fn dockers_chain(program: &str) -> Result<Chain, Failure> {
     let (table, chain) = DOCKERS;
     let listed = run(program, &["-t", table, "-S"], "").await?;
-    let leads_there = |line: &str| line.starts_with("-A FORWARD ") && line.ends_with(&format!("-j {chain}"));
+    // From FORWARD, or from a chain of the operator's between.
+    let leads_there = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1] == chain)
+    };
     Ok(match listed.lines().any(|line| line.strip_prefix("-N ") == Some(chain)) {
         false => Chain::Absent,
         true if listed.lines().any(leads_there) => Chain::Used,
@@ -373,11 +384,18 @@ mod tests {
     #[tokio::test]
     async fn rules_that_nothing_leads_to_are_told() {
         let bed = Bed::new();
-        let flushed = CHAIN.replace("'-A FORWARD", "'-A OUTPUT");
+        let flushed = CHAIN.replace(" '-A FORWARD -j DOCKER-USER'", "");
         let (outcome, told) = bed.with(&flushed, &wanted()).await;
         assert!(outcome.unwrap_err().ends_with("restart Docker"));
         assert!(told.contains("-t nat -A POSTROUTING") && !told.contains("-A DOCKER-USER"), "{told}");
         assert_eq!(bed.with(&flushed, &[]).await.0, Ok(()), "where there need be no rules, none are missed");
+        let between = CHAIN.replace("'-A FORWARD -j", "'-A mine -i eth0 -g");
+        let (outcome, told) = bed.with(&between, &wanted()).await;
+        assert!(outcome == Ok(()) && told.contains("-A DOCKER-USER"), "{told}");
+        // Docker was set to make its rules with nft, and left the chain.
+        program(bed.0.path(), "nft", "case \"$*\" in *docker-bridges) ;; list*) exit 1 ;; esac");
+        let (outcome, told) = bed.with(&flushed, &wanted()).await;
+        assert!(outcome == Ok(()) && told.contains("nft -f -"), "{told}");
     }
 
     #[tokio::test]
