@@ -47,7 +47,7 @@ pub(crate) async fn takeover(config: &Config, dry_run: bool) -> anyhow::Result<(
     let count = others.len();
     let (sandboxes, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|found| found.is_sandbox);
     let mut failed = docker.remove_foreign(&others, None).await;
-    let (released, held) = release(&attachments, sandboxes).await;
+    let (released, held) = release(&docker, &attachments, sandboxes).await;
     failed.extend(docker.remove_foreign(&released, None).await);
     out::print(&format!("{} stopped and removed\n", containers(count - failed.len() - held.len())))?;
     for (found, error) in &held {
@@ -66,12 +66,15 @@ pub(crate) async fn takeover(config: &Config, dry_run: bool) -> anyhow::Result<(
 /// Has CNI plugins let go of sandboxes, for which they hold addresses and rules on the node; of which they did, and of which
 /// not, and why. That comes before their removal: what is gone would not be found again.
 async fn release(
+    docker: &Docker,
     attachments: &ForeignAttachments,
     sandboxes: Vec<ForeignContainer>,
 ) -> (Vec<ForeignContainer>, Vec<(ForeignContainer, PluginError)>) {
     let (mut released, mut held) = (Vec::new(), Vec::new());
     for sandbox in sandboxes {
-        match attachments.release(&sandbox.id).await {
+        // Where Docker does not say it is as with one that ended: its removal will tell.
+        let pid = docker.foreign_pid(&sandbox.id).await.unwrap_or_default();
+        match attachments.release(&sandbox.id, pid).await {
             Ok(()) => released.push(sandbox),
             Err(error) => held.push((sandbox, error)),
         }
