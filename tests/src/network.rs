@@ -15,6 +15,8 @@ use longshore_core::ports::runtime::RuntimeError;
 #[derive(Debug, Default)]
 struct World {
     networks: Vec<BridgeNetwork>,
+    /// Whether they are never listed.
+    unlisted: bool,
     filtered: PacketFilter,
     /// Why the packet filter cannot be told.
     unfiltered: Option<String>,
@@ -61,6 +63,11 @@ impl FakeNetwork {
     /// The networks' names.
     pub fn names(&self) -> Vec<String> {
         self.world().networks.iter().map(|network| network.name.clone()).collect()
+    }
+
+    /// Makes the list of networks never come.
+    pub fn never_lists(&self) {
+        self.world().unlisted = true;
     }
 
     /// What the packet filter was last told.
@@ -127,7 +134,8 @@ impl FakeNetwork {
 #[async_trait]
 impl BridgeNetworks for FakeNetwork {
     async fn networks(&self) -> Result<Vec<BridgeNetwork>, RuntimeError> {
-        Ok(self.world().networks.clone())
+        let unlisted = self.world().unlisted;
+        if unlisted { std::future::pending().await } else { Ok(self.world().networks.clone()) }
     }
 
     async fn create_network(&self, network: &OwnNetwork, masquerades: bool) -> Result<(), RuntimeError> {

@@ -11,7 +11,7 @@ use longshore_core::observed::{Observation, SandboxState};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::runtime::RuntimeError;
 
-use super::leave::Leaving;
+use super::leave::{self, Leaving};
 use super::{Network, State};
 use crate::node::Ports;
 
@@ -34,6 +34,8 @@ struct Said {
     hairpin: Option<String>,
     /// That nothing is left of networks of ours, which are not used.
     left: bool,
+    /// Why something of them may be left.
+    leaving: Option<String>,
     /// Why the runtime did not answer.
     runtime: Option<String>,
 }
@@ -66,7 +68,11 @@ impl Network {
                         self.settle(ports, state);
                         if is_others && !said.left {
                             let none: &[Cidr] = &[];
-                            said.left = matches!(self.leave(ports, Some(none)).await, Ok(Leaving::Done));
+                            let left = self.leave(ports, Some(none)).await;
+                            if let Ok(Leaving::Filtered(problem)) = &left {
+                                leave::warn(problem, &mut said.leaving);
+                            }
+                            said.left = matches!(left, Ok(Leaving::Done));
                         } else if is_ours {
                             said.left = false;
                         }

@@ -269,6 +269,15 @@ async fn plugins_attach_and_take_back() {
 }
 
 #[tokio::test]
+async fn plugins_do_not_wait_for_dockers_list_of_networks() {
+    let network = network();
+    network.never_lists();
+    let bed = Bed::with_network(network, with_plugins());
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+}
+
+#[tokio::test]
 async fn a_network_of_ours_goes_when_plugins_take_its_place() {
     let bed = Bed::with_network(network(), in_cluster());
     let of_node = Arc::new(node(&["10.244.3.0/24"]));
