@@ -19,6 +19,9 @@ const CALL: Duration = Duration::from_secs(20);
 /// Seconds that a call waits for the lock.
 const LOCK: &str = "10";
 
+/// What they say where another has the lock.
+const HELD: [&str; 2] = ["holding the xtables lock", "Resource temporarily unavailable"];
+
 /// The programs' names.
 struct Programs<'a> {
     /// For IPv4 (`true`) and IPv6.
@@ -33,6 +36,8 @@ const PROGRAMS: Programs<'static> = Programs { iptables: [(true, "iptables"), (f
 enum Failure {
     /// It is not there.
     Absent,
+    /// It did not get its turn, so nothing is known of what is there; for people.
+    Busy(String),
     /// Something else, for people.
     Other(String),
 }
@@ -107,6 +112,10 @@ impl Family<'_> {
                 }
                 done => done.or_failed(self.nft),
             },
+            Err(Failure::Busy(message)) => {
+                let masqueraded = self.chain_updated(self.iptables, NAT, self.wanted).await;
+                masqueraded.or_failed(self.iptables).and(Err(message))
+            }
             Err(Failure::Other(message)) => {
                 let masqueraded = self.chain_updated(self.iptables, NAT, self.wanted).await;
                 // Where no rule is wanted, there need be no filter.
@@ -123,6 +132,7 @@ impl Family<'_> {
         // One of the others is the first.
         for (index, program) in [self.iptables.to_owned(), nft, legacy].into_iter().enumerate() {
             let found = match dockers_chain(&program).await {
+                Err(failure @ Failure::Busy(_)) => return Err(failure),
                 Err(failure) if index == 0 => return Err(failure),
                 found => found.unwrap_or(Chain::Absent),
             };
@@ -189,7 +199,7 @@ impl Family<'_> {
         let (family, table) = (if ipv4 { "ip" } else { "ip6" }, nft::table(root));
         let listed = match run(program, &["list", "table", family, &table], "").await {
             Ok(listed) => Some(listed),
-            Err(Failure::Absent) => return Err(Failure::Absent),
+            Err(failure @ (Failure::Absent | Failure::Busy(_))) => return Err(failure),
             // Not there, or it fails again below.
             Err(Failure::Other(_)) => None,
         };
@@ -228,7 +238,7 @@ impl<T> OrFailed<T> for Result<T, Failure> {
     fn or_failed(self, program: &str) -> Result<T, String> {
         self.map_err(|failure| match failure {
             Failure::Absent => format!("{program} is not there; install the package iptables"),
-            Failure::Other(message) => message,
+            Failure::Busy(message) | Failure::Other(message) => message,
         })
     }
 }
@@ -285,16 +295,18 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, F
         Ok(Ok(output)) => output,
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => return Err(Failure::Absent),
         Ok(Err(error)) => return other(format!("{program} cannot be started: {error}")),
-        Err(_) => return other(format!("{program} did not end within {} s", CALL.as_secs())),
+        Err(_) => return Err(Failure::Busy(format!("{program} did not end within {} s", CALL.as_secs()))),
     };
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
+    let is_busy = HELD.iter().any(|held| said.contains(held));
     // The rest repeats what it was told.
     let said = said.lines().find(|line| !line.starts_with("# Warning")).unwrap_or_default();
     let said = crate::fault::shorten(said.trim());
-    other(format!("{program} {}: {said}", arguments.join(" ")))
+    let message = format!("{program} {}: {said}", arguments.join(" "));
+    Err(if is_busy { Failure::Busy(message) } else { Failure::Other(message) })
 }
 
 #[cfg(test)]
@@ -379,6 +391,17 @@ mod tests {
         );
         let (outcome, _) = bed.with(&stays, &[]).await;
         assert!(outcome.unwrap_err().ends_with("held"));
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_another_holds_is_told_even_where_no_rule_is_wanted() {
+        let bed = Bed::new();
+        let held = "echo 'Another app is currently holding the xtables lock.' >&2; exit 4";
+        for script in [held.to_owned(), format!("[ \"$4\" = filter ] || {{ {held}; }}\n{CHAIN}")] {
+            let error = bed.with(&script, &[]).await.0.unwrap_err();
+            assert!(error.ends_with("lock."), "{error}");
+        }
+        assert_eq!(bed.with("echo 'no such table' >&2; exit 3", &[]).await.0, Ok(()), "there is nothing to be left");
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ async fn make_by(programs: [(bool, &str); 2]) -> Result<(), String> {
         can_filter = true;
         outcome = outcome.and(of_family(program, ipv4).await.map_err(|failure| match failure {
             Failure::Absent => format!("{program} is not there"),
-            Failure::Other(message) => message,
+            Failure::Busy(message) | Failure::Other(message) => message,
         }));
     }
     if can_filter { outcome } else { Err("iptables cannot be used on this machine".to_owned()) }
