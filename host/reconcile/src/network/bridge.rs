@@ -6,7 +6,7 @@ use longshore_core::cidr::Cidr;
 use longshore_core::container::SandboxNetwork;
 use longshore_core::event::EventType;
 use longshore_core::network::rules::{PacketFilter, unmasqueraded};
-use longshore_core::network::{Choice, Decision, OwnNetwork, Situation, decide};
+use longshore_core::network::{Choice, Decision, OwnNetwork, Situation, Used, decide};
 use longshore_core::observed::{Observation, SandboxState};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::runtime::RuntimeError;
@@ -136,7 +136,8 @@ impl Network {
         // Only where one of ours may have to go is it of interest which are used.
         let mut decision = decide(&situation(&[]));
         if !decision.remove.is_empty() {
-            decision = decide(&situation(&used(ports, &ours).await?));
+            let used: Vec<String> = used(ports, &ours).await?.into_iter().map(|(name, _)| name).collect();
+            decision = decide(&situation(&used));
         }
         let Decision { choice, remove } = decision;
         for id in &remove {
@@ -277,19 +278,22 @@ async fn filter_bridged(ports: &Ports, said: &mut Option<String>) {
     *said = error;
 }
 
-/// Names of the networks of ours that sandboxes are on which run, or were made and are about to.
-pub(super) async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
+/// The networks of ours that sandboxes are on which run, or were made and are about to, each with the pod.
+pub(super) async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<Used>, RuntimeError> {
     let list = ports.runtime.list().await?;
-    // One that cannot be looked at may be on any of them.
-    if list.iter().any(Observation::is_unseen) {
-        return Ok(ours.to_vec());
-    }
-    let names = list.iter().filter_map(|seen| match seen {
+    let named = list.iter().filter_map(|seen| match seen {
         Observation::Sandbox(sandbox) if sandbox.state != SandboxState::Exited => match &sandbox.network {
-            SandboxNetwork::Named(name) if ours.contains(name) => Some(name.clone()),
+            SandboxNetwork::Named(name) if ours.contains(name) => {
+                Some((name.clone(), Some(format!("{}/{}", sandbox.pod.namespace, sandbox.pod.name))))
+            }
             _ => None,
         },
         _ => None,
     });
-    Ok(names.collect())
+    let mut used: Vec<Used> = named.collect();
+    // One that cannot be looked at may be on any of them.
+    if list.iter().any(Observation::is_unseen) {
+        used.extend(ours.iter().map(|name| (name.clone(), None)));
+    }
+    Ok(used)
 }

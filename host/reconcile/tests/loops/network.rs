@@ -288,7 +288,11 @@ async fn a_network_of_ours_goes_when_plugins_take_its_place() {
     bed.views.set_node(Some(of_node));
     bed.source.set(vec![pod("a", APP), pod("b", APP)]);
     bed.until("the other waits", |bed| bed.has_event("b", "NetworkNotReady")).await;
-    assert!(bed.health.problems().iter().any(|problem| problem.contains("drain")), "{:?}", bed.health.problems());
+    assert!(
+        bed.health.problems().iter().any(|problem| problem.ends_with("delete these pods: default/a")),
+        "{:?}",
+        bed.health.problems()
+    );
     assert_eq!((bed.network.names().len(), bed.network.filtered().subnets.len()), (2, 1), "what runs is left alone");
     bed.source.set(vec![pod("b", APP)]);
     bed.until("it runs", |bed| bed.is_ready("b")).await;
