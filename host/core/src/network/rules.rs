@@ -182,21 +182,90 @@ pub fn changes(root_id: &str, chain: &str, wanted: &[Rule], listed: &str) -> Cha
     changes
 }
 
+/// What a rule of FORWARD leads to that says nothing of a network of plugins: the words of iptables itself, and the chains of
+/// Docker, kube-proxy and ufw.
+const OTHERS: [&str; 33] = [
+    "ACCEPT",
+    "DROP",
+    "REJECT",
+    "RETURN",
+    "LOG",
+    "NFLOG",
+    "MARK",
+    "CONNMARK",
+    "TCPMSS",
+    "DOCKER",
+    "DOCKER-USER",
+    "DOCKER-FORWARD",
+    "DOCKER-BRIDGE",
+    "DOCKER-CT",
+    "DOCKER-INTERNAL",
+    "DOCKER-INGRESS",
+    "DOCKER-ISOLATION-STAGE-1",
+    "KUBE-FORWARD",
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-PROXY-FIREWALL",
+    "ufw-before-logging-forward",
+    "ufw-before-forward",
+    "ufw-after-forward",
+    "ufw-after-logging-forward",
+    "ufw-reject-forward",
+    "ufw-track-forward",
+    "ufw6-before-logging-forward",
+    "ufw6-before-forward",
+    "ufw6-after-forward",
+    "ufw6-after-logging-forward",
+    "ufw6-reject-forward",
+    "ufw6-track-forward",
+];
+
 /// Whether the packet filter, as `iptables -S` lists it, lets through what goes to pods of that network, which is another's than
-/// ours: by its policy, by a rule that names them, or in a chain that whoever made the network has, which is not looked into.
+/// ours: by its policy, by a rule that names them, their device or nothing at all, or in a chain that whoever made the network
+/// has, which is not looked into.
 pub fn forwards(listed: &str, subnet: &Cidr) -> bool {
-    const OTHERS: [&str; 8] = ["ACCEPT", "DROP", "REJECT", "RETURN", "LOG", "DOCKER", "KUBE-", "ufw-"];
     let lets_through = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let target = words.windows(2).find(|pair| pair[0] == "-j").map(|pair| pair[1]).unwrap_or_default();
+        let ["-A", chain @ ("FORWARD" | DOCKER_USER), ref arguments @ ..] = words[..] else { return false };
+        let pairs = || arguments.windows(2);
+        let target = pairs().find(|pair| matches!(pair[0], "-j" | "-g")).map(|pair| pair[1]);
+        // What answers is not what is asked for.
+        let (Some(target), false) = (target, arguments.contains(&"--ctstate")) else { return false };
+        if target != "ACCEPT" {
+            return chain == "FORWARD" && !OTHERS.contains(&target);
+        }
         let names = |pair: &[&str]| {
             matches!(pair[0], "-s" | "-d") && pair[1].parse::<Cidr>().is_ok_and(|cidr| cidr.overlaps(subnet))
         };
-        let of_network = line.starts_with("-A FORWARD ") && !OTHERS.iter().any(|other| target.starts_with(*other));
-        (of_network && !target.is_empty()) || (target == "ACCEPT" && words.windows(2).any(names))
+        let is_dockers = |device: &&str| device.starts_with("docker") || device.starts_with("br-");
+        let of_devices = || devices(arguments).is_some_and(|devices| !devices.iter().any(is_dockers));
+        pairs().any(names) || (chain == "FORWARD" && of_devices())
     };
     let drops = listed.lines().any(|line| line == "-P FORWARD DROP");
     !drops || listed.lines().any(lets_through)
+}
+
+/// The devices that a rule names; `None` where it asks for something else as well.
+fn devices<'a>(arguments: &[&'a str]) -> Option<Vec<&'a str>> {
+    let (mut words, mut found) = (arguments.iter().copied(), Vec::new());
+    while let Some(word) = words.next() {
+        match word {
+            "!" => {}
+            "-i" | "-o" => found.push(words.next()?),
+            "-j" => {
+                words.next();
+            }
+            "-m" if words.next()? == "comment" => {}
+            "--comment" => {
+                let first = words.next()?;
+                if first.starts_with('"') && (first.len() == 1 || !first.ends_with('"')) {
+                    words.find(|word| word.ends_with('"'))?;
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(found)
 }
 
 /// The arguments of a rule of that chain, as `iptables -S` prints it.
@@ -286,11 +355,24 @@ mod tests {
                        -A FORWARD -j KUBE-FORWARD\n-A DOCKER -d 172.17.0.2/32 -p tcp -j ACCEPT\n-A DOCKER-USER -j RETURN\n";
         assert!(!forwards(dockers, &subnet));
         assert!(forwards(&dockers.replace("-P FORWARD DROP", "-P FORWARD ACCEPT"), &subnet));
-        for more in ["-A FORWARD -j cali-FORWARD", "-A DOCKER-USER -d 10.244.0.0/16 -j ACCEPT"] {
+        for more in [
+            "-A FORWARD -j cali-FORWARD",
+            "-A FORWARD -j KUBE-ROUTER-FORWARD",
+            "-A DOCKER-USER -d 10.244.0.0/16 -j ACCEPT",
+            "-A FORWARD -m comment --comment \"for all pods\" -j ACCEPT",
+            "-A FORWARD -o cni0 -j ACCEPT",
+        ] {
             assert!(forwards(&[dockers, more].concat(), &subnet), "{more}");
         }
-        assert!(!forwards(&[dockers, "-A DOCKER-USER -d 10.245.0.0/16 -j ACCEPT"].concat(), &subnet));
-        assert!(!forwards(&[dockers, "-A DOCKER-USER -d 10.244.0.0/16 -j DROP"].concat(), &subnet));
+        for more in [
+            "-A DOCKER-USER -d 10.245.0.0/16 -j ACCEPT",
+            "-A DOCKER-USER -d 10.244.0.0/16 -j DROP",
+            "-A INPUT -s 10.244.0.0/16 -j ACCEPT",
+            "-A FORWARD -i eth0 -p tcp -m tcp --dport 80 -j ACCEPT",
+            "-A FORWARD -s 10.244.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        ] {
+            assert!(!forwards(&[dockers, more].concat(), &subnet), "{more}");
+        }
     }
 
     /// Docker's chain after the changes.
