@@ -20,6 +20,8 @@ struct World {
     filtered: PacketFilter,
     /// Why the packet filter cannot be told.
     unfiltered: Option<String>,
+    /// The operator's rule that ours were moved behind.
+    behind: Option<String>,
     /// Why what is bridged cannot be filtered.
     unbridged: Option<String>,
     /// How often it was to be.
@@ -78,6 +80,11 @@ impl FakeNetwork {
     /// Makes the packet filter fail, or work.
     pub fn set_unfiltered(&self, problem: Option<&str>) {
         self.world().unfiltered = problem.map(str::to_owned);
+    }
+
+    /// Has the packet filter's rules moved behind that one, each time.
+    pub fn set_behind(&self, rule: &str) {
+        self.world().behind = Some(rule.to_owned());
     }
 
     /// Makes the filtering of what is bridged never end.
@@ -160,7 +167,7 @@ impl BridgeNetworks for FakeNetwork {
             Some(problem) => Err(problem),
             None => {
                 world.filtered = filter.clone();
-                Ok(None)
+                Ok(world.behind.clone())
             }
         }
     }
