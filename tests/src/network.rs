@@ -15,9 +15,13 @@ use longshore_core::ports::runtime::RuntimeError;
 #[derive(Debug, Default)]
 struct World {
     networks: Vec<BridgeNetwork>,
+    /// Whether they are never listed.
+    unlisted: bool,
     filtered: PacketFilter,
     /// Why the packet filter cannot be told.
     unfiltered: Option<String>,
+    /// The operator's rule that ours were moved behind.
+    behind: Option<String>,
     /// Why what is bridged cannot be filtered.
     unbridged: Option<String>,
     /// How often it was to be.
@@ -63,6 +67,11 @@ impl FakeNetwork {
         self.world().networks.iter().map(|network| network.name.clone()).collect()
     }
 
+    /// Makes the list of networks never come.
+    pub fn never_lists(&self) {
+        self.world().unlisted = true;
+    }
+
     /// What the packet filter was last told.
     pub fn filtered(&self) -> PacketFilter {
         self.world().filtered.clone()
@@ -71,6 +80,11 @@ impl FakeNetwork {
     /// Makes the packet filter fail, or work.
     pub fn set_unfiltered(&self, problem: Option<&str>) {
         self.world().unfiltered = problem.map(str::to_owned);
+    }
+
+    /// Has the packet filter's rules moved behind that one, each time.
+    pub fn set_behind(&self, rule: &str) {
+        self.world().behind = Some(rule.to_owned());
     }
 
     /// Makes the filtering of what is bridged never end.
@@ -127,7 +141,8 @@ impl FakeNetwork {
 #[async_trait]
 impl BridgeNetworks for FakeNetwork {
     async fn networks(&self) -> Result<Vec<BridgeNetwork>, RuntimeError> {
-        Ok(self.world().networks.clone())
+        let unlisted = self.world().unlisted;
+        if unlisted { std::future::pending().await } else { Ok(self.world().networks.clone()) }
     }
 
     async fn create_network(&self, network: &OwnNetwork, masquerades: bool) -> Result<(), RuntimeError> {
@@ -146,13 +161,13 @@ impl BridgeNetworks for FakeNetwork {
         Ok(())
     }
 
-    async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String> {
+    async fn filter_packets(&self, filter: &PacketFilter) -> Result<Option<String>, String> {
         let mut world = self.world();
         match world.unfiltered.clone() {
             Some(problem) => Err(problem),
             None => {
                 world.filtered = filter.clone();
-                Ok(())
+                Ok(world.behind.clone())
             }
         }
     }

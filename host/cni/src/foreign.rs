@@ -31,15 +31,27 @@ impl ForeignAttachments {
         self.entries.iter().any(|entry| entry.container_id == sandbox_id)
     }
 
-    /// Has the plugins that attached a sandbox let go of it; one that is not attached is fine.
-    pub async fn release(&self, sandbox_id: &str) -> Result<(), PluginError> {
+    /// Has the plugins that attached a sandbox let go of it; one that is not attached is fine. `pid` is its process, if it
+    /// runs: some plugins see in its namespace alone what they are to take back on the node.
+    pub async fn release(&self, sandbox_id: &str, pid: Option<u32>) -> Result<(), PluginError> {
+        let netns = netns("/proc", pid);
         for entry in self.entries.iter().filter(|entry| entry.container_id == sandbox_id) {
             let list = entry.list().map_err(|problem| self.cache.failed(&problem))?;
-            // Its namespace goes with it: what is outside of that is to be let go of.
-            self.caller.del(&list, entry, "").await?;
+            self.caller.del(&list, entry, &netns).await?;
             self.cache.remove(entry)?;
         }
         Ok(())
+    }
+}
+
+/// The network namespace of that process; empty where it is gone, or where it is our own, of which no plugin may take
+/// anything: with a Docker in a virtual machine the number is another process's.
+fn netns(processes: &str, pid: Option<u32>) -> String {
+    let of = |process: &str| format!("{processes}/{process}/ns/net");
+    let path = pid.map(|pid| of(&pid.to_string())).unwrap_or_default();
+    match std::fs::read_link(&path) {
+        Ok(found) if std::fs::read_link(of("self")).is_ok_and(|own| own != found) => path,
+        _ => String::new(),
     }
 }
 
@@ -76,16 +88,31 @@ mod tests {
         let read = || ForeignAttachments::read(folder.path(), vec![folder.path().to_owned()]).unwrap();
         let found = read();
         assert!(found.has("a") && found.has("b") && !found.has("ours") && !found.has("c"));
-        assert!(found.release("a").await.is_err(), "there is no such plugin yet");
+        assert!(found.release("a", None).await.is_err(), "there is no such plugin yet");
         assert!(read().has("a"), "it is there to be tried again");
 
         let script = format!("#!/bin/sh\necho $CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME >> {}\n", told.display());
         fs::write(&plugin, script).unwrap();
         fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
-        found.release("a").await.unwrap();
-        found.release("c").await.unwrap();
+        found.release("a", None).await.unwrap();
+        found.release("c", None).await.unwrap();
         assert_eq!(fs::read_to_string(told).unwrap(), "DEL a eth0\n");
         let left = read();
         assert!(!left.has("a") && left.has("b") && results.join("n-ours-eth0").exists());
+    }
+
+    #[test]
+    fn a_sandboxs_namespace_while_it_runs_and_never_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        for (process, namespace) in [("self", "net:[1]"), ("7", "net:[2]"), ("8", "net:[1]")] {
+            let path = folder.path().join(process).join("ns");
+            fs::create_dir_all(&path).unwrap();
+            std::os::unix::fs::symlink(namespace, path.join("net")).unwrap();
+        }
+        let processes = folder.path().to_str().unwrap();
+        assert_eq!(netns(processes, Some(7)), format!("{processes}/7/ns/net"));
+        for other in [Some(8), Some(9), None] {
+            assert_eq!(netns(processes, other), "");
+        }
     }
 }

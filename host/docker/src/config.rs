@@ -118,10 +118,15 @@ fn parse(file: &Path, text: &[u8]) -> Result<Config, serde_json::Error> {
         return Ok(Config { auths: Some(serde_json::from_slice(text)?), ..Config::default() });
     }
     let config: Config = serde_json::from_slice(text)?;
-    match file.parent() == Some(Path::new(STARTED_IN)) {
-        true => Ok(Config { auths: config.auths, ..Config::default() }),
-        false => Ok(config),
+    if file.parent() != Some(Path::new(STARTED_IN)) {
+        return Ok(config);
     }
+    // Where a helper has them, `docker login` leaves entries without any: of no use here, they would hide other files.
+    let has_credentials = |entry: &serde_json::Value| {
+        let is_text = |key: &str| entry[key].as_str().is_some_and(|text| !text.is_empty());
+        ["auth", "username", "identitytoken"].into_iter().any(is_text)
+    };
+    Ok(Config { auths: config.auths.filter(|auths| auths.values().any(has_credentials)), ..Config::default() })
 }
 
 /// A helper's answer.
@@ -281,10 +286,13 @@ mod tests {
 
     #[test]
     fn no_helper_is_run_for_the_folder_that_the_agent_was_started_in() {
-        let text = br#"{"auths":{},"credsStore":"s","credHelpers":{"foo.io":"h"}}"#;
+        let text = br#"{"auths":{"foo.io":{"auth":"Zm9vOng="}},"credsStore":"s","credHelpers":{"foo.io":"h"}}"#;
         let [own, started_in] = ["/own/config.json", "./config.json"].map(|file| parse(Path::new(file), text).unwrap());
         assert!(own.creds_store.is_some() && own.cred_helpers.is_some());
         assert_eq!(started_in, Config { auths: own.auths, ..Config::default() });
+        // As `docker login` leaves it where a helper keeps what it is told.
+        let kept = br#"{"auths":{"foo.io":{}},"credsStore":"s"}"#;
+        assert_eq!(parse(Path::new("./config.json"), kept).unwrap(), Config::default(), "it hides no other file");
     }
 
     #[test]

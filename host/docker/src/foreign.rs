@@ -67,6 +67,21 @@ impl Docker {
         failed
     }
 
+    /// The process of a container of another agent, while it runs on this machine.
+    pub async fn foreign_pid(&self, id: &str) -> Result<Option<u32>, RuntimeError> {
+        if !self.connection().is_local() || !names::is_container(id) {
+            return Ok(None);
+        }
+        let inspect: wire::Inspect = match self.connection().ask(CALL, &format!("/containers/{id}/json")).await {
+            Ok(inspect) => inspect,
+            Err(fault) if fault.is_absent() => return Ok(None),
+            Err(fault) => return Err(fault.during("inspect container")),
+        };
+        let state = inspect.state.unwrap_or_default();
+        let pid = state.pid.filter(|_| state.running == Some(true)).and_then(|pid| u32::try_from(pid).ok());
+        Ok(pid.filter(|pid| *pid != 0))
+    }
+
     async fn end_foreigner(&self, found: &ForeignContainer, grace: Option<Duration>) -> Result<(), RuntimeError> {
         let refused = |message: &str| RuntimeError::Failed {
             operation: "take over container",

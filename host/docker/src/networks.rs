@@ -101,11 +101,11 @@ impl BridgeNetworks for Docker {
         }
     }
 
-    async fn filter_packets(&self, filter: &PacketFilter) -> Result<(), String> {
+    async fn filter_packets(&self, filter: &PacketFilter) -> Result<Option<String>, String> {
         if !self.connection().is_local() {
             // There never were any.
             let is_nothing = filter.subnets.is_empty();
-            return if is_nothing { Ok(()) } else { Err("Docker is on another machine".to_owned()) };
+            return if is_nothing { Ok(None) } else { Err("Docker is on another machine".to_owned()) };
         }
         packet_filter::update(self.root_id(), filter).await
     }

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use longshore_core::network::nft;
-use longshore_core::network::rules::{self, PacketFilter, Rule};
+use longshore_core::network::rules::{self, Changes, PacketFilter, Rule};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -18,6 +18,9 @@ use tokio::process::Command;
 const CALL: Duration = Duration::from_secs(20);
 /// Seconds that a call waits for the lock.
 const LOCK: &str = "10";
+
+/// What they say where another has the lock.
+const HELD: [&str; 2] = ["holding the xtables lock", "Resource temporarily unavailable"];
 
 /// The programs' names.
 struct Programs<'a> {
@@ -33,22 +36,31 @@ const PROGRAMS: Programs<'static> = Programs { iptables: [(true, "iptables"), (f
 enum Failure {
     /// It is not there.
     Absent,
+    /// It did not get its turn, so nothing is known of what is there; for people.
+    Busy(String),
     /// Something else, for people.
     Other(String),
 }
 
 /// Makes these rules, and no others of ours, be there. What fails keeps nothing else from being done; the first failure is
-/// given.
-pub(crate) async fn update(root: &str, filter: &PacketFilter) -> Result<(), String> {
-    update_by(&PROGRAMS, root, &rules::rules(root, filter)).await
+/// given. Else the rule of a stranger's, if any, that ours were moved behind and that drops packets.
+pub(crate) async fn update(root: &str, filter: &PacketFilter) -> Result<Option<String>, String> {
+    let mut behind = None;
+    update_by(&PROGRAMS, root, &rules::rules(root, filter), &mut behind).await?;
+    Ok(behind)
 }
 
-async fn update_by(programs: &Programs<'_>, root: &str, wanted: &[Rule]) -> Result<(), String> {
+async fn update_by(
+    programs: &Programs<'_>,
+    root: &str,
+    wanted: &[Rule],
+    behind: &mut Option<String>,
+) -> Result<(), String> {
     let mut outcome = Ok(());
     for (ipv4, program) in programs.iptables {
         let of_family: Vec<Rule> = wanted.iter().filter(|rule| rule.ipv4 == ipv4).cloned().collect();
         let family = Family { root, ipv4, iptables: program, nft: programs.nft, wanted: &of_family };
-        outcome = outcome.and(family.update().await);
+        outcome = outcome.and(family.update(behind).await);
     }
     outcome
 }
@@ -67,14 +79,19 @@ struct Family<'a> {
 }
 
 impl Family<'_> {
-    async fn update(&self) -> Result<(), String> {
+    async fn update(&self, behind: &mut Option<String>) -> Result<(), String> {
         match self.dockers_iptables().await {
             // Where Docker's rules are, ours count before them.
             Ok(Some(program)) => {
                 let accepted = self.chain_updated(&program, DOCKERS, self.wanted).await;
                 let masqueraded = self.chain_updated(self.iptables, NAT, self.wanted).await;
-                let changed = accepted.or_failed(&program)? | masqueraded.or_failed(self.iptables)?;
-                if changed { self.without_nft().await } else { Ok(()) }
+                let accepted = accepted.or_failed(&program)?;
+                if let Some(stranger) = &accepted.behind {
+                    let (_, chain) = DOCKERS;
+                    *behind = Some(format!("{program} -A {chain} {}", stranger.join(" ")));
+                }
+                let masqueraded = masqueraded.or_failed(self.iptables)?;
+                if accepted.is_empty() && masqueraded.is_empty() { Ok(()) } else { self.without_nft().await }
             }
             // Docker makes them with nft, or none: what is decided in iptables' tables, others may decide again, but what a
             // table of ours decides before them is decided.
@@ -95,6 +112,10 @@ impl Family<'_> {
                 }
                 done => done.or_failed(self.nft),
             },
+            Err(Failure::Busy(message)) => {
+                let masqueraded = self.chain_updated(self.iptables, NAT, self.wanted).await;
+                masqueraded.or_failed(self.iptables).and(Err(message))
+            }
             Err(Failure::Other(message)) => {
                 let masqueraded = self.chain_updated(self.iptables, NAT, self.wanted).await;
                 // Where no rule is wanted, there need be no filter.
@@ -111,40 +132,47 @@ impl Family<'_> {
         // One of the others is the first.
         for (index, program) in [self.iptables.to_owned(), nft, legacy].into_iter().enumerate() {
             let found = match dockers_chain(&program).await {
+                Err(failure @ Failure::Busy(_)) => return Err(failure),
                 Err(failure) if index == 0 => return Err(failure),
                 found => found.unwrap_or(Chain::Absent),
             };
             match found {
                 Chain::Used => return Ok(Some(program)),
                 Chain::Unused if self.wanted.is_empty() => return Ok(Some(program)),
+                Chain::Unused if self.docker_has_nft().await => {}
                 Chain::Unused => flushed = flushed.or(Some(program)),
                 Chain::Absent => {}
             }
         }
         match flushed {
             Some(program) => Err(Failure::Other(format!(
-                "{program}: FORWARD does not lead to DOCKER-USER any more, so Docker's rules are gone: restart Docker"
+                "{program}: no chain leads to DOCKER-USER any more, so Docker's rules are gone: restart Docker"
             ))),
             None => Ok(None),
         }
     }
 
-    /// Brings one chain up to date; whether anything was changed.
+    /// Whether Docker makes its rules with nft: its chain of iptables is then what is left of a former run.
+    async fn docker_has_nft(&self) -> bool {
+        let family = if self.ipv4 { "ip" } else { "ip6" };
+        run(self.nft, &["list", "table", family, "docker-bridges"], "").await.is_ok()
+    }
+
+    /// Brings one chain up to date; what was changed.
     async fn chain_updated(
         &self,
         program: &str,
         (table, chain): (&str, &str),
         wanted: &[Rule],
-    ) -> Result<bool, Failure> {
+    ) -> Result<Changes, Failure> {
         let listed = match run(program, &["-t", table, "-S", chain], "").await {
             Ok(listed) => listed,
-            Err(Failure::Other(_)) if wanted.is_empty() => return Ok(false),
+            Err(Failure::Other(_)) if wanted.is_empty() => return Ok(Changes::default()),
             Err(failure) => return Err(failure),
         };
         let changes = rules::changes(self.root, chain, wanted, &listed);
-        for arguments in &changes.remove {
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            run(program, &[&["-t", table, "-D", chain], arguments.as_slice()].concat(), "").await?;
+        if changes.remove_first {
+            remove(program, (table, chain), &changes.remove).await?;
         }
         let before = changes.before.map(|number| number.to_string());
         for rule in &changes.add {
@@ -159,7 +187,10 @@ impl Family<'_> {
                 .await?;
             tracing::info!(program, table, chain, rule = rule.arguments.join(" "), "the packet filter has a new rule");
         }
-        Ok(!changes.add.is_empty() || !changes.remove.is_empty())
+        if !changes.remove_first {
+            remove(program, (table, chain), &changes.remove).await?;
+        }
+        Ok(changes)
     }
 
     /// The rules in a table of our own.
@@ -168,7 +199,7 @@ impl Family<'_> {
         let (family, table) = (if ipv4 { "ip" } else { "ip6" }, nft::table(root));
         let listed = match run(program, &["list", "table", family, &table], "").await {
             Ok(listed) => Some(listed),
-            Err(Failure::Absent) => return Err(Failure::Absent),
+            Err(failure @ (Failure::Absent | Failure::Busy(_))) => return Err(failure),
             // Not there, or it fails again below.
             Err(Failure::Other(_)) => None,
         };
@@ -207,9 +238,18 @@ impl<T> OrFailed<T> for Result<T, Failure> {
     fn or_failed(self, program: &str) -> Result<T, String> {
         self.map_err(|failure| match failure {
             Failure::Absent => format!("{program} is not there; install the package iptables"),
-            Failure::Other(message) => message,
+            Failure::Busy(message) | Failure::Other(message) => message,
         })
     }
+}
+
+/// Takes rules out of a chain.
+async fn remove(program: &str, (table, chain): (&str, &str), rules: &[Vec<String>]) -> Result<(), Failure> {
+    for arguments in rules {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        run(program, &[&["-t", table, "-D", chain], arguments.as_slice()].concat(), "").await?;
+    }
+    Ok(())
 }
 
 /// Docker's chain.
@@ -224,7 +264,11 @@ enum Chain {
 async fn dockers_chain(program: &str) -> Result<Chain, Failure> {
     let (table, chain) = DOCKERS;
     let listed = run(program, &["-t", table, "-S"], "").await?;
-    let leads_there = |line: &str| line.starts_with("-A FORWARD ") && line.ends_with(&format!("-j {chain}"));
+    // From FORWARD, or from a chain of the operator's between.
+    let leads_there = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1] == chain)
+    };
     Ok(match listed.lines().any(|line| line.strip_prefix("-N ") == Some(chain)) {
         false => Chain::Absent,
         true if listed.lines().any(leads_there) => Chain::Used,
@@ -251,16 +295,18 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, F
         Ok(Ok(output)) => output,
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => return Err(Failure::Absent),
         Ok(Err(error)) => return other(format!("{program} cannot be started: {error}")),
-        Err(_) => return other(format!("{program} did not end within {} s", CALL.as_secs())),
+        Err(_) => return Err(Failure::Busy(format!("{program} did not end within {} s", CALL.as_secs()))),
     };
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
+    let is_busy = HELD.iter().any(|held| said.contains(held));
     // The rest repeats what it was told.
     let said = said.lines().find(|line| !line.starts_with("# Warning")).unwrap_or_default();
     let said = crate::fault::shorten(said.trim());
-    other(format!("{program} {}: {said}", arguments.join(" ")))
+    let message = format!("{program} {}: {said}", arguments.join(" "));
+    Err(if is_busy { Failure::Busy(message) } else { Failure::Other(message) })
 }
 
 #[cfg(test)]
@@ -306,7 +352,7 @@ mod tests {
             let path = |name: &str| self.0.path().join(name).display().to_string();
             let (iptables, nft) = (path("iptables"), path("nft"));
             let programs = Programs { iptables: [(true, &iptables), (false, &iptables)], nft: &nft };
-            let outcome = update_by(&programs, "root", wanted).await;
+            let outcome = update_by(&programs, "root", wanted, &mut None).await;
             (outcome, std::fs::read_to_string(self.0.path().join("told")).unwrap_or_default())
         }
 
@@ -348,13 +394,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lock_that_another_holds_is_told_even_where_no_rule_is_wanted() {
+        let bed = Bed::new();
+        let held = "echo 'Another app is currently holding the xtables lock.' >&2; exit 4";
+        for script in [held.to_owned(), format!("[ \"$4\" = filter ] || {{ {held}; }}\n{CHAIN}")] {
+            let error = bed.with(&script, &[]).await.0.unwrap_err();
+            assert!(error.ends_with("lock."), "{error}");
+        }
+        assert_eq!(bed.with("echo 'no such table' >&2; exit 3", &[]).await.0, Ok(()), "there is nothing to be left");
+    }
+
+    #[tokio::test]
     async fn rules_that_nothing_leads_to_are_told() {
         let bed = Bed::new();
-        let flushed = CHAIN.replace("'-A FORWARD", "'-A OUTPUT");
+        let flushed = CHAIN.replace(" '-A FORWARD -j DOCKER-USER'", "");
         let (outcome, told) = bed.with(&flushed, &wanted()).await;
         assert!(outcome.unwrap_err().ends_with("restart Docker"));
         assert!(told.contains("-t nat -A POSTROUTING") && !told.contains("-A DOCKER-USER"), "{told}");
         assert_eq!(bed.with(&flushed, &[]).await.0, Ok(()), "where there need be no rules, none are missed");
+        let between = CHAIN.replace("'-A FORWARD -j", "'-A mine -i eth0 -g");
+        let (outcome, told) = bed.with(&between, &wanted()).await;
+        assert!(outcome == Ok(()) && told.contains("-A DOCKER-USER"), "{told}");
+        // Docker was set to make its rules with nft, and left the chain.
+        program(bed.0.path(), "nft", "case \"$*\" in *docker-bridges) ;; list*) exit 1 ;; esac");
+        let (outcome, told) = bed.with(&flushed, &wanted()).await;
+        assert!(outcome == Ok(()) && told.contains("nft -f -"), "{told}");
     }
 
     #[tokio::test]

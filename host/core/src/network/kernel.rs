@@ -67,9 +67,10 @@ fn global_address(line: &str) -> Option<(&str, Ipv6Addr)> {
 pub fn device_of<'a>(address: IpAddr, route: &'a str, if_inet6: &'a str) -> Option<&'a str> {
     match address {
         IpAddr::V4(address) => {
-            let mut of_network = connected(route).into_iter().filter(|one| one.contains(address));
+            let of_network = connected(route).into_iter().filter(|one| one.contains(address));
             let default = || route.lines().filter_map(route_of).find(|(one, _)| one.network == 0 && one.mask == 0);
-            of_network.next().or_else(|| default().map(|(one, _)| one)).map(|one| one.device)
+            let smallest = of_network.min_by_key(|one| one.mask.count_zeros());
+            smallest.or_else(|| default().map(|(one, _)| one)).map(|one| one.device)
         }
         IpAddr::V6(address) => global_addresses(if_inet6)
             .into_iter()
@@ -106,12 +107,14 @@ Local:
         let route = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
             eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
             eth0\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
-            wg0\t0000630A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+            wg0\t0000630A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+            wg1\t0003630A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
         let if_inet6 = "00000000000000000000000000000001 01 80 10 80       lo\n\
             fd000000000000000000000000000002 04 40 00 82     eth1\n";
         let device = |address: &str| address.parse().ok().and_then(|address| device_of(address, route, if_inet6));
         assert_eq!(device("192.168.2.7"), Some("eth0"));
         assert_eq!(device("10.99.0.7"), Some("wg0"));
+        assert_eq!(device("10.99.3.7"), Some("wg1"), "the smaller network");
         assert_eq!(device("203.0.113.9"), Some("eth0"), "an address that is a network of its own");
         assert_eq!((device("fd00::2"), device("fd00::3")), (Some("eth1"), None));
     }

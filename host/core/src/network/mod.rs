@@ -10,7 +10,7 @@ pub mod nft;
 mod own;
 pub mod rules;
 
-pub use own::{BridgeNetwork, Choice, Decision, Leftovers, OwnNetwork, Situation, decide, leave};
+pub use own::{BridgeNetwork, Choice, Decision, Leftovers, OwnNetwork, Situation, Used, decide, leave};
 
 use std::net::IpAddr;
 

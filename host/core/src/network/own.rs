@@ -163,17 +163,42 @@ pub struct Leftovers {
     pub refusal: Option<String>,
 }
 
+/// A network of ours that is used, and by which pod, as `<namespace>/<name>`; none where that cannot be seen.
+pub type Used = (String, Option<String>);
+
+/// So many pods are named.
+const NAMED: usize = 10;
+
 /// Decides on networks of ours where pods' network is another one. One that is used is in its way if it has the node's
-/// addresses; while these are not known, it is taken to.
-pub fn leave(pod_cidrs: Option<&[Cidr]>, networks: &[BridgeNetwork], used: &[String]) -> Leftovers {
+/// addresses, once these are known.
+pub fn leave(pod_cidrs: Option<&[Cidr]>, networks: &[BridgeNetwork], used: &[Used]) -> Leftovers {
     let ours = networks.iter().filter(|network| network.ours);
     let (kept, gone): (Vec<&BridgeNetwork>, Vec<&BridgeNetwork>) =
-        ours.partition(|network| used.contains(&network.name));
-    let theirs: Vec<Cidr> = kept.iter().flat_map(|network| network.subnets.clone()).collect();
+        ours.partition(|network| used.iter().any(|(name, _)| *name == network.name));
+    let wanted = pod_cidrs.unwrap_or_default();
+    let overlaps =
+        |network: &&&BridgeNetwork| wanted.iter().any(|one| network.subnets.iter().any(|other| one.overlaps(other)));
     Leftovers {
         remove: gone.iter().map(|network| network.id.clone()).collect(),
-        refusal: in_the_way(pod_cidrs.unwrap_or(&theirs), &kept),
+        refusal: kept.iter().find(overlaps).map(|network| refusal(&network.name, used)),
     }
+}
+
+/// Why that network keeps another one from the node's addresses.
+fn refusal(name: &str, used: &[Used]) -> String {
+    let pods: Vec<&str> = used.iter().filter(|(of, _)| of == name).filter_map(|(_, pod)| pod.as_deref()).collect();
+    let rest = match pods.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let which = match pods.is_empty() {
+        true => "Docker does not say which".to_owned(),
+        false => format!("delete these pods: {}{rest}", pods[..pods.len().min(NAMED)].join(", ")),
+    };
+    format!(
+        "pods still run on the former Docker network {name:?}, which has the addresses that the node's other network is to give; \
+         {which}"
+    )
 }
 
 fn create(root_id: &str, wanted: &[Cidr], others: &[&BridgeNetwork]) -> Choice {
@@ -309,18 +334,24 @@ mod tests {
         let cidrs = |text: &str| -> Vec<Cidr> { vec![text.parse().unwrap()] };
         let networks = [docker0(), network("a", &["10.1.0.0/24"], true), network("b", &["10.2.0.0/24"], true)];
         let now = |cidrs: Option<&[Cidr]>, used: &[&str]| {
-            let used: Vec<String> = used.iter().map(|&name| name.to_owned()).collect();
-            leave(cidrs, &networks, &used)
+            let pods =
+                used.iter().flat_map(|&name| (0..12).map(move |pod| (name.to_owned(), Some(format!("x/{pod}")))));
+            leave(cidrs, &networks, &pods.collect::<Vec<Used>>())
         };
         let all = Leftovers { remove: vec!["id-of-a".to_owned(), "id-of-b".to_owned()], refusal: None };
         assert_eq!(now(None, &[]), all);
         assert_eq!(now(Some(&cidrs("172.17.0.0/16")), &[]), all, "another's is not ours to judge");
         let kept = now(Some(&cidrs("10.2.0.0/24")), &["a"]);
         assert_eq!((kept.remove, kept.refusal), (vec!["id-of-b".to_owned()], None));
-        for known in [Some(cidrs("10.1.0.0/24")), None] {
-            let refusal = now(known.as_deref(), &["a"]).refusal.unwrap();
-            assert!(refusal.contains("drain"), "{refusal}");
-        }
+        assert_eq!(now(None, &["a"]).refusal, None, "plugins need not use what the node has");
+        let refusal = now(Some(&cidrs("10.1.0.0/24")), &["a"]).refusal.unwrap();
+        assert!(
+            refusal.contains("\"a\"")
+                && refusal.ends_with("delete these pods: x/0, x/1, x/2, x/3, x/4, x/5, x/6, x/7, x/8, x/9 and 2 more"),
+            "{refusal}"
+        );
+        let unseen = leave(Some(&cidrs("10.1.0.0/24")), &networks, &[("a".to_owned(), None)]);
+        assert!(unseen.refusal.unwrap().ends_with("Docker does not say which"));
     }
 
     fn any_networks() -> impl Strategy<Value = Vec<BridgeNetwork>> {

@@ -26,7 +26,7 @@ pub struct Rule {
     pub table: &'static str,
     /// The chain that it belongs to.
     pub chain: &'static str,
-    /// Before all others, else after them, but where those end with a bare `RETURN`.
+    /// Before all others, else where [`Changes::before`] says.
     pub first: bool,
     /// What it matches and does, as iptables' arguments.
     pub arguments: Vec<String>,
@@ -113,66 +113,170 @@ pub fn rules(root_id: &str, filter: &PacketFilter) -> Vec<Rule> {
 pub struct Changes {
     /// Rules to be added.
     pub add: Vec<Rule>,
-    /// Rules to be taken out: the arguments that name them, without `-A` and the chain.
+    /// Rules to be taken out, after the others were added: the arguments that name them, without `-A` and the chain.
     pub remove: Vec<Vec<String>>,
-    /// The number, after the removals, of the rule that those of [`Changes::add`] which are not first go before; none where
+    /// Whether they are taken out before: it is the first that reads so that goes, which would be the new one.
+    pub remove_first: bool,
+    /// The number, when they are added, of the rule that those of [`Changes::add`] which are not first go before; none where
     /// they go to the end.
     pub before: Option<usize>,
+    /// The rule of a stranger's that a rule of ours was before, and that drops packets which it let through.
+    pub behind: Option<Vec<String>>,
 }
 
+impl Changes {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// What a rule can do that keeps no packet from being let through by a later one, or that leaves it to Docker.
+const HARMLESS: [&str; 6] = ["ACCEPT", "RETURN", "LOG", "NFLOG", "MARK", "CONNMARK"];
+
 /// Compares the rules that are wanted in a chain with what `iptables -S <chain>` says is there. Only rules with this
-/// agent's mark are touched. One that an operator's rule for all pods should have been asked before is moved.
+/// agent's mark are touched. In Docker's chain for the operator, ours stand behind the last rule by which he may drop what
+/// goes to pods, and there before the first that leaves packets to Docker, which drops them.
 pub fn changes(root_id: &str, chain: &str, wanted: &[Rule], listed: &str) -> Changes {
     let mark = mark(root_id);
     let mut changes =
         Changes { add: wanted.iter().filter(|rule| rule.chain == chain).cloned().collect(), ..Changes::default() };
     let there: Vec<Vec<String>> = listed.lines().filter_map(|line| in_chain(line, chain)).collect();
     // What comes behind it is never asked. Docker up to 26 ends its chain with one.
-    let end = there.iter().position(|arguments| *arguments == ["-j", "RETURN"]);
-    let reached = end.unwrap_or(there.len());
-    let is_strangers = |arguments: &Vec<String>| comment(arguments).is_none_or(|text| !text.starts_with(MARK));
-    let last_stranger = there[..reached].iter().rposition(is_strangers);
-    let mut removed_before_end = 0;
+    let end = there.iter().position(|arguments| *arguments == ["-j", "RETURN"]).unwrap_or(there.len());
+    let does = |arguments: &[String], what: &dyn Fn(&str) -> bool| {
+        let is_strangers = comment(arguments).is_none_or(|text| !text.starts_with(MARK));
+        is_strangers && target(arguments).is_some_and(what)
+    };
+    let (after, before) = if chain == DOCKER_USER {
+        let last = there[..end].iter().rposition(|rule| does(rule, &|what| !HARMLESS.contains(&what)));
+        let after = last.map_or(0, |last| last + 1);
+        let leaves = there[after..end].iter().position(|rule| does(rule, &|what| what == "RETURN"));
+        (after, leaves.map_or(end, |leaves| after + leaves))
+    } else {
+        (0, end)
+    };
+    let mut removed_before = 0;
     for (index, arguments) in there.iter().enumerate() {
         let Some(comment) = comment(arguments).filter(|comment| comment.starts_with(&mark)) else { continue };
-        let is_late = index < reached && last_stranger.is_none_or(|stranger| stranger < index);
-        let is_placed = |rule: &Rule| rule.first || chain != DOCKER_USER || is_late;
-        match changes.add.iter().position(|rule| rule.comment == comment && is_placed(rule)) {
-            Some(index) => {
-                changes.add.remove(index);
+        let is_placed = |rule: &Rule| rule.first || chain != DOCKER_USER || (after..before).contains(&index);
+        match changes.add.iter().position(|rule| rule.comment == comment) {
+            Some(wanted) if is_placed(&changes.add[wanted]) => {
+                changes.add.remove(wanted);
+                continue;
             }
-            // No longer wanted, there twice, or at another place.
-            None => {
-                removed_before_end += usize::from(index < reached);
-                changes.remove.push(arguments.clone());
+            Some(_) => {
+                changes.remove_first |= index >= before;
+                let mut passed = there.get(index..after).unwrap_or_default().iter();
+                let drops = passed.rfind(|rule| does(rule, &|what| matches!(what, "DROP" | "REJECT")));
+                changes.behind = changes.behind.take().or_else(|| drops.cloned());
             }
+            // No longer wanted, or there twice.
+            None => {}
         }
+        removed_before += usize::from(index < before);
+        changes.remove.push(arguments.clone());
     }
-    changes.before = end.map(|end| end - removed_before_end + 1);
+    let removed_before = if changes.remove_first { removed_before } else { 0 };
+    changes.before = (before < there.len()).then(|| before - removed_before + 1);
     changes
 }
 
+/// What a rule of FORWARD leads to that says nothing of a network of plugins: the words of iptables itself, and the chains of
+/// Docker, kube-proxy and ufw.
+const OTHERS: [&str; 33] = [
+    "ACCEPT",
+    "DROP",
+    "REJECT",
+    "RETURN",
+    "LOG",
+    "NFLOG",
+    "MARK",
+    "CONNMARK",
+    "TCPMSS",
+    "DOCKER",
+    "DOCKER-USER",
+    "DOCKER-FORWARD",
+    "DOCKER-BRIDGE",
+    "DOCKER-CT",
+    "DOCKER-INTERNAL",
+    "DOCKER-INGRESS",
+    "DOCKER-ISOLATION-STAGE-1",
+    "KUBE-FORWARD",
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-PROXY-FIREWALL",
+    "ufw-before-logging-forward",
+    "ufw-before-forward",
+    "ufw-after-forward",
+    "ufw-after-logging-forward",
+    "ufw-reject-forward",
+    "ufw-track-forward",
+    "ufw6-before-logging-forward",
+    "ufw6-before-forward",
+    "ufw6-after-forward",
+    "ufw6-after-logging-forward",
+    "ufw6-reject-forward",
+    "ufw6-track-forward",
+];
+
 /// Whether the packet filter, as `iptables -S` lists it, lets through what goes to pods of that network, which is another's than
-/// ours: by its policy, by a rule that names them, or in a chain that whoever made the network has, which is not looked into.
+/// ours: by its policy, by a rule that names them, their device or nothing at all, or in a chain that whoever made the network
+/// has, which is not looked into.
 pub fn forwards(listed: &str, subnet: &Cidr) -> bool {
-    const OTHERS: [&str; 8] = ["ACCEPT", "DROP", "REJECT", "RETURN", "LOG", "DOCKER", "KUBE-", "ufw-"];
     let lets_through = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let target = words.windows(2).find(|pair| pair[0] == "-j").map(|pair| pair[1]).unwrap_or_default();
+        let ["-A", chain @ ("FORWARD" | DOCKER_USER), ref arguments @ ..] = words[..] else { return false };
+        let pairs = || arguments.windows(2);
+        let target = pairs().find(|pair| matches!(pair[0], "-j" | "-g")).map(|pair| pair[1]);
+        // What answers is not what is asked for.
+        let (Some(target), false) = (target, arguments.contains(&"--ctstate")) else { return false };
+        if target != "ACCEPT" {
+            return chain == "FORWARD" && !OTHERS.contains(&target);
+        }
         let names = |pair: &[&str]| {
             matches!(pair[0], "-s" | "-d") && pair[1].parse::<Cidr>().is_ok_and(|cidr| cidr.overlaps(subnet))
         };
-        let of_network = line.starts_with("-A FORWARD ") && !OTHERS.iter().any(|other| target.starts_with(*other));
-        (of_network && !target.is_empty()) || (target == "ACCEPT" && words.windows(2).any(names))
+        let is_dockers = |device: &&str| device.starts_with("docker") || device.starts_with("br-");
+        let of_devices = || devices(arguments).is_some_and(|devices| !devices.iter().any(is_dockers));
+        pairs().any(names) || (chain == "FORWARD" && of_devices())
     };
     let drops = listed.lines().any(|line| line == "-P FORWARD DROP");
     !drops || listed.lines().any(lets_through)
+}
+
+/// The devices that a rule names; `None` where it asks for something else as well.
+fn devices<'a>(arguments: &[&'a str]) -> Option<Vec<&'a str>> {
+    let (mut words, mut found) = (arguments.iter().copied(), Vec::new());
+    while let Some(word) = words.next() {
+        match word {
+            "!" => {}
+            "-i" | "-o" => found.push(words.next()?),
+            "-j" => {
+                words.next();
+            }
+            "-m" if words.next()? == "comment" => {}
+            "--comment" => {
+                let first = words.next()?;
+                if first.starts_with('"') && (first.len() == 1 || !first.ends_with('"')) {
+                    words.find(|word| word.ends_with('"'))?;
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(found)
 }
 
 /// The arguments of a rule of that chain, as `iptables -S` prints it.
 fn in_chain(line: &str, chain: &str) -> Option<Vec<String>> {
     let mut words = line.split_whitespace().map(|word| word.trim_matches('"').to_owned());
     (words.next()? == "-A" && words.next()? == chain).then(|| words.collect())
+}
+
+/// What a rule does with what it matches, or the chain that it leads to.
+fn target(arguments: &[String]) -> Option<&str> {
+    arguments.windows(2).find(|pair| matches!(pair[0].as_str(), "-j" | "-g")).map(|pair| pair[1].as_str())
 }
 
 fn comment(arguments: &[String]) -> Option<&str> {
@@ -251,36 +355,84 @@ mod tests {
                        -A FORWARD -j KUBE-FORWARD\n-A DOCKER -d 172.17.0.2/32 -p tcp -j ACCEPT\n-A DOCKER-USER -j RETURN\n";
         assert!(!forwards(dockers, &subnet));
         assert!(forwards(&dockers.replace("-P FORWARD DROP", "-P FORWARD ACCEPT"), &subnet));
-        for more in ["-A FORWARD -j cali-FORWARD", "-A DOCKER-USER -d 10.244.0.0/16 -j ACCEPT"] {
+        for more in [
+            "-A FORWARD -j cali-FORWARD",
+            "-A FORWARD -j KUBE-ROUTER-FORWARD",
+            "-A DOCKER-USER -d 10.244.0.0/16 -j ACCEPT",
+            "-A FORWARD -m comment --comment \"for all pods\" -j ACCEPT",
+            "-A FORWARD -o cni0 -j ACCEPT",
+        ] {
             assert!(forwards(&[dockers, more].concat(), &subnet), "{more}");
         }
-        assert!(!forwards(&[dockers, "-A DOCKER-USER -d 10.245.0.0/16 -j ACCEPT"].concat(), &subnet));
-        assert!(!forwards(&[dockers, "-A DOCKER-USER -d 10.244.0.0/16 -j DROP"].concat(), &subnet));
+        for more in [
+            "-A DOCKER-USER -d 10.245.0.0/16 -j ACCEPT",
+            "-A DOCKER-USER -d 10.244.0.0/16 -j DROP",
+            "-A INPUT -s 10.244.0.0/16 -j ACCEPT",
+            "-A FORWARD -i eth0 -p tcp -m tcp --dport 80 -j ACCEPT",
+            "-A FORWARD -s 10.244.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        ] {
+            assert!(!forwards(&[dockers, more].concat(), &subnet), "{more}");
+        }
+    }
+
+    /// Docker's chain after the changes.
+    fn changed(listed: &[&str], changes: &Changes) -> Vec<String> {
+        let mut lines: Vec<String> = listed.iter().map(|&line| line.to_owned()).collect();
+        let remove = |lines: &mut Vec<String>| {
+            for arguments in &changes.remove {
+                let named = format!("-A DOCKER-USER {}", arguments.join(" "));
+                let at = lines.iter().position(|line| line.replace('"', "") == named).unwrap();
+                lines.remove(at);
+            }
+        };
+        if changes.remove_first {
+            remove(&mut lines);
+        }
+        for rule in &changes.add {
+            let at = changes.before.map_or(lines.len(), |number| number - 1);
+            lines.insert(at, printed(rule));
+        }
+        if !changes.remove_first {
+            remove(&mut lines);
+        }
+        lines
     }
 
     #[test]
     fn an_operators_rules_count_before_ours() {
         let wanted = rules(ROOT, &filter(&["10.244.3.0/24"], &[]));
-        let ours =
-            "-A DOCKER-USER -d 10.244.3.0/24 -m comment --comment \"longshore:01234567:10.244.3.0/24\" -j ACCEPT";
+        let ours = printed(&wanted[1]);
+        let ours = ours.as_str();
         let another = "-A DOCKER-USER -d 10.245.3.0/24 -m comment --comment longshore:ffffffff:10.245.3.0/24 -j ACCEPT";
         let (drop, end) = ("-A DOCKER-USER -s 198.51.100.0/24 -j DROP", "-A DOCKER-USER -j RETURN");
-        // What is listed, how many are removed, whether one is added, and before which.
-        for (listed, removed, added, before) in [
-            (vec![], 0, 1, None),
-            (vec![end], 0, 1, Some(1)),
-            (vec![drop, end], 0, 1, Some(2)),
-            (vec![drop, ours, end], 0, 0, Some(3)),
-            (vec![drop, ours, another], 0, 0, None),
-            (vec![ours, drop], 1, 1, None),
-            (vec![ours, drop, end], 1, 1, Some(2)),
-            (vec![drop, end, ours], 1, 1, Some(2)),
-            (vec![ours, drop, ours, end], 1, 0, Some(3)),
-            (vec![ours, end, drop], 0, 0, Some(2)),
+        let (leave, log) = ("-A DOCKER-USER -s 10.0.0.0/8 -j RETURN", "-A DOCKER-USER -j LOG");
+        let own = "-A DOCKER-USER -j mine";
+        // What is listed, what is there afterwards, and whether ours was moved behind what drops.
+        for (listed, expected, behind) in [
+            (vec![], vec![ours], false),
+            (vec![end], vec![ours, end], false),
+            (vec![drop, end], vec![drop, ours, end], false),
+            (vec![drop, ours, end], vec![drop, ours, end], false),
+            (vec![drop, ours, another], vec![drop, ours, another], false),
+            (vec![ours, drop], vec![drop, ours], true),
+            (vec![ours, drop, end], vec![drop, ours, end], true),
+            (vec![ours, own, end], vec![own, ours, end], false),
+            (vec![drop, end, ours], vec![drop, ours, end], false),
+            (vec![ours, end, drop], vec![ours, end, drop], false),
+            (vec![leave, end], vec![ours, leave, end], false),
+            (vec![leave, ours, end], vec![ours, leave, end], false),
+            (vec![log, leave, log], vec![log, ours, leave, log], false),
+            (vec![leave, drop, leave, end], vec![leave, drop, ours, leave, end], false),
+            (vec![ours, drop, leave, ours], vec![drop, ours, leave], true),
         ] {
-            let listed = [vec!["-N DOCKER-USER"], listed].concat().join("\n");
-            let changes = changes(ROOT, "DOCKER-USER", &wanted, &listed);
-            assert_eq!((changes.remove.len(), changes.add.len(), changes.before), (removed, added, before), "{listed}");
+            let changes = |listed: &[&str]| {
+                let listed = [&["-N DOCKER-USER"][..], listed].concat().join("\n");
+                changes(ROOT, "DOCKER-USER", &wanted, &listed)
+            };
+            let found = changes(&listed);
+            assert_eq!(changed(&listed, &found), expected, "{listed:?}");
+            assert_eq!(found.behind.is_some(), behind, "{listed:?}");
+            assert!(changes(&expected).is_empty(), "{expected:?}");
         }
     }
 

@@ -25,7 +25,7 @@ async fn turn_on_in(folder: &Path, modprobe: &str) -> Result<(), String> {
             let why = match loaded {
                 Ok(_) => format!("though {modprobe} {MODULE} found nothing wrong"),
                 Err(Failure::Absent) => format!("and {modprobe} is not there to load the kernel's module {MODULE}"),
-                Err(Failure::Other(message)) => format!("and {message}"),
+                Err(Failure::Busy(message) | Failure::Other(message)) => format!("and {message}"),
             };
             return Err(format!("{} does not exist, {why}", folder.display()));
         }

@@ -1,7 +1,7 @@
 //! Chains that the kubelet makes for others: one by which they see which iptables is in use, and one that drops what comes to
 //! loopback addresses from elsewhere. As `pkg/kubelet/kubelet_network_linux.go`; like there they stay.
 
-use super::{Failure, PROGRAMS, run};
+use super::{Chain, Failure, PROGRAMS, dockers_chain, run};
 
 const HINT: &str = "KUBE-IPTABLES-HINT";
 const FIREWALL: &str = "KUBE-FIREWALL";
@@ -33,17 +33,31 @@ pub(crate) async fn make() -> Result<(), String> {
 async fn make_by(programs: [(bool, &str); 2]) -> Result<(), String> {
     let (mut outcome, mut can_filter) = (Ok(()), false);
     for (ipv4, program) in programs {
-        // A kernel may lack one of the families.
-        if run(program, &["-t", "nat", "-S", "POSTROUTING"], "").await.is_err() {
-            continue;
-        }
+        let program = dockers_kind(program).await;
+        let made = match run(&program, &["-t", "nat", "-S", "POSTROUTING"], "").await {
+            Ok(_) => of_family(&program, ipv4).await,
+            Err(failure @ Failure::Busy(_)) => Err(failure),
+            // A kernel may lack one of the families.
+            Err(_) => continue,
+        };
         can_filter = true;
-        outcome = outcome.and(of_family(program, ipv4).await.map_err(|failure| match failure {
+        outcome = outcome.and(made.map_err(|failure| match failure {
             Failure::Absent => format!("{program} is not there"),
-            Failure::Other(message) => message,
+            Failure::Busy(message) | Failure::Other(message) => message,
         }));
     }
     if can_filter { outcome } else { Err("iptables cannot be used on this machine".to_owned()) }
+}
+
+/// Of the kinds of iptables that a machine may have the one that Docker uses, which others are to use, too; where it uses none,
+/// the machine's own.
+async fn dockers_kind(program: &str) -> String {
+    for kind in [program.to_owned(), format!("{program}-nft"), format!("{program}-legacy")] {
+        if matches!(dockers_chain(&kind).await, Ok(Chain::Used | Chain::Unused)) {
+            return kind;
+        }
+    }
+    program.to_owned()
 }
 
 async fn of_family(program: &str, ipv4: bool) -> Result<(), Failure> {
@@ -129,5 +143,22 @@ mod tests {
         make_by([(true, &absent), (false, &ip6tables)]).await.unwrap();
         assert!(told().iter().any(|line| line.ends_with("KUBE-IPTABLES-HINT")), "{:?}", told());
         assert!(!told().iter().any(|line| line.contains("FIREWALL")), "only IPv4's loopback is routed");
+    }
+
+    #[tokio::test]
+    async fn they_are_made_where_docker_has_its_own_and_a_lock_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let absent = folder.path().join("absent").display().to_string();
+        let iptables = program(folder.path(), "iptables", "");
+        program(folder.path(), "iptables-legacy", "case \"$*\" in *'filter -S') echo '-N DOCKER-USER' ;; esac");
+        make_by([(true, &iptables), (false, &absent)]).await.unwrap();
+        let told = std::fs::read_to_string(folder.path().join("told")).unwrap();
+        assert!(told.contains("iptables-legacy -w 10 -t mangle -N KUBE-IPTABLES-HINT"), "{told}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let held = "echo 'Another app is currently holding the xtables lock.' >&2; exit 4";
+        let iptables = program(folder.path(), "iptables", held);
+        let error = make_by([(true, &iptables), (false, &absent)]).await.unwrap_err();
+        assert!(error.ends_with("lock."), "{error}");
     }
 }

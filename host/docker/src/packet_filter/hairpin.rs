@@ -6,8 +6,12 @@ use std::path::Path;
 /// Where the kernel has network devices.
 pub(crate) const DEVICES: &str = "/sys/class/net";
 
-/// Turns it on at all ports of a bridge. Blocks for a moment. One that fails keeps the others from nothing.
+/// Turns it on at all ports of a bridge. Blocks for a moment. One that fails keeps the others from nothing. A bridge that is
+/// not there is in another namespace, as a rootless Docker's, and not ours to set.
 pub(crate) fn turn_on(devices: &Path, bridge: &str) -> Result<(), String> {
+    if !devices.join(bridge).exists() {
+        return Ok(());
+    }
     let folder = devices.join(bridge).join("brif");
     let ports = std::fs::read_dir(&folder).map_err(|error| format!("{} cannot be read: {error}", folder.display()))?;
     ports.flatten().map(|port| set(&port.path().join("hairpin_mode"))).fold(Ok(()), Result::and)
@@ -44,6 +48,8 @@ mod tests {
         std::fs::remove_file(mode("br-1", "a")).unwrap();
         std::fs::create_dir(mode("br-1", "a")).unwrap();
         assert!(turn_on(devices.path(), "br-1").unwrap_err().contains("cannot be set to 1"));
-        assert!(turn_on(devices.path(), "absent").unwrap_err().contains("absent/brif cannot be read"));
+        assert_eq!(turn_on(devices.path(), "absent"), Ok(()));
+        std::fs::create_dir(devices.path().join("none")).unwrap();
+        assert!(turn_on(devices.path(), "none").unwrap_err().contains("none/brif cannot be read"));
     }
 }

@@ -1,6 +1,7 @@
 //! Making and starting a pod's sandbox.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use longshore_core::action::{Planned, Track};
 use longshore_core::container::SandboxNetwork;
@@ -132,6 +133,9 @@ fn network_failed(worker: &mut Worker, problem: &str) -> Step {
     Step::Waits
 }
 
+/// So long a pod's start waits until the pod reaches itself.
+const HAIRPIN: Duration = Duration::from_secs(5);
+
 /// All that starting a sandbox needs, so that it can go on beside other work.
 struct Start {
     runtime: Arc<dyn ContainerRuntime>,
@@ -174,11 +178,12 @@ impl Start {
         let seen = self.runtime.inspect(&self.id).await?;
         let Some(mut seen) = seen else { return Ok(None) };
         complete(&*self.plugins, &mut seen);
-        if let (Some(bridges), Observation::Sandbox(sandbox)) = (&self.hairpin, &seen)
-            && let Err(error) = bridges.hairpin(&sandbox.network).await
-        {
-            // The network's own looks try again, and tell of it.
-            tracing::debug!(pod = %self.pod, "it does not reach itself yet: {error}");
+        if let (Some(bridges), Observation::Sandbox(sandbox)) = (&self.hairpin, &seen) {
+            let turned = tokio::time::timeout(HAIRPIN, bridges.hairpin(&sandbox.network)).await;
+            if let Err(error) = turned.unwrap_or_else(|_| Err("the container runtime does not answer".to_owned())) {
+                // The network's own looks try again, and tell of it.
+                tracing::debug!(pod = %self.pod, "it does not reach itself yet: {error}");
+            }
         }
         if let Observation::Sandbox(sandbox) = &mut seen
             && let Some(pid) = sandbox.pid.filter(|_| sandbox.is_running() && !sandbox.is_up())

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use longshore_core::cidr::Cidr;
 use longshore_core::container::SandboxNetwork;
 use longshore_core::event::EventType;
-use longshore_core::network::rules::PacketFilter;
-use longshore_core::network::{Choice, Decision, OwnNetwork, Situation, decide};
+use longshore_core::network::rules::{PacketFilter, unmasqueraded};
+use longshore_core::network::{Choice, Decision, OwnNetwork, Situation, Used, decide};
 use longshore_core::observed::{Observation, SandboxState};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::runtime::RuntimeError;
 
-use super::leave::Leaving;
+use super::leave::{self, Leaving};
 use super::{Network, State};
 use crate::node::Ports;
 
@@ -28,10 +28,14 @@ struct Said {
     missing: bool,
     /// Why the packet filter could not be told.
     filter: Option<String>,
+    /// Which rule of the operator's our rules were moved behind.
+    behind: Option<String>,
     /// Why pods do not reach themselves.
     hairpin: Option<String>,
     /// That nothing is left of networks of ours, which are not used.
     left: bool,
+    /// Why something of them may be left.
+    leaving: Option<String>,
     /// Why the runtime did not answer.
     runtime: Option<String>,
 }
@@ -64,7 +68,11 @@ impl Network {
                         self.settle(ports, state);
                         if is_others && !said.left {
                             let none: &[Cidr] = &[];
-                            said.left = matches!(self.leave(ports, Some(none)).await, Ok(Leaving::Done));
+                            let left = self.leave(ports, Some(none)).await;
+                            if let Ok(Leaving::Filtered(problem)) = &left {
+                                leave::warn(problem, &mut said.leaving);
+                            }
+                            said.left = matches!(left, Ok(Leaving::Done));
                         } else if is_ours {
                             said.left = false;
                         }
@@ -128,7 +136,8 @@ impl Network {
         // Only where one of ours may have to go is it of interest which are used.
         let mut decision = decide(&situation(&[]));
         if !decision.remove.is_empty() {
-            decision = decide(&situation(&used(ports, &ours).await?));
+            let used: Vec<String> = used(ports, &ours).await?.into_iter().map(|(name, _)| name).collect();
+            decision = decide(&situation(&used));
         }
         let Decision { choice, remove } = decision;
         for id in &remove {
@@ -185,9 +194,16 @@ impl Network {
 
     /// Whether the packet filter could be told of our network. If not, that is told of the node, and tried again soon.
     async fn filter(&self, ports: &Ports, subnets: &[Cidr], runtime_masquerades: bool, said: &mut Said) -> bool {
-        let (subnets, unmasqueraded) = (subnets.to_vec(), self.options.unmasqueraded.clone());
-        let filter = PacketFilter { subnets, unmasqueraded, runtime_masquerades };
-        let error = ports.bridges.filter_packets(&filter).await.err();
+        let unmasqueraded = self.options.unmasqueraded.clone();
+        let filter = PacketFilter { subnets: subnets.to_vec(), unmasqueraded, runtime_masquerades };
+        let outcome = ports.bridges.filter_packets(&filter).await;
+        if let Ok(Some(rule)) = &outcome
+            && said.behind.as_ref() != Some(rule)
+        {
+            ports.events.record_node(EventType::Warning, "PacketFilterOrder", &moved_behind(rule, &filter));
+            said.behind = Some(rule.clone());
+        }
+        let error = outcome.err();
         match &error {
             Some(error) if said.filter.as_ref() != Some(error) => {
                 let message = format!(
@@ -225,6 +241,21 @@ impl Network {
     }
 }
 
+/// What our rules were moved behind, and how pods are reached all the same.
+fn moved_behind(rule: &str, filter: &PacketFilter) -> String {
+    let commands = filter.subnets.iter().map(|subnet| {
+        let program = if subnet.is_ipv4() { "iptables" } else { "ip6tables" };
+        let cluster = unmasqueraded(subnet, &filter.unmasqueraded).network();
+        format!("{program} -I DOCKER-USER -s {cluster} -j ACCEPT")
+    });
+    let commands: Vec<String> = commands.collect();
+    format!(
+        "a rule of the packet filter now counts before ours, and may drop what goes to pods: {rule}; to let through what other \
+         nodes' pods send: {}",
+        commands.join("; ")
+    )
+}
+
 /// Has what goes between pods of this node pass the packet filter. If it cannot, that is told of the node; `said` is what was
 /// told last.
 async fn filter_bridged(ports: &Ports, said: &mut Option<String>) {
@@ -247,19 +278,22 @@ async fn filter_bridged(ports: &Ports, said: &mut Option<String>) {
     *said = error;
 }
 
-/// Names of the networks of ours that sandboxes are on which run, or were made and are about to.
-pub(super) async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<String>, RuntimeError> {
+/// The networks of ours that sandboxes are on which run, or were made and are about to, each with the pod.
+pub(super) async fn used(ports: &Ports, ours: &[String]) -> Result<Vec<Used>, RuntimeError> {
     let list = ports.runtime.list().await?;
-    // One that cannot be looked at may be on any of them.
-    if list.iter().any(Observation::is_unseen) {
-        return Ok(ours.to_vec());
-    }
-    let names = list.iter().filter_map(|seen| match seen {
+    let named = list.iter().filter_map(|seen| match seen {
         Observation::Sandbox(sandbox) if sandbox.state != SandboxState::Exited => match &sandbox.network {
-            SandboxNetwork::Named(name) if ours.contains(name) => Some(name.clone()),
+            SandboxNetwork::Named(name) if ours.contains(name) => {
+                Some((name.clone(), Some(format!("{}/{}", sandbox.pod.namespace, sandbox.pod.name))))
+            }
             _ => None,
         },
         _ => None,
     });
-    Ok(names.collect())
+    let mut used: Vec<Used> = named.collect();
+    // One that cannot be looked at may be on any of them.
+    if list.iter().any(Observation::is_unseen) {
+        used.extend(ours.iter().map(|name| (name.clone(), None)));
+    }
+    Ok(used)
 }

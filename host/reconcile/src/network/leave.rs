@@ -10,6 +10,14 @@ use super::Network;
 use super::bridge::used;
 use crate::node::Ports;
 
+/// What is said of a former network that cannot be left now; once for each reason.
+pub(super) fn warn(problem: &str, said: &mut Option<String>) {
+    if said.as_deref() != Some(problem) {
+        tracing::warn!("something of the pods' former network may be left: {problem}; trying again");
+        *said = Some(problem.to_owned());
+    }
+}
+
 /// How far it is.
 #[derive(Debug)]
 pub(super) enum Leaving {
@@ -17,6 +25,8 @@ pub(super) enum Leaving {
     Done,
     /// Something is; why no pod can be on another network until it is gone, if so.
     Waits(Option<String>),
+    /// The networks are gone, and the packet filter could not be told; why.
+    Filtered(String),
 }
 
 impl Network {
@@ -35,13 +45,8 @@ impl Network {
             return Ok(Leaving::Waits(refusal));
         }
         match ports.bridges.filter_packets(&PacketFilter::default()).await {
-            Ok(()) => Ok(Leaving::Done),
-            Err(error) => {
-                tracing::warn!(
-                    "the packet filter may still have rules of the pods' former network: {error}; trying again"
-                );
-                Ok(Leaving::Waits(None))
-            }
+            Ok(_) => Ok(Leaving::Done),
+            Err(error) => Ok(Leaving::Filtered(error)),
         }
     }
 }

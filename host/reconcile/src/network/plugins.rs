@@ -10,8 +10,9 @@ use longshore_core::network;
 use longshore_core::observed::{Observation, Sandbox};
 use longshore_core::ports::events::EventSink;
 use longshore_core::ports::network::PluginError;
+use tokio::sync::watch;
 
-use super::leave::Leaving;
+use super::leave::{self, Leaving};
 use super::{LEFTOVERS, Network, State};
 use crate::node::Ports;
 
@@ -27,36 +28,60 @@ const UNKNOWN: Duration = Duration::from_secs(300);
 const COLLECTIONS: Duration = Duration::from_secs(3600);
 
 impl Network {
-    /// Follows the plugins' configuration and readiness, for ever.
+    /// Follows the plugins' configuration and readiness, for ever; beside it, what is left of a network of ours goes: Docker
+    /// may take its time with that.
     pub(super) async fn follow_plugins(&self, ports: &Ports) {
-        // What is left of a network of ours is looked at then; never again once it is gone.
-        let mut leave = Some(Instant::now());
-        let mut cidrs = None;
-        let mut refusal: Option<String> = None;
+        let refusal = watch::Sender::new(None);
+        tokio::join!(self.leave_former(ports, &refusal), self.ask_plugins(ports, refusal.subscribe()));
+    }
+
+    /// Removes what is left of a network of ours, until all of it is gone. `refusal` is why no pod can be made until then.
+    async fn leave_former(&self, ports: &Ports, refusal: &watch::Sender<Option<String>>) {
+        let (mut word, mut said) = (ports.views.node_word(), None);
+        let named = || self.named_cidrs(ports).map(|named| network::cidrs(&named).unwrap_or_default());
         loop {
-            let now = self.named_cidrs(ports).map(|named| network::cidrs(&named).unwrap_or_default());
-            let has_changed = cidrs != now;
-            cidrs = now;
-            if let Some(at) = leave
-                && (has_changed || Instant::now() >= at)
-            {
-                match self.leave(ports, cidrs.as_deref()).await {
-                    Ok(Leaving::Done) => (leave, refusal) = (None, None),
-                    Ok(Leaving::Waits(why)) => (leave, refusal) = (Some(Instant::now() + LEAVES), why),
-                    // It is asked again with the next look.
-                    Err(error) => tracing::debug!("a former network of ours cannot be looked for: {error}"),
+            word.mark_unchanged();
+            let cidrs = named();
+            match self.leave(ports, cidrs.as_deref()).await {
+                Ok(Leaving::Done) => {
+                    refusal.send_replace(None);
+                    return;
                 }
+                Ok(Leaving::Waits(why)) => {
+                    refusal.send_replace(why);
+                }
+                Ok(Leaving::Filtered(problem)) => {
+                    refusal.send_replace(None);
+                    leave::warn(&problem, &mut said);
+                }
+                Err(error) => leave::warn(&error.to_string(), &mut said),
             }
-            let (state, wait) = match ports.plugins.ready().await {
-                Ok(()) if refusal.is_some() => (State::Failed(refusal.clone().unwrap_or_default()), LOOKS.1),
-                Ok(()) => (State::Ready(SandboxNetwork::Detached), LOOKS.0),
-                Err(error) => (State::Failed(error.to_string()), LOOKS.1),
+            let moved = async { while word.changed().await.is_ok() && named() == cidrs {} };
+            tokio::select! {
+                () = tokio::time::sleep(LEAVES) => {}
+                () = moved => {}
+            }
+        }
+    }
+
+    /// Asks the plugins whether they are ready, for ever.
+    async fn ask_plugins(&self, ports: &Ports, mut refusal: watch::Receiver<Option<String>>) {
+        loop {
+            // They are told of the node's networks, as last known.
+            self.named_cidrs(ports);
+            let ready = ports.plugins.ready().await;
+            let refused = refusal.borrow_and_update().clone();
+            let (state, wait) = match (ready, refused) {
+                (Ok(()), Some(why)) => (State::Failed(why), LOOKS.1),
+                (Ok(()), None) => (State::Ready(SandboxNetwork::Detached), LOOKS.0),
+                (Err(error), _) => (State::Failed(error.to_string()), LOOKS.1),
             };
             self.settle(ports, state);
             // Cancel safe: a doubt that is not seen here is kept for the next wait.
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.doubt.notified() => {}
+                Ok(()) = refusal.changed() => {}
             }
         }
     }

@@ -165,6 +165,19 @@ async fn a_packet_filter_that_fails_is_told_and_tried_again() {
 }
 
 #[tokio::test]
+async fn an_operators_rule_that_counts_before_ours_is_told() {
+    let network = network();
+    network.set_behind("iptables -A DOCKER-USER -i eth0 -j DROP");
+    let bed = Bed::with_network(network, in_cluster());
+    bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
+    bed.until("it is told", |bed| bed.node_events("PacketFilterOrder") == 1).await;
+    let told = bed.events.events(None).into_iter().find(|event| event.reason == "PacketFilterOrder").unwrap();
+    for part in ["-i eth0 -j DROP", "iptables -I DOCKER-USER -s 10.244.0.0/16 -j ACCEPT"] {
+        assert!(told.message.contains(part), "{}", told.message);
+    }
+}
+
+#[tokio::test]
 async fn in_a_cluster_what_goes_between_pods_of_a_node_is_filtered_and_a_failure_holds_up_none() {
     let network = network();
     network.set_unbridged(Some("no module today"));
@@ -269,6 +282,15 @@ async fn plugins_attach_and_take_back() {
 }
 
 #[tokio::test]
+async fn plugins_do_not_wait_for_dockers_list_of_networks() {
+    let network = network();
+    network.never_lists();
+    let bed = Bed::with_network(network, with_plugins());
+    bed.source.set(vec![pod("a", APP)]);
+    bed.until("it runs", |bed| bed.is_ready("a")).await;
+}
+
+#[tokio::test]
 async fn a_network_of_ours_goes_when_plugins_take_its_place() {
     let bed = Bed::with_network(network(), in_cluster());
     let of_node = Arc::new(node(&["10.244.3.0/24"]));
@@ -279,7 +301,11 @@ async fn a_network_of_ours_goes_when_plugins_take_its_place() {
     bed.views.set_node(Some(of_node));
     bed.source.set(vec![pod("a", APP), pod("b", APP)]);
     bed.until("the other waits", |bed| bed.has_event("b", "NetworkNotReady")).await;
-    assert!(bed.health.problems().iter().any(|problem| problem.contains("drain")), "{:?}", bed.health.problems());
+    assert!(
+        bed.health.problems().iter().any(|problem| problem.ends_with("delete these pods: default/a")),
+        "{:?}",
+        bed.health.problems()
+    );
     assert_eq!((bed.network.names().len(), bed.network.filtered().subnets.len()), (2, 1), "what runs is left alone");
     bed.source.set(vec![pod("b", APP)]);
     bed.until("it runs", |bed| bed.is_ready("b")).await;
