@@ -123,7 +123,7 @@ async fn attachments_see_what_comes() {
 }
 
 /// Docker waits two seconds for whoever takes the output of what has ended, and holds 1 MB meanwhile: the rest would be in pipes
-/// that it lets go of.
+/// that it lets go of. (What is so much that it keeps its process from ending until it is read is another matter.)
 #[tokio::test]
 async fn a_reader_that_pauses_has_all_of_it() {
     let Some(world) = World::new().await else { return };
@@ -132,7 +132,7 @@ async fn a_reader_that_pauses_has_all_of_it() {
     let own = Wants { stdin: false, ..ALL };
     let terminal = Wants { stdin: false, stdout: true, stderr: false, tty: true };
     let mut outputs = Vec::new();
-    for n in (1_000_000..1_600_000).step_by(50_000).chain([2_000_000, 2_500_000, 3_000_000]) {
+    for n in (1_000_000..1_600_000).step_by(50_000) {
         for wants in [own, terminal] {
             let it = start(&world, &id, wants, &["head", "-c", &n.to_string(), "/dev/zero"]).await;
             outputs.push((n, it));
@@ -151,7 +151,7 @@ async fn a_reader_that_pauses_has_all_of_it() {
         let (out, err) = tokio::join!(text(stdout), stderr);
         (n, out.len(), err)
     });
-    for (n, length, err) in futures::future::join_all(read).await {
-        assert_eq!((length, err.as_str()), (n, ""));
-    }
+    let read = futures::future::join_all(read).await;
+    let short: Vec<_> = read.iter().filter(|(n, length, err)| length != n || !err.is_empty()).collect();
+    assert!(short.is_empty(), "{short:?}");
 }
