@@ -298,9 +298,13 @@ async fn a_network_of_ours_goes_when_plugins_take_its_place() {
     bed.source.set(vec![pod("a", APP)]);
     bed.until("it runs", |bed| bed.is_ready("a")).await;
     let bed = bed.restart_on(NetworkOptions { in_cluster: true, ..with_plugins() }).await;
+    // Before the Node is known, nobody can say whether it is in the way.
+    let host = pod("host", "{hostNetwork: true, containers: [{name: app, image: app}]}");
+    bed.source.set(vec![pod("a", APP), pod("b", APP), host]);
+    bed.until("a pod of the node's network need not wait", |bed| bed.is_ready("host")).await;
     bed.views.set_node(Some(of_node));
-    bed.source.set(vec![pod("a", APP), pod("b", APP)]);
     bed.until("the other waits", |bed| bed.has_event("b", "NetworkNotReady")).await;
+    assert!(bed.network.calls().is_empty(), "it never was on a network that overlaps");
     assert!(
         bed.health.problems().iter().any(|problem| problem.ends_with("delete these pods: default/a")),
         "{:?}",
