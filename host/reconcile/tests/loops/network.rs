@@ -167,12 +167,12 @@ async fn a_packet_filter_that_fails_is_told_and_tried_again() {
 #[tokio::test]
 async fn an_operators_rule_that_counts_before_ours_is_told() {
     let network = network();
-    network.set_behind("iptables -A DOCKER-USER -i eth0 -j DROP");
+    network.set_behind("iptables-nft -A DOCKER-USER -i eth0 -j DROP");
     let bed = Bed::with_network(network, in_cluster());
     bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
     bed.until("it is told", |bed| bed.node_events("PacketFilterOrder") == 1).await;
     let told = bed.events.events(None).into_iter().find(|event| event.reason == "PacketFilterOrder").unwrap();
-    for part in ["-i eth0 -j DROP", "iptables -I DOCKER-USER -s 10.244.0.0/16 -j ACCEPT"] {
+    for part in ["-i eth0 -j DROP", "iptables-nft -I DOCKER-USER -s 10.244.0.0/16 -d 10.244.3.0/24 -j ACCEPT"] {
         assert!(told.message.contains(part), "{}", told.message);
     }
 }
