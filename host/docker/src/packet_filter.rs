@@ -91,7 +91,9 @@ impl Family<'_> {
                     *behind = Some(format!("{program} -A {chain} {}", stranger.join(" ")));
                 }
                 let masqueraded = masqueraded.or_failed(self.iptables)?;
-                if accepted.is_empty() && masqueraded.is_empty() { Ok(()) } else { self.without_nft().await }
+                // Where none are wanted, a table of ours may be left though nothing changes here.
+                let is_settled = !self.wanted.is_empty() && accepted.is_empty() && masqueraded.is_empty();
+                if is_settled { Ok(()) } else { self.without_nft().await }
             }
             // Docker makes them with nft, or none: what is decided in iptables' tables, others may decide again, but what a
             // table of ours decides before them is decided.
@@ -418,6 +420,10 @@ mod tests {
         // Docker was set to make its rules with nft, and left the chain.
         program(bed.0.path(), "nft", "case \"$*\" in *docker-bridges) ;; list*) exit 1 ;; esac");
         let (outcome, told) = bed.with(&flushed, &wanted()).await;
+        assert!(outcome == Ok(()) && told.contains("nft -f -"), "{told}");
+        // The table goes when none is wanted any more.
+        program(bed.0.path(), "nft", "");
+        let (outcome, told) = bed.with(&flushed, &[]).await;
         assert!(outcome == Ok(()) && told.contains("nft -f -"), "{told}");
     }
 
