@@ -42,27 +42,31 @@ enum Failure {
     Other(String),
 }
 
+/// Strangers' rules that ours were moved behind and that drop packets, of IPv4 and of IPv6, until they were given: they are
+/// found once.
+pub(crate) type Behind = [Option<String>; 2];
+
 /// Makes these rules, and no others of ours, be there. What fails keeps nothing else from being done; the first failure is
-/// given. Else the rule of a stranger's, if any, that ours were moved behind and that drops packets.
-pub(crate) async fn update(root: &str, filter: &PacketFilter) -> Result<Option<String>, String> {
-    let mut behind = None;
-    update_by(&PROGRAMS, root, &rules::rules(root, filter), &mut behind).await?;
-    Ok(behind)
+/// given. Else what is in `behind`, with what was found now.
+pub(crate) async fn update(root: &str, filter: &PacketFilter, behind: &mut Behind) -> Result<Option<String>, String> {
+    update_by(&PROGRAMS, root, &rules::rules(root, filter), behind).await
 }
 
 async fn update_by(
     programs: &Programs<'_>,
     root: &str,
     wanted: &[Rule],
-    behind: &mut Option<String>,
-) -> Result<(), String> {
+    behind: &mut Behind,
+) -> Result<Option<String>, String> {
     let mut outcome = Ok(());
-    for (ipv4, program) in programs.iptables {
+    for ((ipv4, program), behind) in programs.iptables.into_iter().zip(behind.iter_mut()) {
         let of_family: Vec<Rule> = wanted.iter().filter(|rule| rule.ipv4 == ipv4).cloned().collect();
         let family = Family { root, ipv4, iptables: program, nft: programs.nft, wanted: &of_family };
         outcome = outcome.and(family.update(behind).await);
     }
-    outcome
+    outcome?;
+    let behind: Vec<String> = behind.iter_mut().filter_map(Option::take).collect();
+    Ok((!behind.is_empty()).then(|| behind.join("; ")))
 }
 
 /// Where Docker's own rules are.
@@ -354,8 +358,8 @@ mod tests {
             let path = |name: &str| self.0.path().join(name).display().to_string();
             let (iptables, nft) = (path("iptables"), path("nft"));
             let programs = Programs { iptables: [(true, &iptables), (false, &iptables)], nft: &nft };
-            let outcome = update_by(&programs, "root", wanted, &mut None).await;
-            (outcome, std::fs::read_to_string(self.0.path().join("told")).unwrap_or_default())
+            let outcome = update_by(&programs, "root", wanted, &mut Behind::default()).await;
+            (outcome.map(|_| ()), std::fs::read_to_string(self.0.path().join("told")).unwrap_or_default())
         }
 
         async fn with(&self, script: &str, wanted: &[Rule]) -> (Result<(), String>, String) {
@@ -425,6 +429,31 @@ mod tests {
         program(bed.0.path(), "nft", "");
         let (outcome, told) = bed.with(&flushed, &[]).await;
         assert!(outcome == Ok(()) && told.contains("nft -f -"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn what_ours_were_moved_behind_is_kept_until_all_is_done() {
+        let (bed, mut behind) = (Bed::new(), Behind::default());
+        let subnets = ["10.213.3.0/24", "fd00:213:3::/64"];
+        let filter = PacketFilter { subnets: subnets.map(|text| text.parse().unwrap()).to_vec(), ..Default::default() };
+        let wanted = rules::rules("root", &filter);
+        let moved = |subnet: &str| {
+            let ours = format!("-A DOCKER-USER -d {subnet} -m comment --comment longshore:root:{subnet} -j ACCEPT");
+            let drop = "-A DOCKER-USER -i eth0 -j DROP";
+            format!("{CHAIN}\n[ \"$5 $6\" != '-S DOCKER-USER' ] || printf '%s\\n' '{ours}' '{drop}'")
+        };
+        let held = "echo 'Another app is currently holding the xtables lock.' >&2; exit 4".to_owned();
+        let mut outcomes = Vec::new();
+        for (ipv4, ipv6) in [(moved(subnets[0]), held), (CHAIN.to_owned(), moved(subnets[1]))] {
+            let four = program(bed.0.path(), "iptables", &ipv4);
+            let six = program(bed.0.path(), "ip6tables", &ipv6);
+            let programs = Programs { iptables: [(true, &four), (false, &six)], nft: "/nowhere/nft" };
+            outcomes.push(update_by(&programs, "root", &wanted, &mut behind).await);
+        }
+        assert!(outcomes[0].is_err(), "{outcomes:?}");
+        let told = outcomes[1].clone().unwrap().unwrap();
+        assert_eq!(told.matches("tables -A DOCKER-USER -i eth0 -j DROP").count(), 2, "{told}");
+        assert_eq!(behind, Behind::default(), "it is told once");
     }
 
     #[tokio::test]
