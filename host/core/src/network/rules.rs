@@ -156,13 +156,13 @@ pub fn changes(root_id: &str, chain: &str, wanted: &[Rule], listed: &str) -> Cha
     } else {
         (0, end)
     };
-    let mut removed_before = 0;
+    let (mut removed_before, mut kept): (usize, Vec<(usize, Rule)>) = (0, Vec::new());
     for (index, arguments) in there.iter().enumerate() {
         let Some(comment) = comment(arguments).filter(|comment| comment.starts_with(&mark)) else { continue };
         let is_placed = |rule: &Rule| rule.first || chain != DOCKER_USER || (after..before).contains(&index);
         match changes.add.iter().position(|rule| rule.comment == comment) {
             Some(wanted) if is_placed(&changes.add[wanted]) => {
-                changes.add.remove(wanted);
+                kept.push((index, changes.add.remove(wanted)));
                 continue;
             }
             Some(_) => {
@@ -171,8 +171,18 @@ pub fn changes(root_id: &str, chain: &str, wanted: &[Rule], listed: &str) -> Cha
                 let drops = passed.rfind(|rule| does(rule, &|what| matches!(what, "DROP" | "REJECT")));
                 changes.behind = changes.behind.take().or_else(|| drops.cloned());
             }
-            // No longer wanted, or there twice.
-            None => {}
+            // No longer wanted, or there twice. Of two that read the same the first goes, which here is the one that counts:
+            // both go, and it is added anew.
+            None => {
+                let twin = kept.iter().position(|(first, _)| there[*first] == *arguments);
+                if let Some(twin) = twin.filter(|_| chain == DOCKER_USER && index >= before) {
+                    let (first, rule) = kept.remove(twin);
+                    removed_before += usize::from(first < before);
+                    changes.remove.push(there[first].clone());
+                    changes.add.push(rule);
+                    changes.remove_first = true;
+                }
+            }
         }
         removed_before += usize::from(index < before);
         changes.remove.push(arguments.clone());
@@ -424,6 +434,8 @@ mod tests {
             (vec![log, leave, log], vec![log, ours, leave, log], false),
             (vec![leave, drop, leave, end], vec![leave, drop, ours, leave, end], false),
             (vec![ours, drop, leave, ours], vec![drop, ours, leave], true),
+            (vec![ours, end, ours], vec![ours, end], false),
+            (vec![drop, ours, leave, ours, ours], vec![drop, ours, leave], false),
         ] {
             let changes = |listed: &[&str]| {
                 let listed = [&["-N DOCKER-USER"][..], listed].concat().join("\n");
