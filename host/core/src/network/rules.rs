@@ -236,7 +236,12 @@ const OTHERS: [&str; 33] = [
 pub fn forwards(listed: &str, subnet: &Cidr) -> bool {
     let lets_through = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["-A", chain @ ("FORWARD" | DOCKER_USER), ref arguments @ ..] = words[..] else { return false };
+        let ["-A", chain, ref arguments @ ..] = words[..] else { return false };
+        let is_first = matches!(chain, "FORWARD" | DOCKER_USER);
+        let is_ufws = chain.starts_with("ufw") && chain.ends_with("-forward");
+        if !is_first && !is_ufws {
+            return false;
+        }
         let pairs = || arguments.windows(2);
         let target = pairs().find(|pair| matches!(pair[0], "-j" | "-g")).map(|pair| pair[1]);
         // What answers is not what is asked for.
@@ -249,7 +254,8 @@ pub fn forwards(listed: &str, subnet: &Cidr) -> bool {
         };
         let is_dockers = |device: &&str| device.starts_with("docker") || device.starts_with("br-");
         let of_devices = || devices(arguments).is_some_and(|devices| !devices.iter().any(is_dockers));
-        pairs().any(names) || (chain == "FORWARD" && of_devices())
+        // Those of ufw that ask for nothing are of chains that need not be in use.
+        pairs().any(names) || (is_first && of_devices())
     };
     let drops = listed.lines().any(|line| line == "-P FORWARD DROP");
     !drops || listed.lines().any(lets_through)
@@ -371,6 +377,8 @@ mod tests {
             "-A DOCKER-USER -d 10.244.0.0/16 -j ACCEPT",
             "-A FORWARD -m comment --comment \"for all pods\" -j ACCEPT",
             "-A FORWARD -o cni0 -j ACCEPT",
+            "-A DOCKER-USER -o cni0 -j ACCEPT",
+            "-A ufw-user-forward -d 10.244.0.0/16 -j ACCEPT",
         ] {
             assert!(forwards(&[dockers, more].concat(), &subnet), "{more}");
         }
@@ -378,6 +386,8 @@ mod tests {
             "-A DOCKER-USER -d 10.245.0.0/16 -j ACCEPT",
             "-A DOCKER-USER -d 10.244.0.0/16 -j DROP",
             "-A INPUT -s 10.244.0.0/16 -j ACCEPT",
+            "-A ufw-user-input -s 10.244.0.0/16 -j ACCEPT",
+            "-A ufw-skip-to-policy-forward -j ACCEPT",
             "-A FORWARD -i eth0 -p tcp -m tcp --dport 80 -j ACCEPT",
             "-A FORWARD -s 10.244.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         ] {
