@@ -19,8 +19,10 @@ const CALL: Duration = Duration::from_secs(20);
 /// Seconds that a call waits for the lock.
 const LOCK: &str = "10";
 
-/// What they say where another has the lock.
-const HELD: [&str; 2] = ["holding the xtables lock", "Resource temporarily unavailable"];
+/// What they say where another has the lock, and they wait no longer.
+const HELD: [&str; 2] = ["holding the xtables lock.", "Resource temporarily unavailable"];
+/// What they say while they wait for it, whatever comes of that.
+const WAITS: &str = "holding the xtables lock;";
 
 /// The programs' names.
 struct Programs<'a> {
@@ -309,7 +311,7 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, F
     let said = String::from_utf8_lossy(&output.stderr);
     let is_busy = HELD.iter().any(|held| said.contains(held));
     // The rest repeats what it was told.
-    let said = said.lines().find(|line| !line.starts_with("# Warning")).unwrap_or_default();
+    let said = said.lines().find(|line| !line.starts_with("# Warning") && !line.contains(WAITS)).unwrap_or_default();
     let said = crate::fault::shorten(said.trim());
     let message = format!("{program} {}: {said}", arguments.join(" "));
     Err(if is_busy { Failure::Busy(message) } else { Failure::Other(message) })
@@ -407,7 +409,11 @@ mod tests {
             let error = bed.with(&script, &[]).await.0.unwrap_err();
             assert!(error.ends_with("lock."), "{error}");
         }
-        assert_eq!(bed.with("echo 'no such table' >&2; exit 3", &[]).await.0, Ok(()), "there is nothing to be left");
+        let waited = "echo 'Another app is currently holding the xtables lock; still 9s 0us time ahead' >&2";
+        for before in ["", waited] {
+            let script = format!("{before}\necho 'no such table' >&2; exit 3");
+            assert_eq!(bed.with(&script, &[]).await.0, Ok(()), "there is nothing to be left");
+        }
     }
 
     #[tokio::test]
