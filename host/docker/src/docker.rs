@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::connection::Connection;
 use crate::known::Known;
+use crate::packet_filter::Behind;
 
 /// How the adapter is set up.
 #[derive(Clone, Debug)]
@@ -95,6 +96,8 @@ struct Shared {
     oom_floor: Mutex<Option<(String, i32)>>,
     /// See `networks.rs`: of which network, and its device.
     bridge: Mutex<Option<(SandboxNetwork, String)>>,
+    /// See `packet_filter.rs`: what was not told yet.
+    behind: Mutex<Behind>,
 }
 
 impl Docker {
@@ -112,6 +115,7 @@ impl Docker {
             reading: Arc::default(),
             oom_floor: Mutex::new(None),
             bridge: Mutex::new(None),
+            behind: Mutex::default(),
             options,
         };
         Ok(Docker { shared: Arc::new(shared) })
@@ -157,6 +161,10 @@ impl Docker {
 
     pub(crate) fn bridge(&self) -> &Mutex<Option<(SandboxNetwork, String)>> {
         &self.shared.bridge
+    }
+
+    pub(crate) fn behind(&self) -> &Mutex<Behind> {
+        &self.shared.behind
     }
 
     /// How many inspects of a list are under way at a time.

@@ -107,7 +107,8 @@ impl BridgeNetworks for Docker {
             let is_nothing = filter.subnets.is_empty();
             return if is_nothing { Ok(None) } else { Err("Docker is on another machine".to_owned()) };
         }
-        packet_filter::update(self.root_id(), filter).await
+        let mut behind = self.behind().lock().await;
+        packet_filter::update(self.root_id(), filter, &mut behind).await
     }
 
     async fn filter_bridged(&self) -> Result<(), String> {

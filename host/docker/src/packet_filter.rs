@@ -19,8 +19,10 @@ const CALL: Duration = Duration::from_secs(20);
 /// Seconds that a call waits for the lock.
 const LOCK: &str = "10";
 
-/// What they say where another has the lock.
-const HELD: [&str; 2] = ["holding the xtables lock", "Resource temporarily unavailable"];
+/// What they say where another has the lock, and they wait no longer.
+const HELD: [&str; 2] = ["holding the xtables lock.", "Resource temporarily unavailable"];
+/// What they say while they wait for it, whatever comes of that.
+const WAITS: &str = "holding the xtables lock;";
 
 /// The programs' names.
 struct Programs<'a> {
@@ -42,27 +44,31 @@ enum Failure {
     Other(String),
 }
 
+/// Strangers' rules that ours were moved behind and that drop packets, of IPv4 and of IPv6, until they were given: they are
+/// found once.
+pub(crate) type Behind = [Option<String>; 2];
+
 /// Makes these rules, and no others of ours, be there. What fails keeps nothing else from being done; the first failure is
-/// given. Else the rule of a stranger's, if any, that ours were moved behind and that drops packets.
-pub(crate) async fn update(root: &str, filter: &PacketFilter) -> Result<Option<String>, String> {
-    let mut behind = None;
-    update_by(&PROGRAMS, root, &rules::rules(root, filter), &mut behind).await?;
-    Ok(behind)
+/// given. Else what is in `behind`, with what was found now.
+pub(crate) async fn update(root: &str, filter: &PacketFilter, behind: &mut Behind) -> Result<Option<String>, String> {
+    update_by(&PROGRAMS, root, &rules::rules(root, filter), behind).await
 }
 
 async fn update_by(
     programs: &Programs<'_>,
     root: &str,
     wanted: &[Rule],
-    behind: &mut Option<String>,
-) -> Result<(), String> {
+    behind: &mut Behind,
+) -> Result<Option<String>, String> {
     let mut outcome = Ok(());
-    for (ipv4, program) in programs.iptables {
+    for ((ipv4, program), behind) in programs.iptables.into_iter().zip(behind.iter_mut()) {
         let of_family: Vec<Rule> = wanted.iter().filter(|rule| rule.ipv4 == ipv4).cloned().collect();
         let family = Family { root, ipv4, iptables: program, nft: programs.nft, wanted: &of_family };
         outcome = outcome.and(family.update(behind).await);
     }
-    outcome
+    outcome?;
+    let behind: Vec<String> = behind.iter_mut().filter_map(Option::take).collect();
+    Ok((!behind.is_empty()).then(|| behind.join("; ")))
 }
 
 /// Where Docker's own rules are.
@@ -91,7 +97,9 @@ impl Family<'_> {
                     *behind = Some(format!("{program} -A {chain} {}", stranger.join(" ")));
                 }
                 let masqueraded = masqueraded.or_failed(self.iptables)?;
-                if accepted.is_empty() && masqueraded.is_empty() { Ok(()) } else { self.without_nft().await }
+                // Where none are wanted, a table of ours may be left though nothing changes here.
+                let is_settled = !self.wanted.is_empty() && accepted.is_empty() && masqueraded.is_empty();
+                if is_settled { Ok(()) } else { self.without_nft().await }
             }
             // Docker makes them with nft, or none: what is decided in iptables' tables, others may decide again, but what a
             // table of ours decides before them is decided.
@@ -303,7 +311,7 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, F
     let said = String::from_utf8_lossy(&output.stderr);
     let is_busy = HELD.iter().any(|held| said.contains(held));
     // The rest repeats what it was told.
-    let said = said.lines().find(|line| !line.starts_with("# Warning")).unwrap_or_default();
+    let said = said.lines().find(|line| !line.starts_with("# Warning") && !line.contains(WAITS)).unwrap_or_default();
     let said = crate::fault::shorten(said.trim());
     let message = format!("{program} {}: {said}", arguments.join(" "));
     Err(if is_busy { Failure::Busy(message) } else { Failure::Other(message) })
@@ -352,8 +360,8 @@ mod tests {
             let path = |name: &str| self.0.path().join(name).display().to_string();
             let (iptables, nft) = (path("iptables"), path("nft"));
             let programs = Programs { iptables: [(true, &iptables), (false, &iptables)], nft: &nft };
-            let outcome = update_by(&programs, "root", wanted, &mut None).await;
-            (outcome, std::fs::read_to_string(self.0.path().join("told")).unwrap_or_default())
+            let outcome = update_by(&programs, "root", wanted, &mut Behind::default()).await;
+            (outcome.map(|_| ()), std::fs::read_to_string(self.0.path().join("told")).unwrap_or_default())
         }
 
         async fn with(&self, script: &str, wanted: &[Rule]) -> (Result<(), String>, String) {
@@ -401,7 +409,11 @@ mod tests {
             let error = bed.with(&script, &[]).await.0.unwrap_err();
             assert!(error.ends_with("lock."), "{error}");
         }
-        assert_eq!(bed.with("echo 'no such table' >&2; exit 3", &[]).await.0, Ok(()), "there is nothing to be left");
+        let waited = "echo 'Another app is currently holding the xtables lock; still 9s 0us time ahead' >&2";
+        for before in ["", waited] {
+            let script = format!("{before}\necho 'no such table' >&2; exit 3");
+            assert_eq!(bed.with(&script, &[]).await.0, Ok(()), "there is nothing to be left");
+        }
     }
 
     #[tokio::test]
@@ -419,6 +431,35 @@ mod tests {
         program(bed.0.path(), "nft", "case \"$*\" in *docker-bridges) ;; list*) exit 1 ;; esac");
         let (outcome, told) = bed.with(&flushed, &wanted()).await;
         assert!(outcome == Ok(()) && told.contains("nft -f -"), "{told}");
+        // The table goes when none is wanted any more.
+        program(bed.0.path(), "nft", "");
+        let (outcome, told) = bed.with(&flushed, &[]).await;
+        assert!(outcome == Ok(()) && told.contains("nft -f -"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn what_ours_were_moved_behind_is_kept_until_all_is_done() {
+        let (bed, mut behind) = (Bed::new(), Behind::default());
+        let subnets = ["10.213.3.0/24", "fd00:213:3::/64"];
+        let filter = PacketFilter { subnets: subnets.map(|text| text.parse().unwrap()).to_vec(), ..Default::default() };
+        let wanted = rules::rules("root", &filter);
+        let moved = |subnet: &str| {
+            let ours = format!("-A DOCKER-USER -d {subnet} -m comment --comment longshore:root:{subnet} -j ACCEPT");
+            let drop = "-A DOCKER-USER -i eth0 -j DROP";
+            format!("{CHAIN}\n[ \"$5 $6\" != '-S DOCKER-USER' ] || printf '%s\\n' '{ours}' '{drop}'")
+        };
+        let held = "echo 'Another app is currently holding the xtables lock.' >&2; exit 4".to_owned();
+        let mut outcomes = Vec::new();
+        for (ipv4, ipv6) in [(moved(subnets[0]), held), (CHAIN.to_owned(), moved(subnets[1]))] {
+            let four = program(bed.0.path(), "iptables", &ipv4);
+            let six = program(bed.0.path(), "ip6tables", &ipv6);
+            let programs = Programs { iptables: [(true, &four), (false, &six)], nft: "/nowhere/nft" };
+            outcomes.push(update_by(&programs, "root", &wanted, &mut behind).await);
+        }
+        assert!(outcomes[0].is_err(), "{outcomes:?}");
+        let told = outcomes[1].clone().unwrap().unwrap();
+        assert_eq!(told.matches("tables -A DOCKER-USER -i eth0 -j DROP").count(), 2, "{told}");
+        assert_eq!(behind, Behind::default(), "it is told once");
     }
 
     #[tokio::test]

@@ -156,13 +156,13 @@ pub fn changes(root_id: &str, chain: &str, wanted: &[Rule], listed: &str) -> Cha
     } else {
         (0, end)
     };
-    let mut removed_before = 0;
+    let (mut removed_before, mut kept): (usize, Vec<(usize, Rule)>) = (0, Vec::new());
     for (index, arguments) in there.iter().enumerate() {
         let Some(comment) = comment(arguments).filter(|comment| comment.starts_with(&mark)) else { continue };
         let is_placed = |rule: &Rule| rule.first || chain != DOCKER_USER || (after..before).contains(&index);
         match changes.add.iter().position(|rule| rule.comment == comment) {
             Some(wanted) if is_placed(&changes.add[wanted]) => {
-                changes.add.remove(wanted);
+                kept.push((index, changes.add.remove(wanted)));
                 continue;
             }
             Some(_) => {
@@ -171,8 +171,18 @@ pub fn changes(root_id: &str, chain: &str, wanted: &[Rule], listed: &str) -> Cha
                 let drops = passed.rfind(|rule| does(rule, &|what| matches!(what, "DROP" | "REJECT")));
                 changes.behind = changes.behind.take().or_else(|| drops.cloned());
             }
-            // No longer wanted, or there twice.
-            None => {}
+            // No longer wanted, or there twice. Of two that read the same the first goes, which here is the one that counts:
+            // both go, and it is added anew.
+            None => {
+                let twin = kept.iter().position(|(first, _)| there[*first] == *arguments);
+                if let Some(twin) = twin.filter(|_| chain == DOCKER_USER && index >= before) {
+                    let (first, rule) = kept.remove(twin);
+                    removed_before += usize::from(first < before);
+                    changes.remove.push(there[first].clone());
+                    changes.add.push(rule);
+                    changes.remove_first = true;
+                }
+            }
         }
         removed_before += usize::from(index < before);
         changes.remove.push(arguments.clone());
@@ -226,7 +236,12 @@ const OTHERS: [&str; 33] = [
 pub fn forwards(listed: &str, subnet: &Cidr) -> bool {
     let lets_through = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["-A", chain @ ("FORWARD" | DOCKER_USER), ref arguments @ ..] = words[..] else { return false };
+        let ["-A", chain, ref arguments @ ..] = words[..] else { return false };
+        let is_first = matches!(chain, "FORWARD" | DOCKER_USER);
+        let is_ufws = chain.starts_with("ufw") && chain.ends_with("-forward");
+        if !is_first && !is_ufws {
+            return false;
+        }
         let pairs = || arguments.windows(2);
         let target = pairs().find(|pair| matches!(pair[0], "-j" | "-g")).map(|pair| pair[1]);
         // What answers is not what is asked for.
@@ -239,7 +254,8 @@ pub fn forwards(listed: &str, subnet: &Cidr) -> bool {
         };
         let is_dockers = |device: &&str| device.starts_with("docker") || device.starts_with("br-");
         let of_devices = || devices(arguments).is_some_and(|devices| !devices.iter().any(is_dockers));
-        pairs().any(names) || (chain == "FORWARD" && of_devices())
+        // Those of ufw that ask for nothing are of chains that need not be in use.
+        pairs().any(names) || (is_first && of_devices())
     };
     let drops = listed.lines().any(|line| line == "-P FORWARD DROP");
     !drops || listed.lines().any(lets_through)
@@ -361,6 +377,8 @@ mod tests {
             "-A DOCKER-USER -d 10.244.0.0/16 -j ACCEPT",
             "-A FORWARD -m comment --comment \"for all pods\" -j ACCEPT",
             "-A FORWARD -o cni0 -j ACCEPT",
+            "-A DOCKER-USER -o cni0 -j ACCEPT",
+            "-A ufw-user-forward -d 10.244.0.0/16 -j ACCEPT",
         ] {
             assert!(forwards(&[dockers, more].concat(), &subnet), "{more}");
         }
@@ -368,6 +386,8 @@ mod tests {
             "-A DOCKER-USER -d 10.245.0.0/16 -j ACCEPT",
             "-A DOCKER-USER -d 10.244.0.0/16 -j DROP",
             "-A INPUT -s 10.244.0.0/16 -j ACCEPT",
+            "-A ufw-user-input -s 10.244.0.0/16 -j ACCEPT",
+            "-A ufw-skip-to-policy-forward -j ACCEPT",
             "-A FORWARD -i eth0 -p tcp -m tcp --dport 80 -j ACCEPT",
             "-A FORWARD -s 10.244.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         ] {
@@ -424,6 +444,8 @@ mod tests {
             (vec![log, leave, log], vec![log, ours, leave, log], false),
             (vec![leave, drop, leave, end], vec![leave, drop, ours, leave, end], false),
             (vec![ours, drop, leave, ours], vec![drop, ours, leave], true),
+            (vec![ours, end, ours], vec![ours, end], false),
+            (vec![drop, ours, leave, ours, ours], vec![drop, ours, leave], false),
         ] {
             let changes = |listed: &[&str]| {
                 let listed = [&["-N DOCKER-USER"][..], listed].concat().join("\n");

@@ -27,8 +27,8 @@ pub trait BridgeNetworks: Send + Sync {
     async fn remove_network(&self, id: &str) -> Result<(), RuntimeError>;
 
     /// Brings the rules of the node's packet filter up to date for our own network: no others of ours are there afterwards.
-    /// What fails keeps nothing else from being done. The error is for people. Else the operator's rule, if any, that ours were
-    /// moved behind, and that drops packets which they let through before.
+    /// What fails keeps nothing else from being done. The error is for people. Else the operator's rules, if any, that ours were
+    /// moved behind since this was last done, and that drop packets which they let through before.
     async fn filter_packets(&self, filter: &PacketFilter) -> Result<Option<String>, String>;
 
     /// Has what goes between containers of one network pass the packet filter, too, as Services of their pods need it; nothing

@@ -245,8 +245,11 @@ impl Network {
 fn moved_behind(rule: &str, filter: &PacketFilter) -> String {
     let commands = filter.subnets.iter().map(|subnet| {
         let program = if subnet.is_ipv4() { "iptables" } else { "ip6tables" };
+        let is_kind = |word: &&str| matches!(word.strip_prefix(program), Some("" | "-nft" | "-legacy"));
+        let named = rule.split_whitespace().find(is_kind);
         let cluster = unmasqueraded(subnet, &filter.unmasqueraded).network();
-        format!("{program} -I DOCKER-USER -s {cluster} -j ACCEPT")
+        let from = if cluster.prefix == 0 { String::new() } else { format!("-s {cluster} ") };
+        format!("{} -I DOCKER-USER {from}-d {} -j ACCEPT", named.unwrap_or(program), subnet.network())
     });
     let commands: Vec<String> = commands.collect();
     format!(

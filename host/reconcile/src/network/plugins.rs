@@ -20,6 +20,8 @@ use crate::node::Ports;
 const LOOKS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
 /// How often it is looked whether a network of ours that pods still run on can go.
 const LEAVES: Duration = Duration::from_secs(10);
+/// Pods wait so long for the word on a network of ours that may be in the way: less than a sandbox waits.
+const GRACE: Duration = Duration::from_secs(5);
 /// How often attachments are checked.
 const CHECKS: Duration = Duration::from_secs(1800);
 /// So long after the start sandboxes may be attached of which nothing is known yet.
@@ -31,27 +33,37 @@ impl Network {
     /// Follows the plugins' configuration and readiness, for ever; beside it, what is left of a network of ours goes: Docker
     /// may take its time with that.
     pub(super) async fn follow_plugins(&self, ports: &Ports) {
-        let refusal = watch::Sender::new(None);
-        tokio::join!(self.leave_former(ports, &refusal), self.ask_plugins(ports, refusal.subscribe()));
+        let former = watch::Sender::new(State::Unsettled);
+        tokio::join!(self.leave_former(ports, &former), self.ask_plugins(ports, former.subscribe()));
     }
 
-    /// Removes what is left of a network of ours, until all of it is gone. `refusal` is why no pod can be made until then.
-    async fn leave_former(&self, ports: &Ports, refusal: &watch::Sender<Option<String>>) {
+    /// Removes what is left of a network of ours, until all of it is gone. `former` is whether pods can be made beside it.
+    async fn leave_former(&self, ports: &Ports, former: &watch::Sender<State>) {
         let (mut word, mut said) = (ports.views.node_word(), None);
-        let named = || self.named_cidrs(ports).map(|named| network::cidrs(&named).unwrap_or_default());
+        // While the Node is away, what it had counts; none before it was ever known.
+        let named = || match self.named_cidrs(ports) {
+            Some(named) => Some(network::cidrs(&named).unwrap_or_default()),
+            None => Some(self.pod_cidrs()).filter(|known| !known.is_empty()),
+        };
+        let free = || State::Ready(SandboxNetwork::Detached);
         loop {
             word.mark_unchanged();
             let cidrs = named();
             match self.leave(ports, cidrs.as_deref()).await {
                 Ok(Leaving::Done) => {
-                    refusal.send_replace(None);
+                    former.send_replace(free());
                     return;
                 }
-                Ok(Leaving::Waits(why)) => {
-                    refusal.send_replace(why);
+                Ok(Leaving::Waits(Some(why))) => {
+                    former.send_replace(State::Failed(why));
                 }
+                Ok(Leaving::Waits(None)) if cidrs.is_some() => {
+                    former.send_replace(free());
+                }
+                // Whether it is in the way is not known without the node's addresses.
+                Ok(Leaving::Waits(None)) => {}
                 Ok(Leaving::Filtered(problem)) => {
-                    refusal.send_replace(None);
+                    former.send_replace(free());
                     leave::warn(&problem, &mut said);
                 }
                 Err(error) => leave::warn(&error.to_string(), &mut said),
@@ -65,23 +77,28 @@ impl Network {
     }
 
     /// Asks the plugins whether they are ready, for ever.
-    async fn ask_plugins(&self, ports: &Ports, mut refusal: watch::Receiver<Option<String>>) {
+    async fn ask_plugins(&self, ports: &Ports, mut former: watch::Receiver<State>) {
+        let started = Instant::now();
         loop {
             // They are told of the node's networks, as last known.
             self.named_cidrs(ports);
             let ready = ports.plugins.ready().await;
-            let refused = refusal.borrow_and_update().clone();
-            let (state, wait) = match (ready, refused) {
-                (Ok(()), Some(why)) => (State::Failed(why), LOOKS.1),
-                (Ok(()), None) => (State::Ready(SandboxNetwork::Detached), LOOKS.0),
+            let beside = former.borrow_and_update().clone();
+            let (state, wait) = match (ready, beside) {
                 (Err(error), _) => (State::Failed(error.to_string()), LOOKS.1),
+                // Docker does not answer, or the Node does not come: neither need be.
+                (Ok(()), State::Unsettled) if started.elapsed() >= GRACE => {
+                    (State::Ready(SandboxNetwork::Detached), LOOKS.0)
+                }
+                (Ok(()), beside @ State::Ready(_)) => (beside, LOOKS.0),
+                (Ok(()), beside) => (beside, LOOKS.1),
             };
             self.settle(ports, state);
             // Cancel safe: a doubt that is not seen here is kept for the next wait.
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.doubt.notified() => {}
-                Ok(()) = refusal.changed() => {}
+                Ok(()) = former.changed() => {}
             }
         }
     }

@@ -167,12 +167,12 @@ async fn a_packet_filter_that_fails_is_told_and_tried_again() {
 #[tokio::test]
 async fn an_operators_rule_that_counts_before_ours_is_told() {
     let network = network();
-    network.set_behind("iptables -A DOCKER-USER -i eth0 -j DROP");
+    network.set_behind("iptables-nft -A DOCKER-USER -i eth0 -j DROP");
     let bed = Bed::with_network(network, in_cluster());
     bed.views.set_node(Some(Arc::new(node(&["10.244.3.0/24"]))));
     bed.until("it is told", |bed| bed.node_events("PacketFilterOrder") == 1).await;
     let told = bed.events.events(None).into_iter().find(|event| event.reason == "PacketFilterOrder").unwrap();
-    for part in ["-i eth0 -j DROP", "iptables -I DOCKER-USER -s 10.244.0.0/16 -j ACCEPT"] {
+    for part in ["-i eth0 -j DROP", "iptables-nft -I DOCKER-USER -s 10.244.0.0/16 -d 10.244.3.0/24 -j ACCEPT"] {
         assert!(told.message.contains(part), "{}", told.message);
     }
 }
@@ -298,9 +298,13 @@ async fn a_network_of_ours_goes_when_plugins_take_its_place() {
     bed.source.set(vec![pod("a", APP)]);
     bed.until("it runs", |bed| bed.is_ready("a")).await;
     let bed = bed.restart_on(NetworkOptions { in_cluster: true, ..with_plugins() }).await;
+    // Before the Node is known, nobody can say whether it is in the way.
+    let host = pod("host", "{hostNetwork: true, containers: [{name: app, image: app}]}");
+    bed.source.set(vec![pod("a", APP), pod("b", APP), host]);
+    bed.until("a pod of the node's network need not wait", |bed| bed.is_ready("host")).await;
     bed.views.set_node(Some(of_node));
-    bed.source.set(vec![pod("a", APP), pod("b", APP)]);
     bed.until("the other waits", |bed| bed.has_event("b", "NetworkNotReady")).await;
+    assert!(bed.network.calls().is_empty(), "it never was on a network that overlaps");
     assert!(
         bed.health.problems().iter().any(|problem| problem.ends_with("delete these pods: default/a")),
         "{:?}",
