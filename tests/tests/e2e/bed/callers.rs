@@ -122,7 +122,27 @@ pub(crate) async fn exchange(
     stream.write_all(head.as_bytes()).await?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&in_one(bytes)).into_owned())
+}
+
+/// An answer whose body came in chunks, as if it had come in one.
+fn in_one(answer: Vec<u8>) -> Vec<u8> {
+    let position = |bytes: &[u8], end: &[u8]| bytes.windows(end.len()).position(|window| window == end);
+    let Some(head) = position(&answer, b"\r\n\r\n").map(|at| at + 4) else { return answer };
+    let (mut whole, mut rest) = (answer[..head].to_vec(), &answer[head..]);
+    if !String::from_utf8_lossy(&whole).to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return answer;
+    }
+    while let Some(line) = position(rest, b"\r\n") {
+        let size = usize::from_str_radix(&String::from_utf8_lossy(&rest[..line]), 16).unwrap_or(0);
+        let (from, to) = (line + 2, line + 2 + size);
+        if size == 0 || to > rest.len() {
+            break;
+        }
+        whole.extend(&rest[from..to]);
+        rest = rest.get(to + 2..).unwrap_or_default();
+    }
+    whole
 }
 
 /// A stream that has begun: a log, or a WebSocket's channels, of which `hi` has come.
