@@ -21,7 +21,7 @@ use crate::{names, wire};
 const KILLED: i32 = 137;
 /// So long after a container's end the daemon may still tell that there was no memory, and so long each look waits for it.
 const RECENT: Duration = Duration::from_secs(3);
-const MEMORY_EVENT: Duration = Duration::from_millis(200);
+const MEMORY_EVENT: Duration = Duration::from_secs(2);
 /// How long one container may keep those waiting who look at many: the daemon does not answer for one whose shim hangs.
 const LOOK: Duration = Duration::from_secs(20);
 
