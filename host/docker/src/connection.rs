@@ -221,30 +221,25 @@ impl Connection {
 
     /// Asks for JSON at a path (with query) below the version.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, limit: Duration, path: &str) -> Result<T, Fault> {
-        let whole = async {
-            match self.read(self.get(&self.versioned(path).await?)).await {
-                Err(fault) if speaks_otherwise(&fault) => {
-                    self.forget_session();
-                    self.read(self.get(&self.versioned(path).await?)).await
-                }
-                other => other,
-            }
-        };
-        within(limit, whole).await
+        let once = || async { self.read(self.get(&self.versioned(path).await?)).await };
+        within(limit, self.in_its_version(once)).await
     }
 
     /// Asks for a list at a path (with query) below the version, of which no more is kept than what is read of its entries.
     pub(crate) async fn ask_list<T: DeserializeOwned>(&self, limit: Duration, path: &str) -> Result<Vec<T>, Fault> {
-        let whole = async {
-            match self.read_list(self.get(&self.versioned(path).await?)).await {
-                Err(fault) if speaks_otherwise(&fault) => {
-                    self.forget_session();
-                    self.read_list(self.get(&self.versioned(path).await?)).await
-                }
-                other => other,
+        let once = || async { self.read_list(self.get(&self.versioned(path).await?)).await };
+        within(limit, self.in_its_version(once)).await
+    }
+
+    /// Asks `once`, and once more where the daemon has come back as one that speaks another version.
+    async fn in_its_version<T, A: Future<Output = Result<T, Fault>>>(&self, once: impl Fn() -> A) -> Result<T, Fault> {
+        match once().await {
+            Err(fault) if speaks_otherwise(&fault) => {
+                self.forget_session();
+                once().await
             }
-        };
-        within(limit, whole).await
+            other => other,
+        }
     }
 
     /// Opens a stream at a path (with query) below the version; the limit is for the head of the answer.
