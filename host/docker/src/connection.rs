@@ -204,19 +204,11 @@ impl Connection {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let sort = |error| Fault::from_bollard(error, &self.name);
-        let whole = async move {
+        let once = || async {
             let session = self.session().await?;
-            match make(session.client.clone()).await.map_err(sort) {
-                Err(fault) if speaks_otherwise(&fault) => {
-                    self.forget_session();
-                    let session = self.session().await?;
-                    make(session.client.clone()).await.map_err(sort)
-                }
-                other => other,
-            }
+            make(session.client.clone()).await.map_err(|error| Fault::from_bollard(error, &self.name))
         };
-        within(limit, whole).await
+        within(limit, self.in_its_version(once)).await
     }
 
     /// Asks for JSON at a path (with query) below the version.
